@@ -1,0 +1,113 @@
+"""The words that every part of gotrace, its capture and its JSON use: states, frame kinds, start kinds, losses.
+
+The C side (``bpf/offcpu.c``) gets `StartKind`, `Stat` and the map sizes as ``-D`` definitions made from these enums by
+`gotrace.kernel.program`, so there is no second list to keep in step.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class State(str, Enum):
+    """State of an off-CPU interval of a goroutine (the public vocabulary of the JSON and of ``--state``)."""
+
+    WAITING = "waiting"
+    NETPOLL = "netpoll"
+    RUNNABLE = "runnable"
+    RUNQUEUE = "runqueue"
+    SYSCALL = "syscall"
+    PREEMPTED = "preempted"
+
+
+class FrameKind(str, Enum):
+    """What a frame of a merged stack is."""
+
+    GO = "go"
+    RUNTIME = "runtime"
+    CGO = "cgo"
+    SYSCALL = "syscall"
+    KERNEL = "kernel"
+    WAKER = "waker"
+    REASON = "reason"
+    LOST = "lost"
+
+
+class StartKind(IntEnum):
+    """How a goroutine left its CPU: one value for each start probe. Sources: runtime/proc.go, runtime/coro.go."""
+
+    PARK = 0
+    """``park_m``: gopark, so the wait reason in the g is fresh."""
+    GOSCHED = 1
+    """``goschedImpl``: runtime.Gosched, asynchronous and synchronous preemption."""
+    YIELD = 2
+    """``goyield_m``: the unlocker of a starving mutex or semaphore hands its P over."""
+    PREEMPT_PARK = 3
+    """``preemptPark``: suspended by the garbage collector (suspendG)."""
+    EXIT_SYSCALL = 4
+    """``exitsyscall0`` / ``exitsyscallNoP``: came back from a syscall and found no P."""
+    COROSWITCH = 5
+    """``coroswitch_m``: iter.Pull switched to the other side."""
+    BEFORE = 6
+    """Off the CPU since before the window; the kind is inferred from the stack's leaf."""
+    SCHEDULE = 7
+    """``schedule`` saw the M without its goroutine (probe set ``schedule``): the kind is inferred from the stack's leaf."""
+
+
+class Stat(IntEnum):
+    """Counters that the BPF programs keep, by index into the per-CPU array ``stats``."""
+
+    HITS_START = 0
+    HITS_END = 1
+    INTERVALS = 2
+    CREATED = 3
+    """First run of a goroutine: an end probe hit without an interval, and none is due."""
+    NOT_SCHEDULED = 4
+    """gogo that resumes no goroutine: stack growth (newstack) or the end of a locked thread (goexit0)."""
+    FORGOTTEN = 5
+    """The goroutine ended while stopped (iter.Pull's coroexit): its open interval was dropped."""
+    FILTERED = 6
+    """Intervals left out by --min-block, --state, --reason or --goroutine."""
+    SAMPLED_OUT = 7
+    GOROUTINE_TABLE_FULL = 8
+    STACK_TABLE_FULL = 9
+    GOROUTINE_SET_FULL = 10
+    RING_FULL = 11
+    STACK_TRUNCATED = 12
+    STACK_UNREADABLE = 13
+    START_WHILE_STOPPED = 14
+    END_WHILE_RUNNING = 15
+    INTERVAL_LOST = 16
+
+
+class Loss(str, Enum):
+    """Every way in which a figure can be less than the truth. All are counted, printed and stored, also when 0."""
+
+    GOROUTINE_TABLE_FULL = "goroutine_table_full"
+    STACK_TABLE_FULL = "stack_table_full"
+    GOROUTINE_SET_FULL = "goroutine_set_full"
+    RING_FULL = "ring_full"
+    INTERVAL_LOST = "interval_lost"
+    STACK_TRUNCATED = "stack_truncated"
+    STACK_UNREADABLE = "stack_unreadable"
+    START_WHILE_STOPPED = "start_while_stopped"
+    END_WHILE_RUNNING = "end_while_running"
+    MISSED_HITS = "missed_hits"
+    PARKED_UNREAD = "parked_unread"
+    UNKNOWN_FUNCTION = "unknown_function"
+
+
+LOSS_TEXT = {
+    Loss.GOROUTINE_TABLE_FULL: "starts of intervals not recorded: more goroutines than the table holds",
+    Loss.STACK_TABLE_FULL: "intervals not recorded: more distinct stacks than the table holds",
+    Loss.GOROUTINE_SET_FULL: "goroutines missing from the distinct-goroutine counts (their time is counted)",
+    Loss.RING_FULL: "single events not streamed: the ring buffer was full (totals are not affected)",
+    Loss.INTERVAL_LOST: "intervals not recorded: the g could not be read, or too many probes met on one CPU",
+    Loss.STACK_TRUNCATED: "intervals whose stack is deeper than the walk goes: their root frames are missing",
+    Loss.STACK_UNREADABLE: "intervals whose stack could not be read: shown as a lost frame",
+    Loss.START_WHILE_STOPPED: "state machine: a goroutine stopped that was already stopped",
+    Loss.END_WHILE_RUNNING: "state machine: a goroutine resumed that was not known to be stopped",
+    Loss.MISSED_HITS: "probe hits that the kernel did not deliver to the program",
+    Loss.PARKED_UNREAD: "goroutines parked at the end of the window whose stack could not be read",
+    Loss.UNKNOWN_FUNCTION: "distinct program counters that belong to no known function",
+}
