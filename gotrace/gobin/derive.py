@@ -1,0 +1,152 @@
+"""What the machine code says of the runtime's layout and globals: the check on every table, and the last resort.
+
+Each fact is read from a function whose shape has been the same from Go 1.19 to 1.27 (src/runtime/asm_amd64.s: mcall,
+gogo; proc.go: casgstatus, gopark, allgadd). A fact that is not found exactly once is None: unknown, not guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from gotrace.gobin.image import Image
+from gotrace.gobin.pclntab import Function, Pclntab
+from gotrace.gobin.x86 import disassembler, instructions
+
+if TYPE_CHECKING:
+    from capstone import CsInsn
+
+
+@dataclass(frozen=True)
+class CodeFacts:
+    """Offsets in runtime.g as the code uses them; None where the code did not tell."""
+
+    g_sched_sp: int | None
+    g_sched_pc: int | None
+    g_sched_g: int | None
+    g_sched_bp: int | None
+    g_atomicstatus: int | None
+    g_goid: int | None
+    g_waitreason: int | None
+
+
+def derive(image: Image, table: Pclntab) -> CodeFacts:
+    """Reads mcall, gogo, casgstatus and gopark of `image`."""
+    pc, sp, bp = _mcall_stores(image, table)
+    gogo_sp, gogo_pc, gogo_bp = _gogo_loads(image, table)
+    # mcall stores sched.pc, sched.sp, sched.bp; gogo loads the same from the gobuf: they must fit one base.
+    fits = None not in (pc, sp, bp, gogo_sp, gogo_pc, gogo_bp) and sp - gogo_sp == pc - gogo_pc == bp - gogo_bp
+    status = _atomicstatus(image, table)
+    return CodeFacts(
+        g_sched_sp=sp if fits else None,
+        g_sched_pc=pc if fits else None,
+        # gogo's prologue was checked byte by byte to load gobuf.g from +16 (x86.gogo_site).
+        g_sched_g=sp - gogo_sp + 16 if fits else None,
+        g_sched_bp=bp if fits else None,
+        g_atomicstatus=status,
+        # atomicstatus is followed by stackLock and goid (runtime2.go: g) in every version.
+        g_goid=status + 8 if status is not None else None,
+        g_waitreason=_waitreason(image, table, status),
+    )
+
+
+def find_allgs(image: Image, table: Pclntab) -> int | None:
+    """Address of runtime.allgs (a slice of *g): the one writable triple {ptr, len, cap} that allgadd appends to."""
+    found = set()
+    for function in table.functions_named("runtime.allgadd"):
+        targets = {target for insn in instructions(image, function) for target in _rip_targets(insn)}
+        writable = {t for t in targets if t % 8 == 0 and (s := image.segment_at(t)) is not None and s.writable}
+        found |= {t for t in writable if t + 8 in writable and t + 16 in writable}
+    return found.pop() if len(found) == 1 else None
+
+
+def _mcall_stores(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:
+    from capstone.x86 import X86_OP_MEM, X86_REG_R14
+
+    for function in table.functions_named("runtime.mcall"):
+        stores = [
+            insn.operands[0].mem.disp
+            for insn in instructions(image, function, 96)
+            if insn.mnemonic == "mov"
+            and insn.operands[0].type == X86_OP_MEM
+            and insn.operands[0].mem.base == X86_REG_R14
+            and insn.operands[0].size == 8
+        ]
+        if len(stores) >= 3:
+            return stores[0], stores[1], stores[2]
+    return None, None, None
+
+
+def _gogo_loads(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:
+    """Offsets of sp, pc, bp within gobuf: gogo<> loads them from (%rbx), pc last, into rbx, before it jumps."""
+    loads: dict[str, int] = {}
+    for function in table.functions_named("runtime.gogo"):
+        jump = next((i for i in instructions(image, function, 32) if i.mnemonic == "jmp"), None)
+        if jump is None or not jump.op_str.startswith("0x"):
+            continue
+        target = int(jump.op_str, 16)
+        for insn in disassembler().disasm(image.read_up_to(target, 128), target):
+            if insn.mnemonic == "jmp":
+                break
+            register, _, source = insn.op_str.partition(", ")
+            if insn.mnemonic == "mov" and source.startswith("qword ptr [rbx") and register in ("rsp", "rbp", "rbx"):
+                loads.setdefault(register, insn.operands[1].mem.disp)
+    return loads.get("rsp"), loads.get("rbx"), loads.get("rbp")
+
+
+def _atomicstatus(image: Image, table: Pclntab) -> int | None:
+    from capstone.x86 import X86_OP_MEM, X86_REG_RIP
+
+    found = {
+        insn.operands[0].mem.disp
+        for function in table.functions_named("runtime.casgstatus")
+        for insn in instructions(image, function)
+        if "cmpxchg" in insn.mnemonic
+        and insn.operands[0].type == X86_OP_MEM
+        and insn.operands[0].mem.base != X86_REG_RIP
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _waitreason(image: Image, table: Pclntab, status: int | None) -> int | None:
+    """gopark stores its reason argument with the only byte store of a register into the g near atomicstatus + 32."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_RSP
+
+    if status is None:
+        return None
+    found = {
+        insn.operands[0].mem.disp
+        for function in table.functions_named("runtime.gopark")
+        for insn in instructions(image, function)
+        if insn.mnemonic == "mov"
+        and insn.operands[0].type == X86_OP_MEM
+        and insn.operands[0].size == 1
+        and insn.operands[0].mem.base != X86_REG_RSP
+        and insn.operands[1].type == X86_OP_REG
+        and status < insn.operands[0].mem.disp <= status + 64
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+@cache
+def _rip_register() -> int:
+    from capstone.x86 import X86_REG_RIP
+
+    return X86_REG_RIP
+
+
+def _rip_targets(insn: CsInsn) -> list[int]:
+    from capstone.x86 import X86_OP_MEM
+
+    return [
+        insn.address + insn.size + operand.mem.disp
+        for operand in insn.operands
+        if operand.type == X86_OP_MEM and operand.mem.base == _rip_register()
+    ]
+
+
+def is_wrapper(function: Function) -> bool:
+    """Whether the function is an ABI wrapper, going by its funcID (internal/abi/symtab.go: 21, 22 from Go 1.22, 23
+    from Go 1.25). Only meaningful among functions of the same name."""
+    return function.func_id in (21, 22, 23)

@@ -1,0 +1,142 @@
+"""Where the fields of runtime.g and its neighbours lie: from DWARF, else the generated table, else the code itself.
+
+Every source is checked against the machine code of the binary (`derive`), and `gotrace.target.check` checks the result
+against the live process. A layout that contradicts the code is refused, never used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from gotrace.errors import BadBinary
+from gotrace.gobin.buildinfo import GoVersion
+from gotrace.gobin.derive import CodeFacts
+from gotrace.gobin.dwarf import RuntimeTypes
+
+TABLE = Path(__file__).with_name("layouts.json")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Byte offsets of fields. None: the version does not have the field, or (source ``code``) it is not known."""
+
+    g_sched_sp: int
+    g_sched_pc: int
+    g_sched_g: int
+    g_sched_bp: int
+    g_atomicstatus: int
+    g_goid: int
+    g_waitreason: int
+    g_stack_lo: int = 0
+    g_stack_hi: int = 8
+    g_m: int | None = None
+    g_syscallsp: int | None = None
+    g_syscallpc: int | None = None
+    g_syscallbp: int | None = None
+    g_waitsince: int | None = None
+    g_parentGoid: int | None = None
+    g_gopc: int | None = None
+    g_startpc: int | None = None
+    g_lockedm: int | None = None
+    g_labels: int | None = None
+    m_g0: int | None = None
+    m_procid: int | None = None
+    m_curg: int | None = None
+    m_p: int | None = None
+    source: str = ""
+
+    def contradictions(self, facts: CodeFacts) -> list[str]:
+        """Where the code of the binary says otherwise, one text per field."""
+        found = []
+        for field in fields(facts):
+            code = getattr(facts, field.name)
+            mine = getattr(self, field.name)
+            if code is not None and mine is not None and code != mine:
+                found.append(f"{field.name.replace('_', '.', 1)} is {mine} by {self.source}, {code} in the code")
+        return found
+
+
+def from_dwarf(types: RuntimeTypes) -> Layout | None:
+    """The layout that DWARF gives, or None where it lacks runtime.g."""
+    g, gobuf, m = (types.offsets(f"runtime.{name}") for name in ("g", "gobuf", "m"))
+    return from_structs(g, gobuf, m, "DWARF") if g and gobuf else None
+
+
+def from_structs(g: dict[str, int], gobuf: dict[str, int], m: dict[str, int], source: str) -> Layout | None:
+    """A layout from the members of runtime.g, runtime.gobuf and runtime.m; None if one that is needed is missing."""
+    try:
+        return Layout(
+            g_sched_sp=g["sched"] + gobuf["sp"],
+            g_sched_pc=g["sched"] + gobuf["pc"],
+            g_sched_g=g["sched"] + gobuf["g"],
+            g_sched_bp=g["sched"] + gobuf["bp"],
+            g_stack_lo=g["stack"],
+            g_stack_hi=g["stack"] + 8,
+            source=source,
+            **{f"g_{name}": g[name] for name in ("atomicstatus", "goid", "waitreason")},
+            **{f"g_{name}": g.get(name) for name in _OPTIONAL_G},
+            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p")},
+        )
+    except KeyError:
+        return None
+
+
+_OPTIONAL_G = ("m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
+
+
+def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
+    """The layout of the generated table for `version`.
+
+    The exact release if it is there. Else, within a minor release, the one layout that all its listed releases share:
+    if they differ, or the minor release is not listed, None.
+    """
+    entries = json.loads(path.read_text())["layouts"]
+    candidates = [
+        entry for entry in entries if any(_minor(release) == version.minor for release in entry["releases"])
+    ]
+    exact = [entry for entry in candidates if str(version) in entry["releases"]]
+    chosen = exact or candidates
+    if len(chosen) != 1:
+        return None
+    release = str(version) if exact else f"{chosen[0]['releases'][-1]} for {version}"
+    structs = chosen[0]["structs"]
+    return from_structs(structs["g"], structs["gobuf"], structs["m"], f"table ({release})")
+
+
+def _minor(release: str) -> int:
+    return int(release.removeprefix("go").split(".")[1])
+
+
+def from_code(facts: CodeFacts) -> Layout | None:
+    """The layout that the machine code alone gives: the fields that exact tracing needs; None if one was not found."""
+    needed = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    if any(value is None for value in needed.values()):
+        return None
+    return Layout(**needed, source="machine code")
+
+
+def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, name: str) -> Layout:
+    """The first of DWARF, table and code that knows the layout and that the code does not contradict.
+
+    Raises:
+        BadBinary: none is left; the message says what each said.
+    """
+    said = []
+    for source, layout in (
+        ("DWARF", from_dwarf(types) if types.present else None),
+        ("table", from_table(version) if version else None),
+        ("machine code", from_code(facts)),
+    ):
+        if layout is None:
+            said.append(f"{source}: none")
+            continue
+        contradictions = layout.contradictions(facts)
+        if not contradictions:
+            return layout
+        said += contradictions
+    raise BadBinary(
+        f"{name}: the layout of runtime.g is not known for {version or 'this Go version'} ({'; '.join(said)})",
+        "gotrace supports Go 1.19 to 1.27; see 'gotrace probes'",
+    )

@@ -1,0 +1,379 @@
+"""Go's function table (.gopclntab) and module data: names, files, lines and inlined calls without any symbol table.
+
+Formats: src/runtime/symtab.go (pcHeader, moduledata, _func), src/internal/abi/symtab.go, cmd/link/internal/ld/pcln.go;
+magics 0xfffffff0 (Go 1.18, 1.19) and 0xfffffff1 (Go 1.20 and later). Nothing is parsed before it is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gotrace.errors import BadBinary
+from gotrace.gobin.image import Image
+
+MAGIC_118 = 0xFFFFFFF0
+MAGIC_120 = 0xFFFFFFF1
+
+_FUNCDATA_INLINE_TREE = 3
+_PCDATA_INLINE_INDEX = 2
+_MAX_FUNCTIONS = 1 << 22
+_MAX_NAME = 1 << 16
+_MAX_INLINE_DEPTH = 64
+_MAX_PCVALUE_STEPS = 1 << 20
+# Offsets in runtime.moduledata that are the same from Go 1.18 to 1.27 (src/runtime/symtab.go).
+_MD_MINPC, _MD_MAXPC, _MD_TEXT, _MD_ETEXT = 160, 168, 176, 184
+# moduledata.gofunc, newest first: 1.27 / 1.20 to 1.26 / 1.18 and 1.19.
+_MD_GOFUNC = (344, 320, 304)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the table. `entry` and `end` are link-time addresses; pcsp and the like are table offsets."""
+
+    name: str
+    entry: int
+    end: int
+    address: int
+    pcsp: int
+    pcfile: int
+    pcln: int
+    npcdata: int
+    cu_offset: int
+    func_id: int
+    nfuncdata: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One level of a program counter: the function, and where in it. `file` is "" and `line` 0 where not known."""
+
+    function: str
+    file: str
+    line: int
+    inlined: bool
+    func_id: int
+
+
+class Pclntab:
+    """Reader of one module's function table.
+
+    Raises:
+        BadBinary: there is no table of a known format, or its header contradicts the file.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.base, self.magic = _locate(image)
+        header = struct.unpack("<8Q", image.read(self.base + 8, 64))
+        (self.function_count, self.file_count, self._header_text, names, cus, files, pctab, functab) = header
+        if not 0 < self.function_count <= _MAX_FUNCTIONS:
+            raise BadBinary(f"{image.name}: .gopclntab claims {self.function_count} functions")
+        self._names = self.base + names
+        self._cus = self.base + cus
+        self._files = self.base + files
+        self._pctab = self.base + pctab
+        self._functab = self.base + functab
+        self._func_size = 44 if self.magic == MAGIC_120 else 40
+        words = array("I")
+        words.frombytes(image.read(self._functab, self.function_count * 8 + 4))
+        self._entry_offsets = words[0::2]
+        self._func_offsets = words[1::2]
+        self._table_offset = image.file_offset(self.base) or 0
+        self.moduledata = self._find_moduledata(names)
+        self.text = image.pointer(self.moduledata + _MD_TEXT)
+        self.etext = image.pointer(self.moduledata + _MD_ETEXT)
+        segment = image.segment_at(self.text)
+        if segment is None or not segment.executable or not self.text < self.etext <= segment.address + segment.memory_size:
+            raise BadBinary(f"{image.name}: moduledata gives a text range {self.text:#x}-{self.etext:#x} that is not code")
+        self._gofunc: int | None = None
+
+    # -- finding functions ---------------------------------------------------------------------------------------------
+
+    def function_at(self, address: int) -> Function | None:
+        """The function whose code holds the link-time `address`; None outside of Go code."""
+        offset = address - self.text
+        if offset < 0 or address >= self.etext:
+            return None
+        index = _bisect_right(self._entry_offsets, offset) - 1
+        if index < 0 or index >= self.function_count:
+            return None
+        return self._function(index)
+
+    def functions_named(self, name: str) -> list[Function]:
+        """All functions called `name`, in address order (an ABI wrapper has the same name as what it wraps)."""
+        raw = name.encode()
+        data = self.image.data
+        names_start = self._table_offset + self._names - self.base
+        names_end = self._table_offset + self._cus - self.base
+        found = []
+        position = names_start - 1
+        while True:
+            position = data.find(b"\0" + raw + b"\0", position, names_end)
+            if position < 0:
+                return sorted(found, key=lambda function: function.entry)
+            found += self._functions_with_name_offset(position + 1 - names_start)
+            position += 1
+
+    def _functions_with_name_offset(self, name_offset: int) -> list[Function]:
+        # A _func starts {entryoff u32, nameoff i32}: look for the name offset, then check that a _func starts there.
+        data = self.image.data
+        start = self._table_offset + self._functab - self.base
+        pattern = struct.pack("<I", name_offset)
+        found = []
+        position = start
+        while True:
+            position = data.find(pattern, position)
+            if position < 0:
+                return found
+            record = position - 4 - start
+            position += 1
+            if record < 0 or position + 4 > len(data):
+                continue
+            entry_offset = int.from_bytes(data[position - 5 : position - 1], "little")
+            index = _bisect_right(self._entry_offsets, entry_offset) - 1
+            if 0 <= index < self.function_count and self._func_offsets[index] == record:
+                function = self._function(index)
+                if function is not None and self._entry_offsets[index] == entry_offset:
+                    found.append(function)
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
+    def _function(self, index: int) -> Function | None:
+        address = self._functab + self._func_offsets[index]
+        try:
+            raw = self.image.read(address, self._func_size)
+        except BadBinary:
+            return None
+        entry_offset, name_offset, _, _, pcsp, pcfile, pcln, npcdata, cu_offset = struct.unpack_from("<IiiIIIIII", raw)
+        if entry_offset != self._entry_offsets[index] or npcdata > 64 or raw[-1] > 64:
+            return None
+        return Function(
+            name=self._string(self._names + name_offset),
+            entry=self.text + entry_offset,
+            end=self.text + self._entry_offsets[index + 1],
+            address=address,
+            pcsp=pcsp,
+            pcfile=pcfile,
+            pcln=pcln,
+            npcdata=npcdata,
+            cu_offset=cu_offset,
+            func_id=raw[-4],
+            nfuncdata=raw[-1],
+        )
+
+    # -- what a program counter means ------------------------------------------------------------------------------------
+
+    def expand(self, pc: int, is_return_address: bool = True) -> list[Call]:
+        """The calls that `pc` stands for, innermost inlined call first, the physical function last; [] outside Go code.
+
+        A return address belongs to the call before it, so it is looked up at pc - 1 (runtime/traceback.go).
+        """
+        pc = pc - 1 if is_return_address else pc
+        function = self.function_at(pc)
+        if function is None:
+            return []
+        calls = []
+        tree = self._funcdata(function, _FUNCDATA_INLINE_TREE)
+        indexes = self._pcdata(function, _PCDATA_INLINE_INDEX)
+        if tree is not None and indexes:
+            for _ in range(_MAX_INLINE_DEPTH):
+                index = self._pcvalue(function, indexes, pc)
+                if index is None or index < 0:
+                    break
+                try:
+                    name_offset, parent_pc, func_id = self._inlined_call(tree, index)
+                except BadBinary:
+                    break
+                file, line = self._file_line(function, pc)
+                calls.append(Call(self._string(self._names + name_offset), file, line, True, func_id))
+                pc = function.entry + parent_pc
+        file, line = self._file_line(function, pc)
+        calls.append(Call(function.name, file, line, False, function.func_id))
+        return calls
+
+    def stack_delta(self, pc: int) -> int | None:
+        """Bytes between the stack pointer at `pc` and the return address (table pcsp); None outside Go code."""
+        function = self.function_at(pc)
+        return None if function is None or not function.pcsp else self._pcvalue(function, function.pcsp, pc)
+
+    def _inlined_call(self, tree: int, index: int) -> tuple[int, int, int]:
+        if self.magic == MAGIC_120:
+            func_id, name_offset, parent_pc, _ = struct.unpack("<B3xiii", self.image.read(tree + 16 * index, 16))
+        else:
+            _, func_id, _, _, _, name_offset, parent_pc = struct.unpack("<hBBiiii", self.image.read(tree + 20 * index, 20))
+        return name_offset, parent_pc, func_id
+
+    def _pcdata(self, function: Function, index: int) -> int:
+        if index >= function.npcdata:
+            return 0
+        try:
+            return self.image.u32(function.address + self._func_size + 4 * index)
+        except BadBinary:
+            return 0
+
+    def _funcdata(self, function: Function, index: int) -> int | None:
+        if index >= function.nfuncdata:
+            return None
+        try:
+            offset = self.image.u32(function.address + self._func_size + 4 * (function.npcdata + index))
+        except BadBinary:
+            return None
+        return None if offset == 0xFFFFFFFF else self.gofunc + offset
+
+    @lru_cache(maxsize=65536)  # noqa: B019
+    def _pcvalue(self, function: Function, table: int, pc: int) -> int | None:
+        # Pairs of (zig-zag value delta, pc delta) varints, ended by a value delta of 0 (runtime/symtab.go: step).
+        stream = self.image.read_up_to(self._pctab + table, 1 << 16)
+        position, address, value = 0, function.entry, -1
+        for step in range(_MAX_PCVALUE_STEPS):
+            delta, position = _uvarint(stream, position)
+            if position > len(stream) or (delta == 0 and step):
+                return None
+            value += -(delta >> 1) - 1 if delta & 1 else delta >> 1
+            delta, position = _uvarint(stream, position)
+            address += delta
+            if pc < address:
+                return value
+            if position >= len(stream):
+                return None
+        return None
+
+    def _file_line(self, function: Function, pc: int) -> tuple[str, int]:
+        index = self._pcvalue(function, function.pcfile, pc) if function.pcfile else None
+        line = self._pcvalue(function, function.pcln, pc) if function.pcln else None
+        if index is None or index < 0:
+            return "", max(line or 0, 0)
+        try:
+            offset = self.image.u32(self._cus + (function.cu_offset + index) * 4)
+        except BadBinary:
+            return "", max(line or 0, 0)
+        return ("" if offset == 0xFFFFFFFF else self._string(self._files + offset)), max(line or 0, 0)
+
+    @lru_cache(maxsize=65536)  # noqa: B019
+    def _string(self, address: int) -> str:
+        offset = self.image.file_offset(address)
+        if offset is None:
+            return "?"
+        end = self.image.data.find(b"\0", offset, offset + _MAX_NAME)
+        return self.image.data[offset:end].decode("utf-8", "replace") if end >= 0 else "?"
+
+    # -- module data -----------------------------------------------------------------------------------------------------
+
+    def _find_moduledata(self, names_offset: int) -> int:
+        # moduledata starts {pcHeader *pcHeader; funcnametab []byte}: two pointers that are known, side by side.
+        image, first, second = self.image, self.base, self.base + names_offset
+        candidates = []
+        if image.pie:
+            candidates = [at for at, to in image.relocations.items() if to == first and image.relocations.get(at + 8) == second]
+        if not candidates:
+            pattern, position = struct.pack("<QQ", first, second), -1
+            while (position := image.data.find(pattern, position + 1)) >= 0:
+                address = image.address_of(position)
+                if address is not None and address % 8 == 0:
+                    candidates.append(address)
+        if len(candidates) != 1:
+            raise BadBinary(f"{image.name}: {len(candidates)} places look like the Go module data, not one")
+        return candidates[0]
+
+    @property
+    def gofunc(self) -> int:
+        """Base of the function data, moduledata.gofunc: the candidate offset whose value lies in read-only data."""
+        if self._gofunc is None:
+            self._gofunc = self._find_gofunc()
+        return self._gofunc
+
+    def _find_gofunc(self) -> int:
+        # The field moved between versions (see _MD_GOFUNC). The inline trees tell which one is right: every tree of the
+        # first functions that have one must hold a name that is text and a parent within its function.
+        best, best_score = 0, -1
+        for offset in _MD_GOFUNC:
+            try:
+                base = self.image.pointer(self.moduledata + offset)
+            except BadBinary:
+                continue
+            segment = self.image.segment_at(base)
+            if segment is None:
+                continue
+            score = self._gofunc_score(base)
+            if score > best_score:
+                best, best_score = base, score
+        if best_score < 0:
+            raise BadBinary(f"{self.image.name}: moduledata.gofunc was not found")
+        return best
+
+    def _gofunc_score(self, base: int) -> int:
+        score = seen = 0
+        for index in range(min(self.function_count, 4096)):
+            function = self._function(index)
+            if function is None or function.nfuncdata <= _FUNCDATA_INLINE_TREE:
+                continue
+            offset = self.image.u32(function.address + self._func_size + 4 * (function.npcdata + _FUNCDATA_INLINE_TREE))
+            if offset == 0xFFFFFFFF:
+                continue
+            seen += 1
+            try:
+                name_offset, parent_pc, _ = self._inlined_call(base + offset, 0)
+                name = self.image.read_up_to(self._names + name_offset - 1, 2)
+            except BadBinary:
+                continue
+            plausible = 0 <= parent_pc < function.end - function.entry and name_offset > 0
+            score += plausible and len(name) == 2 and name[0] == 0 and name[1] > 32
+            if seen >= 64:
+                break
+        return score
+
+
+def _uvarint(stream: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(stream) and shift < 35:
+        byte = stream[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    return value, len(stream) + 1
+
+
+def _bisect_right(values: array, wanted: int) -> int:
+    import bisect
+
+    return bisect.bisect_right(values, wanted)
+
+
+def _locate(image: Image) -> tuple[int, int]:
+    for name in (".gopclntab", ".data.rel.ro.gopclntab"):
+        section = image.sections.get(name)
+        if section and (magic := _header_magic(image, section.address)):
+            return section.address, magic
+    # External linking of a PIE merges it into .data.rel.ro; sections may also be gone: look for the header itself.
+    found = []
+    for magic in (MAGIC_120, MAGIC_118):
+        pattern, position = struct.pack("<IBBBB", magic, 0, 0, 1, 8), -1
+        while (position := image.data.find(pattern, position + 1)) >= 0:
+            address = image.address_of(position)
+            if address is not None and _header_magic(image, address):
+                found.append((address, magic))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadBinary(f"{image.name}: {len(found)} Go function tables in one file")
+    old = any(image.data.find(struct.pack("<IBBBB", m, 0, 0, 1, 8)) >= 0 for m in (0xFFFFFFFA, 0xFFFFFFFB))
+    if old:
+        raise BadBinary(f"{image.name} was built with Go 1.17 or older", "gotrace supports Go 1.19 and later")
+    raise BadBinary(f"{image.name} is not a Go binary (no Go function table)")
+
+
+def _header_magic(image: Image, address: int) -> int:
+    header = image.read_up_to(address, 72)
+    if len(header) < 72:
+        return 0
+    magic, zero1, zero2, quantum, pointer_size = struct.unpack_from("<IBBBB", header)
+    if magic not in (MAGIC_118, MAGIC_120) or zero1 or zero2 or quantum != 1 or pointer_size != 8:
+        return 0
+    functions, _, _, names, cus, files, pctab, functab = struct.unpack_from("<8Q", header, 8)
+    if not 0 < functions <= _MAX_FUNCTIONS or not 64 <= names < cus <= files <= pctab <= functab < 1 << 31:
+        return 0
+    return magic

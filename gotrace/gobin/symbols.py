@@ -1,0 +1,38 @@
+"""ELF symbols by name, without reading the whole table: a 100,000-symbol table is searched as bytes."""
+
+from __future__ import annotations
+
+import struct
+
+from gotrace.gobin.image import Image
+
+_ENTRY = 24
+
+
+class Symbols:
+    """The .symtab of `image`. `present` is False in a stripped binary."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._symtab = image.sections.get(".symtab")
+        self._strtab = image.sections.get(".strtab")
+        self.present = self._symtab is not None and self._strtab is not None and self._symtab.size >= 2 * _ENTRY
+
+    def address(self, name: str) -> int | None:
+        """Value of the first defined symbol called `name`, None if there is none."""
+        if not self.present:
+            return None
+        data, strtab, symtab = self._image.data, self._strtab, self._symtab
+        end = strtab.offset + strtab.size
+        position = strtab.offset - 1
+        while (position := data.find(b"\0" + name.encode() + b"\0", max(position, 0), end)) >= 0:
+            pattern = struct.pack("<I", position + 1 - strtab.offset)
+            position += 1
+            at = symtab.offset - 1
+            while (at := data.find(pattern, at + 1, symtab.offset + symtab.size)) >= 0:
+                if (at - symtab.offset) % _ENTRY or at + _ENTRY > len(data):
+                    continue
+                _, _, _, index, value, _ = struct.unpack_from("<IBBHQQ", data, at)
+                if index and value:
+                    return value
+        return None

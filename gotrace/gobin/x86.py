@@ -1,0 +1,131 @@
+"""Where in a function a uprobe is cheap and safe: the first instruction that the kernel emulates instead of stepping.
+
+A probe on an emulated instruction costs one trap, on any other two (a single step out of line), 15 to 30 times more in
+a virtual machine. The set is that of branch_setup_xol_ops() and push_setup_xol_ops() in arch/x86/kernel/uprobes.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from gotrace.errors import BadBinary
+from gotrace.gobin.image import Image
+from gotrace.gobin.pclntab import Function
+
+if TYPE_CHECKING:
+    from capstone import Cs, CsInsn
+
+_PREFIXES = frozenset((0x66, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65))
+_MULTIBYTE_NOPS = frozenset(
+    bytes.fromhex(text)
+    for text in ("90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000", "0f1f840000000000")
+)
+_PROLOGUE_LIMIT = 96
+_PROLOGUE_INSTRUCTIONS = 24
+
+
+@dataclass(frozen=True)
+class ProbeSite:
+    """An instruction to probe. `prologue` are the function's bytes from its entry to the end of that instruction."""
+
+    entry: int
+    offset: int
+    length: int
+    kind: str
+    text: str
+    prologue: bytes
+
+    @property
+    def address(self) -> int:
+        """Link-time address of the probed instruction."""
+        return self.entry + self.offset
+
+
+@lru_cache(maxsize=1)
+def disassembler() -> Cs:
+    """Capstone for x86-64 with operand details."""
+    from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+    engine = Cs(CS_ARCH_X86, CS_MODE_64)
+    engine.detail = True
+    return engine
+
+
+def instructions(image: Image, function: Function, limit: int = 1 << 16) -> list[CsInsn]:
+    """The decoded instructions of `function`, of at most `limit` bytes."""
+    code = image.read_up_to(function.entry, min(function.end - function.entry, limit))
+    return list(disassembler().disasm(code, function.entry))
+
+
+def emulated_kind(code: bytes) -> str | None:
+    """``nop``, ``jmp``, ``call``, ``jcc`` or ``push`` if the kernel emulates this instruction, else None."""
+    if code in _MULTIBYTE_NOPS:
+        return "nop"
+    position = 0
+    while position < len(code) - 1 and code[position] in _PREFIXES:
+        position += 1
+    opcode = code[position]
+    if opcode == 0x90:
+        return "nop"
+    if 0x66 in code[:position]:
+        return None
+    if opcode in (0xEB, 0xE9):
+        return "jmp"
+    if opcode == 0xE8:
+        return "call"
+    if 0x70 <= opcode <= 0x7F or (opcode == 0x0F and 0x80 <= code[position + 1] <= 0x8F):
+        return "jcc"
+    if 0x50 <= opcode <= 0x57 and len(code) <= 2:
+        return "push"
+    if 0x40 <= opcode <= 0x4F and len(code) == 2 and 0x50 <= code[1] <= 0x57:
+        return "push"
+    return None
+
+
+def probe_site(image: Image, function: Function, register: str) -> ProbeSite:
+    """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry.
+
+    For ``gogo`` the wanted register is loaded by the prologue itself; see `gogo_site`.
+
+    Raises:
+        BadBinary: there is none within the prologue.
+    """
+    code = image.read_up_to(function.entry, min(function.end - function.entry, _PROLOGUE_LIMIT))
+    for index, insn in enumerate(disassembler().disasm(code, function.entry)):
+        offset = insn.address - function.entry
+        kind = emulated_kind(bytes(insn.bytes))
+        if kind:
+            text = f"{insn.mnemonic} {insn.op_str}".strip()
+            return ProbeSite(function.entry, offset, insn.size, kind, text, code[: offset + insn.size])
+        written = {insn.reg_name(number) for number in insn.regs_access()[1]}
+        if written & (_aliases(register) | {"rsp", "esp"}) or insn.mnemonic in ("jmp", "ret") or index > _PROLOGUE_INSTRUCTIONS:
+            break
+    raise BadBinary(
+        f"{image.name}: no instruction near the start of {function.name} can be probed cheaply: {code[:24].hex(' ')}"
+    )
+
+
+def gogo_site(image: Image, function: Function) -> ProbeSite:
+    """The ``jmp`` that ends ``runtime.gogo``, where RDX holds the g that is about to run.
+
+    src/runtime/asm_amd64.s: ``MOVQ buf+0(FP), BX; MOVQ gobuf_g(BX), DX; MOVQ 0(DX), CX; JMP gogo<>``.
+
+    Raises:
+        BadBinary: the bytes are not those.
+    """
+    expected = bytes.fromhex("488b5c2408 488b5310 488b0a e9")
+    code = image.read_up_to(function.entry, 32)
+    if not code.startswith(expected) or len(code) < len(expected) + 4:
+        raise BadBinary(f"{image.name}: runtime.gogo has unknown code: {code[:17].hex(' ')}")
+    offset = len(expected) - 1
+    target = function.entry + offset + 5 + int.from_bytes(code[offset + 1 : offset + 5], "little", signed=True)
+    return ProbeSite(function.entry, offset, 5, "jmp", f"jmp {target:#x}", code[: offset + 5])
+
+
+def _aliases(register: str) -> set[str]:
+    if register in ("rax", "rbx", "rcx", "rdx"):
+        letter = register[1]
+        return {register, f"e{letter}x", f"{letter}x", f"{letter}l", f"{letter}h"}
+    return {register, "e" + register[1:], register[1:]}
