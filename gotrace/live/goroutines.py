@@ -1,0 +1,200 @@
+"""The goroutines of a live process, read from its memory: state, wait reason and stack, without stopping anything.
+
+Reads race with the program: a goroutine that moves while it is read gives a torn record. Callers that need certainty
+check afterwards that it did not move (`gotrace.session` does so with the kernel's goroutine table).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from gotrace.errors import Refused
+from gotrace.gobin.binary import GoBinary
+from gotrace.target.memory import Memory
+
+_SCAN_BIT = 0x1000
+_MAX_GOROUTINES = 16_000_000
+_MAX_FRAMES = 4096
+_MAX_STACK_READ = 1 << 20
+_CHECKED = 256
+
+
+class Status(IntEnum):
+    """g.atomicstatus without its scan bit (runtime/runtime2.go)."""
+
+    IDLE = 0
+    RUNNABLE = 1
+    RUNNING = 2
+    SYSCALL = 3
+    WAITING = 4
+    MORIBUND = 5
+    DEAD = 6
+    ENQUEUE = 7
+    COPYSTACK = 8
+    PREEMPTED = 9
+    LEAKED = 10
+    DEAD_EXTRA = 11
+
+
+OFF_CPU = frozenset((Status.RUNNABLE, Status.WAITING, Status.PREEMPTED, Status.LEAKED))
+_VALID = frozenset(Status)
+_EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
+
+
+@dataclass(frozen=True)
+class Goroutine:
+    """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one)."""
+
+    address: int
+    goid: int
+    status: int
+    wait_reason: int
+    pc: int
+    sp: int
+    bp: int
+    stack_lo: int
+    stack_hi: int
+
+    @property
+    def has_run(self) -> bool:
+        """False for a goroutine that was created and waits for its first turn (sched.bp is still 0)."""
+        return self.bp != 0 or self.status == Status.SYSCALL
+
+
+class GoroutineReader:
+    """Reads the goroutines of the process behind `memory`, an instance of `binary` loaded at `bias`."""
+
+    def __init__(self, memory: Memory, binary: GoBinary, bias: int) -> None:
+        self._memory = memory
+        self._binary = binary
+        self._bias = bias
+        layout = binary.layout
+        offsets = [value for name, value in vars(layout).items() if name.startswith("g_") and isinstance(value, int)]
+        self._size = max(offsets) + 8
+        self._layout = layout
+
+    def addresses(self) -> list[int]:
+        """The addresses of all g structs that the runtime ever made (runtime.allgs); they are recycled, never freed."""
+        header = self._memory.read(self._binary.allgs + self._bias, 16)
+        if header is None:
+            return []
+        base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
+        if not 0 < length <= _MAX_GOROUTINES:
+            return []
+        chunk = 1 << 16
+        ranges = [(base + 8 * start, 8 * min(chunk, length - start)) for start in range(0, length, chunk)]
+        raw = b"".join(part or b"" for part in self._memory.read_many(ranges))
+        return [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw) - 7, 8)]
+
+    def read(self, addresses: list[int] | None = None) -> list[Goroutine]:
+        """The g structs at `addresses` (default: all) that could be read."""
+        addresses = self.addresses() if addresses is None else addresses
+        raws = self._memory.read_many([(address, self._size) for address in addresses])
+        return [self._parse(address, raw) for address, raw in zip(addresses, raws) if raw is not None]
+
+    def _parse(self, address: int, raw: bytes) -> Goroutine:
+        layout = self._layout
+
+        def word(offset: int | None) -> int:
+            return 0 if offset is None else int.from_bytes(raw[offset : offset + 8], "little")
+
+        status = int.from_bytes(raw[layout.g_atomicstatus : layout.g_atomicstatus + 4], "little") & ~_SCAN_BIT
+        pc, sp, bp = layout.g_sched_pc, layout.g_sched_sp, layout.g_sched_bp
+        if status == Status.SYSCALL and layout.g_syscallpc is not None and word(layout.g_syscallsp):
+            pc, sp, bp = layout.g_syscallpc, layout.g_syscallsp, layout.g_syscallbp
+        return Goroutine(
+            address, word(layout.g_goid), status, raw[layout.g_waitreason], word(pc), word(sp), word(bp),
+            word(layout.g_stack_lo), word(layout.g_stack_hi),
+        )
+
+    def stack(self, goroutine: Goroutine) -> tuple[int, ...] | None:
+        """Program counters of a goroutine that is not running, leaf first; None if they make no sense (torn read).
+
+        Unwound with the frame sizes of the function table, so also from a prologue, a frameless function or, on Go 1.22
+        and older, a syscall, where there is no frame pointer to follow.
+        """
+        lo, hi = goroutine.stack_lo, goroutine.stack_hi
+        if not lo <= goroutine.sp < hi:
+            return None
+        size = min(hi - goroutine.sp, _MAX_STACK_READ)
+        raw = self._memory.read(goroutine.sp, size)
+        if raw is None:
+            return None
+        return unwind(self._binary, self._bias, goroutine.pc, raw)
+
+    def check_layout(self) -> None:
+        """Compares the layout with the live process: states, ids, back pointers and stack bounds must make sense.
+
+        Raises:
+            Refused: they do not, so the layout is not this process's.
+        """
+        sample = self.addresses()[:_CHECKED]
+        if not sample:
+            raise Refused(
+                "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
+            )
+        raws = self._memory.read_many([(address, self._size) for address in sample])
+        goids: set[int] = set()
+        for address, raw in zip(sample, raws):
+            problem = "it can't be read" if raw is None else self._problem(address, raw, goids)
+            if problem:
+                # One reread: the first may have met a goroutine in motion.
+                again = self._memory.read(address, self._size)
+                problem = "it can't be read" if again is None else self._problem(address, again, goids)
+            if problem:
+                raise Refused(
+                    f"the layout of runtime.g ({self._layout.source}) does not fit the live process: g {address:#x}: {problem}"
+                )
+        if 1 not in goids:
+            raise Refused(f"the layout of runtime.g ({self._layout.source}) does not fit: goroutine 1 was not found")
+
+    def _problem(self, address: int, raw: bytes, goids: set[int]) -> str:
+        goroutine = self._parse(address, raw)
+        if goroutine.status not in _VALID:
+            return f"state {goroutine.status}"
+        if goroutine.status in _EMPTY:
+            if 0 < goroutine.goid < 1 << 48:
+                goids.add(goroutine.goid)
+            return ""
+        if not 0 < goroutine.goid < 1 << 48:
+            return f"goid {goroutine.goid}"
+        goids.add(goroutine.goid)
+        back = int.from_bytes(raw[self._layout.g_sched_g : self._layout.g_sched_g + 8], "little")
+        if back != address:
+            return f"sched.g is {back:#x}"
+        if not goroutine.stack_lo < goroutine.stack_hi:
+            return f"stack {goroutine.stack_lo:#x}-{goroutine.stack_hi:#x}"
+        if goroutine.status == Status.WAITING and goroutine.wait_reason >= len(self._binary.wait_reasons):
+            return f"wait reason {goroutine.wait_reason}"
+        return ""
+
+
+def unwind(binary: GoBinary, bias: int, pc: int, stack: bytes) -> tuple[int, ...] | None:
+    """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer up.
+
+    None if the chain leaves Go code or the stack before it reaches the root.
+    """
+    pcs, position = [pc], 0
+    first = binary.table.function_at(pc - bias)
+    exact = first is not None and first.entry == pc - bias
+    for _ in range(_MAX_FRAMES):
+        # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
+        lookup = pc - bias - (not exact)
+        function = binary.table.function_at(lookup)
+        if function is None:
+            return None
+        if function.name in ("runtime.goexit", "runtime.mstart", "runtime.rt0_go"):
+            return tuple(pcs)
+        delta = binary.table.stack_delta(lookup)
+        if delta is None or delta < 0:
+            return None
+        position += delta
+        if position + 8 > len(stack):
+            return None
+        # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
+        exact = function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
+        pc = int.from_bytes(stack[position : position + 8], "little")
+        position += 8
+        pcs.append(pc)
+    return None

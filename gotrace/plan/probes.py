@@ -1,0 +1,184 @@
+"""Where to probe a Go binary: which functions, at which instruction, with which registers, and what was left out.
+
+Probe sets (``--probes``):
+
+``complete``
+    One probe for every way off the CPU (park, Gosched, yield, both preemptions, a syscall that lost its P, coroutine
+    switch): each start names its kind and costs one trap. The default.
+``schedule``
+    ``runtime.schedule`` alone: whichever way a goroutine left its thread, the scheduler runs next. One probe for all,
+    but a look-up of the thread's last goroutine more per event, and the kind is inferred from the stack.
+``gopark``
+    ``runtime.gopark`` alone: waits only. Gosched, preemption, lost Ps and coroutines are not seen.
+
+All end at ``runtime.execute``, unless the program has coroutines (iter.Pull): those are resumed past it, by
+``runtime.gogo`` alone, which is then the end. gogo is not the end everywhere because every growth of a stack passes it
+too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gotrace.errors import BadBinary
+from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.pclntab import Function
+from gotrace.gobin.x86 import ProbeSite, gogo_site, probe_site
+
+
+class ProbeSet(str, Enum):
+    """The sets of start probes."""
+
+    COMPLETE = "complete"
+    SCHEDULE = "schedule"
+    GOPARK = "gopark"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One planned uprobe. `program` is the BPF function that it runs; `file_offset` is where the kernel puts it."""
+
+    role: str
+    symbol: str
+    program: str
+    site: ProbeSite
+    file_offset: int
+    register: str
+    found_by: str
+    traps_per_hit: int = 1
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A probe that this binary does not get, and why."""
+
+    symbol: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Link-time addresses [low, high); empty where the binary lacks the function."""
+
+    low: int = 0
+    high: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the kernel side needs to know of a binary. Addresses are link-time."""
+
+    probe_set: ProbeSet
+    probes: tuple[Probe, ...]
+    left_out: tuple[LeftOut, ...]
+    mcall: int
+    gopark: Range
+    execute: Range
+    coroswitch: Range
+    async_preempt: Range
+    text: Range
+
+
+_STARTS = {
+    ProbeSet.COMPLETE: (
+        ("runtime.park_m", "start_park"),
+        ("runtime.goschedImpl", "start_gosched"),
+        ("runtime.goyield_m", "start_yield"),
+        ("runtime.preemptPark", "start_preempt_park"),
+        ("runtime.exitsyscall0", "start_exit_syscall"),
+        ("runtime.exitsyscallNoP", "start_exit_syscall"),
+        ("runtime.coroswitch_m", "start_coroswitch"),
+    ),
+    ProbeSet.SCHEDULE: (("runtime.schedule", "start_schedule"),),
+    ProbeSet.GOPARK: (("runtime.gopark", "start_gopark"),),
+}
+_REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
+_OPTIONAL = {
+    "runtime.exitsyscall0": "Go 1.26 and later have runtime.exitsyscallNoP instead",
+    "runtime.exitsyscallNoP": "Go 1.25 and older have runtime.exitsyscall0 instead",
+    "runtime.coroswitch_m": "not linked in: the program does not use iter.Pull",
+}
+
+
+def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan:
+    """The plan for `binary`.
+
+    Raises:
+        BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
+    """
+    probes, left_out = [], []
+    for symbol, program in _STARTS[probe_set]:
+        found = binary.function(symbol)
+        if found is None:
+            if symbol not in _OPTIONAL:
+                raise BadBinary(f"{binary.image.name}: function {symbol} was not found", _NEWER)
+            left_out.append(LeftOut(symbol, _OPTIONAL[symbol]))
+            continue
+        function, found_by = found
+        register = _REGISTER.get(symbol, "rax")
+        site = probe_site(binary.image, function, register)
+        probes.append(_probe(binary, "start", symbol, program, site, register, found_by))
+    symbols = {probe.symbol for probe in probes}
+    if probe_set is ProbeSet.COMPLETE and not symbols & {"runtime.exitsyscall0", "runtime.exitsyscallNoP"}:
+        raise BadBinary(f"{binary.image.name}: neither runtime.exitsyscall0 nor runtime.exitsyscallNoP was found", _NEWER)
+    coroswitch = binary.function("runtime.coroswitch_m")
+    gogo, gogo_found_by = _needed(binary, "runtime.gogo")
+    execute, execute_found_by = _needed(binary, "runtime.execute")
+    if coroswitch:
+        probes.append(_probe(binary, "end", "runtime.gogo", "end_gogo", gogo_site(binary.image, gogo), "rdx", gogo_found_by))
+        left_out.append(LeftOut("runtime.execute", "the program may switch coroutines, which only runtime.gogo sees resume"))
+    else:
+        site = probe_site(binary.image, execute, "rax")
+        probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", execute_found_by))
+        left_out.append(LeftOut("runtime.gogo", "runtime.execute sees every resume of a program without coroutines"))
+    return Plan(
+        probe_set=probe_set,
+        probes=tuple(probes),
+        left_out=tuple(left_out),
+        mcall=_needed(binary, "runtime.mcall")[0].entry,
+        gopark=_range(_needed(binary, "runtime.gopark")[0]),
+        execute=_range(execute),
+        coroswitch=_range(coroswitch[0]) if coroswitch else Range(),
+        async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
+        text=Range(binary.table.text, binary.table.etext),
+    )
+
+
+_NEWER = "gotrace supports Go 1.19 to 1.27; what it learnt of this binary: gotrace probes FILE"
+
+
+def _needed(binary: GoBinary, symbol: str) -> tuple[Function, str]:
+    found = binary.function(symbol)
+    if found is None:
+        raise BadBinary(f"{binary.image.name}: function {symbol} was not found", _NEWER)
+    return found
+
+
+def _probe(
+    binary: GoBinary, role: str, symbol: str, program: str, site: ProbeSite, register: str, found_by: str
+) -> Probe:
+    offset = binary.image.file_offset(site.address)
+    if offset is None:
+        raise BadBinary(f"{binary.image.name}: {symbol} lies outside the file")
+    return Probe(role, symbol, program, site, offset, register, found_by)
+
+
+def _range(function: Function) -> Range:
+    return Range(function.entry, function.end)
+
+
+def bytes_differ(probe: Probe, live: bytes | None) -> str:
+    """"" if the process's memory at the probed function is what the file says, else what differs.
+
+    A single int3 (0xCC) at the probed instruction, or at the function's entry, is another tracer's uprobe: the kernel
+    lets both live side by side.
+    """
+    expected = probe.site.prologue
+    if live is None or len(live) != len(expected):
+        return f"{probe.symbol}: its code can't be read from the process"
+    allowed = {0, probe.site.offset}
+    for position, (want, have) in enumerate(zip(expected, live)):
+        if want != have and not (have == 0xCC and position in allowed):
+            return f"{probe.symbol}: byte {position} is {have:#04x} in the process, {want:#04x} in the file"
+    return ""

@@ -1,0 +1,69 @@
+"""Reads the target's memory without stopping it: process_vm_readv(2)."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import os
+
+_IOV_MAX = 1024
+
+
+class _IOVec(ct.Structure):
+    _fields_ = [("base", ct.c_void_p), ("length", ct.c_size_t)]
+
+
+class Memory:
+    """The address space of `pid`. Reads may be torn: the process goes on running."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._readv = ct.CDLL(None, use_errno=True).process_vm_readv
+        self._readv.restype = ct.c_ssize_t
+        self._readv.argtypes = [ct.c_int, ct.c_void_p, ct.c_ulong, ct.c_void_p, ct.c_ulong, ct.c_ulong]
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Exactly `size` bytes, or None if they can't all be read.
+
+        Raises:
+            ProcessLookupError: the process is gone.
+            PermissionError: we may not read it.
+        """
+        return self.read_many([(address, size)])[0]
+
+    def u64(self, address: int) -> int | None:
+        """The 64-bit word at `address`, or None."""
+        raw = self.read(address, 8)
+        return None if raw is None else int.from_bytes(raw, "little")
+
+    def read_many(self, ranges: list[tuple[int, int]]) -> list[bytes | None]:
+        """Each (address, size) of `ranges`, None where it can't be read whole; 1024 of them cost one system call."""
+        results: list[bytes | None] = [None] * len(ranges)
+        position = 0
+        while position < len(ranges):
+            part = ranges[position : position + _IOV_MAX]
+            done = self._read_part(part, results, position)
+            # The kernel stops at the first range it can't read: that one stays None, the rest is asked for again.
+            position += done + (done < len(part))
+        return results
+
+    def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> int:
+        total = sum(size for _, size in part)
+        buffer = ct.create_string_buffer(max(total, 1))
+        local = _IOVec(ct.addressof(buffer), total)
+        remote = (_IOVec * len(part))(*((address & 0xFFFFFFFFFFFFFFFF, size) for address, size in part))
+        got = self._readv(self.pid, ct.byref(local), 1, remote, len(part), 0)
+        if got < 0:
+            number = ct.get_errno()
+            if number == errno.ESRCH:
+                raise ProcessLookupError(number, os.strerror(number))
+            if number == errno.EPERM:
+                raise PermissionError(number, os.strerror(number))
+            return 0
+        raw, position = buffer.raw, 0
+        for index, (_, size) in enumerate(part):
+            if position + size > got:
+                return index
+            results[first + index] = raw[position : position + size]
+            position += size
+        return len(part)

@@ -1,0 +1,138 @@
+"""The target process as /proc shows it: who it is, whether it can be traced, where its executable is loaded."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from gotrace.errors import GotraceError, Refused, TargetGone
+
+_AT_ENTRY = 9
+_PF_KTHREAD = 0x00200000
+
+
+@dataclass
+class Process:
+    """A live process. `exe_fd` and `pidfd` are open until `close`; they stay valid when the file is replaced or the
+    process ends, so a recycled pid is never mistaken for it."""
+
+    pid: int
+    comm: str
+    exe: str
+    exe_fd: int
+    pidfd: int
+    start_ticks: int
+    namespace_pid: int
+    threads: int
+
+    @property
+    def exe_path(self) -> str:
+        """A path that opens the running executable also when it was deleted, replaced, or is in a container."""
+        return f"/proc/{self.pid}/exe"
+
+    def alive(self) -> bool:
+        """Whether the process still runs (a zombie does not)."""
+        import select
+
+        return not select.select([self.pidfd], [], [], 0)[0]
+
+    def entry_address(self) -> int:
+        """Run-time address of the ELF entry point (AT_ENTRY of the auxiliary vector).
+
+        Raises:
+            GotraceError: the vector can't be read or has no entry.
+        """
+        try:
+            raw = Path(f"/proc/{self.pid}/auxv").read_bytes()
+        except OSError as error:
+            raise _gone_or(self.pid, f"/proc/{self.pid}/auxv can't be read: {error.strerror}") from None
+        for position in range(0, len(raw) - 15, 16):
+            key, value = struct.unpack_from("<QQ", raw, position)
+            if key == _AT_ENTRY:
+                return value
+        raise _gone_or(self.pid, f"process {self.pid} has no auxiliary vector")
+
+    def identity(self) -> bytes:
+        """Changes when the process calls exec: its auxiliary vector (random bytes' address, entry point, ...)."""
+        try:
+            return Path(f"/proc/{self.pid}/auxv").read_bytes()
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        for fd in (self.exe_fd, self.pidfd):
+            os.close(fd)
+
+
+def open_process(pid: int) -> Process:
+    """Opens `pid` (as our own PID namespace numbers it).
+
+    Raises:
+        TargetGone: there is no such process.
+        Refused: it is a kernel thread, a zombie, a thread of another process, or not ours to trace.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise TargetGone(f"there is no process {pid}", "list candidates with: pgrep -a NAME") from None
+    except OSError as error:
+        # A thread id is refused by pidfd_open (EINVAL; ENOENT from Linux 6.9 on).
+        leader = _status(pid).get("Tgid", "")
+        if leader and leader != str(pid):
+            raise Refused(f"{pid} is a thread of process {leader}", f"gotrace attach {leader}") from None
+        raise TargetGone(f"process {pid} can't be opened: {error.strerror}") from None
+    try:
+        return _inspect(pid, pidfd)
+    except BaseException:
+        os.close(pidfd)
+        raise
+
+
+def _inspect(pid: int, pidfd: int) -> Process:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError as error:
+        raise _gone_or(pid, f"/proc/{pid}/stat can't be read: {error.strerror}") from None
+    comm = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        raise Refused(f"process {pid} ({comm}) is a zombie: it has ended and waits for its parent")
+    if int(fields[6]) & _PF_KTHREAD:
+        raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
+    status = _status(pid)
+    try:
+        exe = os.readlink(f"/proc/{pid}/exe")
+        exe_fd = os.open(f"/proc/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        owner = status.get("Uid", "?").split()[0]
+        raise Refused(
+            f"process {pid} ({comm}) belongs to uid {owner} and can't be opened by uid {os.geteuid()}",
+            f"sudo gotrace attach {pid}",
+        ) from None
+    except OSError as error:
+        raise _gone_or(pid, f"/proc/{pid}/exe can't be opened: {error.strerror}") from None
+    return Process(
+        pid=pid,
+        comm=comm,
+        exe=exe.removesuffix(" (deleted)"),
+        exe_fd=exe_fd,
+        pidfd=pidfd,
+        start_ticks=int(fields[19]),
+        namespace_pid=int(status.get("NSpid", str(pid)).split()[-1]),
+        threads=int(fields[17]),
+    )
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def _gone_or(pid: int, message: str) -> GotraceError:
+    return GotraceError(message) if os.path.exists(f"/proc/{pid}") else TargetGone(f"process {pid} has ended")
