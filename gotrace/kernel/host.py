@@ -1,0 +1,157 @@
+"""What this host offers: every capability that gotrace needs or can use, found by trying it, with the way to get it."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gotrace.errors import GotraceError, Refused
+from gotrace.kernel.perf_event import UPROBE_TYPE
+
+CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 19, 21, 38, 39
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `needed`: attach can't work without it. `fix` is empty where nothing needs mending."""
+
+    name: str
+    needed: bool
+    ok: bool
+    why: str
+    fix: str = ""
+
+
+def preflight() -> None:
+    """The checks that cost nothing; raises Refused with all findings at once if attach could not work."""
+    failed = [check for check in _cheap_checks() if check.needed and not check.ok]
+    if failed:
+        raise Refused(
+            "this host can't be used for tracing: " + "; ".join(f"{check.name}: {check.why}" for check in failed),
+            failed[0].fix if len(failed) == 1 else "gotrace doctor lists what to do about each",
+        )
+
+
+def examine() -> list[Check]:
+    """All checks, also those that load and run small BPF programs (about a second)."""
+    checks = _cheap_checks()
+    usable = all(check.ok for check in checks if check.needed)
+    return checks + (_costly_checks() if usable else []) + _optional_checks()
+
+
+def _cheap_checks() -> list[Check]:
+    return [_system(), _privileges(), _uprobes(), _bcc()]
+
+
+def _system() -> Check:
+    machine = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    ok = platform.system() == "Linux" and platform.machine() == "x86_64"
+    return Check("linux/amd64", True, ok, machine, "" if ok else "run gotrace on an x86-64 Linux host")
+
+
+def _privileges() -> Check:
+    effective = 0
+    for line in Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []:
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+    admin = effective >> CAP_SYS_ADMIN & 1
+    missing = [
+        name for name, number in (("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)) if not (effective >> number & 1 or admin)
+    ] + ([] if effective >> CAP_SYS_PTRACE & 1 else ["CAP_SYS_PTRACE"])
+    who = f"uid {os.geteuid()}"
+    if missing:
+        return Check("privileges", True, False, f"{who} lacks {', '.join(missing)}", "sudo gotrace ...")
+    return Check("privileges", True, True, f"{who} has CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE")
+
+
+def _uprobes() -> Check:
+    if UPROBE_TYPE.exists():
+        return Check("uprobes", True, True, f"perf event type {UPROBE_TYPE.read_text().strip()}")
+    return Check("uprobes", True, False, f"{UPROBE_TYPE} does not exist", "a kernel with CONFIG_UPROBE_EVENTS, and /sys mounted")
+
+
+def _bcc() -> Check:
+    from gotrace.kernel.program import import_bcc, source_folder
+
+    try:
+        import_bcc()
+        source_folder()
+    except GotraceError as error:
+        return Check("bcc", True, False, str(error), error.hint or "")
+    import bcc
+
+    return Check("bcc", True, True, f"version {getattr(bcc, '__version__', 'unknown')}")
+
+
+def _costly_checks() -> list[Check]:
+    return [
+        _tried("BPF programs", True, _compiles, "see the log that the message names"),
+        _tried("uprobe self-test", True, _self_test, "a kernel with CONFIG_BPF_EVENTS; in a container: --privileged"),
+        _tried("memory of processes", True, _reads_memory, "CAP_SYS_PTRACE; in a container: --cap-add SYS_PTRACE"),
+    ]
+
+
+def _tried(name: str, needed: bool, attempt: Callable[[], str], fix: str) -> Check:
+    try:
+        return Check(name, needed, True, attempt())
+    except (GotraceError, OSError) as error:
+        return Check(name, needed, False, str(error), getattr(error, "hint", None) or fix)
+
+
+def _compiles() -> str:
+    from time import monotonic
+
+    from gotrace.gobin.layout import Layout
+    from gotrace.kernel.program import Options, compile_program, definitions
+    from gotrace.plan.probes import Plan, ProbeSet, Range
+
+    # Any layout will do for the verifier: the programs are loaded, not attached.
+    layout = Layout(56, 64, 72, 96, 144, 152, 176)
+    plan = Plan(ProbeSet.COMPLETE, (), (), 1, *(Range(1, 2) for _ in range(5)))
+    start = monotonic()
+    bpf = compile_program(definitions(plan, layout, 0, Options(max_goroutines=64, max_stacks=64, stream_ns=0, ring_pages=1)))
+    try:
+        for name in ("start_park", "end_execute", "end_gogo"):
+            bpf.load_func(name, bpf.KPROBE)
+        bpf.attach_raw_tracepoint("sched_process_exec", "target_exec")
+    except Exception as error:
+        raise OSError(errno.EPERM, f"the kernel refuses the programs: {error}") from None
+    finally:
+        bpf.cleanup()
+    return f"compiled without kernel headers, verified and attached to a raw tracepoint in {monotonic() - start:.1f} s"
+
+
+def _self_test() -> str:
+    from gotrace.kernel.calibrate import measure_trap_ns
+
+    return f"one hit costs {measure_trap_ns()} ns here"
+
+
+def _reads_memory() -> str:
+    from gotrace.target.memory import Memory
+
+    value = ct.c_uint64(0x676F7472616365)
+    if Memory(os.getpid()).u64(ct.addressof(value)) != value.value:
+        raise OSError(errno.EPERM, "process_vm_readv does not work")
+    return "process_vm_readv works"
+
+
+def _optional_checks() -> list[Check]:
+    lockdown = Path("/sys/kernel/security/lockdown")
+    locked = lockdown.read_text().split("[")[-1].split("]")[0] if lockdown.exists() else "none"
+    tracefs = any(Path(path, "events").is_dir() for path in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"))
+    kprobes = Path("/sys/bus/event_source/devices/kprobe/type").exists()
+    return [
+        Check("BTF", False, BTF.exists(), str(BTF) if BTF.exists() else f"no {BTF}",
+              "" if BTF.exists() else "a kernel with CONFIG_DEBUG_INFO_BTF; not needed for goroutine stacks"),
+        Check("kprobes", False, kprobes, "perf event type kprobe" if kprobes else "this kernel has none: not needed for goroutine stacks"),
+        Check("tracefs", False, tracefs, "mounted" if tracefs else "not mounted: gotrace never needs it"),
+        Check("lockdown", False, locked != "confidentiality", f"mode {locked}",
+              "" if locked != "confidentiality" else "boot without lockdown=confidentiality: it forbids reading memory from BPF"),
+    ]

@@ -1,0 +1,61 @@
+"""uprobes through perf_event_open(2), with the errno and the file descriptor in our own hands.
+
+bcc's own attach falls back to tracefs when this call fails and writes there again when it detaches, which raises where
+tracefs is not mounted; closing the descriptor is all that is needed. The event filters by the address space of `pid`
+(kernel/trace/trace_uprobe.c: uprobe_perf_filter), so every thread of the process, also later ones, is covered.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+_SYS_PERF_EVENT_OPEN = 298
+_PERF_FLAG_FD_CLOEXEC = 8
+_IOC_ENABLE = 0x2400
+_IOC_SET_BPF = 0x40042408
+UPROBE_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
+
+
+class _Attr(ct.Structure):
+    # struct perf_event_attr up to PERF_ATTR_SIZE_VER5 (include/uapi/linux/perf_event.h)
+    _fields_ = [
+        ("type", ct.c_uint32), ("size", ct.c_uint32), ("config", ct.c_uint64), ("sample_period", ct.c_uint64),
+        ("sample_type", ct.c_uint64), ("read_format", ct.c_uint64), ("flags", ct.c_uint64),
+        ("wakeup_events", ct.c_uint32), ("bp_type", ct.c_uint32), ("config1", ct.c_uint64), ("config2", ct.c_uint64),
+        ("rest", ct.c_uint8 * 40),
+    ]
+
+
+class ProbeError(OSError):
+    """The kernel refused a probe; `errno` says why."""
+
+
+def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
+    """Runs the BPF program whenever a thread of `pid` reaches file offset `offset` of `path`; closing the returned
+    descriptor removes the probe.
+
+    Raises:
+        ProbeError: with the errno of the failing call.
+    """
+    libc = ct.CDLL(None, use_errno=True)
+    name = os.fsencode(path)
+    buffer = ct.create_string_buffer(name)
+    attr = _Attr(
+        type=int(UPROBE_TYPE.read_text()), size=ct.sizeof(_Attr), sample_period=1, wakeup_events=1,
+        config1=ct.addressof(buffer), config2=offset,
+    )
+    fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, -1, -1, _PERF_FLAG_FD_CLOEXEC)
+    if fd < 0:
+        number = ct.get_errno()
+        raise ProbeError(number, f"perf_event_open: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+    try:
+        fcntl.ioctl(fd, _IOC_SET_BPF, program_fd)
+        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+    except OSError as error:
+        os.close(fd)
+        raise ProbeError(error.errno, f"perf event ioctl: {error.strerror}") from None
+    return fd
