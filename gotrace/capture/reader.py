@@ -1,0 +1,73 @@
+"""Reads a capture back into a profile. Needs no root and no Linux; the file is untrusted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
+from gotrace.errors import GotraceError
+from gotrace.profile.types import Distribution, Frame, Overhead, Profile, StackStat, Target, Window
+from gotrace.vocabulary import FrameKind, Loss, State
+
+
+def read_capture(path: Path) -> Profile:
+    """The profile in the capture `path`.
+
+    Raises:
+        GotraceError: it is missing, no capture, damaged, or from a newer gotrace.
+    """
+    if not path.is_file():
+        raise GotraceError(f"there is no capture {path}", "record one with: sudo gotrace attach PID")
+    try:
+        # A capture that was cut off has a write-ahead log beside it. Read-only first: the folder may not be writable.
+        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        try:
+            return _read(db, path)
+        finally:
+            db.close()
+    except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}") from None
+
+
+def _read(db: sqlite3.Connection, path: Path) -> Profile:
+    application, = db.execute("PRAGMA application_id").fetchone()
+    version, = db.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise GotraceError(f"{path} is an SQLite database but not a gotrace capture")
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise GotraceError(f"{path} has capture version {version}; this gotrace reads up to {SCHEMA_VERSION}")
+    meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    targets = {
+        number: Target(**json.loads(text)) for number, text in db.execute("SELECT id, description FROM target ORDER BY id")
+    }
+    frames = {
+        number: Frame(name, file, line, FrameKind(kind), bool(inlined))
+        for number, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
+    }
+    stacks = []
+    for row in db.execute(
+        "SELECT target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram"
+        " FROM stack ORDER BY total_ns DESC, id"
+    ):
+        target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram = row
+        distribution = Distribution(
+            count, total, maximum, int(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
+        )
+        stacks.append(StackStat(
+            tuple(frames[number] for number in json.loads(ids)), State(state), str(reason), distribution, goroutines,
+            in_progress, goid, targets[target].pid,
+        ))
+    return Profile(
+        version=str(meta["gotrace"]),
+        targets=list(targets.values()),
+        window=Window(**meta["window"]),
+        stacks=stacks,
+        losses={loss: int(meta["losses"].get(loss.value, 0)) for loss in Loss},
+        overhead=Overhead(**meta["overhead"]),
+        goroutines=int(meta["goroutines"]),
+        filters=[str(text) for text in meta["filters"]],
+        complete=bool(meta["complete"]),
+    )

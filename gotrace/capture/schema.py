@@ -1,0 +1,40 @@
+"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 1.
+
+``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
+
+meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, filters, complete
+target    id, and what Target of gotrace/profile/types.py has, as JSON
+frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
+stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
+          goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
+          durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
+          the buckets of gotrace/histogram.py)
+interval  single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns from the
+          window's start, duration_ns, stack
+
+Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
+was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x676F7472
+SCHEMA_VERSION = 1
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE target (id INTEGER PRIMARY KEY, description TEXT NOT NULL);
+CREATE TABLE frame (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, file TEXT NOT NULL, line INTEGER NOT NULL, kind TEXT NOT NULL,
+    inlined INTEGER NOT NULL
+);
+CREATE TABLE stack (
+    id INTEGER PRIMARY KEY, target INTEGER NOT NULL REFERENCES target(id), state TEXT NOT NULL, reason TEXT NOT NULL,
+    goid INTEGER, frames TEXT NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL,
+    squares REAL NOT NULL, goroutines INTEGER NOT NULL, in_progress INTEGER NOT NULL, histogram TEXT NOT NULL
+);
+CREATE TABLE interval (
+    target INTEGER NOT NULL REFERENCES target(id), goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,
+    duration_ns INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id)
+);
+"""

@@ -1,0 +1,138 @@
+"""Writes a capture as the trace goes on; every `commit` leaves a valid file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from gotrace import __version__
+from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from gotrace.errors import GotraceError
+from gotrace.files import as_invoking_user, create
+from gotrace.profile.types import Frame, Overhead, Profile, StackStat, Target, Window
+
+
+class CaptureWriter:
+    """An open capture. Stacks are identified by `StackStat.key`; putting one again replaces its figures.
+
+    Raises (all methods):
+        GotraceError: the file can't be written any more (full disk); what was committed stays valid.
+    """
+
+    def __init__(self, path: Path, force: bool) -> None:
+        self.path = path
+        self._frames: dict[Frame, int] = {}
+        self._stacks: dict[tuple[object, ...], int] = {}
+        self._targets: dict[int, int] = {}
+        create(path, force)
+        with self._guarded():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {TABLES} COMMIT;"
+            )
+            self._db.execute("BEGIN")
+
+    def _guarded(self) -> _Guard:
+        return _Guard(self.path)
+
+    def put_target(self, target: Target) -> None:
+        """Adds a process; before its stacks."""
+        with self._guarded():
+            cursor = self._db.execute("INSERT INTO target(description) VALUES (?)", (json.dumps(asdict(target)),))
+        self._targets[target.pid] = cursor.lastrowid or 0
+
+    def put_stacks(self, stacks: Iterable[StackStat]) -> None:
+        """Adds stacks, or replaces the figures of those that are there."""
+        with self._guarded():
+            for stack in stacks:
+                d = stack.distribution
+                figures = (
+                    d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress,
+                    json.dumps(d.histogram, separators=(",", ":")),
+                )
+                known = self._stacks.get(stack.key)
+                if known is None:
+                    frames = json.dumps([self._frame(frame) for frame in stack.frames], separators=(",", ":"))
+                    cursor = self._db.execute(
+                        "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
+                        " goroutines, in_progress, histogram) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                        (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *figures),
+                    )
+                    self._stacks[stack.key] = cursor.lastrowid or 0
+                else:
+                    self._db.execute(
+                        "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
+                        " histogram=? WHERE id=?",
+                        (*figures, known),
+                    )
+
+    def put_intervals(self, pid: int, intervals: Iterable[tuple[int, int, int, tuple[object, ...]]]) -> None:
+        """Adds single intervals: (goid, start_ns from the window's start, duration_ns, key of a stack put before)."""
+        with self._guarded():
+            self._db.executemany(
+                "INSERT INTO interval VALUES (?,?,?,?,?)",
+                ((self._targets[pid], goid, start, length, self._stacks[key]) for goid, start, length, key in intervals),
+            )
+
+    def commit(self, profile: Profile) -> None:
+        """Stores all that was put, with the window, losses and the rest of `profile`, for good."""
+        meta = {
+            "gotrace": __version__,
+            "window": asdict(profile.window),
+            "losses": {loss.value: count for loss, count in profile.losses.items()},
+            "overhead": asdict(profile.overhead),
+            "goroutines": profile.goroutines,
+            "filters": profile.filters,
+            "complete": profile.complete,
+        }
+        with self._guarded():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
+            )
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        """Folds the write-ahead log into the file."""
+        with self._guarded():
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+            self._db.close()
+
+    def _frame(self, frame: Frame) -> int:
+        known = self._frames.get(frame)
+        if known is None:
+            cursor = self._db.execute(
+                "INSERT INTO frame(name, file, line, kind, inlined) VALUES (?,?,?,?,?)",
+                (_text(frame.name), _text(frame.file), frame.line, frame.kind.value, int(frame.inlined)),
+            )
+            known = self._frames[frame] = cursor.lastrowid or 0
+        return known
+
+
+def _text(text: str) -> str:
+    # SQLite's TEXT is UTF-8: a lone surrogate from the target's names would raise.
+    return text.encode("utf-8", "replace").decode()
+
+
+class _Guard:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = as_invoking_user(path.parent)
+
+    def __enter__(self) -> None:
+        self._identity.__enter__()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._identity.__exit__(kind, error, trace)
+        if isinstance(error, sqlite3.Error):
+            raise GotraceError(
+                f"the capture {self._path} can't be written: {error}",
+                f"what was committed stays readable: gotrace report {self._path}",
+            ) from None

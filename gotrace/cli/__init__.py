@@ -1,0 +1,63 @@
+"""The command line: thin verbs that turn flags into options, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gotrace.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, GotraceError
+
+
+def main() -> None:
+    """Runs ``gotrace`` and exits with the code that CLI users script against."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code. No traceback reaches the user (GOTRACE_DEBUG=1 shows it)."""
+    import click
+
+    from gotrace.cli.verbs import gotrace
+
+    try:
+        result = gotrace.main(arguments, prog_name="gotrace", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except GotraceError as error:
+        return _say(str(error), error.hint, error.exit_code)
+    except click.exceptions.Abort:
+        return EXIT_INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "gotrace"
+        return _say(error.format_message(), f"{verb} --help", EXIT_USAGE)
+    except click.ClickException as error:
+        return _say(error.format_message(), None, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted", None, EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (| head): nothing is left to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except Exception as error:
+        if os.environ.get("GOTRACE_DEBUG"):
+            raise
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
+        return _say(
+            f"internal error: {type(error).__name__}: {error}{place}",
+            "run it again with GOTRACE_DEBUG=1 and report what it prints; the traced process is not affected",
+            EXIT_FAILED,
+        )
+
+
+def _say(message: str, hint: str | None, code: int) -> int:
+    from gotrace.render.text import sanitize
+
+    print(f"error: {sanitize(message)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {sanitize(hint)}", file=sys.stderr)
+    return code

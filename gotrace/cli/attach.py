@@ -1,0 +1,135 @@
+"""gotrace attach: trace, write, summarise."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import datetime
+
+import click
+
+from gotrace.cli.parameters import DURATION
+from gotrace.errors import Interrupted, UsageError
+from gotrace.plan.probes import ProbeSet
+from gotrace.vocabulary import State
+
+EXAMPLES = """
+\b
+Examples:
+  sudo gotrace attach 4242                       30 s, then a summary, a capture and a flame graph
+  sudo gotrace attach 4242 -d 0                  until Ctrl-C
+  sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
+  sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
+  sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+
+\b
+Overhead: two traps per off-CPU interval, each about half a microsecond in a virtual machine; the progress line and the
+summary show what it comes to, as a share of the CPU time that the target uses. Nothing is written to the target.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("pids", metavar="PID [PID...]", type=click.IntRange(min=1), nargs=-1, required=True)
+@click.option("-d", "--duration", type=DURATION, default="30s", show_default=True, help="Length of the trace; 0: until Ctrl-C.")
+@click.option("--dry-run", is_flag=True, help="Plan, load and verify everything, attach nothing.")
+@click.option("--events-over", type=DURATION, metavar="DURATION", help="Also keep each single interval of at least this length in the capture.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
+@click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
+@click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
+@click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
+@click.option("--mode", type=click.Choice(["exact"]), default="exact", show_default=True, help="exact: every interval, two traps each.")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
+              help="Repeatable; the suffix decides: .gotrace .html .folded .json; '-' is folded text on stdout.")
+@click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
+@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
+              show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
+@click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
+@click.option("--sample-period", type=DURATION, default="0s",
+              help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
+@click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
+@click.option("-v", "--verbose", count=True, help="Say more about what is done.")
+def attach(
+    pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
+    as_json: bool, match: str, min_block: int, mode: str, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
+    quiet: bool, reasons: tuple[str, ...], sample_period: int, states: tuple[str, ...], verbose: int,
+) -> None:
+    """Trace where the goroutines of running Go processes wait.
+
+    Without -o, a capture (.gotrace) and a flame graph (.html) are written to the current folder.
+    """
+    from rich.console import Console
+
+    from gotrace.export import render
+    from gotrace.kernel.host import preflight
+    from gotrace.render.progress import Ticker
+    from gotrace.render.summary import print_summary
+    from gotrace.session import AttachOptions, Session, default_outputs
+
+    err = Console(stderr=True, highlight=False, soft_wrap=False)
+    if as_json and "-" in outputs:
+        raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
+    preflight()
+    options = AttachOptions(
+        pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
+        sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
+        states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
+        events_over_ns=events_over,
+    )
+    _check_pattern(match)
+    with Session(options) as session:
+        _handle_signals(session)
+        session.prepare()
+        if dry_run:
+            for process in session.processes:
+                err.print(f"PID {process.process.pid}: {len(process.plan.probes)} probes planned, verified and loaded; nothing attached",
+                          markup=False)
+            return
+        if not outputs:
+            session.use_outputs(default_outputs(session.processes[0], datetime.now()))
+        ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
+        with ticker:
+            profile = session.run(ticker.update)
+    if "-" in outputs:
+        sys.stdout.write(render(profile, ".folded").decode())
+        sys.stdout.flush()
+    if as_json:
+        sys.stdout.write(render(profile, ".json").decode())
+        sys.stdout.flush()
+    if not quiet:
+        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False))
+    if not quiet:
+        for path in session.written:
+            err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
+
+
+def _check_pattern(match: str) -> None:
+    import re
+
+    try:
+        re.compile(match)
+    except re.error as error:
+        raise UsageError(f"--match: {match!r} is not a regular expression: {error}") from None
+
+
+def _handle_signals(session) -> None:
+    def stop(number: int, _frame: object) -> None:
+        if session.stopping:
+            if number == signal.SIGINT:  # a second Ctrl-C: do not wait for outputs; the probes go with us
+                raise KeyboardInterrupt
+            return
+        session.stop()
+        if not session.running:
+            raise Interrupted("interrupted before anything was recorded")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def _how_to_open(path) -> str:
+    if path.suffix == ".html":
+        return f"   (open: xdg-open {path})"
+    if path.suffix == ".gotrace":
+        return f"   (again: gotrace report {path})"
+    return ""

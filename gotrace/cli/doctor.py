@@ -1,0 +1,48 @@
+"""gotrace doctor: what this host can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from gotrace import __version__
+from gotrace.errors import EXIT_REFUSED
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON on stdout.")
+def doctor(as_json: bool) -> int:
+    """List every capability that gotrace needs or can use here, and how to get those that are missing.
+
+    Exit code 3 if attach could not work.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from gotrace.kernel.host import examine
+    from gotrace.render.text import sanitize
+
+    checks = examine()
+    possible = all(check.ok for check in checks if check.needed)
+    if as_json:
+        findings = {"gotrace": __version__, "attach_possible": possible, "checks": [asdict(check) for check in checks]}
+        sys.stdout.write(json.dumps(findings, indent=2) + "\n")
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "capability", "finding"):
+            table.add_column(heading)
+        for check in checks:
+            mark = ("ok", "green") if check.ok else ("MISSING", "red") if check.needed else ("no", "yellow")
+            finding = Text(sanitize(check.why))
+            if check.fix:
+                finding.append(f"\nfix: {sanitize(check.fix)}", style="bold")
+            table.add_row(Text(*mark), Text(check.name), finding)
+        console = Console(highlight=False)
+        console.print(table)
+        console.print("attach can work here" if possible else "attach can't work here: see MISSING above")
+    sys.stdout.flush()
+    return 0 if possible else EXIT_REFUSED

@@ -1,0 +1,59 @@
+"""gotrace probes: the plan for a process or a file, without attaching."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+import click
+
+from gotrace.errors import GotraceError
+from gotrace.plan.probes import ProbeSet
+
+
+@click.command()
+@click.argument("target", metavar="PID-or-BINARY")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
+              show_default=True, help="The set of start probes to plan for.")
+def probes(target: str, as_json: bool, probe_set: str) -> None:
+    """Show what was learnt of a Go binary and where it would be probed.
+
+    For a PID the plan is also checked against the live process.
+    """
+    from gotrace.render.plan import plan_dict, print_plan
+    from gotrace.traced import TracedProcess
+
+    chosen = ProbeSet(probe_set)
+    if target.isdigit() and not os.path.exists(target):
+        process = TracedProcess.prepare(int(target), chosen)
+        process.close()
+        binary, plan, verified = process.binary, process.plan, True
+    else:
+        from gotrace.plan.probes import make_plan
+
+        binary, verified = _open(target), False
+        plan = make_plan(binary, chosen)
+    if as_json:
+        sys.stdout.write(json.dumps(plan_dict(binary, plan, verified), indent=2) + "\n")
+    else:
+        from rich.console import Console
+
+        print_plan(binary, plan, verified, Console(highlight=False))
+    sys.stdout.flush()
+
+
+def _open(path: str):
+    from gotrace.gobin.binary import GoBinary
+    from gotrace.gobin.image import read_file
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise GotraceError(f"{path} can't be opened: {error.strerror}", "give a PID, or the path of a Go executable") from None
+    try:
+        return GoBinary(read_file(fd, path))
+    finally:
+        os.close(fd)

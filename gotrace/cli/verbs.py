@@ -1,0 +1,28 @@
+"""The group of verbs; each verb has a module of its own."""
+
+from __future__ import annotations
+
+import click
+
+from gotrace import __version__
+from gotrace.cli.attach import attach
+from gotrace.cli.doctor import doctor
+from gotrace.cli.probes import probes
+from gotrace.cli.report import report
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", message="gotrace %(version)s")
+def gotrace() -> None:
+    """Shows where the goroutines of a running, unmodified Go process spend their time off the CPU.
+
+    \b
+      sudo gotrace attach PID           trace for 30 s, write a capture and a flame graph
+      gotrace report X.gotrace          the summary again, without root
+      gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
+      gotrace doctor                    what this host can do, and how to mend what it can't
+    """
+
+
+for verb in (attach, report, probes, doctor):
+    gotrace.add_command(verb)

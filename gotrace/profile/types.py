@@ -1,0 +1,170 @@
+"""A profile: what one trace found, with symbols, weights and losses. Renderers are pure functions of it.
+
+All durations are int nanoseconds. Stacks are leaf first: ``frames[0]`` is where the goroutine stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gotrace.histogram import percentile
+from gotrace.vocabulary import FrameKind, Loss, State
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One function of a stack. `file` is "" and `line` 0 where they are not known."""
+
+    name: str
+    file: str = ""
+    line: int = 0
+    kind: FrameKind = FrameKind.GO
+    inlined: bool = False
+
+
+@dataclass
+class Distribution:
+    """Count, sum, spread and histogram of durations. `squares` is the sum of squares in (256 ns)**2."""
+
+    count: int = 0
+    total_ns: int = 0
+    max_ns: int = 0
+    squares: int = 0
+    histogram: dict[int, int] = field(default_factory=dict)
+
+    def add(self, other: Distribution) -> None:
+        """Adds all of `other`'s durations."""
+        self.count += other.count
+        self.total_ns += other.total_ns
+        self.max_ns = max(self.max_ns, other.max_ns)
+        self.squares += other.squares
+        for bucket, count in other.histogram.items():
+            self.histogram[bucket] = self.histogram.get(bucket, 0) + count
+
+    def percentile_ns(self, fraction: float) -> int:
+        """E.g. 0.99 for the p99; the relative error is at most 1/16."""
+        return percentile(self.histogram, fraction, self.max_ns)
+
+    @property
+    def mean_ns(self) -> int:
+        """Arithmetic mean, 0 if there is none."""
+        return self.total_ns // self.count if self.count else 0
+
+    @property
+    def jitter_ns(self) -> int:
+        """Standard deviation, to a resolution of 256 ns."""
+        if self.count < 2:
+            return 0
+        mean = self.total_ns / self.count
+        variance = self.squares * 65536 / self.count - mean * mean
+        return int(math.sqrt(variance)) if variance > 0 else 0
+
+
+@dataclass
+class StackStat:
+    """All intervals that ended with the same stack, state and reason (and goroutine, where those are kept apart)."""
+
+    frames: tuple[Frame, ...]
+    state: State
+    reason: str
+    distribution: Distribution
+    goroutines: int = 0
+    in_progress: int = 0
+    goid: int | None = None
+    pid: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes the stack distinct."""
+        return (self.pid, self.frames, self.state, self.reason, self.goid)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The traced process and what was learnt of its binary."""
+
+    pid: int
+    exe: str
+    comm: str
+    go_version: str
+    go_version_source: str
+    build_id: str
+    stripped: bool
+    pie: bool
+    cgo: bool
+    arch: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where probes were off in between."""
+
+    start: str
+    duration_ns: int
+    mode: str
+    attached_ns: int
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What tracing cost. The fields whose name says so are estimates."""
+
+    hits: int = 0
+    hits_per_s: float = 0.0
+    traps_per_interval: float = 0.0
+    ns_per_hit_estimate: float = 0.0
+    target_cpu_fraction_estimate: float = 0.0
+    agent_cpu_s: float = 0.0
+    agent_peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Hotspot:
+    """A stack that is worth a look, with the reason in words. `share` is its part of all off-CPU time."""
+
+    stack: int
+    why: str
+    p99_ns: int
+    jitter_ns: int
+    share: float
+
+
+@dataclass
+class Profile:
+    """One window of one or more processes. `stacks` is sorted by total time, largest first."""
+
+    version: str
+    targets: list[Target]
+    window: Window
+    stacks: list[StackStat]
+    losses: dict[Loss, int]
+    overhead: Overhead = Overhead()
+    hotspots: list[Hotspot] = field(default_factory=list)
+    goroutines: int = 0
+    filters: list[str] = field(default_factory=list)
+    complete: bool = True
+    """False: gotrace was killed before the end; the figures are those of the last commit."""
+
+    def by_state(self) -> dict[State, Distribution]:
+        """Distribution of each state that occurs, largest total first."""
+        return _group((stack.state, stack.distribution) for stack in self.stacks)
+
+    def by_reason(self) -> dict[str, Distribution]:
+        """Distribution of each reason that occurs, largest total first."""
+        return _group((stack.reason, stack.distribution) for stack in self.stacks)
+
+    def total(self) -> Distribution:
+        """Distribution of all intervals."""
+        result = Distribution()
+        for stack in self.stacks:
+            result.add(stack.distribution)
+        return result
+
+
+def _group(items: Iterable[tuple]) -> dict:
+    groups: dict = {}
+    for key, distribution in items:
+        groups.setdefault(key, Distribution()).add(distribution)
+    return dict(sorted(groups.items(), key=lambda item: -item[1].total_ns))

@@ -1,0 +1,72 @@
+"""The probe plan for people and for scripts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gotrace import __version__
+from gotrace.gobin.binary import GoBinary
+from gotrace.plan.probes import Plan
+from gotrace.render.text import sanitize
+
+
+def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict:
+    """What ``gotrace probes --json`` prints. `verified`: checked against a live process."""
+    layout = {name: value for name, value in asdict(binary.layout).items() if name != "source" and value is not None}
+    return {
+        "gotrace": __version__,
+        "binary": {
+            "path": binary.image.name, "go_version": str(binary.version or "unknown"),
+            "go_version_source": binary.version_source, "build_id": binary.image.build_id, "stripped": binary.stripped,
+            "pie": binary.pie, "cgo": binary.cgo, "arch": "amd64", "functions": binary.table.function_count,
+            "wait_reasons": list(binary.wait_reasons),
+        },
+        "layout": {"source": binary.layout.source, "offsets": layout},
+        "verified_live": verified,
+        "probe_set": plan.probe_set.value,
+        "probes": [
+            {
+                "role": probe.role, "symbol": probe.symbol, "address": probe.site.address,
+                "offset_in_function": probe.site.offset, "file_offset": probe.file_offset,
+                "instruction": probe.site.text, "emulated": probe.site.kind, "register": probe.register,
+                "expected_bytes": probe.site.prologue.hex(), "found_by": probe.found_by,
+                "traps_per_hit": probe.traps_per_hit,
+            }
+            for probe in plan.probes
+        ],
+        "left_out": [asdict(left) for left in plan.left_out],
+    }
+
+
+def print_plan(binary: GoBinary, plan: Plan, verified: bool, console: Console) -> None:
+    """The same as tables."""
+    kind = ["stripped" if binary.stripped else "with symbols"]
+    kind += ["PIE"] if binary.pie else []
+    kind += ["cgo"] if binary.cgo else []
+    lines = (
+        ("binary", sanitize(binary.image.name)),
+        ("Go version", f"{sanitize(str(binary.version or 'unknown'))} (by {binary.version_source})"),
+        ("kind", f"{', '.join(kind)}, {binary.table.function_count:,} functions"),
+        ("layout of g", f"by {sanitize(binary.layout.source)}, agrees with the machine code"
+                        + (" and with the live process" if verified else "")),
+        ("wait reasons", f"{len(binary.wait_reasons)} read from the binary"),
+        ("probe set", plan.probe_set.value),
+    )
+    for label, text in lines:
+        console.print(Text(f"{label + ':':14}{text}"), soft_wrap=True)
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("probe", "left"), ("at", "left"), ("instruction", "left"), ("g in", "left"), ("traps", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for probe in plan.probes:
+        table.add_row(
+            Text(f"{probe.role} {sanitize(probe.symbol)}+{probe.site.offset}"), Text(f"{probe.site.address:#x}"),
+            Text(probe.site.text), Text(probe.register), str(probe.traps_per_hit),
+        )
+    console.print(table)
+    for left in plan.left_out:
+        console.print(Text(f"left out {left.symbol}: {left.reason}"), soft_wrap=True)

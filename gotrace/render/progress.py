@@ -1,0 +1,61 @@
+"""The line that a running trace shows: time left, intervals per second, losses, estimated overhead."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from gotrace.profile.types import Target
+from gotrace.render.text import format_duration, sanitize
+
+
+class Ticker:
+    """Context manager around a trace; `update` is its progress callback. Draws on a terminal only."""
+
+    def __init__(self, console: Console, targets: list[Target], duration_ns: int, quiet: bool, verbose: int) -> None:
+        self._console = console
+        self._targets = targets
+        self._duration_ns = duration_ns
+        self._quiet = quiet
+        self._verbose = verbose
+        self._live: Live | None = None
+
+    def __enter__(self) -> Ticker:
+        if self._quiet:
+            return self
+        who = ", ".join(f"{t.pid} ({sanitize(t.comm)}, {sanitize(t.go_version)})" for t in self._targets[:4])
+        if len(self._targets) > 4:
+            who += f" and {len(self._targets) - 4} more"
+        length = f"for {format_duration(self._duration_ns)}" if self._duration_ns else "until Ctrl-C"
+        self._console.print(Text(f"Tracing off-CPU time of PID {who} {length}. Ctrl-C to end."), soft_wrap=True)
+        if self._verbose:
+            for target in self._targets:
+                self._console.print(Text(
+                    f"  {sanitize(target.exe)}: {sanitize(target.go_version)} by {target.go_version_source}, "
+                    f"{'stripped' if target.stripped else 'with symbols'}{', PIE' if target.pie else ''}{', cgo' if target.cgo else ''}"
+                ), soft_wrap=True)
+        if self._console.is_terminal:
+            self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+            self._live = None
+
+    def update(self, progress) -> None:
+        """Redraws the line from a `gotrace.session.Progress`."""
+        if self._live is None:
+            return
+        left = max(0, self._duration_ns - progress.elapsed_ns)
+        parts = [
+            f"{format_duration(left)} left" if self._duration_ns else f"{format_duration(progress.elapsed_ns)} traced",
+            f"{progress.intervals_per_s:,.0f} intervals/s",
+            f"{progress.intervals:,} in all",
+            f"{progress.losses:,} lost" if progress.losses else "no losses",
+        ]
+        if progress.overhead_estimate is not None:
+            parts.append(f"overhead about {100 * progress.overhead_estimate:.1f} % of the target's CPU time (estimate)")
+        self._live.update(Text("  " + " · ".join(parts), overflow="ellipsis", no_wrap=True), refresh=True)

@@ -1,0 +1,334 @@
+"""The pipeline from left to right: processes, plans, probes, records, stacks, capture, outputs."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import select
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from gotrace import __version__
+from gotrace.capture.writer import CaptureWriter
+from gotrace.errors import Interrupted, UsageError
+from gotrace.export import format_of, render
+from gotrace.files import check_output, write
+from gotrace.kernel.calibrate import trap_cost_ns
+from gotrace.kernel.program import Options
+from gotrace.kernel.stats import close as close_stats
+from gotrace.kernel.stats import enable_stats, program_stats
+from gotrace.plan.probes import ProbeSet
+from gotrace.profile.filters import filter_profile
+from gotrace.profile.types import Overhead, Profile, StackStat, Window
+from gotrace.traced import TracedProcess
+from gotrace.vocabulary import Loss, StartKind, Stat, State
+
+_TICK_S = 0.1
+_COMMIT_EVERY_S = 0.9
+_STATS_FOR_S = 1.0
+
+_KINDS_OF_STATE = {
+    State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
+    State.PREEMPTED: {StartKind.GOSCHED, StartKind.YIELD, StartKind.PREEMPT_PARK},
+    State.RUNNABLE: {StartKind.EXIT_SYSCALL},
+}
+_INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all."""
+
+    pids: tuple[int, ...]
+    duration_ns: int = 30_000_000_000
+    outputs: tuple[str, ...] = ()
+    force: bool = False
+    min_block_ns: int = 0
+    sample_period_ns: int = 0
+    probe_set: ProbeSet = ProbeSet.COMPLETE
+    reasons: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
+    goid: int = 0
+    match: str = ""
+    per_goroutine: bool = False
+    events_over_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running trace stands. The overhead is an estimate, as a share of the CPU time that the target uses."""
+
+    elapsed_ns: int
+    intervals: int
+    intervals_per_s: float
+    losses: int
+    overhead_estimate: float | None
+
+
+@dataclass
+class Session:
+    """One trace from `prepare` to the written outputs. Use as a context manager: leaving it removes every probe."""
+
+    options: AttachOptions
+    processes: list[TracedProcess] = field(default_factory=list)
+    capture: CaptureWriter | None = None
+    written: list[Path] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _running: bool = False
+    _cost_ns: int | None = None
+    _program_ns: float = 0.0
+    _last: tuple[float, int] = (0.0, 0)
+    _wake: tuple[int, int] = (-1, -1)
+
+    def __enter__(self) -> Session:
+        self._cleanup = ExitStack()
+        self._wake = os.pipe()
+        for fd in self._wake:
+            self._cleanup.callback(os.close, fd)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cleanup.close()
+
+    def stop(self) -> None:
+        """Ends the trace normally: outputs are written. May be called from a signal handler."""
+        self._stop.set()
+        os.write(self._wake[1], b"x")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    @property
+    def running(self) -> bool:
+        """Whether probes have been placed."""
+        return self._running
+
+    def use_outputs(self, outputs: tuple[str, ...]) -> None:
+        """Sets the outputs of a session that was prepared without any."""
+        for output in outputs:
+            check_output(Path(output), self.options.force)
+        self.options = replace(self.options, outputs=outputs)
+
+    # -- before --------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Opens, plans, checks and loads; nothing is attached yet.
+
+        Raises:
+            GotraceError: whatever speaks against the trace: options, outputs, host or a process.
+        """
+        options = self.options
+        if len(set(options.pids)) != len(options.pids):
+            raise UsageError("a pid was given twice")
+        for output in options.outputs:
+            if output != "-":
+                format_of(output)
+                check_output(Path(output), options.force)
+        for pid in options.pids:
+            process = TracedProcess.prepare(pid, options.probe_set)
+            self._cleanup.callback(process.close)
+            self.processes.append(process)
+        self._check_reasons()
+        with ThreadPoolExecutor(1) as pool:
+            cost = pool.submit(trap_cost_ns)
+            for process in self.processes:
+                process.load(self._kernel_options(process))
+            self._cost_ns = cost.result()
+
+    def _check_reasons(self) -> None:
+        for reason in self.options.reasons:
+            known = {text for process in self.processes for text in process.binary.wait_reasons if text}
+            known |= {"Gosched", "preempted", "yield", "syscall exit", "coroutine"}
+            if reason not in known:
+                raise UsageError(f"no wait reason is called {reason!r}", "one of: " + ", ".join(sorted(known)))
+
+    def _kernel_options(self, process: TracedProcess) -> Options:
+        options = self.options
+        kinds = reasons = None
+        if options.states:
+            kinds = frozenset(k for state in options.states for k in _KINDS_OF_STATE.get(state, ())) | _INFERRED
+        if options.reasons:
+            numbers = [n for n, text in enumerate(process.binary.wait_reasons) if text in options.reasons]
+            reasons = frozenset(numbers)
+        stream_ns = options.events_over_ns
+        if options.per_goroutine and stream_ns is None:
+            stream_ns = 0
+        return Options(
+            min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
+            per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=stream_ns,
+        )
+
+    # -- the trace -----------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Callable[[Progress], None] | None = None) -> Profile:
+        """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
+
+        Raises:
+            GotraceError: a process can't be attached to, or the capture can't be written any more.
+            Interrupted: stopped before anything was recorded.
+        """
+        if self._stop.is_set():
+            raise Interrupted("interrupted before anything was recorded")
+        self._running = True
+        captures = [Path(output) for output in self.options.outputs if output.endswith(".gotrace")]
+        for process in self.processes:
+            process.tracer.attach()
+        if captures:
+            self.capture = CaptureWriter(captures[0], self.options.force)
+            for process in self.processes:
+                self.capture.put_target(process.describe())
+        self._wall_start = datetime.now(timezone.utc)
+        self._begin = time.monotonic()
+        for process in self.processes:
+            process.begin()
+        self._follow(progress)
+        for process in self.processes:
+            self._put(process, *process.finish())
+        profile = self._profile(complete=True)
+        if self.capture is not None:
+            self.capture.commit(profile)
+            self.capture.close()
+        profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
+        self._write_outputs(profile, captures)
+        return profile
+
+    def _follow(self, progress: Callable[[Progress], None] | None) -> None:
+        stats_fd = enable_stats()
+        last_commit = self._begin
+        deadline = self._begin + self.options.duration_ns / 1e9 if self.options.duration_ns else None
+        waiting = {process.process.pidfd: process for process in self.processes}
+        try:
+            while not self._stop.is_set() and waiting:
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    return
+                wait = _TICK_S if deadline is None else min(_TICK_S, deadline - now)
+                for fd in select.select([*waiting, self._wake[0]], [], [], wait)[0]:
+                    if fd in waiting:
+                        ended = waiting.pop(fd)
+                        ended.end_ns = ended.tracer.drain()
+                for fd, process in list(waiting.items()):
+                    if process.tracer.execed:
+                        waiting.pop(fd).end_ns = process.tracer.drain()
+                now = time.monotonic()
+                if stats_fd is not None and now - self._begin > _STATS_FOR_S:
+                    self._measure_programs()
+                    close_stats(stats_fd)
+                    stats_fd = None
+                if now - last_commit > _COMMIT_EVERY_S:
+                    last_commit = now
+                    for process in self.processes:
+                        self._put(process, *process.read())
+                    if self.capture is not None:
+                        self.capture.commit(self._profile(complete=False))
+                if progress is not None:
+                    progress(self._progress(now))
+        finally:
+            if stats_fd is not None:
+                self._measure_programs()
+            close_stats(stats_fd)
+
+    def _put(self, process: TracedProcess, stacks: list[StackStat], intervals: list) -> None:
+        if self.capture is not None:
+            self.capture.put_stacks(stacks)
+            if intervals:
+                self.capture.put_intervals(process.process.pid, intervals)
+
+    def _measure_programs(self) -> None:
+        stats = [program_stats(fd) for process in self.processes for fd in process.tracer.program_fds()]
+        runs = sum(stat.runs for stat in stats)
+        self._program_ns = sum(stat.run_ns for stat in stats) / runs if runs else 0.0
+
+    def _counters(self) -> dict[Stat, int]:
+        totals = dict.fromkeys(Stat, 0)
+        for process in self.processes:
+            for stat, count in process.tracer.read_stats().items():
+                totals[stat] += count
+        return totals
+
+    def _progress(self, now: float) -> Progress:
+        counters = self._counters()
+        elapsed, intervals = now - self._begin, counters[Stat.INTERVALS]
+        before, count = self._last
+        rate = (intervals - count) / (now - self._begin - before) if now - self._begin > before else 0.0
+        self._last = (elapsed, intervals)
+        losses = sum(count for process in self.processes for count in process.tracer.losses().values())
+        return Progress(int(elapsed * 1e9), intervals, rate, losses, self._overhead(counters, elapsed).target_cpu_fraction_estimate)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _overhead(self, counters: dict[Stat, int], elapsed_s: float) -> Overhead:
+        hits = counters[Stat.HITS_START] + counters[Stat.HITS_END]
+        per_hit = (self._cost_ns or 0) + self._program_ns
+        cpu_ns = sum(process.cpu_used_ns() for process in self.processes)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return Overhead(
+            hits=hits,
+            hits_per_s=hits / elapsed_s if elapsed_s else 0.0,
+            traps_per_interval=hits / counters[Stat.INTERVALS] if counters[Stat.INTERVALS] else 0.0,
+            ns_per_hit_estimate=per_hit,
+            target_cpu_fraction_estimate=min(1.0, hits * per_hit / cpu_ns) if cpu_ns else 0.0,
+            agent_cpu_s=usage.ru_utime + usage.ru_stime,
+            agent_peak_rss_bytes=usage.ru_maxrss * 1024,
+        )
+
+    def _profile(self, complete: bool) -> Profile:
+        stacks = [stack for process in self.processes for stack in process.stacks()]
+        stacks.sort(key=lambda stack: -stack.distribution.total_ns)
+        losses = dict.fromkeys(Loss, 0)
+        now = time.monotonic_ns()
+        for process in self.processes:
+            for loss, count in (process.losses if complete else process.losses | process.tracer.losses()).items():
+                losses[loss] += count
+        duration = max((p.end_ns or now) for p in self.processes) - min(p.start_ns for p in self.processes)
+        goroutines = sum(process.goroutines for process in self.processes)
+        return Profile(
+            version=__version__,
+            targets=[process.describe() for process in self.processes],
+            window=Window(self._wall_start.isoformat(timespec="milliseconds"), duration, "exact", duration),
+            stacks=stacks,
+            losses=losses,
+            overhead=self._overhead(self._counters(), duration / 1e9),
+            goroutines=goroutines or max((stack.goroutines for stack in stacks), default=0),
+            filters=self._filters(),
+            complete=complete,
+        )
+
+    def _filters(self) -> list[str]:
+        options = self.options
+        texts = [f"state {state.value}" for state in options.states] + [f"reason {reason}" for reason in options.reasons]
+        for wanted, text in (
+            (options.goid, f"goroutine {options.goid}"),
+            (options.match, f"stacks matching {options.match}"),
+            (options.min_block_ns, f"intervals of at least {options.min_block_ns} ns"),
+            (options.sample_period_ns, f"sampled below {options.sample_period_ns} ns (counts and totals are estimates)"),
+            (options.probe_set is not ProbeSet.COMPLETE, f"probe set {options.probe_set.value}"),
+        ):
+            if wanted:
+                texts.append(text)
+        return texts
+
+    def _write_outputs(self, profile: Profile, captures: list[Path]) -> None:
+        self.written += captures[:1]
+        for output in self.options.outputs:
+            if output == "-" or output.endswith(".gotrace"):
+                continue
+            path = Path(output)
+            write(path, render(profile, format_of(output)), self.options.force)
+            self.written.append(path)
+
+
+def default_outputs(process: TracedProcess, now: datetime) -> tuple[str, str]:
+    """The capture and the flame graph that a trace without -o writes to the current folder."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", process.process.comm)[:32] or "go"
+    stem = f"gotrace-{safe}-{process.process.pid}-{now:%Y%m%dT%H%M%S}"
+    return f"{stem}.gotrace", f"{stem}.html"
