@@ -181,7 +181,7 @@ class Session:
         self._running = True
         captures = [Path(output) for output in self.options.outputs if output.endswith(".gotrace")]
         for process in self.processes:
-            process.tracer.attach()
+            process.attach()
         if captures:
             self.capture = CaptureWriter(captures[0], self.options.force)
             for process in self.processes:

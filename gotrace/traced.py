@@ -115,6 +115,12 @@ class TracedProcess:
         self._per_goroutine = options.per_goroutine
         self._options = options
 
+    def attach(self) -> None:
+        """Places the probes; raises TargetGone if the process ended or called exec since it was examined."""
+        self.tracer.attach()
+        if not self.process.same_program():
+            raise TargetGone(f"process {self.process.pid} ended or called exec while the probes were being placed")
+
     def begin(self) -> None:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
         self._cpu_start = self._cpu_now()
@@ -175,7 +181,7 @@ class TracedProcess:
     def finish(self) -> tuple[list[StackStat], list[tuple[int, int, int, tuple]]]:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
         tracer = self.tracer
-        alive = self.process.alive() and not tracer.execed
+        alive = not tracer.execed and self.process.same_program()
         self.end_ns = self.end_ns or tracer.drain()
         self.cpu_used_ns()
         parked: dict[int, KernelStack] = {}

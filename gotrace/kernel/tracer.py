@@ -9,7 +9,7 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from gotrace.errors import GotraceError, Refused
+from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.layout import Layout
 from gotrace.histogram import BUCKETS
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_uprobe
@@ -85,7 +85,7 @@ class Tracer:
             except ProbeError as error:
                 self.detach()
                 if error.errno == errno.ESRCH:
-                    raise GotraceError(f"process {self._pid} ended while the probes were being placed") from None
+                    raise TargetGone(f"process {self._pid} ended while the probes were being placed") from None
                 raise Refused(f"no probe at {probe.symbol}+{probe.site.offset}: {error.strerror}", "gotrace doctor") from None
             self._probes.append(fd)
 

@@ -26,11 +26,13 @@ class Process:
     start_ticks: int
     namespace_pid: int
     threads: int
+    auxv: bytes
 
     @property
     def exe_path(self) -> str:
-        """A path that opens the running executable also when it was deleted, replaced, or is in a container."""
-        return f"/proc/{self.pid}/exe"
+        """A path, for this process only, to the very file that was read, also when it was deleted, replaced, is in a
+        container, or the process has called exec since."""
+        return f"/proc/self/fd/{self.exe_fd}"
 
     def alive(self) -> bool:
         """Whether the process still runs (a zombie does not)."""
@@ -44,22 +46,15 @@ class Process:
         Raises:
             GotraceError: the vector can't be read or has no entry.
         """
-        try:
-            raw = Path(f"/proc/{self.pid}/auxv").read_bytes()
-        except OSError as error:
-            raise _gone_or(self.pid, f"/proc/{self.pid}/auxv can't be read: {error.strerror}") from None
-        for position in range(0, len(raw) - 15, 16):
-            key, value = struct.unpack_from("<QQ", raw, position)
+        for position in range(0, len(self.auxv) - 15, 16):
+            key, value = struct.unpack_from("<QQ", self.auxv, position)
             if key == _AT_ENTRY:
                 return value
         raise _gone_or(self.pid, f"process {self.pid} has no auxiliary vector")
 
-    def identity(self) -> bytes:
-        """Changes when the process calls exec: its auxiliary vector (random bytes' address, entry point, ...)."""
-        try:
-            return Path(f"/proc/{self.pid}/auxv").read_bytes()
-        except OSError:
-            return b""
+    def same_program(self) -> bool:
+        """Whether the process still runs the program it ran when it was opened (it may call exec at any time)."""
+        return self.alive() and _auxv(self.pid) == self.auxv
 
     def close(self) -> None:
         """Closes the descriptors."""
@@ -103,6 +98,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
     if int(fields[6]) & _PF_KTHREAD:
         raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
     status = _status(pid)
+    # Its stack addresses are random for every exec, so the vector also tells one program of the process from the next.
+    auxv = _auxv(pid)
     try:
         exe = os.readlink(f"/proc/{pid}/exe")
         exe_fd = os.open(f"/proc/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
@@ -110,7 +107,7 @@ def _inspect(pid: int, pidfd: int) -> Process:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
             f"process {pid} ({comm}) belongs to uid {owner} and can't be opened by uid {os.geteuid()}",
-            f"sudo gotrace attach {pid}",
+            f"sudo gotrace attach {pid}" if os.geteuid() else "it is protected even from root (another user namespace, or no CAP_SYS_PTRACE)",
         ) from None
     except OSError as error:
         raise _gone_or(pid, f"/proc/{pid}/exe can't be opened: {error.strerror}") from None
@@ -123,7 +120,15 @@ def _inspect(pid: int, pidfd: int) -> Process:
         start_ticks=int(fields[19]),
         namespace_pid=int(status.get("NSpid", str(pid)).split()[-1]),
         threads=int(fields[17]),
+        auxv=auxv,
     )
+
+
+def _auxv(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/auxv").read_bytes()
+    except OSError:
+        return b""
 
 
 def _status(pid: int) -> dict[str, str]:
