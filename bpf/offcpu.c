@@ -186,6 +186,21 @@ static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u6
 	for (u32 i = 1; i < MAX_FRAMES; i++) {
 		if (!fp)
 			goto done;
+#if CGOCALLBACK_FRAME
+		/* C called back into Go: the saved frame pointer is C's, on another stack. On ours, behind cgocallback's frame,
+		 * lie the program counter and the frames of the call into C (runtime/asm_amd64.s: cgocallback, asmcgocall). */
+		if ((fp < lo || fp >= hi) && value->pcs[i - 1] >= CGOCALLBACK_LO && value->pcs[i - 1] < CGOCALLBACK_HI) {
+			u64 behind = below + CGOCALLBACK_FRAME + 8 + ASMCGOCALL_FRAME, cgocall = 0;
+			if (behind + 8 <= hi && !bpf_probe_read_user(&cgocall, 8, (void *)behind)) {
+				value->pcs[i] = cgocall;
+				hash = mix(hash, cgocall);
+				depth = i + 1;
+				below = behind + 8;
+				fp = behind + CGOCALL_FRAME;
+				continue;
+			}
+		}
+#endif
 		if (fp < below || fp + 16 > hi || bpf_probe_read_user(frame, sizeof(frame), (void *)fp)) {
 			value->flags |= STACK_UNREADABLE;
 			goto done;

@@ -169,8 +169,12 @@ class Session:
 
     # -- the trace -----------------------------------------------------------------------------------------------------
 
-    def run(self, progress: Callable[[Progress], None] | None = None) -> Profile:
+    def run(
+        self, started: Callable[[], None] | None = None, progress: Callable[[Progress], None] | None = None
+    ) -> Profile:
         """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
+
+        `started` is called once the window is open: what happens from then on is in the profile.
 
         Raises:
             GotraceError: a process can't be attached to, or the capture can't be written any more.
@@ -190,6 +194,8 @@ class Session:
         self._begin = time.monotonic()
         for process in self.processes:
             process.begin()
+        if started is not None:
+            started()
         self._follow(progress)
         for process in self.processes:
             self._put(process, *process.finish())

@@ -90,7 +90,7 @@ def attach(
             session.use_outputs(default_outputs(session.processes[0], datetime.now()))
         ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
         with ticker:
-            profile = session.run(ticker.update)
+            profile = session.run(ticker.started, ticker.update)
     if "-" in outputs:
         sys.stdout.write(render(profile, ".folded").decode())
         sys.stdout.flush()

@@ -198,6 +198,10 @@ class Pclntab:
         function = self.function_at(pc)
         return None if function is None or not function.pcsp else self._pcvalue(function, function.pcsp, pc)
 
+    def frame_size(self, function: Function) -> int:
+        """The largest `stack_delta` within `function`: its whole frame."""
+        return max((self._pcvalue(function, function.pcsp, pc) or 0 for pc in range(function.entry, function.end)), default=0)
+
     def _inlined_call(self, tree: int, index: int) -> tuple[int, int, int]:
         if self.magic == MAGIC_120:
             func_id, name_offset, parent_pc, _ = struct.unpack("<B3xiii", self.image.read(tree + 16 * index, 16))

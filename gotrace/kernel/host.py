@@ -109,11 +109,11 @@ def _compiles() -> str:
 
     from gotrace.gobin.layout import Layout
     from gotrace.kernel.program import Options, compile_program, definitions
-    from gotrace.plan.probes import Plan, ProbeSet, Range
+    from gotrace.plan.probes import Callback, Plan, ProbeSet, Range
 
     # Any layout will do for the verifier: the programs are loaded, not attached.
     layout = Layout(56, 64, 72, 96, 144, 152, 176)
-    plan = Plan(ProbeSet.COMPLETE, (), (), 1, *(Range(1, 2) for _ in range(5)))
+    plan = Plan(ProbeSet.COMPLETE, (), (), 1, *(Range(1, 2) for _ in range(5)), Callback(Range(1, 2), 32, 8, 64))
     start = monotonic()
     bpf = compile_program(definitions(plan, layout, 0, Options(max_goroutines=64, max_stacks=64, stream_ns=0, ring_pages=1)))
     try:

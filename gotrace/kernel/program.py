@@ -67,6 +67,9 @@ def definitions(plan: Plan, layout: Layout, bias: int, options: Options) -> dict
         "G_SCHED_BP": layout.g_sched_bp,
         "G_GOID": layout.g_goid,
         "G_WAITREASON": layout.g_waitreason,
+        "CGOCALLBACK_FRAME": plan.callback.frame,
+        "ASMCGOCALL_FRAME": plan.callback.asmcgocall_frame,
+        "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "MCALL": plan.mcall + bias,
         "MAX_FRAMES": MAX_FRAMES,
         "BUCKETS": BUCKETS,
@@ -96,6 +99,7 @@ def definitions(plan: Plan, layout: Layout, bias: int, options: Options) -> dict
         ("COROSWITCH", plan.coroswitch),
         ("ASYNC", plan.async_preempt),
         ("TEXT", plan.text),
+        ("CGOCALLBACK", plan.callback.cgocallback),
     ):
         shift = bias if where.high else 0
         defined[f"{name}_LO"], defined[f"{name}_HI"] = where.low + shift, where.high + shift

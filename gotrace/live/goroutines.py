@@ -196,5 +196,12 @@ def unwind(binary: GoBinary, bias: int, pc: int, stack: bytes) -> tuple[int, ...
         exact = function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
         pc = int.from_bytes(stack[position : position + 8], "little")
         position += 8
+        if function.name == "runtime.cgocallback":
+            # What cgocallback "returns" to is a mark of where the goroutine went into C (runtime/asm_amd64.s: gosave); the
+            # caller follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
+            found = binary.function("runtime.asmcgocall")
+            position += binary.table.frame_size(found[0]) if found else 0
+            pc = int.from_bytes(stack[position : position + 8], "little")
+            position += 8
         pcs.append(pc)
     return None

@@ -66,6 +66,18 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Where C called back into Go (runtime/asm_amd64.s: cgocallback): the goroutine's stack goes on behind a gap that frame
+    pointers do not cross. The sizes are those of the frames around it, cgocallback's in front, asmcgocall's (0 up to Go
+    1.20) and cgocall's behind; all 0 without cgo."""
+
+    cgocallback: Range = Range()
+    frame: int = 0
+    asmcgocall_frame: int = 0
+    cgocall_frame: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that the kernel side needs to know of a binary. Addresses are link-time."""
 
@@ -78,6 +90,7 @@ class Plan:
     coroswitch: Range
     async_preempt: Range
     text: Range
+    callback: Callback
 
 
 _STARTS = {
@@ -142,6 +155,7 @@ def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan
         coroswitch=_range(coroswitch[0]) if coroswitch else Range(),
         async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),
+        callback=_callback(binary),
     )
 
 
@@ -162,6 +176,13 @@ def _probe(
     if offset is None:
         raise BadBinary(f"{binary.image.name}: {symbol} lies outside the file")
     return Probe(role, symbol, program, site, offset, register, found_by)
+
+
+def _callback(binary: GoBinary) -> Callback:
+    if not binary.cgo:
+        return Callback()
+    functions = [_needed(binary, f"runtime.{name}")[0] for name in ("cgocallback", "asmcgocall", "cgocall")]
+    return Callback(_range(functions[0]), *(binary.table.frame_size(function) for function in functions))
 
 
 def _range(function: Function) -> Range:

@@ -11,7 +11,7 @@ from gotrace.render.text import format_duration, sanitize
 
 
 class Ticker:
-    """Context manager around a trace; `update` is its progress callback. Draws on a terminal only."""
+    """Context manager around a trace; `started` and `update` are its callbacks. Only a terminal shows the updates."""
 
     def __init__(self, console: Console, targets: list[Target], duration_ns: int, quiet: bool, verbose: int) -> None:
         self._console = console
@@ -22,8 +22,12 @@ class Ticker:
         self._live: Live | None = None
 
     def __enter__(self) -> Ticker:
+        return self
+
+    def started(self) -> None:
+        """Says what is traced, for how long and how to stop; the probes are live."""
         if self._quiet:
-            return self
+            return
         who = ", ".join(f"{t.pid} ({sanitize(t.comm)}, {sanitize(t.go_version)})" for t in self._targets[:4])
         if len(self._targets) > 4:
             who += f" and {len(self._targets) - 4} more"
@@ -38,7 +42,6 @@ class Ticker:
         if self._console.is_terminal:
             self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False)
             self._live.__enter__()
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:

@@ -1,0 +1,51 @@
+"""Every file format that a profile can be written as: a suffix names it, a pure function makes the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gotrace.errors import UsageError
+from gotrace.export.folded import render_folded
+from gotrace.export.summary_json import render_json
+from gotrace.profile.types import Profile
+from gotrace.render.html import render_html
+
+CAPTURE = ".gotrace"
+"""The capture itself: written while tracing, not rendered."""
+
+RENDERERS: dict[str, Callable[[Profile], bytes]] = {
+    ".folded": lambda profile: render_folded(profile).encode(),
+    ".html": render_html,
+    ".json": lambda profile: render_json(profile).encode(),
+}
+
+# Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
+_RESERVED = (".pb.gz", ".pftrace", ".speedscope.json", ".svg")
+
+
+def format_of(path: str) -> str:
+    """The format that `path`'s suffix asks for: a key of `RENDERERS`, or `CAPTURE`; ``-`` is folded text.
+
+    Raises `UsageError` where no format goes by that suffix.
+    """
+    if path == "-":
+        return ".folded"
+    name = path.rsplit("/", 1)[-1].lower()
+    known = sorted((*RENDERERS, CAPTURE, *_RESERVED), key=len, reverse=True)
+    suffix = next((suffix for suffix in known if name.endswith(suffix)), None)
+    if suffix is None or (suffix != CAPTURE and suffix not in RENDERERS):
+        raise _unknown(f"cannot tell a format that gotrace writes from the output's name: {path!r}")
+    return suffix
+
+
+def render(profile: Profile, suffix: str) -> bytes:
+    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format."""
+    renderer = RENDERERS.get(suffix)
+    if renderer is None:
+        raise _unknown(f"no format is rendered under the suffix {suffix!r}")
+    return renderer(profile)
+
+
+def _unknown(message: str) -> UsageError:
+    formats = " ".join((*sorted(RENDERERS), CAPTURE))
+    return UsageError(message, hint=f"end the name in one of {formats}, or write folded text to stdout with -o -")

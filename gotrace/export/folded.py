@@ -1,0 +1,41 @@
+"""Folded stacks, one a line, for flamegraph.pl, inferno, speedscope and anything that reads text."""
+
+from __future__ import annotations
+
+from gotrace.profile.types import Frame, Profile
+from gotrace.render.frames import reason_label
+from gotrace.render.text import sanitize
+from gotrace.vocabulary import FrameKind
+
+NAME_LIMIT = 1000
+"""Characters of one frame: readers that hold a line in memory survive a hostile symbol table."""
+
+_SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]"}
+
+
+def render_folded(profile: Profile) -> str:
+    """``root;…;leaf;[state: reason] NANOSECONDS``, sorted, equal stacks merged; the values add up to the profile's total.
+
+    The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel,
+    ``_[w]`` waker, ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes
+    ``:``; what is not printable becomes its escape.
+    """
+    several = len(profile.targets) > 1
+    process = {target.pid: _clean(f"{target.comm} ({target.pid})") for target in profile.targets}
+    lines: dict[str, int] = {}
+    for stack in profile.stacks:
+        parts = [process.get(stack.pid, f"({stack.pid})")] if several else []
+        parts += [_frame(frame) for frame in reversed(stack.frames)]
+        parts.append(_clean(reason_label(stack)))
+        line = ";".join(parts)
+        lines[line] = lines.get(line, 0) + stack.distribution.total_ns
+    return "".join(f"{line} {value}\n" for line, value in sorted(lines.items()))
+
+
+def _frame(frame: Frame) -> str:
+    suffix = _SUFFIX.get(frame.kind, "_[i]" if frame.inlined else "")
+    return _clean(frame.name or "(no name)") + suffix
+
+
+def _clean(name: str) -> str:
+    return sanitize(name, NAME_LIMIT).replace(";", ":")

@@ -1,0 +1,80 @@
+"""The summary as JSON (``--json``, ``-o x.json``): a public contract, so keys are only ever added."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from gotrace.profile.types import Distribution, Frame, Profile, StackStat
+from gotrace.vocabulary import Loss
+
+SCHEMA = 1
+
+
+def summary_dict(profile: Profile) -> dict[str, Any]:
+    """The summary as plain dicts and lists. All ``*_ns`` are int nanoseconds; frames are leaf first.
+
+    With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
+    """
+    several = len(profile.targets) > 1
+    total = profile.total()
+    result: dict[str, Any] = {
+        "gotrace": profile.version,
+        "schema": SCHEMA,
+        "target": asdict(profile.targets[0]) if profile.targets else None,
+        "window": asdict(profile.window),
+        "totals": {
+            "intervals": total.count,
+            "off_cpu_ns": total.total_ns,
+            "goroutines": profile.goroutines,
+            "by_state": {state.value: _weights(d) for state, d in profile.by_state().items()},
+            "by_reason": {reason: _weights(d) for reason, d in profile.by_reason().items()},
+        },
+        "losses": {loss.value: profile.losses.get(loss, 0) for loss in Loss},
+        "overhead": asdict(profile.overhead),
+        "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
+        "stacks": [_stack(stack, several) for stack in profile.stacks],
+    }
+    if several:
+        result["targets"] = [asdict(target) for target in profile.targets]
+    return result
+
+
+def render_json(profile: Profile) -> str:
+    """`summary_dict` as JSON text with a final newline; ASCII only, so a terminal that shows it acts on nothing."""
+    return json.dumps(summary_dict(profile), indent=1) + "\n"
+
+
+def _weights(distribution: Distribution) -> dict[str, int]:
+    return {
+        "count": distribution.count,
+        "total_ns": distribution.total_ns,
+        "p50_ns": distribution.percentile_ns(0.50),
+        "p90_ns": distribution.percentile_ns(0.90),
+        "p99_ns": distribution.percentile_ns(0.99),
+        "max_ns": distribution.max_ns,
+    }
+
+
+def _stack(stack: StackStat, several: bool) -> dict[str, Any]:
+    return {
+        **({"pid": stack.pid} if several else {}),
+        "frames": [_frame(frame) for frame in stack.frames],
+        "state": stack.state.value,
+        "reason": stack.reason,
+        **_weights(stack.distribution),
+        "jitter_ns": stack.distribution.jitter_ns,
+        "goroutines": stack.goroutines,
+        "in_progress": stack.in_progress,
+    }
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    return {
+        "name": frame.name,
+        "file": frame.file,
+        "line": frame.line,
+        "kind": frame.kind.value,
+        "inlined": frame.inlined,
+    }

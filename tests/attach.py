@@ -1,0 +1,67 @@
+"""Runs `gotrace attach` beside a workload, as a user does, and hands back what it printed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+
+class Attached:
+    """A running `gotrace attach`. Entering waits until its window is open; leaving ends it."""
+
+    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
+        self._command = [sys.executable, "-m", "gotrace", "attach", *map(str, arguments)]
+        self._environment = environment
+
+    def __enter__(self) -> Attached:
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self._environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        self.said = self.process.stderr.readline()
+        if not self.said.startswith("Tracing"):
+            self.process.kill()
+            raise AssertionError(f"gotrace did not start: {self.said}{self.process.stderr.read()}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if not stream.closed:
+                stream.close()
+
+    def end(self, number: int = signal.SIGINT, timeout: float = 60) -> str:
+        """Ends the trace with a signal and returns stdout; the exit code must be 0."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == 0, err
+        self.said += err
+        return out
+
+    def end_json(self) -> dict:
+        """`end` with the summary parsed (give --json)."""
+        return json.loads(self.end())
+
+
+def probes_of(pid: int) -> bool:
+    """Whether the process's code still holds a breakpoint where gotrace would have put one: reads it back and compares
+    it with the executable."""
+    from gotrace.errors import GotraceError
+    from gotrace.traced import TracedProcess
+
+    try:
+        traced = TracedProcess.prepare(pid)
+    except GotraceError as error:
+        raise AssertionError(f"{pid} can't be examined: {error}") from None
+    try:
+        ranges = [(p.site.entry + traced.bias, len(p.site.prologue)) for p in traced.plan.probes]
+        return any(
+            live != probe.site.prologue for probe, live in zip(traced.plan.probes, traced.memory.read_many(ranges))
+        )
+    finally:
+        traced.close()
+

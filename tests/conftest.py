@@ -1,0 +1,45 @@
+"""Test plumbing: what needs root and BPF says how to get it, and may not be skipped in CI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from gotrace.kernel.host import preflight  # noqa: E402
+from gotrace.errors import Refused  # noqa: E402
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("bpf") is None:
+        return
+    try:
+        preflight()
+    except Refused as error:
+        unavailable(f"needs root and BPF: {error} (remedy: {error.hint or 'sudo ./scripts/test'})")
+
+
+def unavailable(reason: str) -> None:
+    """Skips the test; in CI, where everything must be there, fails it."""
+    if os.environ.get("GOTRACE_CI") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def gotrace() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the real command line in a process of its own."""
+
+    def run(*arguments: object, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "gotrace", *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+            **options,
+        )
+
+    return run

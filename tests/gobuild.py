@@ -1,0 +1,65 @@
+"""Builds the Go fixture programs with every toolchain, in every variant, once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+CACHE = ROOT / ".cache"
+GO_VERSIONS = (ROOT / "scripts" / "go-versions").read_text().split()
+VARIANTS = ("plain", "stripped", "pie", "cgo")
+
+_FLAGS = {
+    "plain": ("0", []),
+    "stripped": ("0", ["-trimpath", "-ldflags=-s -w"]),
+    "pie": ("0", ["-buildmode=pie", "-trimpath", "-ldflags=-s -w"]),
+    "cgo": ("1", ["-ldflags=-linkmode=external"]),
+}
+
+
+def go_command(version: str) -> str:
+    """Path of the `go` of that version, installed if it is missing; raises CalledProcessError if it can't be had."""
+    return subprocess.run(
+        [ROOT / "scripts" / "go-toolchain", version], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def go_environment() -> dict[str, str]:
+    """Keeps Go to the toolchain it is told and to the checkout's cache."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO"))} | {
+        "GOTOOLCHAIN": "local", "GOENV": "off", "GOWORK": "off", "GO111MODULE": "on", "GOPROXY": "off",
+        "GOFLAGS": "-buildvcs=false", "GOCACHE": str(CACHE / "go-build"), "GOPATH": str(CACHE / "gopath"),
+        "XDG_CONFIG_HOME": str(CACHE / "config"), "HOME": str(CACHE),
+    }
+
+
+def build(program: str, version: str, variant: str) -> Path:
+    """The executable of tests/fixtures/`program`; a repeat with the same sources costs nothing.
+
+    Raises:
+        RuntimeError: the compiler's text.
+    """
+    source = FIXTURES / program
+    cgo, flags = _FLAGS[variant]
+    digest = hashlib.sha256(" ".join([cgo, *flags]).encode())
+    for path in sorted(source.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    binary = CACHE / "fixtures" / program / f"{version}-{variant}-{digest.hexdigest()[:12]}" / program
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    with open(binary.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            temporary = binary.with_suffix(".new")
+            result = subprocess.run(
+                [go_command(version), "build", *flags, "-o", temporary, "."], cwd=source, capture_output=True, text=True,
+                env=go_environment() | {"CGO_ENABLED": cgo},
+            )
+            if result.returncode:
+                raise RuntimeError(f"go {version} build of {program} ({variant}):\n{result.stdout}{result.stderr}")
+            temporary.rename(binary)
+    return binary

@@ -1,0 +1,113 @@
+"""Real traces of a program that times its own waits: counts exact, totals within 1 %, stacks equal to its own."""
+
+from __future__ import annotations
+
+import pytest
+from attach import Attached
+from gobuild import GO_VERSIONS, VARIANTS, build
+from workload import Workload
+
+pytestmark = pytest.mark.bpf
+
+LOSSES_THAT_MUST_BE_ZERO = (
+    "goroutine_table_full", "stack_table_full", "goroutine_set_full", "ring_full", "interval_lost", "stack_truncated",
+    "stack_unreadable", "start_while_stopped", "end_while_running", "missed_hits", "parked_unread", "unknown_function",
+)
+
+
+@pytest.fixture(scope="module", params=[(v, x) for v in GO_VERSIONS for x in VARIANTS], ids=lambda p: f"go{p[0]}-{p[1]}")
+def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], dict]:
+    """(what the program says of itself, what gotrace says of it)."""
+    version, variant = request.param
+    folder = tmp_path_factory.mktemp("waits")
+    with Workload(build("waits", version, variant)) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "waits.gotrace") as trace:
+            workload.send("go")
+            own = workload.read_json(60)
+            summary = trace.end_json()
+        code, _ = workload.finish()
+        assert code == 0
+    assert summary["target"]["stripped"] == (variant in ("stripped", "pie"))
+    assert summary["target"]["pie"] == (variant == "pie")
+    assert summary["target"]["cgo"] == (variant == "cgo")
+    assert summary["target"]["go_version"].startswith(f"go{version}")
+    return own, summary
+
+
+def go_frames(stack: dict) -> list[tuple[str, int]]:
+    """(function, line) leaf first, without the compiler's wrappers, which a program's own stacks leave out as well."""
+    return [(f["name"], f["line"]) for f in stack["frames"] if ".gowrap" not in f["name"]]
+
+
+def own_frames(scenario: dict) -> list[tuple[str, int]]:
+    """The program's stack, without the mark that the runtime puts where a goroutine went into C: nothing runs there."""
+    return [(f["function"], f["line"]) for f in scenario["stack"] if f["function"] != "runtime.systemstack_switch"]
+
+
+def stacks_at(summary: dict, own: dict) -> list[dict]:
+    """gotrace's stacks whose end, from the blocking function to the root, is the scenario's own stack."""
+    wanted = [name for name, _ in own_frames(own)]
+    return [
+        stack for stack in summary["stacks"]
+        if stack["state"] == own["state"] and stack["reason"] in own["reasons"]
+        and [name for name, _ in go_frames(stack)][-len(wanted):] == wanted
+    ]
+
+
+def test_waits_are_counted_and_timed_exactly(traced: tuple[list[dict], dict]) -> None:
+    own, summary = traced
+    wrong = []
+    for scenario in (s for s in own if s["exact"]):
+        stacks = stacks_at(summary, scenario)
+        count = sum(stack["count"] for stack in stacks)
+        total_ns = sum(stack["total_ns"] for stack in stacks)
+        # The program's clock stops a little after the goroutine runs again, so its own figure is the larger one.
+        if count != scenario["count"] or abs(total_ns - scenario["total_ns"]) > 0.01 * scenario["total_ns"]:
+            wrong.append((scenario["name"], scenario["count"], count, scenario["total_ns"], total_ns))
+    assert not wrong
+
+
+def test_callers_have_the_program_s_own_lines(traced: tuple[list[dict], dict]) -> None:
+    own, summary = traced
+    for scenario in (s for s in own if s["exact"]):
+        # The blocking function's own line differs by design: it notes its stack two lines before it blocks.
+        wanted = own_frames(scenario)[1:]
+        for stack in stacks_at(summary, scenario):
+            assert go_frames(stack)[-len(wanted):] == wanted, scenario["name"]
+
+
+def test_uncounted_ways_off_the_cpu_are_seen(traced: tuple[list[dict], dict]) -> None:
+    own, summary = traced
+    by_name = {scenario["name"]: scenario for scenario in own}
+    for name in ("preempted", "gosched"):
+        assert stacks_at(summary, by_name[name]), name
+    assert any(stack["reason"] == "IO wait" for stack in stacks_at(summary, by_name["net-write"]))
+    collect = [f["function"] for f in by_name["gc"]["stack"]]
+    assert any(
+        [name for name, _ in go_frames(stack)][-len(collect):] == collect for stack in summary["stacks"]
+    ), "runtime.GC"
+
+
+def test_a_goroutine_preempted_in_a_prologue_keeps_its_caller(traced: tuple[list[dict], dict]) -> None:
+    _, summary = traced
+    for stack in summary["stacks"]:
+        names = [name for name, _ in go_frames(stack)]
+        if "main.prologueLeaf" in names:
+            # fib-like recursion: below the leaf come only itself, its one caller and the goroutine's root.
+            first = names.index("main.prologueLeaf")
+            rest = [name for name in names[first:] if name != "main.prologueLeaf"]
+            assert rest == ["main.prologueCaller", "main.prologueSpinner.func1", "runtime.goexit"], names
+        elif "main.prologueCaller" in names:
+            first = names.index("main.prologueCaller")
+            assert names[first:] == ["main.prologueCaller", "main.prologueSpinner.func1", "runtime.goexit"], names
+
+
+def test_nothing_is_lost_and_the_state_machine_has_no_anomaly(traced: tuple[list[dict], dict]) -> None:
+    _, summary = traced
+    assert {name: summary["losses"][name] for name in LOSSES_THAT_MUST_BE_ZERO} == dict.fromkeys(LOSSES_THAT_MUST_BE_ZERO, 0)
+
+
+def test_two_traps_per_interval(traced: tuple[list[dict], dict]) -> None:
+    _, summary = traced
+    # Each goroutine's first run is a hit without an interval; with coroutines each stack growth as well.
+    assert 1.9 < summary["overhead"]["traps_per_interval"] < 2.6

@@ -1,0 +1,82 @@
+"""Runs a fixture program: waits until it is ready, talks to it over its pipes, always ends it."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import time
+from pathlib import Path
+
+
+class Workload:
+    """A running program that prints ``ready`` and ends when its stdin closes. A context manager."""
+
+    def __init__(self, binary: Path | str, *arguments: str) -> None:
+        self._command = [str(binary), *arguments]
+
+    def __enter__(self) -> Workload:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        )
+        self._buffer = b""
+        try:
+            line = self.read_line(20)
+            assert line.startswith("ready"), f"the program said {line!r}: {self._errors()}"
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, line: str) -> None:
+        self._process.stdin.write(line.encode() + b"\n")
+
+    def read_line(self, timeout_s: float) -> str:
+        """The next line of stdout; raises TimeoutError, or EOFError with the program's stderr if it has ended."""
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                raise TimeoutError(f"{self._command[0]} printed no line within {timeout_s} s")
+            chunk = self._process.stdout.read(65536)
+            if not chunk:
+                raise EOFError(f"{self._command[0]} ended: {self._errors()}")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def read_json(self, timeout_s: float) -> object:
+        return json.loads(self.read_line(timeout_s))
+
+    def finish(self, timeout_s: float = 20) -> tuple[int, str]:
+        """Closes stdin and returns (exit code, rest of stdout)."""
+        self._process.stdin.close()
+        rest = self._buffer + self._process.stdout.read()
+        code = self._process.wait(timeout_s)
+        return code, rest.decode()
+
+    def _errors(self) -> str:
+        self._process.kill()
+        return self._process.stderr.read().decode(errors="replace")[-3000:]
+
+    def _end(self) -> None:
+        if not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
