@@ -51,6 +51,7 @@ class TracedProcess:
     _members: dict[tuple, dict[tuple, KernelStack]] = field(default_factory=dict)
     _first_seen: dict[int, KernelStack] = field(default_factory=dict)
     _cut_goids: dict[tuple, set[int]] = field(default_factory=dict)
+    _ended: set[int] = field(default_factory=set)
     _cpu_start: int = 0
     _cpu_ns: int = 0
     goroutines: int = 0
@@ -219,9 +220,12 @@ class TracedProcess:
     def _read_parked(self, addresses: set[int]) -> dict[int, KernelStack]:
         """The goroutines among `addresses` that are off the CPU and have run before, as records without figures."""
         found: dict[int, KernelStack] = {}
+        self._ended = set()
         for attempt in range(_READ_TRIES):
             retry = set()
             for goroutine in self.reader.read(list(addresses)):
+                if goroutine.ended:
+                    self._ended.add(goroutine.address)
                 if goroutine.status not in OFF_CPU or not goroutine.has_run:
                     continue
                 pcs = self.reader.stack(goroutine)
@@ -240,6 +244,8 @@ class TracedProcess:
         table_full = self.losses.get(Loss.GOROUTINE_TABLE_FULL, 0)
         records: dict[tuple, KernelStack] = {}
         for g, interval in opened.items():
+            if alive and g in self._ended:
+                continue  # a coroutine that ended while stopped (coro.go: coroexit)
             record = parked.get(g)
             if record is None:
                 # Gone with its process, or its stack never made sense: the time is known, where it went is not.

@@ -8,7 +8,7 @@ from functools import cached_property
 from gotrace.errors import BadBinary
 from gotrace.gobin import layout as layouts
 from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_buildinfo
-from gotrace.gobin.derive import CodeFacts, derive, find_allgs, is_wrapper
+from gotrace.gobin.derive import CodeFacts, derive, find_allgs
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import MAGIC_120, Function, Pclntab
@@ -128,7 +128,7 @@ class GoBinary:
         """
         found = self.table.functions_named(name)
         if len(found) > 1:
-            found = [function for function in found if not is_wrapper(function)]
+            found = [function for function in found if function.func_id != self.table.wrapper_id]
         if not found:
             return None
         if len(found) > 1:

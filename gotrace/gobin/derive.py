@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from gotrace.gobin.image import Image
-from gotrace.gobin.pclntab import Function, Pclntab
+from gotrace.gobin.pclntab import Pclntab
 from gotrace.gobin.x86 import disassembler, instructions
 
 if TYPE_CHECKING:
@@ -144,9 +144,3 @@ def _rip_targets(insn: CsInsn) -> list[int]:
         for operand in insn.operands
         if operand.type == X86_OP_MEM and operand.mem.base == _rip_register()
     ]
-
-
-def is_wrapper(function: Function) -> bool:
-    """Whether the function is an ABI wrapper, going by its funcID (internal/abi/symtab.go: 21, 22 from Go 1.22, 23
-    from Go 1.25). Only meaningful among functions of the same name."""
-    return function.func_id in (21, 22, 23)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from gotrace.errors import BadBinary
 from gotrace.gobin.image import Image
@@ -162,6 +162,17 @@ class Pclntab:
             func_id=raw[-4],
             nfuncdata=raw[-1],
         )
+
+    @cached_property
+    def wrapper_id(self) -> int | None:
+        """The funcID of compiler-made wrappers in this binary (internal/abi/symtab.go: the last of the list, 21 to 23 by
+        version): newstack and goexit1 are assembly's ways into Go and have an ABI wrapper of the same name each."""
+        ids = set()
+        for name in ("runtime.newstack", "runtime.goexit1"):
+            functions = self.functions_named(name)
+            if len(functions) == 2:
+                ids.add(max(function.func_id for function in functions))
+        return ids.pop() if len(ids) == 1 else None
 
     # -- what a program counter means ------------------------------------------------------------------------------------
 

@@ -57,6 +57,11 @@ class Goroutine:
     stack_hi: int
 
     @property
+    def ended(self) -> bool:
+        """Its goroutine is gone and the g waits for the next one."""
+        return self.status in _EMPTY
+
+    @property
     def has_run(self) -> bool:
         """False for a goroutine that was created and waits for its first turn (sched.bp is still 0)."""
         return self.bp != 0 or self.status == Status.SYSCALL

@@ -118,5 +118,10 @@ class StackModel:
         return REASON_OF_KIND[kind]
 
     def calls(self, point: CodePoint) -> list[Call]:
-        """The calls that a point stands for, innermost first."""
+        """The calls that a point stands for, innermost first; [] outside Go code."""
         return self._binary.table.expand(point.pc, not point.exact)
+
+    def is_wrapper(self, call: Call) -> bool:
+        """Whether the compiler made the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out
+        (runtime/traceback.go: elideWrapperCalling)."""
+        return call.func_id == self._binary.table.wrapper_id

@@ -18,7 +18,8 @@ class Symbolizer:
         self.unknown = 0
 
     def frames(self, stack: GoStack) -> tuple[Frame, ...]:
-        """Leaf first; a stack whose root is missing ends in a frame of kind ``lost`` that says why."""
+        """Leaf first, without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost`` that
+        says why."""
         frames: list[Frame] = []
         for point in stack.points:
             frames += self._expand(point)
@@ -32,7 +33,9 @@ class Symbolizer:
             calls = self._model.calls(point)
             if calls:
                 known = tuple(
-                    Frame(call.function, call.file, call.line, kind_of(call.function), call.inlined) for call in calls
+                    Frame(call.function, call.file, call.line, kind_of(call.function), call.inlined)
+                    for call in calls
+                    if not self._model.is_wrapper(call)
                 )
             else:
                 self.unknown += 1

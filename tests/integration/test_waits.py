@@ -35,8 +35,8 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def go_frames(stack: dict) -> list[tuple[str, int]]:
-    """(function, line) leaf first, without the compiler's wrappers, which a program's own stacks leave out as well."""
-    return [(f["name"], f["line"]) for f in stack["frames"] if ".gowrap" not in f["name"]]
+    """(function, line), leaf first."""
+    return [(f["name"], f["line"]) for f in stack["frames"]]
 
 
 def own_frames(scenario: dict) -> list[tuple[str, int]]:
@@ -108,6 +108,8 @@ def test_nothing_is_lost_and_the_state_machine_has_no_anomaly(traced: tuple[list
 
 
 def test_two_traps_per_interval(traced: tuple[list[dict], dict]) -> None:
-    _, summary = traced
-    # Each goroutine's first run is a hit without an interval; with coroutines each stack growth as well.
-    assert 1.9 < summary["overhead"]["traps_per_interval"] < 2.6
+    own, summary = traced
+    # A goroutine's first run is a hit without an interval. With coroutines (Go 1.23) the end is gogo, which each growth
+    # of a stack and each request to preempt passes as well: how often is the workload's business.
+    coroutines = any(scenario["name"] == "coroutine" for scenario in own)
+    assert 1.9 < summary["overhead"]["traps_per_interval"] < (10 if coroutines else 2.2)

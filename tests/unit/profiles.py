@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gotrace.model.histogram import bucket_of
+from gotrace.histogram import bucket_of
 from gotrace.profile.types import Distribution, Frame, Hotspot, Overhead, Profile, StackStat, Target, Window
 from gotrace.vocabulary import FrameKind, Loss, State
 
