@@ -33,7 +33,7 @@ class Symbolizer:
             calls = self._model.calls(point)
             if calls:
                 known = tuple(
-                    Frame(call.function, call.file, call.line, kind_of(call.function), call.inlined)
+                    Frame(shown_name(call.function), call.file, call.line, kind_of(call.function), call.inlined)
                     for call in calls
                     if not self._model.is_wrapper(call)
                 )
@@ -47,3 +47,9 @@ class Symbolizer:
 def kind_of(function: str) -> FrameKind:
     """``runtime`` for the functions of package runtime and its internals, else ``go``."""
     return FrameKind.RUNTIME if function.startswith(_RUNTIME_PREFIXES) else FrameKind.GO
+
+
+def shown_name(function: str) -> str:
+    """The name as Go's tracebacks print it: type arguments as ``[...]`` (runtime/traceback.go: printFuncName)."""
+    start, end = function.find("["), function.rfind("]")
+    return function[:start] + "[...]" + function[end + 1 :] if 0 <= start < end else function

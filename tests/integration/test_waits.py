@@ -19,8 +19,8 @@ LOSSES_THAT_MUST_BE_ZERO = (
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], dict]:
     """(what the program says of itself, what gotrace says of it)."""
     version, variant = request.param
-    folder = tmp_path_factory.mktemp("waits")
-    with Workload(build("waits", version, variant)) as workload:
+    folder = tmp_path_factory.mktemp("selftimed")
+    with Workload(build("selftimed", version, variant)) as workload:
         with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "waits.gotrace") as trace:
             workload.send("go")
             own = workload.read_json(60)

@@ -18,12 +18,12 @@ everywhere = pytest.mark.parametrize("variant", VARIANTS)
 every_go = pytest.mark.parametrize("version", GO_VERSIONS)
 
 
-def data_of(version: str, variant: str, program: str = "waits") -> bytes:
+def data_of(version: str, variant: str, program: str = "selftimed") -> bytes:
     return build(program, version, variant).read_bytes()
 
 
 def binary_of(version: str, variant: str) -> GoBinary:
-    return GoBinary(Image(data_of(version, variant), "waits"))
+    return GoBinary(Image(data_of(version, variant), "selftimed"))
 
 
 @every_go
