@@ -90,7 +90,10 @@ def test_lines_equal_go_tool_addr2line(version: str) -> None:
         # addr2line names the physical function, with the file and line of the innermost call.
         calls = binary.table.expand(address, is_return_address=False)
         assert calls[-1].function == name
-        assert f"{calls[0].file}:{calls[0].line}" == place, hex(address)
+        if calls[0].file:
+            assert f"{calls[0].file}:{calls[0].line}" == place, hex(address)
+        else:  # padding behind the last instruction
+            assert place.endswith((":0", ":-1")), hex(address)
 
 
 @pytest.mark.parametrize("version", GO_VERSIONS)
@@ -101,9 +104,9 @@ def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str) -> 
         binary = open_binary("selftimed", version, variant)
         for probe in make_plan(binary).probes:
             text = go_tool(version, "objdump", "-s", f"^{re.escape(probe.symbol)}(.abi0)?$", binary.image.name)
-            line = next(line for line in text.splitlines() if f"{probe.site.address:#x}\t" in line)
-            code = line.split("\t")[2].strip() if "\t" in line else ""
-            assert probe.site.prologue.endswith(bytes.fromhex(code)), line
+            found = re.search(rf"{probe.site.address:#x}\s+([0-9a-f]+)\s+(\S+)", text)
+            assert found, f"{probe.symbol}: no instruction at {probe.site.address:#x}"
+            assert probe.site.prologue.endswith(bytes.fromhex(found.group(1))), found.group(0)
             assert probe.site.kind in ("jcc", "jmp", "push")
 
 

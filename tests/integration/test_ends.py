@@ -1,0 +1,148 @@
+"""However a trace ends, the target goes on unharmed, no probe stays, and the capture is valid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from attach import Attached, probes_of
+from gobuild import build
+from workload import Workload
+
+from gotrace.capture.reader import read_capture
+from gotrace.vocabulary import Loss
+
+pytestmark = pytest.mark.bpf
+
+ROUNDS = 100
+# The churn's recursion is deeper than the walk goes: counted, as it must be.
+SHALLOW = {Loss.STACK_TRUNCATED}
+
+
+@pytest.fixture
+def churn():
+    with Workload(build("churn", "1.27.3", "stripped")) as workload:
+        yield workload
+
+
+def progress(workload: Workload) -> int:
+    workload.send("p")
+    return int(workload.read_line(20).split()[1])
+
+
+def is_healthy(workload: Workload) -> None:
+    before = progress(workload)
+    time.sleep(0.05)
+    assert progress(workload) > before
+    assert not probes_of(workload.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_normally(churn: Workload, tmp_path: Path, number: int) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture, "-o", tmp_path / "x.html") as trace:
+        time.sleep(0.3)
+        trace.end(number)
+    profile = read_capture(capture)
+    assert profile.complete and profile.stacks
+    assert (tmp_path / "x.html").stat().st_size > 1000
+    is_healthy(churn)
+
+
+def test_the_duration_ends_it(churn: Workload, tmp_path: Path, gotrace) -> None:
+    result = gotrace("attach", churn.pid, "-d", "500ms", "-o", tmp_path / "x.gotrace")
+    assert result.returncode == 0, result.stderr
+    profile = read_capture(tmp_path / "x.gotrace")
+    assert 500_000_000 <= profile.window.duration_ns < 2_000_000_000
+    is_healthy(churn)
+
+
+def test_kill_9_leaves_a_valid_capture(churn: Workload, tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        time.sleep(2.5)
+        trace.process.send_signal(signal.SIGKILL)
+        trace.process.wait()
+    profile = read_capture(capture)
+    assert not profile.complete
+    assert profile.window.duration_ns > 1_000_000_000
+    assert profile.stacks and sum(s.distribution.count for s in profile.stacks) > 100
+    with sqlite3.connect(capture) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    is_healthy(churn)
+
+
+def test_the_target_s_exit_ends_it(tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("selftimed", "1.27.3", "stripped"), "-scenarios", "sleep") as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            workload.send("go")
+            workload.read_json(20)
+            workload.finish()
+            trace.process.wait(20)
+            assert trace.process.returncode == 0
+    profile = read_capture(capture)
+    assert profile.complete
+    sleeps = [stack for stack in profile.stacks if stack.reason == "sleep" and any(f.name == "main.sleepOnce" for f in stack.frames)]
+    assert sum(stack.distribution.count for stack in sleeps) == 40
+    # The runtime's own goroutines were parked all the time: their stacks were read while the process lived.
+    assert any(stack.reason == "force gc (idle)" for stack in profile.stacks)
+
+
+def test_exec_ends_it(tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("execer", "1.27.3", "stripped")) as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            workload.send("exec")
+            trace.process.wait(20)
+            assert trace.process.returncode == 0
+        assert read_capture(capture).complete
+        # The new program is the same executable: probes left in the file would be hit there.
+        assert workload.read_line(10).startswith("ready again")
+        assert not probes_of(workload.pid)
+
+
+@pytest.mark.slow
+def test_attach_and_detach_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
+    from gotrace.session import AttachOptions, Session
+
+    for number in range(ROUNDS):
+        options = AttachOptions((churn.pid,), duration_ns=30_000_000, outputs=(str(tmp_path / f"{number}.gotrace"),))
+        with Session(options) as session:
+            session.prepare()
+            profile = session.run()
+        assert profile.stacks
+        assert {loss: n for loss, n in profile.losses.items() if n and loss not in SHALLOW} == {}, number
+    is_healthy(churn)
+    code, rest = churn.finish()
+    assert code == 0 and rest.startswith("ok"), rest
+
+
+@pytest.mark.slow
+def test_kill_9_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
+    for number in range(ROUNDS):
+        child = os.fork()
+        if child == 0:
+            _trace_until_killed(churn.pid, tmp_path / f"{number}.gotrace")
+        # Wherever it is: loading, attaching, tracing.
+        time.sleep(0.15 + 0.006 * number)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    is_healthy(churn)
+    code, rest = churn.finish()
+    assert code == 0 and rest.startswith("ok"), rest
+
+
+def _trace_until_killed(pid: int, capture: Path) -> None:
+    from gotrace.session import AttachOptions, Session
+
+    try:
+        with Session(AttachOptions((pid,), duration_ns=0, outputs=(str(capture),))) as session:
+            session.prepare()
+            session.run()
+    finally:
+        os._exit(1)
