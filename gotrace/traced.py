@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +27,8 @@ from gotrace.vocabulary import Loss, StartKind
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
-_READ_TRIES = 3
+_READ_TRIES = 5
+_RETRY_S = 0.002
 
 
 @dataclass
@@ -189,6 +191,7 @@ class TracedProcess:
         try:
             if alive:
                 parked = self._read_parked(set(self.reader.addresses()))
+                parked |= self._read_elusive(parked)
         except (ProcessLookupError, PermissionError):
             alive = False
         tracer.stop()
@@ -220,7 +223,6 @@ class TracedProcess:
     def _read_parked(self, addresses: set[int]) -> dict[int, KernelStack]:
         """The goroutines among `addresses` that are off the CPU and have run before, as records without figures."""
         found: dict[int, KernelStack] = {}
-        self._ended = set()
         for attempt in range(_READ_TRIES):
             retry = set()
             for goroutine in self.reader.read(list(addresses)):
@@ -236,6 +238,18 @@ class TracedProcess:
             addresses = retry
             if not addresses:
                 break
+        return found
+
+    def _read_elusive(self, parked: dict[int, KernelStack]) -> dict[int, KernelStack]:
+        """Those whose interval is open but who were missed, their stack being moved (_Gcopystack) at the moment."""
+        found: dict[int, KernelStack] = {}
+        for _ in range(_READ_TRIES):
+            opened, _known = self.tracer.read_open()
+            missing = opened.keys() - parked.keys() - found.keys() - self._ended
+            if not missing:
+                break
+            time.sleep(_RETRY_S)
+            found |= self._read_parked(missing)
         return found
 
     def _cut_off(self, parked: dict[int, KernelStack], alive: bool) -> list[KernelStack]:

@@ -117,9 +117,9 @@ def _compiles() -> str:
     start = monotonic()
     bpf = compile_program(definitions(plan, layout, 0, Options(max_goroutines=64, max_stacks=64, stream_ns=0, ring_pages=1)))
     try:
-        for name in ("start_park", "end_execute", "end_gogo"):
+        for name in (b"start_park", b"end_execute", b"end_gogo"):
             bpf.load_func(name, bpf.KPROBE)
-        bpf.attach_raw_tracepoint("sched_process_exec", "target_exec")
+        bpf.attach_raw_tracepoint(b"sched_process_exec", b"target_exec")
     except Exception as error:
         raise OSError(errno.EPERM, f"the kernel refuses the programs: {error}") from None
     finally:

@@ -119,7 +119,7 @@ def compile_program(defined: dict[str, int]) -> BPF:
     bpf_class = import_bcc()
     flags = [f"-I{folder}", "-Wno-everything"]
     flags += [f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}" for name, value in sorted(defined.items())]
-    source = (folder / "offcpu.c").read_text()
+    source = (folder / "offcpu.c").read_bytes()
     with _captured_stderr() as said:
         try:
             return bpf_class(text=source, cflags=flags)

@@ -58,13 +58,13 @@ class Tracer:
         self._bpf = compile_program(self._definitions)
         try:
             self._programs = {
-                name: self._bpf.load_func(name, self._bpf.KPROBE).fd for name in {p.program for p in self._plan.probes}
+                name: self._bpf.load_func(name.encode(), self._bpf.KPROBE).fd for name in {p.program for p in self._plan.probes}
             }
         except Exception as error:
             raise Refused(f"the kernel's verifier refused a BPF program: {error}", "gotrace doctor") from None
-        self._fds = {name: self._bpf[name].map_fd for name in ("intervals", "goroutines", "members")}
+        self._fds = {name: self._bpf[name.encode()].map_fd for name in ("intervals", "goroutines", "members")}
         if self._streaming:
-            self._bpf["events"].open_ring_buffer(self._on_event)
+            self._bpf[b"events"].open_ring_buffer(self._on_event)
 
     def attach(self) -> None:
         """Places the probes; they record nothing before `begin`.
@@ -76,7 +76,7 @@ class Tracer:
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
             # bcc attaches this one by bpf(BPF_RAW_TRACEPOINT_OPEN): no tracefs.
-            self._bpf.attach_raw_tracepoint("sched_process_exec", "target_exec")
+            self._bpf.attach_raw_tracepoint(b"sched_process_exec", b"target_exec")
         except Exception as error:
             raise Refused(f"the raw tracepoint sched_process_exec can't be attached: {error}", "gotrace doctor") from None
         for probe in self._plan.probes:
@@ -170,7 +170,7 @@ class Tracer:
 
     def read_stats(self) -> dict[Stat, int]:
         """All counters, summed over the CPUs."""
-        table = self._bpf["stats"]
+        table = self._bpf[b"stats"]
         return {stat: sum(table[ct.c_int(stat.value)]) for stat in Stat}
 
     def losses(self) -> dict[Loss, int]:
@@ -184,11 +184,11 @@ class Tracer:
         self._events.append(KernelEvent(event.start_ns, event.duration_ns, event.goid, key))
 
     def _config(self) -> Config:
-        value = self._bpf["config"][ct.c_int(0)]
+        value = self._bpf[b"config"][ct.c_int(0)]
         return Config(value.phase, value.window_start_ns, value.window_end_ns, value.tgid, value.execed)
 
     def _set(self, **fields: int) -> None:
-        table = self._bpf["config"]
+        table = self._bpf[b"config"]
         table[ct.c_int(0)] = table.Leaf(**{name: fields.get(name, 0) for name, _ in Config._fields_})
 
 

@@ -43,10 +43,10 @@ def print_summary(profile: Profile, console: Console, top: int = 10) -> None:
     else:
         states = {state.value: distribution for state, distribution in profile.by_state().items()}
         if len(states) > 1:
-            console.print(_table("state", states, total))
+            console.print(_table("state", states, total, console.width))
             console.print()
         reasons = {reason or "(none)": distribution for reason, distribution in profile.by_reason().items()}
-        console.print(_table("reason", dict(list(reasons.items())[:REASONS_SHOWN]), total))
+        console.print(_table("reason", dict(list(reasons.items())[:REASONS_SHOWN]), total, console.width))
         if len(reasons) > REASONS_SHOWN:
             rest = sum(distribution.total_ns for distribution in list(reasons.values())[REASONS_SHOWN:])
             more = f"and {len(reasons) - REASONS_SHOWN} more reasons, {format_duration(rest)} together"
@@ -79,7 +79,9 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     console.print()
 
 
-def _table(title: str, rows: Mapping[str, Distribution], total: Distribution) -> Table:
+def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, width: int) -> Table:
+    # The figures need up to 58 columns; rich would shrink those as well to make room for a long name.
+    room = min(60, max(12, width - 58))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=10)
     for heading in ("count", "total", "share", "p50", "p99", "max"):
@@ -93,7 +95,7 @@ def _table(title: str, rows: Mapping[str, Distribution], total: Distribution) ->
             format_duration(distribution.percentile_ns(0.99)),
             format_duration(distribution.max_ns),
         ]
-        table.add_row(Text(sanitize(name, 60), "cyan"), *(Text(cell) for cell in cells))
+        table.add_row(Text(sanitize(name, room), "cyan"), *(Text(cell) for cell in cells))
     return table
 
 
@@ -134,6 +136,8 @@ def _print_stack(rank: int, stack: StackStat, total: Distribution, console: Cons
         line.append(f"  {comm.get(stack.pid, '?')} ({stack.pid})", "dim")
     if stack.goid is not None:
         line.append(f"  goroutine {stack.goid}", "dim")
+    if stack.in_progress:
+        line.append(f"  ({stack.in_progress:,} in progress)", "dim")
     _print_line(line, console)
     figures = [
         f"count {distribution.count:,}",
@@ -142,8 +146,6 @@ def _print_stack(rank: int, stack: StackStat, total: Distribution, console: Cons
         f"max {format_duration(distribution.max_ns)}",
         f"goroutines {stack.goroutines:,}",
     ]
-    if stack.in_progress:
-        figures.append(f"in progress {stack.in_progress:,}")
     _print_line(Text("    " + "  ".join(figures)), console)
     for frame_line in _frame_lines(stack, console.width):
         _print_line(frame_line, console)
@@ -166,7 +168,9 @@ def _frame_lines(stack: StackStat, width: int) -> Iterable[Text]:
     if start:
         yield Text(f"      … {start} more towards the leaf", "dim")
     for index, frame in enumerate(shown, start):
-        where = f"{sanitize(frame.file, 200).rsplit('/', 1)[-1]}:{frame.line}" if frame.file and index == place else ""
+        where = ""
+        if frame.file and index == place:
+            where = f"{sanitize(frame.file.rsplit('/', 1)[-1], 30)}:{frame.line}"
         room = width - 6 - (len(where) + 2 if where else 0)
         line = Text("      ")
         line.append(sanitize(frame.name, max(20, room)), "bold" if index == place else _FRAME_STYLE.get(frame.kind, ""))
