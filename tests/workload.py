@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import subprocess
 import time
@@ -12,12 +14,15 @@ from pathlib import Path
 class Workload:
     """A running program that prints ``ready`` and ends when its stdin closes. A context manager."""
 
-    def __init__(self, binary: Path | str, *arguments: str) -> None:
+    def __init__(self, binary: Path | str, *arguments: str, undisturbed: bool = False) -> None:
+        """`undisturbed`: other processes of the machine do not take the CPU from it (real-time priority, if we may)."""
         self._command = [str(binary), *arguments]
+        self._undisturbed = undisturbed
 
     def __enter__(self) -> Workload:
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+            preexec_fn=_real_time if self._undisturbed else None,
         )
         self._buffer = b""
         try:
@@ -80,3 +85,8 @@ class Workload:
             self._process.wait()
         self._process.stdout.close()
         self._process.stderr.close()
+
+
+def _real_time() -> None:
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

@@ -1,4 +1,4 @@
-"""What a reader wants to see of a stack: whose goroutine it is, which frames are only the runtime's waiting machinery."""
+"""What a reader wants to see of a stack: whose goroutine it is, and which frames are only the machinery of waiting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOTS = frozenset({"runtime.goexit", "runtime.goexit0", "runtime.goexit.abi0"})
 
 
 def is_runtime(frame: Frame) -> bool:
-    """The frame is of the Go runtime, also where another package's name is linked to it (``sync.runtime_Semacquire``)."""
+    """The frame is of the Go runtime, also under a name linked into another package (``sync.runtime_Semacquire``)."""
     if frame.kind is FrameKind.RUNTIME:
         return True
     if frame.kind is not FrameKind.GO:

@@ -1,9 +1,9 @@
 """The interactive flame graph: one HTML file that works offline, whatever the target calls its functions.
 
 The page's data is column-oriented JSON with every string, function, frame and common stack prefix stored once; the
-script in ``assets/flamegraph.js`` is its only reader. Names reach the page only as JSON text inside a data block and
-leave it only through textContent and canvas; the Content-Security-Policy names the hashes of the one script and the one
-style sheet, so nothing else could run even if an escape were missed.
+scripts in ``assets`` are its only readers. Names reach the page only as JSON text inside a data block and
+leave it only through textContent and canvas; the Content-Security-Policy names the hashes of the two scripts and the
+one style sheet, so nothing else could run even if an escape were missed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ _PLAIN, _RUNTIME, _GOEXIT = 0, 1, 2
 def render_html(profile: Profile) -> bytes:
     """A self-contained HTML page (UTF-8) with the flame graph, the table of top stacks, totals and losses."""
     assets = files("gotrace.render") / "assets"
-    style, script, page = (
-        (assets / f"flamegraph.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html")
+    style, tree, script, page = (
+        (assets / name).read_text(encoding="utf-8")
+        for name in ("flamegraph.css", "tree.js", "flamegraph.js", "flamegraph.html")
     )
     data = json.dumps(_page_data(profile), separators=(",", ":"))
     policy = (
-        f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
+        f"default-src 'none'; script-src 'sha256-{_digest(tree)}' 'sha256-{_digest(script)}'; "
+        f"style-src 'sha256-{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {
@@ -48,6 +50,7 @@ def render_html(profile: Profile) -> bytes:
         "STYLE": style,
         # json.dumps has escaped all that is not ASCII, U+2028 and U+2029 with it.
         "DATA": data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+        "TREE": tree,
         "SCRIPT": script,
     }
     # One pass, so that a function called {{SCRIPT}} stays one.

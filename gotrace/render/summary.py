@@ -66,7 +66,7 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         console.print(line)
     line = Text()
     line.append(format_duration(total.total_ns), "bold")
-    line.append(f" off the CPU in {total.count:,} intervals of {profile.goroutines:,} goroutines")
+    line.append(f" off the CPU in {_counted(total.count, 'interval')} of {_counted(profile.goroutines, 'goroutine')}")
     console.print(line)
     if profile.window.attached_ns < profile.window.duration_ns:
         attached = format_share(profile.window.attached_ns, profile.window.duration_ns)
@@ -106,7 +106,7 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
     shown = own[:top]
     if shown:
         shown_ns = sum(stack.distribution.total_ns for stack in shown)
-        heading = Text(f"Top {len(shown)} of {len(own):,} stacks", "bold")
+        heading = Text(f"Top {len(shown)} of {_counted(len(own), 'stack')}", "bold")
         heading.append(f" ({format_share(shown_ns, total.total_ns)} of off-CPU time)", "not bold")
         console.print(heading)
         comm = {target.pid: sanitize(target.comm, 40) for target in profile.targets} if len(profile.targets) > 1 else {}
@@ -118,8 +118,8 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
         console.print(
             Text(
                 f"Runtime goroutines (GC, scavenger, …): {format_duration(idle.total_ns)}, "
-                f"{format_share(idle.total_ns, total.total_ns)}, in {len(background):,} stacks not listed here; "
-                "totals and shares count them.",
+                f"{format_share(idle.total_ns, total.total_ns)}, in {_counted(len(background), 'stack')} not listed "
+                "here; totals and shares count them.",
                 "dim",
             )
         )
@@ -215,6 +215,10 @@ def _print_overhead(profile: Profile, console: Console) -> None:
             "dim",
         )
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _merged(stacks: Iterable[StackStat]) -> Distribution:

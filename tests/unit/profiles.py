@@ -50,22 +50,34 @@ def durations(values: Iterable[int]) -> Distribution:
     return result
 
 
-def stat(frames: Iterable[Frame], values: Iterable[int], state: State = State.WAITING, reason: str = "",
-         goroutines: int = 1, in_progress: int = 0, pid: int = 4242) -> StackStat:
+def stat(
+    frames: Iterable[Frame],
+    values: Iterable[int],
+    state: State = State.WAITING,
+    reason: str = "",
+    goroutines: int = 1,
+    in_progress: int = 0,
+    pid: int = 4242,
+) -> StackStat:
     return StackStat(tuple(frames), state, reason, durations(values), goroutines, in_progress, pid=pid)
 
 
 def target(pid: int = 4242, comm: str = "shop") -> Target:
-    return Target(pid, f"/srv/{comm}/bin/{comm}", comm, "go1.26.6", "buildinfo", "9f86d081884c7d65", True, False, False,
-                  "amd64")
+    return Target(
+        pid, f"/srv/{comm}/bin/{comm}", comm, "go1.26.6", "buildinfo", "9f86d081884c7d65", True, False, False, "amd64"
+    )
 
 
-def profile(stacks: list[StackStat], targets: list[Target] | None = None, losses: dict[Loss, int] | None = None,
-            **more: object) -> Profile:
+def profile(
+    stacks: list[StackStat], targets: list[Target] | None = None, losses: dict[Loss, int] | None = None, **more: object
+) -> Profile:
     ordered = sorted(stacks, key=lambda stack: -stack.distribution.total_ns)
     return Profile(
-        version="0.1.0", targets=targets if targets is not None else [target()],
-        window=Window("2026-03-01T03:14:15.926Z", 10 * S, "exact", 10 * S), stacks=ordered, losses=losses or {},
+        version="0.1.0",
+        targets=targets if targets is not None else [target()],
+        window=Window("2026-03-01T03:14:15.926Z", 10 * S, "exact", 10 * S),
+        stacks=ordered,
+        losses=losses or {},
         goroutines=sum(stack.goroutines for stack in stacks),
         **more,  # type: ignore[arg-type]
     )
@@ -77,7 +89,7 @@ def spread(low: int, high: int, count: int) -> list[int]:
 
 
 def shop(pid: int = 4242) -> list[StackStat]:
-    """A web shop: handlers behind a mutex, a slow database over TCP, a pipeline, timers, files, and the runtime's own."""
+    """A web shop: handlers behind a mutex, a slow database over TCP, a pipeline, timers, files, the runtime's own."""
     src = "/srv/shop/src"
     serve = [
         go("net/http.HandlerFunc.ServeHTTP", "/usr/lib/go/src/net/http/server.go", 2294),
@@ -88,14 +100,17 @@ def shop(pid: int = 4242) -> list[StackStat]:
         GOEXIT,
     ]
     mutex = [
-        GOPARK, runtime("goparkunlock", line=441), runtime("semacquire1", "sema.go", 188),
+        GOPARK,
+        runtime("goparkunlock", line=441),
+        runtime("semacquire1", "sema.go", 188),
         Frame("internal/sync.runtime_SemacquireMutex", "/usr/lib/go/src/runtime/sema.go", 95, FrameKind.RUNTIME),
         go("internal/sync.(*Mutex).lockSlow", "/usr/lib/go/src/internal/sync/mutex.go", 149),
         go("internal/sync.(*Mutex).Lock", "/usr/lib/go/src/internal/sync/mutex.go", 70, inlined=True),
         go("sync.(*Mutex).Lock", "/usr/lib/go/src/sync/mutex.go", 46, inlined=True),
     ]
     poll = [
-        GOPARK, runtime("netpollblock", "netpoll.go", 575),
+        GOPARK,
+        runtime("netpollblock", "netpoll.go", 575),
         Frame("internal/poll.runtime_pollWait", "/usr/lib/go/src/runtime/netpoll.go", 351, FrameKind.RUNTIME),
         go("internal/poll.(*pollDesc).wait", "/usr/lib/go/src/internal/poll/fd_poll_runtime.go", 84),
         go("internal/poll.(*pollDesc).waitRead", "/usr/lib/go/src/internal/poll/fd_poll_runtime.go", 89, inlined=True),
@@ -104,47 +119,142 @@ def shop(pid: int = 4242) -> list[StackStat]:
         go("net.(*conn).Read", "/usr/lib/go/src/net/net.go", 194),
     ]
     query = [
-        go("main.(*DB).roundTrip", f"{src}/db.go", 71), go("main.(*DB).Query", f"{src}/db.go", 44),
-        go("main.(*Server).product", f"{src}/handlers.go", 118), *serve,
+        go("main.(*DB).roundTrip", f"{src}/db.go", 71),
+        go("main.(*DB).Query", f"{src}/db.go", 44),
+        go("main.(*Server).product", f"{src}/handlers.go", 118),
+        *serve,
     ]
     kernel = [
-        Frame("schedule", kind=FrameKind.KERNEL), Frame("pipe_read", kind=FrameKind.KERNEL),
-        Frame("vfs_read", kind=FrameKind.KERNEL), Frame("ksys_read", kind=FrameKind.KERNEL),
+        Frame("schedule", kind=FrameKind.KERNEL),
+        Frame("pipe_read", kind=FrameKind.KERNEL),
+        Frame("vfs_read", kind=FrameKind.KERNEL),
+        Frame("ksys_read", kind=FrameKind.KERNEL),
         Frame("read(fd 7 → pipe:[88123])", kind=FrameKind.SYSCALL),
     ]
     return [
         stat([*poll, *query], spread(900 * US, 48 * MS, 1200), reason="IO wait", goroutines=16, in_progress=9, pid=pid),
         stat([*poll, *query], spread(2 * US, 3 * MS, 900), State.NETPOLL, "IO wait", 16, pid=pid),
-        stat([*mutex, go("main.(*Cache).Get", f"{src}/cache.go", 33), go("main.(*Server).product", f"{src}/handlers.go", 112),
-              *serve], spread(40 * US, 95 * MS, 700), reason="sync.Mutex.Lock", goroutines=16, in_progress=3, pid=pid),
-        stat([*mutex, go("main.(*Cache).Put", f"{src}/cache.go", 51), go("main.(*Server).basket", f"{src}/handlers.go", 160),
-              *serve], spread(40 * US, 60 * MS, 210), reason="sync.Mutex.Lock", goroutines=14, pid=pid),
-        stat([GOPARK, runtime("chanrecv", "chan.go", 664), runtime("chanrecv2", "chan.go", 511),
-              go("main.stage", f"{src}/pipeline.go", 27), go("main.main.gowrap2", f"{src}/main.go", 58), GOEXIT],
-             spread(200 * US, 21 * MS, 800), reason="chan receive", goroutines=4, in_progress=4, pid=pid),
-        stat([GOPARK, runtime("selectgo", "select.go", 351), go("main.(*Server).sweep", f"{src}/sweep.go", 19),
-              go("main.main.func3", f"{src}/main.go", 66), GOEXIT], [10 * S - 5 * MS], reason="select", in_progress=1,
-             pid=pid),
-        stat([GOPARK, runtime("timeSleep", "time.go", 338), go("main.main", f"{src}/main.go", 90), runtime("main"),
-              GOEXIT], [S] * 9 + [999 * MS], reason="sleep", in_progress=1, pid=pid),
-        stat([*kernel, go("syscall.read", "/usr/lib/go/src/syscall/zsyscall_linux_amd64.go", 736),
-              go("os.(*File).Read", "/usr/lib/go/src/os/file.go", 124), go("main.tail", f"{src}/tail.go", 22), GOEXIT],
-             spread(MS, 90 * MS, 60), State.SYSCALL, "read", pid=pid),
-        stat([runtime("gosched_m"), runtime("asyncPreempt2"), go("main.(*Server).render", f"{src}/render.go", 210),
-              go("main.(*Server).product", f"{src}/handlers.go", 131), *serve], spread(3 * US, 11 * MS, 150), State.PREEMPTED,
-             pid=pid),
-        stat([GOPARK, runtime("gcBgMarkWorker.func2", "mgc.go", 1463), runtime("gcBgMarkWorker", "mgc.go", 1463), GOEXIT],
-             [9 * S, 900 * MS, 80 * MS], reason="GC worker (idle)", goroutines=2, in_progress=2, pid=pid),
-        stat([GOPARK, runtime("bgscavenge", "mgcscavenge.go", 658), GOEXIT], [10 * S], reason="GC scavenge wait",
-             in_progress=1, pid=pid),
+        stat(
+            [
+                *mutex,
+                go("main.(*Cache).Get", f"{src}/cache.go", 33),
+                go("main.(*Server).product", f"{src}/handlers.go", 112),
+                *serve,
+            ],
+            spread(40 * US, 95 * MS, 700),
+            reason="sync.Mutex.Lock",
+            goroutines=16,
+            in_progress=3,
+            pid=pid,
+        ),
+        stat(
+            [
+                *mutex,
+                go("main.(*Cache).Put", f"{src}/cache.go", 51),
+                go("main.(*Server).basket", f"{src}/handlers.go", 160),
+                *serve,
+            ],
+            spread(40 * US, 60 * MS, 210),
+            reason="sync.Mutex.Lock",
+            goroutines=14,
+            pid=pid,
+        ),
+        stat(
+            [
+                GOPARK,
+                runtime("chanrecv", "chan.go", 664),
+                runtime("chanrecv2", "chan.go", 511),
+                go("main.stage", f"{src}/pipeline.go", 27),
+                go("main.main.gowrap2", f"{src}/main.go", 58),
+                GOEXIT,
+            ],
+            spread(200 * US, 21 * MS, 800),
+            reason="chan receive",
+            goroutines=4,
+            in_progress=4,
+            pid=pid,
+        ),
+        stat(
+            [
+                GOPARK,
+                runtime("selectgo", "select.go", 351),
+                go("main.(*Server).sweep", f"{src}/sweep.go", 19),
+                go("main.main.func3", f"{src}/main.go", 66),
+                GOEXIT,
+            ],
+            [10 * S - 5 * MS],
+            reason="select",
+            in_progress=1,
+            pid=pid,
+        ),
+        stat(
+            [
+                GOPARK,
+                runtime("timeSleep", "time.go", 338),
+                go("main.main", f"{src}/main.go", 90),
+                runtime("main"),
+                GOEXIT,
+            ],
+            [S] * 9 + [999 * MS],
+            reason="sleep",
+            in_progress=1,
+            pid=pid,
+        ),
+        stat(
+            [
+                *kernel,
+                go("syscall.read", "/usr/lib/go/src/syscall/zsyscall_linux_amd64.go", 736),
+                go("os.(*File).Read", "/usr/lib/go/src/os/file.go", 124),
+                go("main.tail", f"{src}/tail.go", 22),
+                GOEXIT,
+            ],
+            spread(MS, 90 * MS, 60),
+            State.SYSCALL,
+            "read",
+            pid=pid,
+        ),
+        stat(
+            [
+                runtime("gosched_m"),
+                runtime("asyncPreempt2"),
+                go("main.(*Server).render", f"{src}/render.go", 210),
+                go("main.(*Server).product", f"{src}/handlers.go", 131),
+                *serve,
+            ],
+            spread(3 * US, 11 * MS, 150),
+            State.PREEMPTED,
+            pid=pid,
+        ),
+        stat(
+            [
+                GOPARK,
+                runtime("gcBgMarkWorker.func2", "mgc.go", 1463),
+                runtime("gcBgMarkWorker", "mgc.go", 1463),
+                GOEXIT,
+            ],
+            [9 * S, 900 * MS, 80 * MS],
+            reason="GC worker (idle)",
+            goroutines=2,
+            in_progress=2,
+            pid=pid,
+        ),
+        stat(
+            [GOPARK, runtime("bgscavenge", "mgcscavenge.go", 658), GOEXIT],
+            [10 * S],
+            reason="GC scavenge wait",
+            in_progress=1,
+            pid=pid,
+        ),
         stat([Frame("[lost: unreadable stack]", kind=FrameKind.LOST)], [3 * MS, 4 * MS], reason="chan send", pid=pid),
     ]
 
 
 def shop_profile(**more: object) -> Profile:
     return profile(
-        shop(), overhead=Overhead(8100, 810.0, 2.0, 650.0, 0.0005, 0.8, 131 * 1024 * 1024),
-        hotspots=[Hotspot(0, "p99 is 8 times the median", 46 * MS, 13 * MS, 0.2)], **more,
+        shop(),
+        overhead=Overhead(8100, 810.0, 2.0, 650.0, 0.0005, 0.8, 131 * 1024 * 1024),
+        hotspots=[Hotspot(0, "p99 is 8 times the median", 46 * MS, 13 * MS, 0.2)],
+        **more,
     )
 
 
@@ -164,8 +274,12 @@ def many_stacks(count: int, depth: int = 24) -> Profile:
     """`count` distinct stacks that share prefixes as a big server's do."""
     stacks = []
     for index in range(count):
-        path = [go(f"example.org/big/pkg{(index >> (level // 3)) % (level + 3)}.(*T{level}).Method", "/src/big.go", level)
-                for level in range(depth)]
+        path = [
+            go(f"example.org/big/pkg{(index >> (level // 3)) % (level + 3)}.(*T{level}).Method", "/src/big.go", level)
+            for level in range(depth)
+        ]
         leaf = go(f"example.org/big/leaf.f{index}", "/src/leaf.go", index)
-        stacks.append(stat([GOPARK, runtime("chanrecv"), leaf, *path, GOEXIT], [(1 + index % 97) * MS] * 3, reason="chan receive"))
+        stacks.append(
+            stat([GOPARK, runtime("chanrecv"), leaf, *path, GOEXIT], [(1 + index % 97) * MS] * 3, reason="chan receive")
+        )
     return profile(stacks)

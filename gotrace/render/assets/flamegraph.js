@@ -1,44 +1,27 @@
 'use strict';
+// The page: drawing, controls, address. What is drawn comes from `profile` in tree.js.
 (() => {
   const $ = id => document.getElementById(id);
-  const D = JSON.parse($('data').textContent);
-  const { meta, kinds, texts, functions, frames, nodes, stacks } = D;
-  const ROW = 19, MIN_WIDTH = 0.6, TABLE_ROWS = 500, RUNTIME = 1, GOEXIT = 2;
+  const { meta, kinds, texts, functions, frames, stacks, pathOf, shownStacks, build, childrenOf, figures,
+    nameOf, kindOf, labelOf, kindOfNode, duration, number, share } = profile;
+  const ROW = 19, MIN_WIDTH = 0.6, TABLE_ROWS = 500;
 
   // Hues after Okabe and Ito, which colour-blind readers can tell apart: [hue, saturation, lightness in light, in dark].
   const KIND_COLOUR = {
-    go: [204, 72, 76, 34], runtime: [212, 12, 80, 36], cgo: [52, 80, 68, 30], syscall: [38, 88, 68, 34],
-    kernel: [16, 78, 72, 38], waker: [318, 45, 78, 40], reason: [164, 48, 70, 28], lost: [0, 0, 25, 82], process: [220, 8, 88, 26],
+    go: [204, 72, 76, 38], runtime: [212, 12, 80, 38], cgo: [52, 80, 68, 32], syscall: [38, 88, 68, 36],
+    kernel: [16, 78, 72, 40], waker: [318, 45, 78, 42], reason: [164, 48, 70, 30], lost: [0, 0, 25, 82], process: [220, 8, 88, 26],
   };
   const STATE_COLOUR = {
     waiting: '#4a90c2', netpoll: '#2a9d7f', runnable: '#e0a021', runqueue: '#d2691e', syscall: '#c678a8', preempted: '#8b8f98',
   };
-  // What a frame of these kinds stands for lies beyond the Go stack: it is never folded away.
-  const BEYOND = new Set(['kernel', 'syscall', 'waker', 'reason', 'lost']);
-
   const view = {
     state: '', reason: '', search: '', background: false, machinery: false, icicle: false, table: false, theme: '',
     zoom: null, focus: null, sort: 'total', down: true,
   };
   let root = null, drawn = [], hits = new Set(), regex = null, palette = {};
 
-  // ---- words and numbers
+  // ---- small helpers
 
-  function duration(ns) {
-    if (ns >= 7200e9) return digits(ns / 3600e9) + ' h';
-    if (ns >= 600e9) return digits(ns / 60e9) + ' min';
-    if (ns < 1000) return Math.round(ns) + ' ns';
-    for (const [scale, unit] of [[1e3, 'µs'], [1e6, 'ms'], [1e9, 's']]) {
-      if (ns < 999.5 * scale) return digits(ns / scale) + ' ' + unit;
-    }
-    return Math.round(ns / 1e9) + ' s';
-  }
-  const digits = value => value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0);
-  const number = value => value.toLocaleString('en-GB');
-  function share(part, whole) {
-    const percent = whole ? 100 * part / whole : 0;
-    return percent > 0 && percent < 0.05 ? '<0.1 %' : percent.toFixed(1) + ' %';
-  }
   function element(tag, text, className) {
     const made = document.createElement(tag);
     if (text !== undefined) made.textContent = text;
@@ -50,133 +33,6 @@
     made.type = 'button';
     made.addEventListener('click', onClick);
     return made;
-  }
-
-  // ---- stacks and the tree
-
-  const nameOf = fn => texts[functions.name[fn]];
-  const kindOf = fn => kinds[functions.kind[fn]];
-
-  /** Frames of a stack, root first, its reason last; without the waiting machinery and goexit unless they are wanted. */
-  function pathOf(stack) {
-    const path = [];
-    for (let node = stacks.node[stack]; node >= 0; node = nodes.parent[node]) path.push(nodes.frame[node]);
-    let kept = path;
-    if (!view.machinery) {
-      // Leaf first here. The same rule as folded_frames in render/frames.py.
-      const mark = frame => functions.mark[frames.function[frame]];
-      const kind = frame => kindOf(frames.function[frame]);
-      let last = path.length;
-      if (last && kind(path[last - 1]) === 'process') last--;
-      const processes = path.slice(last);
-      while (last && mark(path[last - 1]) === GOEXIT) last--;
-      let index = 0;
-      const beyond = [];
-      while (index < last && (BEYOND.has(kind(path[index])) || mark(path[index]) >= RUNTIME)) {
-        if (BEYOND.has(kind(path[index]))) beyond.push(path[index]);
-        index++;
-      }
-      if (index < last) kept = beyond.concat(path.slice(index, last), processes);
-    }
-    kept.reverse();
-    kept.push(stacks.reason[stack]);
-    return kept;
-  }
-
-  function shownStacks() {
-    const shown = [];
-    let hidden = 0;
-    for (let stack = 0; stack < stacks.node.length; stack++) {
-      if (view.state && texts[stacks.state[stack]] !== view.state) continue;
-      if (view.reason && texts[stacks.why[stack]] !== view.reason) continue;
-      if (stacks.background[stack] && !view.background) hidden += stacks.total[stack];
-      else shown.push(stack);
-    }
-    return { shown, hidden };
-  }
-
-  function newNode(fn, parent) {
-    return { fn, parent, depth: parent ? parent.depth + 1 : 0, total: 0, count: 0, children: new Map(), ends: [], sorted: null };
-  }
-
-  function build(shown) {
-    const top = newNode(-1, null);
-    for (const stack of shown) {
-      const total = stacks.total[stack], count = stacks.count[stack];
-      let node = top;
-      node.total += total;
-      node.count += count;
-      for (const frame of pathOf(stack)) {
-        const fn = frames.function[frame];
-        let child = node.children.get(fn);
-        if (!child) node.children.set(fn, child = newNode(fn, node));
-        node = child;
-        node.total += total;
-        node.count += count;
-      }
-      node.ends.push(stack);
-    }
-    return top;
-  }
-
-  function childrenOf(node) {
-    if (!node.sorted) node.sorted = [...node.children.values()].sort((a, b) => b.total - a.total || a.fn - b.fn);
-    return node.sorted;
-  }
-  const labelOf = node => node.fn < 0 ? 'all' : nameOf(node.fn) || '(no name)';
-  const kindOfNode = node => node.fn < 0 ? 'process' : kindOf(node.fn);
-
-  function stacksBelow(node) {
-    const found = [], open = [node];
-    while (open.length) {
-      const next = open.pop();
-      found.push(...next.ends);
-      open.push(...next.children.values());
-    }
-    return found;
-  }
-
-  // Bucket edges of gotrace/histogram.py: eight to a power of two.
-  function bucketMiddle(index) {
-    if (index < 8) return index;
-    const width = 2 ** (Math.floor(index / 8) - 1), low = (8 + index % 8) * width;
-    return Math.floor((low + low + width) / 2);
-  }
-
-  /** Figures of all stacks at and above a node, merged from their histograms; made when a card asks for them. */
-  function figures(node) {
-    if (node.figures) return node.figures;
-    const below = stacksBelow(node), buckets = new Map(), places = new Map();
-    let counted = 0, max = 0, goroutines = 0, progress = 0;
-    for (const stack of below) {
-      const list = stacks.buckets[stack];
-      for (let i = 0; i < list.length; i += 2) {
-        buckets.set(list[i], (buckets.get(list[i]) || 0) + list[i + 1]);
-        counted += list[i + 1];
-      }
-      max = Math.max(max, stacks.max[stack]);
-      goroutines += stacks.goroutines[stack];
-      progress += stacks.progress[stack];
-      if (node.depth && kindOfNode(node) !== 'reason') {
-        const frame = pathOf(stack)[node.depth - 1];
-        if (texts[frames.file[frame]]) places.set(frame, (places.get(frame) || 0) + stacks.total[stack]);
-      }
-    }
-    const order = [...buckets.keys()].sort((a, b) => a - b);
-    const percentile = fraction => {
-      let seen = 0;
-      for (const bucket of order) {
-        seen += buckets.get(bucket);
-        if (seen >= Math.max(1, Math.ceil(fraction * counted))) return Math.min(bucketMiddle(bucket), max);
-      }
-      return max;
-    };
-    const lines = [...places].sort((a, b) => b[1] - a[1]).map(([frame]) => frame);
-    return node.figures = {
-      stacks: below.length, max, goroutines, progress, p50: percentile(0.5), p99: percentile(0.99),
-      lines: [...new Set(lines.map(frame => `${texts[frames.file[frame]]}:${frames.line[frame]}`))],
-      inlined: lines.some(frame => frames.inlined[frame]),
-    };
   }
 
   // ---- drawing
@@ -223,7 +79,8 @@
     if (view.table || !root) return;
     const scroller = $('scroller');
     // The spacer makes the scroll bar: the canvas itself is only ever as large as what is seen.
-    $('spacer').style.height = '0';
+    // Both go first, or a scroll bar that is about to vanish takes width from the layout.
+    $('spacer').style.height = $('canvas').style.height = '0';
     plan = layout();
     const seen = scroller.clientHeight;
     $('spacer').style.height = Math.max(0, plan.height - seen) + 'px';
@@ -260,19 +117,22 @@
       }
       const room = Math.floor((w - 8) / letter);
       if (room < 3) continue;
-      paint.fillStyle = dark === lost ? '#10161d' : faded ? (dark ? '#8996a3' : '#66717d') : dark ? '#eef3f7' : '#10202e';
-      if (dark && !lost && !faded) paint.fillStyle = '#eef3f7';
-      paint.fillText(fit(paint, labelOf(node), w - 8, letter), x + 4, y + ROW / 2);
+      const onDark = dark !== lost;
+      paint.fillStyle = faded ? (dark ? '#8996a3' : '#66717d') : onDark ? '#eef3f7' : '#10202e';
+      paint.fillText(fit(paint, node, w - 8, letter), x + 4, y + ROW / 2);
     }
   }
 
   const fitted = new Map();
-  function fit(paint, label, width, letter) {
-    const key = Math.round(width) + ' ' + label, known = fitted.get(key);
+  function fit(paint, node, width, letter) {
+    const label = labelOf(node), key = Math.round(width) + ' ' + label, known = fitted.get(key);
     if (known !== undefined) return known;
     // Too long: first the import path's folders go, then the end.
-    let text = label, slash = label.lastIndexOf('/', label.indexOf('(') < 0 ? undefined : label.indexOf('('));
-    if (slash > 0 && label.length * letter > width && paint.measureText(label).width > width) text = label.slice(slash + 1);
+    // Slashes beyond the first bracket are those of a type argument.
+    let text = label;
+    const slash = label.split(/[[(]/, 1)[0].lastIndexOf('/');
+    if (slash > 0 && /^(go|runtime|cgo)$/.test(kindOfNode(node)) && label.length * letter > width
+      && paint.measureText(label).width > width) text = label.slice(slash + 1);
     if (paint.measureText(text).width > width) {
       let low = 0, high = Math.min(text.length, Math.ceil(width / 2));
       while (low < high) {
@@ -346,7 +206,7 @@
   function rowsOf(node) {
     const f = figures(node);
     const rows = [
-      ['total', `${duration(node.total)}   ${share(node.total, meta.total)} of all off-CPU time`],
+      ['total', `${duration(node.total)}, ${share(node.total, meta.total)} of all off-CPU time`],
       ['count', `${number(node.count)} interval${node.count === 1 ? '' : 's'}${f.progress ? `, ${number(f.progress)} in progress` : ''}`],
       ['p50 / p99 / max', `${duration(f.p50)} / ${duration(f.p99)} / ${duration(f.max)}`],
       ['goroutines', f.stacks === 1 ? number(f.goroutines) : `${number(node.fn < 0 ? Math.min(f.goroutines, meta.goroutines) : f.goroutines)} at most`],
@@ -358,7 +218,7 @@
 
   function showCard(node, x, y) {
     const card = $('card'), { rows, lines, inlined } = rowsOf(node), table = element('table');
-    const where = lines.slice(0, 2).join('\n') + (lines.length > 2 ? ` and ${lines.length - 2} more lines` : '');
+    const where = lines.slice(0, 2).join(' · ') + (lines.length > 2 ? ` and ${lines.length - 2} more` : '');
     for (const [name, value] of rows) {
       const row = element('tr');
       row.append(element('td', name), element('td', value));
@@ -407,8 +267,8 @@
   ];
 
   function drawTable() {
-    const { shown } = shownStacks();
-    let rows = shown.map(stack => [stack, pathOf(stack)]);
+    const { shown } = shownStacks(view);
+    let rows = shown.map(stack => [stack, pathOf(stack, view.machinery)]);
     if (regex) rows = rows.filter(([, path]) => path.some(frame => regex.test(nameOf(frames.function[frame]))));
     rows.sort((a, b) => (stacks[view.sort][b[0]] - stacks[view.sort][a[0]]) * (view.down ? 1 : -1) || a[0] - b[0]);
     const table = element('table'), head = element('tr'), body = element('tbody');
@@ -536,8 +396,8 @@
   function change(update, path) {
     const wanted = path || pathTo(view.zoom);
     Object.assign(view, update);
-    const { shown, hidden } = shownStacks();
-    root = build(shown);
+    const { shown, hidden } = shownStacks(view);
+    root = build(shown, view.machinery);
     let zoom = root;
     for (const fn of wanted) {
       if (!zoom.children.has(fn)) break;
@@ -548,7 +408,7 @@
     $('card').hidden = true;
     for (const id of ['background', 'machinery']) $(id).checked = view[id];
     $('search').value = view.search;
-    $('orientation').textContent = view.icicle ? 'Root at top' : 'Root at bottom';
+    $('orientation').setAttribute('aria-pressed', String(view.icicle));
     if (view.theme) document.documentElement.dataset.theme = view.theme;
     document.documentElement.dataset.theme = isDark() ? 'dark' : 'light';
     fillFilters();

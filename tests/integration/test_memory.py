@@ -1,0 +1,65 @@
+"""Goroutines read from memory against Go's own account of them (runtime.Stack), in every kind of wait."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from gobuild import GO_VERSIONS, VARIANTS, build
+from workload import Workload
+
+from gotrace.live.goroutines import Status
+from gotrace.model.stacks import StackModel
+from gotrace.kernel.records import KernelStack
+from gotrace.profile.symbolize import Symbolizer
+from gotrace.traced import TracedProcess
+from gotrace.vocabulary import StartKind
+
+pytestmark = pytest.mark.bpf
+
+_HEAD = re.compile(r"goroutine (\d+) (?:gp=\S+ m=\S+ (?:mp=\S+ )?)?\[([^,\]]+)")
+
+
+def go_s_own(text: str) -> dict[int, tuple[str, list[str]]]:
+    """goid -> (state, functions leaf first), without the runtime's, which Go hides here and there."""
+    found = {}
+    for block in text.strip().split("\n\n"):
+        lines = block.splitlines()
+        head = _HEAD.match(lines[0])
+        functions = [
+            line.rsplit("(", 1)[0] for line in lines[1:] if not line.startswith(("\t", "created by", "panic("))
+        ]
+        found[int(head.group(1))] = (head.group(2), [name for name in functions if not name.startswith("runtime.")])
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("version", GO_VERSIONS)
+def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
+    with Workload(build("states", version, variant)) as workload:
+        workload.send("stacks")
+        own = go_s_own(workload.read_json(20))
+        traced = TracedProcess.prepare(workload.pid)
+        try:
+            reader, reasons = traced.reader, traced.binary.wait_reasons
+            symbolizer = Symbolizer(model := StackModel(traced.binary, traced.bias))
+            mine = {}
+            for goroutine in reader.read():
+                pcs = reader.stack(goroutine)
+                if pcs is None or goroutine.ended:
+                    continue
+                stack = model.interpret(KernelStack(0, 0, goroutine.wait_reason, StartKind.BEFORE, pcs))
+                names = [f.name for f in symbolizer.frames(stack)]
+                assert names[-1] == "runtime.goexit", names
+                state = "syscall" if goroutine.status == Status.SYSCALL else reasons[goroutine.wait_reason]
+                mine[goroutine.goid] = (state, [name for name in names if not name.startswith("runtime.")])
+        finally:
+            traced.close()
+        compared = 0
+        for goid, (state, functions) in own.items():
+            if state == "running":
+                continue  # the one that printed
+            assert mine[goid] == (state, functions)
+            compared += 1
+        assert compared >= 14
+        assert any(state == "syscall" for state, _ in own.values())
