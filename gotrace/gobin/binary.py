@@ -16,6 +16,7 @@ from gotrace.gobin.symbols import Symbols
 from gotrace.gobin.waitreasons import read_wait_reasons
 
 OLDEST = GoVersion(19)
+_MAX_TEXTS = 512
 _VERSION_TEXT = re.compile(rb"go1\.\d{1,3}(?:\.\d{1,3})?(?:rc\d+|beta\d+)?")
 
 
@@ -52,7 +53,7 @@ class GoBinary:
         texts = {}
         for match in _VERSION_TEXT.finditer(image.data):
             address = image.address_of(match.start())
-            if address is not None and len(texts) < 4096:
+            if address is not None and len(texts) < _MAX_TEXTS:
                 texts[address] = match.group(0)
         if image.pie:
             for at, target in image.relocations.items():

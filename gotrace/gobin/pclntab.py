@@ -22,6 +22,10 @@ _PCDATA_INLINE_INDEX = 2
 _MAX_FUNCTIONS = 1 << 22
 _MAX_NAME = 1 << 16
 _MAX_INLINE_DEPTH = 64
+_MAX_CODE = 1 << 14
+# Bounds on searches for bytes, which in a hostile file match everywhere; genuine ones match a handful of times.
+_MAX_SAME_NAME = 64
+_MAX_MATCHES = 1 << 20
 _MAX_PCVALUE_STEPS = 1 << 20
 # Offsets in runtime.moduledata that are the same from Go 1.18 to 1.27 (src/runtime/symtab.go).
 _MD_MINPC, _MD_MAXPC, _MD_TEXT, _MD_ETEXT = 160, 168, 176, 184
@@ -110,12 +114,13 @@ class Pclntab:
         names_end = self._table_offset + self._cus - self.base
         found = []
         position = names_start - 1
-        while True:
+        for _ in range(_MAX_SAME_NAME):
             position = data.find(b"\0" + raw + b"\0", position, names_end)
             if position < 0:
                 return sorted(found, key=lambda function: function.entry)
             found += self._functions_with_name_offset(position + 1 - names_start)
             position += 1
+        raise BadBinary(f"{self.image.name}: the function table names {name} more than {_MAX_SAME_NAME} times")
 
     def _functions_with_name_offset(self, name_offset: int) -> list[Function]:
         # A _func starts {entryoff u32, nameoff i32}: look for the name offset, then check that a _func starts there.
@@ -124,10 +129,10 @@ class Pclntab:
         pattern = struct.pack("<I", name_offset)
         found = []
         position = start
-        while True:
+        for _ in range(_MAX_MATCHES):
             position = data.find(pattern, position)
             if position < 0:
-                return found
+                break
             record = position - 4 - start
             position += 1
             if record < 0 or position + 4 > len(data):
@@ -138,6 +143,7 @@ class Pclntab:
                 function = self._function(index)
                 if function is not None and self._entry_offsets[index] == entry_offset:
                     found.append(function)
+        return found
 
     @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
     def _function(self, index: int) -> Function | None:
@@ -211,7 +217,8 @@ class Pclntab:
 
     def frame_size(self, function: Function) -> int:
         """The largest `stack_delta` within `function`: its whole frame."""
-        return max((self._pcvalue(function, function.pcsp, pc) or 0 for pc in range(function.entry, function.end)), default=0)
+        end = min(function.end, function.entry + _MAX_CODE)
+        return max((self._pcvalue(function, function.pcsp, pc) or 0 for pc in range(function.entry, end)), default=0)
 
     def _inlined_call(self, tree: int, index: int) -> tuple[int, int, int]:
         if self.magic == MAGIC_120:

@@ -7,6 +7,7 @@ import struct
 from gotrace.gobin.image import Image
 
 _ENTRY = 24
+_MAX_MATCHES = 1 << 12
 
 
 class Symbols:
@@ -25,11 +26,17 @@ class Symbols:
         data, strtab, symtab = self._image.data, self._strtab, self._symtab
         end = strtab.offset + strtab.size
         position = strtab.offset - 1
-        while (position := data.find(b"\0" + name.encode() + b"\0", max(position, 0), end)) >= 0:
+        for _ in range(_MAX_MATCHES):
+            position = data.find(b"\0" + name.encode() + b"\0", max(position, 0), end)
+            if position < 0:
+                return None
             pattern = struct.pack("<I", position + 1 - strtab.offset)
             position += 1
             at = symtab.offset - 1
-            while (at := data.find(pattern, at + 1, symtab.offset + symtab.size)) >= 0:
+            for _ in range(_MAX_MATCHES):
+                at = data.find(pattern, at + 1, symtab.offset + symtab.size)
+                if at < 0:
+                    break
                 if (at - symtab.offset) % _ENTRY or at + _ENTRY > len(data):
                     continue
                 _, _, _, index, value, _ = struct.unpack_from("<IBBHQQ", data, at)

@@ -13,6 +13,7 @@ _FIRST = b"GC assist marking"
 _SECOND = b"IO wait"
 _MAX_REASONS = 64
 _MAX_LENGTH = 48
+_MAX_MATCHES = 1 << 20
 
 
 def read_wait_reasons(image: Image) -> tuple[str, ...]:
@@ -35,7 +36,10 @@ def _string_headers(image: Image, text: bytes) -> list[int]:
         if segment.executable:
             continue
         position, end = segment.offset - 1, segment.offset + segment.file_size
-        while (position := image.data.find(pattern, position + 1, end)) >= 0:
+        for _ in range(_MAX_MATCHES):
+            position = image.data.find(pattern, position + 1, end)
+            if position < 0:
+                break
             address = segment.address + position - segment.offset - 8
             if address % 8 or address < segment.address:
                 continue
