@@ -21,8 +21,8 @@ from gotrace.model.stacks import GoStack, StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackStat, Target
-from gotrace.target.memory import Memory
-from gotrace.target.process import Process, open_process
+from gotrace.proc.memory import Memory
+from gotrace.proc.process import Process, open_process
 from gotrace.vocabulary import Loss, StartKind
 
 _SPARE_GOROUTINES = 1 << 16

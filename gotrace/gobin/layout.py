@@ -1,6 +1,6 @@
 """Where the fields of runtime.g and its neighbours lie: from DWARF, else the generated table, else the code itself.
 
-Every source is checked against the machine code of the binary (`derive`), and `gotrace.target.check` checks the result
+Every source is checked against the machine code of the binary (`derive`), and `gotrace.proc.check` checks the result
 against the live process. A layout that contradicts the code is refused, never used.
 """
 

@@ -134,7 +134,7 @@ def _self_test() -> str:
 
 
 def _reads_memory() -> str:
-    from gotrace.target.memory import Memory
+    from gotrace.proc.memory import Memory
 
     value = ct.c_uint64(0x676F7472616365)
     if Memory(os.getpid()).u64(ct.addressof(value)) != value.value:

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
-from gotrace.target.memory import Memory
+from gotrace.proc.memory import Memory
 
 _SCAN_BIT = 0x1000
 _MAX_GOROUTINES = 16_000_000

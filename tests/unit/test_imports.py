@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gotrace"
 # each other.
 ORDER = (
     ("vocabulary", "errors", "histogram", "files", "__init__"),
-    ("target",),
+    ("proc",),
     ("gobin",),
     ("live",),
     ("plan",),
