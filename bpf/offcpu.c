@@ -50,11 +50,7 @@ static __always_inline struct config *configuration(void)
 {
 	u32 zero = 0;
 	struct config *c = config.lookup(&zero);
-	if (!c || c->phase == PHASE_OFF)
-		return NULL;
-	if (!c->tgid)
-		c->tgid = bpf_get_current_pid_tgid() >> 32;
-	return c;
+	return c && c->phase != PHASE_OFF ? c : NULL;
 }
 
 /* ---- starts ------------------------------------------------------------------------------------------------------ */
@@ -165,7 +161,7 @@ static __always_inline int may_be_in_prologue(u32 kind)
  * pointer outside, or one that does not ascend, ends the walk, so a hostile chain has no cycles and reads nothing else. */
 static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u64 fp, u64 lo, u64 hi, u32 kind)
 {
-	u64 frame[2], hash = mix(0, pc), below = lo;
+	u64 frame[2], hash = mix(0, pc), below = lo, last = pc;
 	u32 depth = 1, async = 0;
 
 	value->flags = 0;
@@ -179,6 +175,8 @@ static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u6
 			value->prologue_caller = caller;
 			value->flags |= STACK_IN_PROLOGUE;
 			hash = mix(hash, caller);
+			below = sp + 8;
+			last = caller;
 		} else {
 			value->flags |= STACK_UNREADABLE;
 		}
@@ -189,11 +187,12 @@ static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u6
 #if CGOCALLBACK_FRAME
 		/* C called back into Go: the saved frame pointer is C's, on another stack. On ours, behind cgocallback's frame,
 		 * lie the program counter and the frames of the call into C (runtime/asm_amd64.s: cgocallback, asmcgocall). */
-		if ((fp < lo || fp >= hi) && value->pcs[i - 1] >= CGOCALLBACK_LO && value->pcs[i - 1] < CGOCALLBACK_HI) {
+		if ((fp < lo || fp >= hi) && last >= CGOCALLBACK_LO && last < CGOCALLBACK_HI) {
 			u64 behind = below + CGOCALLBACK_FRAME + 8 + ASMCGOCALL_FRAME, cgocall = 0;
 			if (behind + 8 <= hi && !bpf_probe_read_user(&cgocall, 8, (void *)behind)) {
 				value->pcs[i] = cgocall;
 				hash = mix(hash, cgocall);
+				last = cgocall;
 				depth = i + 1;
 				below = behind + 8;
 				fp = behind + CGOCALL_FRAME;
@@ -201,6 +200,10 @@ static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u6
 			}
 		}
 #endif
+		/* The collector moved the stack during an assist and the frame pointer still points into the old one (up to Go
+		 * 1.20): step over the frame by its size. */
+		if ((fp < below || fp >= hi) && last >= ASSIST_LO && last < ASSIST_HI)
+			fp = below + ASSIST_FRAME - 8;
 		if (fp < below || fp + 16 > hi || bpf_probe_read_user(frame, sizeof(frame), (void *)fp)) {
 			value->flags |= STACK_UNREADABLE;
 			goto done;
@@ -220,6 +223,7 @@ static __always_inline u64 walk(struct interval_value *value, u64 pc, u64 sp, u6
 		async = frame[1] >= ASYNC_LO && frame[1] < ASYNC_HI;
 		value->pcs[i] = frame[1];
 		hash = mix(hash, frame[1]);
+		last = frame[1];
 		depth = i + 1;
 		below = fp + 16;
 		fp = frame[0];
@@ -470,7 +474,11 @@ int target_exec(void *ctx)
 {
 	u32 zero = 0;
 	struct config *c = config.lookup(&zero);
-	if (c && c->tgid && c->tgid == bpf_get_current_pid_tgid() >> 32) {
+	struct bpf_pidns_info ids = {};
+	/* Our own PID namespace's numbers: the kernel's are others in a container. */
+	if (bpf_get_ns_current_pid_tgid(PID_NAMESPACE_DEV, PID_NAMESPACE_INO, &ids, sizeof(ids)))
+		return 0;
+	if (c && ids.tgid == TARGET_PID) {
 		c->phase = PHASE_OFF;
 		c->window_end_ns = bpf_ktime_get_ns();
 		c->execed = 1;

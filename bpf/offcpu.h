@@ -12,7 +12,6 @@ struct config {
 	u64 phase;
 	u64 window_start_ns; /* CLOCK_MONOTONIC, as bpf_ktime_get_ns */
 	u64 window_end_ns;   /* valid in PHASE_DRAIN */
-	u64 tgid;            /* the target's, as the kernel numbers it; learnt at the first hit */
 	u64 execed;          /* the target called exec: its addresses mean nothing any more */
 };
 

@@ -113,9 +113,9 @@ def _compiles() -> str:
 
     # Any layout will do for the verifier: the programs are loaded, not attached.
     layout = Layout(56, 64, 72, 96, 144, 152, 176)
-    plan = Plan(ProbeSet.COMPLETE, (), (), 1, *(Range(1, 2) for _ in range(5)), Callback(Range(1, 2), 32, 8, 64))
+    plan = Plan(ProbeSet.COMPLETE, (), (), 1, *(Range(1, 2) for _ in range(5)), Callback(Range(1, 2), 32, 8, 64), Range(1, 2), 64)
     start = monotonic()
-    bpf = compile_program(definitions(plan, layout, 0, Options(max_goroutines=64, max_stacks=64, stream_ns=0, ring_pages=1)))
+    bpf = compile_program(definitions(os.getpid(), plan, layout, 0, Options(max_goroutines=64, max_stacks=64, stream_ns=0, ring_pages=1)))
     try:
         for name in (b"start_park", b"end_execute", b"end_gogo"):
             bpf.load_func(name, bpf.KPROBE)

@@ -55,11 +55,15 @@ def source_folder() -> Path:
     raise Refused("gotrace's BPF sources are missing from the installation", "pipx install --system-site-packages .")
 
 
-def definitions(plan: Plan, layout: Layout, bias: int, options: Options) -> dict[str, int]:
-    """The -D definitions of bpf/offcpu.c, by name."""
+def definitions(pid: int, plan: Plan, layout: Layout, bias: int, options: Options) -> dict[str, int]:
+    """The -D definitions of bpf/offcpu.c, by name. `pid` is the target's in our own PID namespace."""
+    namespace = os.stat("/proc/self/ns/pid")
     kinds = options.kinds
     reasons = options.reasons
     defined = {
+        "TARGET_PID": pid,
+        "PID_NAMESPACE_DEV": namespace.st_dev,
+        "PID_NAMESPACE_INO": namespace.st_ino,
         "G_STACK_LO": layout.g_stack_lo,
         "G_STACK_HI": layout.g_stack_hi,
         "G_SCHED_SP": layout.g_sched_sp,
@@ -70,6 +74,7 @@ def definitions(plan: Plan, layout: Layout, bias: int, options: Options) -> dict
         "CGOCALLBACK_FRAME": plan.callback.frame,
         "ASMCGOCALL_FRAME": plan.callback.asmcgocall_frame,
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
+        "ASSIST_FRAME": plan.assist_frame,
         "MCALL": plan.mcall + bias,
         "MAX_FRAMES": MAX_FRAMES,
         "BUCKETS": BUCKETS,
@@ -100,6 +105,7 @@ def definitions(plan: Plan, layout: Layout, bias: int, options: Options) -> dict
         ("ASYNC", plan.async_preempt),
         ("TEXT", plan.text),
         ("CGOCALLBACK", plan.callback.cgocallback),
+        ("ASSIST", plan.assist),
     ):
         shift = bias if where.high else 0
         defined[f"{name}_LO"], defined[f"{name}_HI"] = where.low + shift, where.high + shift

@@ -15,7 +15,7 @@ STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE = 1, 2, 4
 class Config(ct.Structure):
     """``struct config``"""
 
-    _fields_ = [(name, ct.c_uint64) for name in ("phase", "window_start_ns", "window_end_ns", "tgid", "execed")]
+    _fields_ = [(name, ct.c_uint64) for name in ("phase", "window_start_ns", "window_end_ns", "execed")]
 
 
 class Goroutine(ct.Structure):

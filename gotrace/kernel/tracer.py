@@ -46,7 +46,7 @@ class Tracer:
         self._pid = pid
         self._exe_path = exe_path
         self._plan = plan
-        self._definitions = definitions(plan, layout, bias, options)
+        self._definitions = definitions(pid, plan, layout, bias, options)
         self._bpf = None
         self._probes: list[int] = []
         self._events: list[KernelEvent] = []
@@ -102,13 +102,13 @@ class Tracer:
         if config.phase != PHASE_TRACE:  # never begun, or the target called exec
             return config.window_end_ns or time.monotonic_ns()
         end = time.monotonic_ns()
-        self._set(phase=PHASE_DRAIN, window_start_ns=config.window_start_ns, window_end_ns=end, tgid=config.tgid)
+        self._set(phase=PHASE_DRAIN, window_start_ns=config.window_start_ns, window_end_ns=end)
         return end
 
     def stop(self) -> None:
         """Records nothing from here on."""
         config = self._config()
-        self._set(phase=PHASE_OFF, tgid=config.tgid, execed=config.execed)
+        self._set(phase=PHASE_OFF, execed=config.execed)
 
     def detach(self) -> None:
         """Removes the probes, all at once: each takes the kernel a grace period."""
@@ -185,7 +185,7 @@ class Tracer:
 
     def _config(self) -> Config:
         value = self._bpf[b"config"][ct.c_int(0)]
-        return Config(value.phase, value.window_start_ns, value.window_end_ns, value.tgid, value.execed)
+        return Config(value.phase, value.window_start_ns, value.window_end_ns, value.execed)
 
     def _set(self, **fields: int) -> None:
         table = self._bpf[b"config"]

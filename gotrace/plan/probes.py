@@ -79,7 +79,11 @@ class Callback:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the kernel side needs to know of a binary. Addresses are link-time."""
+    """All that the kernel side needs to know of a binary. Addresses are link-time.
+
+    `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
+    collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
+    """
 
     probe_set: ProbeSet
     probes: tuple[Probe, ...]
@@ -91,6 +95,8 @@ class Plan:
     async_preempt: Range
     text: Range
     callback: Callback
+    assist: Range
+    assist_frame: int
 
 
 _STARTS = {
@@ -145,6 +151,7 @@ def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan
         site = probe_site(binary.image, execute, "rax")
         probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", execute_found_by))
         left_out.append(LeftOut("runtime.gogo", "runtime.execute sees every resume of a program without coroutines"))
+    assist = _needed(binary, "runtime.gcAssistAlloc")[0]
     return Plan(
         probe_set=probe_set,
         probes=tuple(probes),
@@ -156,6 +163,8 @@ def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan
         async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),
         callback=_callback(binary),
+        assist=_range(assist),
+        assist_frame=binary.table.frame_size(assist),
     )
 
 
