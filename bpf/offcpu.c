@@ -18,7 +18,7 @@ struct pt_regs {
 #define EFLAGS_CF 0x01
 #define EFLAGS_ZF 0x40
 #define G_READ (G_WAITREASON + 1)
-#define SCRATCH_SLOTS 8
+#define SCRATCH_SLOTS 4
 
 BPF_TABLE("array", u32, struct config, config, 1);
 BPF_TABLE("percpu_array", u32, u64, stats, STAT_COUNT);
@@ -462,10 +462,14 @@ out:
 	return 0;
 }
 
+#if WITH_END_EXECUTE
 /* runtime.execute: AX = the g that runs next. Sees every end but coroutine switches, and nothing else. */
 int end_execute(struct pt_regs *ctx) { return end(ctx, ctx->ax, 0); }
+#endif
+#if WITH_END_GOGO
 /* runtime.gogo at its final jmp: DX = the g that runs next. Sees coroutine switches too, and what is no end. */
 int end_gogo(struct pt_regs *ctx) { return end(ctx, ctx->dx, 1); }
+#endif
 
 /* ---- the target's exec --------------------------------------------------------------------------------------------- */
 

@@ -106,6 +106,7 @@ class Pclntab:
             return None
         return self._function(index)
 
+    @lru_cache(maxsize=1024)  # noqa: B019
     def functions_named(self, name: str) -> list[Function]:
         """All functions called `name`, in address order (an ABI wrapper has the same name as what it wraps)."""
         raw = name.encode()
@@ -129,8 +130,9 @@ class Pclntab:
         pattern = struct.pack("<I", name_offset)
         found = []
         position = start
+        end = start + self._func_offsets[-1] + self._func_size
         for _ in range(_MAX_MATCHES):
-            position = data.find(pattern, position)
+            position = data.find(pattern, position, end)
             if position < 0:
                 break
             record = position - 4 - start
@@ -290,11 +292,15 @@ class Pclntab:
         if image.pie:
             candidates = [at for at, to in image.relocations.items() if to == first and image.relocations.get(at + 8) == second]
         if not candidates:
-            pattern, position = struct.pack("<QQ", first, second), -1
-            while (position := image.data.find(pattern, position + 1)) >= 0:
-                address = image.address_of(position)
-                if address is not None and address % 8 == 0:
-                    candidates.append(address)
+            pattern = struct.pack("<QQ", first, second)
+            # It is data, so look in writable segments first: most of a large file is not.
+            for writable in (True, False):
+                for segment in (segment for segment in image.segments if segment.writable == writable and not candidates):
+                    position, end = segment.offset - 1, segment.offset + segment.file_size
+                    while len(candidates) < 2 and (position := image.data.find(pattern, position + 1, end)) >= 0:
+                        address = segment.address + position - segment.offset
+                        if address % 8 == 0:
+                            candidates.append(address)
         if len(candidates) != 1:
             raise BadBinary(f"{image.name}: {len(candidates)} places look like the Go module data, not one")
         return candidates[0]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bcc import BPF
 
 MAX_REASONS = 64
+PROGRAMS = ("end_execute", "end_gogo")
+"""Those of the C source that not every plan uses and that cost the compiler time."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def definitions(pid: int, plan: Plan, layout: Layout, bias: int, options: Option
     ):
         shift = bias if where.high else 0
         defined[f"{name}_LO"], defined[f"{name}_HI"] = where.low + shift, where.high + shift
+    programs = {probe.program for probe in plan.probes}
+    defined |= {f"WITH_{name.upper()}": int(name in programs or not programs) for name in PROGRAMS}
     defined |= {f"STAT_{stat.name}": stat.value for stat in Stat}
     defined |= {f"KIND_{kind.name}": kind.value for kind in StartKind}
     return defined

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from attach import Attached
 from gobuild import GO_VERSIONS, VARIANTS, build
@@ -106,6 +108,20 @@ def test_a_goroutine_preempted_in_a_prologue_keeps_its_caller(traced: tuple[list
 def test_nothing_is_lost_and_the_state_machine_has_no_anomaly(traced: tuple[list[dict], dict]) -> None:
     _, summary = traced
     assert {name: summary["losses"][name] for name in LOSSES_THAT_MUST_BE_ZERO} == dict.fromkeys(LOSSES_THAT_MUST_BE_ZERO, 0)
+
+
+@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("variant", ["plain", "cgo"])
+def test_stacks_are_complete_while_the_collector_moves_them(version: str, variant: str, tmp_path: Path) -> None:
+    """Mark assists, collections started anywhere, stacks that shrink while their goroutine waits."""
+    with Workload(build("selftimed", version, variant), "-gc", "1", "-rounds", "100") as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            workload.send("go")
+            workload.read_json(60)
+            summary = trace.end_json()
+        assert workload.finish()[0] == 0
+    assert {name: summary["losses"][name] for name in LOSSES_THAT_MUST_BE_ZERO} == dict.fromkeys(LOSSES_THAT_MUST_BE_ZERO, 0)
+    assert all(stack["frames"][-1]["name"] == "runtime.goexit" for stack in summary["stacks"])
 
 
 def test_two_traps_per_interval(traced: tuple[list[dict], dict]) -> None:
