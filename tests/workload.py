@@ -15,14 +15,14 @@ class Workload:
     """A running program that prints ``ready`` and ends when its stdin closes. A context manager."""
 
     def __init__(self, binary: Path | str, *arguments: str, undisturbed: bool = False) -> None:
-        """`undisturbed`: other processes of the machine do not take the CPU from it (real-time priority, if we may)."""
+        """`undisturbed`: other processes of the machine hardly take the CPU from it (highest priority, if we may)."""
         self._command = [str(binary), *arguments]
         self._undisturbed = undisturbed
 
     def __enter__(self) -> Workload:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            preexec_fn=_real_time if self._undisturbed else None,
+            preexec_fn=_favoured if self._undisturbed else None,
         )
         self._buffer = b""
         try:
@@ -87,6 +87,7 @@ class Workload:
         self._process.stderr.close()
 
 
-def _real_time() -> None:
+def _favoured() -> None:
+    # Not a real-time class: its threads must share the CPUs fairly among themselves, sysmon with the spinners.
     with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.setpriority(os.PRIO_PROCESS, 0, -20)

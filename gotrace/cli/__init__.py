@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     except GotraceError as error:
         return _say(str(error), error.hint, error.exit_code)
     except click.exceptions.Abort:
-        return EXIT_INTERRUPTED
+        return _say("interrupted", None, EXIT_INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_USAGE

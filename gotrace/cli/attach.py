@@ -70,7 +70,6 @@ def attach(
     err = Console(stderr=True, highlight=False, soft_wrap=False)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
-    preflight()
     options = AttachOptions(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
@@ -78,19 +77,23 @@ def attach(
         events_over_ns=events_over,
     )
     _check_pattern(match)
-    with Session(options) as session:
-        _handle_signals(session)
-        session.prepare()
-        if dry_run:
-            for process in session.processes:
-                err.print(f"PID {process.process.pid}: {len(process.plan.probes)} probes planned, verified and loaded; nothing attached",
-                          markup=False)
-            return
-        if not outputs:
-            session.use_outputs(default_outputs(session.processes[0], datetime.now()))
-        ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
-        with ticker:
-            profile = session.run(ticker.started, ticker.update)
+    try:
+        with Session(options) as session:
+            _handle_signals(session)
+            preflight()
+            session.prepare()
+            if dry_run:
+                for process in session.processes:
+                    err.print(f"PID {process.process.pid}: {len(process.plan.probes)} probes planned, verified and loaded; nothing attached",
+                              markup=False)
+                return
+            if not outputs:
+                session.use_outputs(default_outputs(session.processes[0], datetime.now()))
+            ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
+            with ticker:
+                profile = session.run(ticker.started, ticker.update)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
     if "-" in outputs:
         sys.stdout.write(render(profile, ".folded").decode())
         sys.stdout.flush()
@@ -121,7 +124,7 @@ def _handle_signals(session) -> None:
             return
         session.stop()
         if not session.running:
-            raise Interrupted("interrupted before anything was recorded")
+            raise KeyboardInterrupt  # no exception that someone on the way might take for a failed check
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)

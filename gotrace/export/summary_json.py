@@ -35,6 +35,8 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
         "overhead": asdict(profile.overhead),
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
         "stacks": [_stack(stack, several) for stack in profile.stacks],
+        "filters": profile.filters,
+        "complete": profile.complete,
     }
     if several:
         result["targets"] = [asdict(target) for target in profile.targets]
@@ -60,6 +62,7 @@ def _weights(distribution: Distribution) -> dict[str, int]:
 def _stack(stack: StackStat, several: bool) -> dict[str, Any]:
     return {
         **({"pid": stack.pid} if several else {}),
+        **({"goid": stack.goid} if stack.goid is not None else {}),
         "frames": [_frame(frame) for frame in stack.frames],
         "state": stack.state.value,
         "reason": stack.reason,

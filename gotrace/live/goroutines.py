@@ -78,6 +78,7 @@ class GoroutineReader:
         offsets = [value for name, value in vars(layout).items() if name.startswith("g_") and isinstance(value, int)]
         self._size = max(offsets) + 8
         self._layout = layout
+        self._unwinder = Unwinder(binary, bias)
 
     def addresses(self) -> list[int]:
         """The addresses of all g structs that the runtime ever made (runtime.allgs); they are recycled, never freed."""
@@ -126,7 +127,7 @@ class GoroutineReader:
         raw = self._memory.read(goroutine.sp, size)
         if raw is None:
             return None
-        return unwind(self._binary, self._bias, goroutine.pc, raw)
+        return self._unwinder.unwind(goroutine.pc, raw)
 
     def check_layout(self) -> None:
         """Compares the layout with the live process: states, ids, back pointers and stack bounds must make sense.
@@ -175,38 +176,61 @@ class GoroutineReader:
         return ""
 
 
-def unwind(binary: GoBinary, bias: int, pc: int, stack: bytes) -> tuple[int, ...] | None:
-    """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer up.
+class Unwinder:
+    """Walks goroutine stacks by the frame sizes of the function table; what a program counter means is looked up once."""
 
-    None if the chain leaves Go code or the stack before it reaches the root.
-    """
-    pcs, position = [pc], 0
-    first = binary.table.function_at(pc - bias)
-    exact = first is not None and first.entry == pc - bias
-    for _ in range(_MAX_FRAMES):
+    def __init__(self, binary: GoBinary, bias: int) -> None:
+        self._binary = binary
+        self._bias = bias
+        self._steps: dict[tuple[int, bool], _Step | None] = {}
+        asmcgocall = binary.function("runtime.asmcgocall")
+        self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
+
+    def unwind(self, pc: int, stack: bytes) -> tuple[int, ...] | None:
+        """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer up.
+
+        None if the chain leaves Go code or the stack before it reaches the root.
+        """
+        first = self._binary.table.function_at(pc - self._bias)
         # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
-        lookup = pc - bias - (not exact)
-        function = binary.table.function_at(lookup)
+        exact = first is not None and first.entry == pc - self._bias
+        pcs, position = [pc], 0
+        for _ in range(_MAX_FRAMES):
+            key = (pc, exact)
+            step = self._steps[key] if key in self._steps else self._steps.setdefault(key, self._step(pc, exact))
+            if step is None:
+                return None
+            if step.root:
+                return tuple(pcs)
+            position += step.skip
+            if position + 8 > len(stack):
+                return None
+            pc = int.from_bytes(stack[position : position + 8], "little")
+            position += 8
+            exact = step.interrupted
+            pcs.append(pc)
+        return None
+
+    def _step(self, pc: int, exact: bool) -> _Step | None:
+        lookup = pc - self._bias - (not exact)
+        function = self._binary.table.function_at(lookup)
         if function is None:
             return None
         if function.name in ("runtime.goexit", "runtime.mstart", "runtime.rt0_go"):
-            return tuple(pcs)
-        delta = binary.table.stack_delta(lookup)
+            return _Step(root=True)
+        delta = self._binary.table.stack_delta(lookup)
         if delta is None or delta < 0:
             return None
-        position += delta
-        if position + 8 > len(stack):
-            return None
-        # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
-        exact = function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
-        pc = int.from_bytes(stack[position : position + 8], "little")
-        position += 8
         if function.name == "runtime.cgocallback":
-            # What cgocallback "returns" to is a mark of where the goroutine went into C (runtime/asm_amd64.s: gosave); the
-            # caller follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
-            found = binary.function("runtime.asmcgocall")
-            position += binary.table.frame_size(found[0]) if found else 0
-            pc = int.from_bytes(stack[position : position + 8], "little")
-            position += 8
-        pcs.append(pc)
-    return None
+            # What it "returns" to is a mark of where the goroutine went into C (runtime/asm_amd64.s: gosave); the caller
+            # follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
+            delta += 8 + self._asmcgocall_frame
+        # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
+        return _Step(delta, interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
+
+
+@dataclass(frozen=True)
+class _Step:
+    skip: int = 0
+    root: bool = False
+    interrupted: bool = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,6 +106,24 @@ def test_exec_ends_it(tmp_path: Path) -> None:
         # The new program is the same executable: probes left in the file would be hit there.
         assert workload.read_line(10).startswith("ready again")
         assert not probes_of(workload.pid)
+
+
+def test_interrupted_before_anything_was_recorded(churn: Workload, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gotrace", "attach", str(churn.pid), "-o", tmp_path / "x.gotrace"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    # While the BPF program is compiled: bcc is loaded, no probe is placed yet.
+    deadline = time.monotonic() + 20
+    while "libbcc" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, ""), errors
+    assert errors.startswith("error: interrupted") and len(errors.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    is_healthy(churn)
 
 
 @pytest.mark.slow

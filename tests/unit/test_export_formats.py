@@ -134,6 +134,8 @@ def test_json_keys_are_the_contract() -> None:
         "overhead",
         "hotspots",
         "stacks",
+        "filters",
+        "complete",
     ]
     assert list(result["target"]) == [
         "pid",
