@@ -25,7 +25,7 @@ _MAX_INLINE_DEPTH = 64
 _MAX_CODE = 1 << 14
 # Bounds on searches for bytes, which in a hostile file match everywhere; genuine ones match a handful of times.
 _MAX_SAME_NAME = 64
-_MAX_MATCHES = 1 << 20
+_MAX_TABLE = 1 << 28
 _MAX_PCVALUE_STEPS = 1 << 20
 # Offsets in runtime.moduledata that are the same from Go 1.18 to 1.27 (src/runtime/symtab.go).
 _MD_MINPC, _MD_MAXPC, _MD_TEXT, _MD_ETEXT = 160, 168, 176, 184
@@ -124,28 +124,21 @@ class Pclntab:
         raise BadBinary(f"{self.image.name}: the function table names {name} more than {_MAX_SAME_NAME} times")
 
     def _functions_with_name_offset(self, name_offset: int) -> list[Function]:
-        # A _func starts {entryoff u32, nameoff i32}: look for the name offset, then check that a _func starts there.
-        data = self.image.data
+        found = (self._function(index) for index in self._indexes_by_name.get(name_offset, ()))
+        return [function for function in found if function is not None]
+
+    @cached_property
+    def _indexes_by_name(self) -> dict[int, list[int]]:
+        # A _func starts {entryoff u32, nameoff i32}. One pass over all of them costs less than a search for each name.
+        words = array("I")
         start = self._table_offset + self._functab - self.base
-        pattern = struct.pack("<I", name_offset)
-        found = []
-        position = start
-        end = start + self._func_offsets[-1] + self._func_size
-        for _ in range(_MAX_MATCHES):
-            position = data.find(pattern, position, end)
-            if position < 0:
-                break
-            record = position - 4 - start
-            position += 1
-            if record < 0 or position + 4 > len(data):
-                continue
-            entry_offset = int.from_bytes(data[position - 5 : position - 1], "little")
-            index = _bisect_right(self._entry_offsets, entry_offset) - 1
-            if 0 <= index < self.function_count and self._func_offsets[index] == record:
-                function = self._function(index)
-                if function is not None and self._entry_offsets[index] == entry_offset:
-                    found.append(function)
-        return found
+        end = min(start + max(self._func_offsets) + self._func_size, start + _MAX_TABLE, len(self.image.data))
+        words.frombytes(self.image.data[start : end - (end - start) % 4])
+        indexes: dict[int, list[int]] = {}
+        for index, offset in enumerate(self._func_offsets):
+            if offset % 4 == 0 and offset // 4 + 1 < len(words):
+                indexes.setdefault(words[offset // 4 + 1], []).append(index)
+        return indexes
 
     @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
     def _function(self, index: int) -> Function | None:
