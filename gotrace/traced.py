@@ -29,6 +29,7 @@ _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _READ_TRIES = 5
 _RETRY_S = 0.002
+_PATIENCE = 9
 
 
 @dataclass
@@ -187,6 +188,7 @@ class TracedProcess:
         alive = not tracer.execed and self.process.same_program()
         self.end_ns = self.end_ns or tracer.drain()
         self.cpu_used_ns()
+        self._ended = set()  # what `begin` saw: those g may have been taken into use again
         parked: dict[int, KernelStack] = {}
         try:
             if alive:
@@ -241,14 +243,16 @@ class TracedProcess:
         return found
 
     def _read_elusive(self, parked: dict[int, KernelStack]) -> dict[int, KernelStack]:
-        """Those whose interval is open but who were missed, their stack being moved (_Gcopystack) at the moment."""
+        """Those whose interval is open but who were missed: their stack was being moved (_Gcopystack), or their thread met
+        the start probe and has not had a CPU since to change their state. Both pass; on a busy host the second takes as
+        long as the kernel's scheduler does."""
         found: dict[int, KernelStack] = {}
-        for _ in range(_READ_TRIES):
+        for attempt in range(_PATIENCE):
             opened, _known = self.tracer.read_open()
             missing = opened.keys() - parked.keys() - found.keys() - self._ended
             if not missing:
                 break
-            time.sleep(_RETRY_S)
+            time.sleep(_RETRY_S * 2**attempt)
             found |= self._read_parked(missing)
         return found
 
