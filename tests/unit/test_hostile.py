@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import resource
 import struct
-import time
 
 import pytest
 from gobuild import build
@@ -54,14 +53,12 @@ def regions(data: bytes) -> list[range]:
 def test_flipped_bytes(genuine: bytes) -> None:
     places = regions(genuine)
     chance = random.Random(1)
-    start = time.monotonic()
     for _ in range(150):
         data = bytearray(genuine)
         for _ in range(chance.choice((1, 4, 32))):
             at = chance.choice(chance.choice(places))
             data[at] = chance.choice((0, 0xFF, 0x7F, 0x80, chance.randrange(256)))
         examine(bytes(data))
-    assert time.monotonic() - start < 600, "hangs"
 
 
 @settings(max_examples=60, deadline=None)
