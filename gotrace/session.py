@@ -21,14 +21,18 @@ from gotrace.errors import Interrupted, UsageError
 from gotrace.export import format_of, render
 from gotrace.files import check_output, write
 from gotrace.kernel.calibrate import trap_cost_ns
+from gotrace.kernel.compilation import Compilation
+from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
 from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats, program_stats
+from gotrace.model.stacks import OTHER_REASONS
+from gotrace.model.syscalls import syscall_names
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.types import Overhead, Profile, StackStat, Window
 from gotrace.traced import TracedProcess
-from gotrace.vocabulary import Loss, StartKind, Stat, State
+from gotrace.vocabulary import CONTINUED, Loss, StartKind, Stat, State
 
 _TICK_S = 0.1
 _COMMIT_EVERY_S = 0.9
@@ -37,7 +41,11 @@ _STATS_FOR_S = 1.0
 _KINDS_OF_STATE = {
     State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
     State.PREEMPTED: {StartKind.GOSCHED, StartKind.YIELD, StartKind.PREEMPT_PARK},
-    State.RUNNABLE: {StartKind.EXIT_SYSCALL},
+    State.SYSCALL: {StartKind.SYSCALL, StartKind.FAULT},
+    # The later parts of intervals of any kind.
+    State.RUNNABLE: set(StartKind),
+    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU},
+    State.NETPOLL: {StartKind.PARK},
 }
 _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 
@@ -59,6 +67,8 @@ class AttachOptions:
     match: str = ""
     per_goroutine: bool = False
     events_over_ns: int | None = None
+    wakers: bool = True
+    kernel: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,22 +143,25 @@ class Session:
             if output != "-":
                 format_of(output)
                 check_output(Path(output), options.force)
+        compilation = Compilation()  # goes on beside what follows
+        self._cleanup.callback(compilation.close)
         for pid in options.pids:
-            process = TracedProcess.prepare(pid, options.probe_set)
+            process = TracedProcess.prepare(pid, options.probe_set, options.wakers, options.kernel)
             self._cleanup.callback(process.close)
             self.processes.append(process)
         self._check_reasons()
+        offsets = kernel_offsets() if options.kernel else {}
         with ThreadPoolExecutor(1) as pool:
             cost = pool.submit(trap_cost_ns)
             for process in self.processes:
-                process.load(self._kernel_options(process))
+                process.load(self._kernel_options(process), compilation.result(), offsets)
             self._cost_ns = cost.result()
 
     def _check_reasons(self) -> None:
         for reason in self.options.reasons:
             known = {text for process in self.processes for text in process.binary.wait_reasons if text}
-            known |= {"Gosched", "preempted", "yield", "syscall exit", "coroutine"}
-            if reason not in known:
+            known |= OTHER_REASONS | CONTINUED
+            if reason not in known | syscall_names():
                 raise UsageError(f"no wait reason is called {reason!r}", "one of: " + ", ".join(sorted(known)))
 
     def _kernel_options(self, process: TracedProcess) -> Options:
@@ -158,13 +171,15 @@ class Session:
             kinds = frozenset(k for state in options.states for k in _KINDS_OF_STATE.get(state, ())) | _INFERRED
         if options.reasons:
             numbers = [n for n, text in enumerate(process.binary.wait_reasons) if text in options.reasons]
-            reasons = frozenset(numbers)
+            if not CONTINUED & set(options.reasons):  # those are parts of intervals of any reason
+                reasons = frozenset(numbers)
         stream_ns = options.events_over_ns
         if options.per_goroutine and stream_ns is None:
             stream_ns = 0
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
             per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=stream_ns,
+            wakers=options.wakers, kernel=options.kernel,
         )
 
     # -- the trace -----------------------------------------------------------------------------------------------------
@@ -273,7 +288,7 @@ class Session:
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _overhead(self, counters: dict[Stat, int], elapsed_s: float) -> Overhead:
-        hits = counters[Stat.HITS_START] + counters[Stat.HITS_END]
+        hits = counters[Stat.HITS_START] + counters[Stat.HITS_END] + counters[Stat.HITS_READY] + counters[Stat.HITS_EXIT]
         per_hit = (self._cost_ns or 0) + self._program_ns
         cpu_ns = sum(process.cpu_used_ns() for process in self.processes)
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -305,9 +320,15 @@ class Session:
             losses=losses,
             overhead=self._overhead(self._counters(), duration / 1e9),
             goroutines=goroutines or max((stack.goroutines for stack in stacks), default=0),
+            running_ns=self._running_ns() if complete else None,
+            cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
             filters=self._filters(),
             complete=complete,
         )
+
+    def _running_ns(self) -> int | None:
+        times = [process.running_ns for process in self.processes]
+        return None if None in times else sum(times)
 
     def _filters(self) -> list[str]:
         options = self.options

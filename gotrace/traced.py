@@ -11,25 +11,39 @@ from dataclasses import dataclass, field, replace
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
+from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.program import Options
-from gotrace.kernel.records import KernelEvent, KernelStack
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import Tracer, member_hash, stack_hash
-from gotrace.histogram import bucket_of
+from gotrace.kernel.tracer import Tracer, member_hash
+from gotrace.blocked import blocked_threads, sees_kernel_numbers, switches_of
+from gotrace.inprogress import CutOff, Parked
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
-from gotrace.model.stacks import GoStack, StackModel
+from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackStat, Target
+from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
-from gotrace.vocabulary import Loss, StartKind
+from gotrace.vocabulary import Loss, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _READ_TRIES = 5
 _RETRY_S = 0.002
 _PATIENCE = 9
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a goroutine's time since the window began, or, if it was `born` in it, since it first ran. ns."""
+
+    g: int
+    run_ns: int
+    off_ns: int
+    born: bool
 
 
 @dataclass
@@ -50,18 +64,22 @@ class TracedProcess:
     end_ns: int = 0
     losses: dict[Loss, int] = field(default_factory=dict)
     _stats: dict[tuple, StackStat] = field(default_factory=dict)
-    _by_kernel_key: dict[tuple, tuple[KernelStack, tuple]] = field(default_factory=dict)
-    _members: dict[tuple, dict[tuple, KernelStack]] = field(default_factory=dict)
-    _first_seen: dict[int, KernelStack] = field(default_factory=dict)
-    _cut_goids: dict[tuple, set[int]] = field(default_factory=dict)
+    _by_kernel_key: dict[RowKey, tuple[IntervalRow, tuple]] = field(default_factory=dict)
+    _members: dict[tuple, dict[RowKey, IntervalRow]] = field(default_factory=dict)
+    _first_seen: dict[int, Parked] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
     _cpu_start: int = 0
     _cpu_ns: int = 0
+    _cpu_frozen: bool = False
     goroutines: int = 0
+    accounts: list[Account] = field(default_factory=list)
+    running_ns: int | None = None
     _closed: bool = False
 
     @classmethod
-    def prepare(cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE) -> TracedProcess:
+    def prepare(
+        cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True
+    ) -> TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         process = open_process(pid)
         try:
@@ -69,7 +87,7 @@ class TracedProcess:
             bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
             if bias < 0 or bias % 4096:
                 raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
-            plan = make_plan(binary, probe_set)
+            plan = make_plan(binary, probe_set, wakers, exits)
             memory = Memory(pid)
             traced = cls(process, binary, bias, plan, memory, GoroutineReader(memory, binary, bias))
             try:
@@ -106,16 +124,22 @@ class TracedProcess:
 
     # -- tracing -------------------------------------------------------------------------------------------------------
 
-    def load(self, options: Options) -> None:
-        """Compiles and verifies the programs for this process."""
-        goroutines = len(self.reader.addresses())
+    def load(self, options: Options, compiled: CompiledPrograms, kernel: dict[str, int] | None = None) -> None:
+        """Has the programs verified for this process. `kernel` are the offsets of the kernel's structs for the stage of
+        tracepoints, None or empty without it."""
+        try:
+            goroutines = len(self.reader.addresses())
+        except ProcessLookupError:
+            raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
         self.tracer = Tracer(
-            self.process.pid, self.process.exe_path, self.plan, self.binary.layout, self.bias, options
+            self.process.pid, self.process.exe_path, self.plan, self.binary.layout, self.bias, options,
+            (kernel or {}) if self.plan.thread_local_g is not None else {},
         )
-        self.tracer.load()
+        self.tracer.load(compiled)
         self._model = StackModel(self.binary, self.bias)
-        self._symbolizer = Symbolizer(self._model)
+        self._kernel_symbols = KernelSymbols()
+        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, Descriptors(self.process.pid).name)
         self._per_goroutine = options.per_goroutine
         self._options = options
 
@@ -128,20 +152,32 @@ class TracedProcess:
     def begin(self) -> None:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
         self._cpu_start = self._cpu_now()
-        self.start_ns = self.tracer.begin()
-        addresses = self.reader.addresses()
-        if len(addresses) <= _FIRST_SCAN:
-            with contextlib.suppress(ProcessLookupError):
+        kernel_numbers = sees_kernel_numbers()
+        self.start_ns = self.tracer.begin(self.process.pid if kernel_numbers else 0)
+        if self.tracer.sees_threads and kernel_numbers:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                self._add_blocked()
+        with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
+            addresses = self.reader.addresses()
+            if len(addresses) <= _FIRST_SCAN:
                 self._first_seen = self._read_parked(set(addresses))
+
+    def _add_blocked(self) -> None:
+        pid = self.process.pid
+        for thread in blocked_threads(pid, self.reader, self._kernel_symbols):
+            self.tracer.add_blocked(thread, self.start_ns)
+            # It may have gone on while we looked; then what was put down is wrong.
+            if switches_of(pid, thread.tid) != thread.switches:
+                self.tracer.forget_blocked(thread.tid, self.start_ns)
 
     def read(self) -> tuple[list[StackStat], list[tuple[int, int, int, tuple]]]:
         """Stacks whose figures changed since the last call, and the single intervals streamed since then."""
-        changed = self._take(self.tracer.read_stacks())
+        changed = self._take(self.tracer.read_rows())
         intervals = []
         for event in self.tracer.read_events():
             known = self._by_kernel_key.get(event.key)
             if known is None:
-                changed += self._take(self.tracer.read_stacks())
+                changed += self._take(self.tracer.read_rows())
                 known = self._by_kernel_key.get(event.key)
             if known is not None:
                 intervals.append(self._interval(event, known[1]))
@@ -150,30 +186,30 @@ class TracedProcess:
     def _interval(self, event: KernelEvent, key: tuple) -> tuple[int, int, int, tuple]:
         return event.goid, max(0, event.start_ns - self.start_ns), event.duration_ns, key
 
-    def _take(self, stacks: list[KernelStack]) -> list[StackStat]:
+    def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         touched = {}
-        for stack in stacks:
-            known = self._by_kernel_key.get(stack.key)
+        for row in rows:
+            known = self._by_kernel_key.get(row.key)
             if known is None:
-                go_stack = self._model.interpret(stack)
-                stat = self._stat(go_stack, stack)
+                stat = self._stat(row)
                 self._stats.setdefault(stat.key, stat)
                 key = stat.key
             else:
                 key = known[1]
-            self._by_kernel_key[stack.key] = (stack, key)
-            # Several kernel stacks can be one stack with symbols: figures are summed over all of them.
-            self._members.setdefault(key, {})[stack.key] = stack
+            self._by_kernel_key[row.key] = (row, key)
+            # Several rows can be one stack with symbols: figures are summed over all of them.
+            self._members.setdefault(key, {})[row.key] = row
             touched[key] = None
         for key in touched:
             _sum_up(self._stats[key], self._members[key].values())
         self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown
         return [self._stats[key] for key in touched]
 
-    def _stat(self, go_stack: GoStack, stack: KernelStack) -> StackStat:
+    def _stat(self, row: IntervalRow) -> StackStat:
+        stack = self._model.interpret(row)
         return StackStat(
-            self._symbolizer.frames(go_stack), go_stack.state, go_stack.reason, Distribution(),
-            goid=stack.goid or None, pid=self.process.pid,
+            self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
+            pid=self.process.pid,
         )
 
     def stacks(self) -> list[StackStat]:
@@ -188,8 +224,9 @@ class TracedProcess:
         alive = not tracer.execed and self.process.same_program()
         self.end_ns = self.end_ns or tracer.drain()
         self.cpu_used_ns()
+        self._cpu_frozen = True
         self._ended = set()  # what `begin` saw: those g may have been taken into use again
-        parked: dict[int, KernelStack] = {}
+        parked: dict[int, Parked] = {}
         try:
             if alive:
                 parked = self._read_parked(set(self.reader.addresses()))
@@ -198,33 +235,56 @@ class TracedProcess:
             alive = False
         tracer.stop()
         self.losses |= tracer.losses()
-        self.losses[Loss.MISSED_HITS] = sum(program_stats(fd).missed for fd in tracer.program_fds())
+        self.losses[Loss.MISSED_HITS] = sum(program_stats(fd).missed for fd in tracer.all_program_fds())
         changed, intervals = self.read()
-        changed += self._take(self._cut_off(parked if alive else self._first_seen, alive))
-        self._count_goroutines()
+        cut = self._cut_off(parked if alive else self._first_seen, alive)
+        changed += self._take(list(cut.rows.values()))
+        self._count_goroutines(cut)
+        self._account()
         tracer.detach()
         return list({stat.key: stat for stat in changed}.values()), intervals
 
-    def _count_goroutines(self) -> None:
-        """Replaces the kernel's counts per raw stack by exact ones: a goroutine counts once for a stack, however it was
-        recorded."""
-        by_member: dict[int, list[tuple]] = {}
-        goids: dict[tuple, set[int]] = {}
-        for kernel_key, (_, key) in self._by_kernel_key.items():
-            stack_id, _, reason, kind = kernel_key
-            by_member.setdefault(member_hash(stack_id, reason, kind), []).append(key)
-            goids.setdefault(key, set()).update(self._cut_goids.get(kernel_key, ()))
-        for member, goid in self.tracer.read_members():
-            for key in by_member.get(member, ()):
-                if key[-1] in (None, goid):
-                    goids[key].add(goid)
-        for key, members in goids.items():
-            self._stats[key].goroutines = len(members)
-        self.goroutines = len(set().union(*goids.values()))
+    def _account(self) -> None:
+        """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
+        tracer, end = self.tracer, self.end_ns
+        if not tracer.sees_threads:
+            return
+        opened, _known = tracer.read_open()
+        since = {thread.g: thread.out_ns for thread in tracer.read_open_threads()}
+        since |= {g: interval.start_ns for g, interval in opened.items()}
+        running_ns = tracer.read_stats()[Stat.RUN_NS]
+        self.accounts = []
+        for entry in tracer.read_running():
+            # One that has ended ran until a moment that nobody saw.
+            present = max(0, end - entry.since_ns) if entry.since_ns and entry.g not in self._ended else 0
+            off = entry.off_ns + (max(0, end - max(since[entry.g], self.start_ns)) if entry.g in since else 0)
+            running_ns += present
+            self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.born))
+        self.running_ns = running_ns
 
-    def _read_parked(self, addresses: set[int]) -> dict[int, KernelStack]:
-        """The goroutines among `addresses` that are off the CPU and have run before, as records without figures."""
-        found: dict[int, KernelStack] = {}
+    def _count_goroutines(self, cut: CutOff) -> None:
+        """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for."""
+        by_member: dict[int, set[tuple]] = {}
+        goids: dict[tuple, set[int]] = {}
+        for row_key in self._by_kernel_key:
+            place = _place(row_key)
+            goids.setdefault(place, set()).update(cut.goids.get(row_key, ()))
+            if row_key.stack >= 0:
+                by_member.setdefault(member_hash(row_key), set()).add(place)
+        for member, goid in self.tracer.read_members():
+            for place in by_member.get(member, ()):
+                if place[-1] in (0, goid):
+                    goids[place].add(goid)
+        counted: dict[tuple, set[int]] = {}
+        for row_key, (_, key) in self._by_kernel_key.items():
+            counted.setdefault(key, set()).update(goids[_place(row_key)])
+        for key, members in counted.items():
+            self._stats[key].goroutines = len(members)
+        self.goroutines = len(set().union(*counted.values()))
+
+    def _read_parked(self, addresses: set[int]) -> dict[int, Parked]:
+        """The goroutines among `addresses` that are off the CPU and have run before."""
+        found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
             retry = set()
             for goroutine in self.reader.read(list(addresses)):
@@ -236,87 +296,66 @@ class TracedProcess:
                 if pcs is None and attempt + 1 < _READ_TRIES:
                     retry.add(goroutine.address)  # it moved, or its stack was being copied
                     continue
-                found[goroutine.address] = _parked_record(goroutine, pcs)
+                found[goroutine.address] = _parked(goroutine, pcs)
             addresses = retry
             if not addresses:
                 break
         return found
 
-    def _read_elusive(self, parked: dict[int, KernelStack]) -> dict[int, KernelStack]:
-        """Those whose interval is open but who were missed: their stack was being moved (_Gcopystack), or their thread met
-        the start probe and has not had a CPU since to change their state. Both pass; on a busy host the second takes as
-        long as the kernel's scheduler does."""
-        found: dict[int, KernelStack] = {}
+    def _read_elusive(self, parked: dict[int, Parked]) -> dict[int, Parked]:
+        """Those whose interval is open but who were missed, and those whose stack made no sense: the collector was moving
+        it, or their thread met the start probe and has not had a CPU since to change their state. Both pass; on a busy
+        host they take as long as the kernel's scheduler does."""
+        found: dict[int, Parked] = {}
         for attempt in range(_PATIENCE):
-            opened, _known = self.tracer.read_open()
-            missing = opened.keys() - parked.keys() - found.keys() - self._ended
+            opened, known = self.tracer.read_open()
+            wanted = opened.keys() | parked.keys() - known  # the rest has resumed: its interval is closed
+            missing = {g for g in wanted - self._ended if (record := found.get(g) or parked.get(g)) is None or record.stack.unreadable}
             if not missing:
                 break
             time.sleep(_RETRY_S * 2**attempt)
             found |= self._read_parked(missing)
         return found
 
-    def _cut_off(self, parked: dict[int, KernelStack], alive: bool) -> list[KernelStack]:
+    def _cut_off(self, parked: dict[int, Parked], alive: bool) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw."""
+        options = self._options
+        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid)
         opened, known = self.tracer.read_open()
-        table_full = self.losses.get(Loss.GOROUTINE_TABLE_FULL, 0)
-        records: dict[tuple, KernelStack] = {}
         for g, interval in opened.items():
             if alive and g in self._ended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
-            record = parked.get(g)
-            if record is None:
-                # Gone with its process, or its stack never made sense: the time is known, where it went is not.
-                self._lose_parked()
-                record = _lost_record(interval.kind)
-            elif alive:
-                record.kind = interval.kind
-            self._cut(records, record, interval.start_ns)
-        if not table_full:
-            for g, record in parked.items():
+            found = parked.get(g)
+            if found is None or found.stack.unreadable:
+                self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
+            if found is None:
+                cut.add_lost(interval)  # gone with its process, or its stack never made sense
+            else:
+                cut.add_parked(found, interval)
+        if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
+            for g, found in parked.items():
                 if g not in known:
-                    if record.unreadable:
-                        self._lose_parked()
-                    self._cut(records, record, self.start_ns)
-        return list(records.values())
-
-    def _lose_parked(self) -> None:
-        self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-
-    def _cut(self, records: dict[tuple, KernelStack], record: KernelStack, start_ns: int) -> None:
-        duration = max(0, self.end_ns - max(start_ns, self.start_ns))
-        goid = record.goid if self._per_goroutine else 0
-        if duration < self._options.min_block_ns or self._options.only_goid not in (0, record.goid):
-            return
-        # A key of its own (the kernel's goid is never negative): these figures are set once, beside the kernel's.
-        identity = stack_hash(record.pcs)
-        key = (-1 - identity, goid, record.reason, record.kind)
-        total = records.get(key)
-        if total is None:
-            total = records[key] = KernelStack(
-                stack_id=key[0], goid=goid, reason=record.reason, kind=record.kind, pcs=record.pcs,
-                unreadable=record.unreadable,
-            )
-        total.count += 1
-        total.total_ns += duration
-        total.max_ns = max(total.max_ns, duration)
-        total.squares += (duration >> 8) ** 2
-        total.in_progress += 1
-        self._cut_goids.setdefault(total.key, set()).add(record.goid)
-        bucket = bucket_of(duration)
-        total.histogram[bucket] = total.histogram.get(bucket, 0) + 1
+                    if found.stack.unreadable:
+                        self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
+                    cut.add_parked(found, None)
+        for thread in self.tracer.read_open_threads():
+            cut.add_thread(thread)
+        for row in cut.rows.values():
+            self.tracer.resolve(row)
+        return cut
 
     def cpu_used_ns(self) -> int:
-        """CPU time of the process since `begin`, as of its last sign of life."""
-        self._cpu_ns = max(self._cpu_ns, self._cpu_now() - self._cpu_start)
+        """CPU time of the process since `begin`, as of its last sign of life in the window."""
+        if not self._cpu_frozen:
+            self._cpu_ns = max(self._cpu_ns, self._cpu_now() - self._cpu_start)
         return self._cpu_ns
 
     def _cpu_now(self) -> int:
+        # The process's CPU clock (include/linux/posix-timers.h: MAKE_PROCESS_CPUCLOCK, CPUCLOCK_SCHED), to the nanosecond.
         try:
-            fields = open(f"/proc/{self.process.pid}/stat").read().rpartition(")")[2].split()
+            return time.clock_gettime_ns(~self.process.pid << 3 | 2)
         except OSError:
             return 0
-        return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""
@@ -328,23 +367,20 @@ class TracedProcess:
             self.process.close()
 
 
-def _parked_record(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> KernelStack:
-    return KernelStack(
-        stack_id=0, goid=goroutine.goid, reason=goroutine.wait_reason, kind=StartKind.BEFORE,
-        pcs=pcs or (goroutine.pc,), unreadable=pcs is None,
-    )
+def _place(key: RowKey) -> tuple:
+    return key.stack, key.reason, key.kind, key.goid
 
 
-def _lost_record(kind: int) -> KernelStack:
-    return KernelStack(stack_id=0, goid=0, reason=0, kind=kind, pcs=(), unreadable=True)
+def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
+    stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
+    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
 
 
-def _sum_up(stat: StackStat, records: Iterable[KernelStack]) -> None:
+def _sum_up(stat: StackStat, records: Iterable[IntervalRow]) -> None:
     stat.distribution = Distribution()
-    stat.goroutines = stat.in_progress = 0
+    stat.in_progress = 0
     for record in records:
         stat.distribution.add(
             Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)
         )
-        stat.goroutines += record.goroutines
         stat.in_progress += record.in_progress

@@ -1,6 +1,6 @@
 """The words that every part of gotrace, its capture and its JSON use: states, frame kinds, start kinds, losses.
 
-The C side (``bpf/offcpu.c``) gets `StartKind`, `Stat` and the map sizes as ``-D`` definitions made from these enums by
+The C side (``bpf/*.c``) gets `StartKind`, `Stat` and the map sizes as ``-D`` definitions made from these enums by
 `gotrace.kernel.program`, so there is no second list to keep in step.
 """
 
@@ -18,6 +18,16 @@ class State(str, Enum):
     RUNQUEUE = "runqueue"
     SYSCALL = "syscall"
     PREEMPTED = "preempted"
+
+
+NETPOLL = "netpoll"
+"""Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
+READY = "ready"
+"""Reason of the part of a wait in which the goroutine was runnable and no P took it."""
+WOKEN = "thread woken"
+"""Reason of the part of a system call in which the thread was runnable and no CPU took it."""
+CONTINUED = frozenset((NETPOLL, READY, WOKEN))
+"""Reasons of parts that go on with an interval that another part began: they add time, but are no intervals of their own."""
 
 
 class FrameKind(str, Enum):
@@ -52,6 +62,25 @@ class StartKind(IntEnum):
     """Off the CPU since before the window; the kind is inferred from the stack's leaf."""
     SCHEDULE = 7
     """``schedule`` saw the M without its goroutine (probe set ``schedule``): the kind is inferred from the stack's leaf."""
+    SYSCALL = 8
+    """The thread was blocked in a system call (``sched_switch``)."""
+    FAULT = 9
+    """The thread was blocked in the kernel, but not in a system call: a page fault."""
+    CPU = 10
+    """The kernel took the CPU from the thread (``sched_switch``, runnable)."""
+    WAKER = 11
+    """No interval: the stack of whoever made a goroutine runnable."""
+    TRANSIT = 12
+    """No interval: a thread whose goroutine's stack was being copied or switched."""
+
+
+class Part(IntEnum):
+    """The stages of an interval in their order; ``PART_*`` in ``bpf/shared.h``."""
+
+    MAIN = 0
+    NETPOLL = 1
+    RUNNABLE = 2
+    RUNQUEUE = 3
 
 
 class Stat(IntEnum):
@@ -62,22 +91,29 @@ class Stat(IntEnum):
     INTERVALS = 2
     CREATED = 3
     """First run of a goroutine: an end probe hit without an interval, and none is due."""
-    NOT_SCHEDULED = 4
-    """gogo that resumes no goroutine: stack growth (newstack) or the end of a locked thread (goexit0)."""
-    FORGOTTEN = 5
+    FORGOTTEN = 4
     """The goroutine ended while stopped (iter.Pull's coroexit): its open interval was dropped."""
-    FILTERED = 6
+    FILTERED = 5
     """Intervals left out by --min-block, --state, --reason or --goroutine."""
-    SAMPLED_OUT = 7
-    GOROUTINE_TABLE_FULL = 8
-    STACK_TABLE_FULL = 9
-    GOROUTINE_SET_FULL = 10
-    RING_FULL = 11
-    STACK_TRUNCATED = 12
-    STACK_UNREADABLE = 13
-    START_WHILE_STOPPED = 14
-    END_WHILE_RUNNING = 15
-    INTERVAL_LOST = 16
+    SAMPLED_OUT = 6
+    GOROUTINE_TABLE_FULL = 7
+    STACK_TABLE_FULL = 8
+    GOROUTINE_SET_FULL = 9
+    RING_FULL = 10
+    STACK_TRUNCATED = 11
+    STACK_UNREADABLE = 12
+    START_WHILE_STOPPED = 13
+    END_WHILE_RUNNING = 14
+    INTERVAL_LOST = 15
+    HITS_READY = 16
+    RUN_NS = 17
+    """Sum of the time that goroutines ran with a CPU."""
+    WAKER_LOST = 18
+    OBJECT_TABLE_FULL = 19
+    KERNEL_STACK_LOST = 20
+    STACK_IN_TRANSIT = 21
+    HITS_EXIT = 22
+    THREAD_STACK_UNREADABLE = 23
 
 
 class Loss(str, Enum):
@@ -95,6 +131,11 @@ class Loss(str, Enum):
     MISSED_HITS = "missed_hits"
     PARKED_UNREAD = "parked_unread"
     UNKNOWN_FUNCTION = "unknown_function"
+    WAKER_LOST = "waker_lost"
+    OBJECT_TABLE_FULL = "object_table_full"
+    KERNEL_STACK_LOST = "kernel_stack_lost"
+    STACK_IN_TRANSIT = "stack_in_transit"
+    THREAD_STACK_UNREADABLE = "thread_stack_unreadable"
 
 
 LOSS_TEXT = {
@@ -110,4 +151,9 @@ LOSS_TEXT = {
     Loss.MISSED_HITS: "probe hits that the kernel did not deliver to the program",
     Loss.PARKED_UNREAD: "goroutines parked at the end of the window whose stack could not be read",
     Loss.UNKNOWN_FUNCTION: "distinct program counters that belong to no known function",
+    Loss.WAKER_LOST: "wake-ups whose waker could not be read",
+    Loss.OBJECT_TABLE_FULL: "intervals without their file or socket: more of those than the table holds",
+    Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
+    Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
+    Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

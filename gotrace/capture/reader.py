@@ -68,6 +68,8 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         losses={loss: int(meta["losses"].get(loss.value, 0)) for loss in Loss},
         overhead=Overhead(**meta["overhead"]),
         goroutines=int(meta["goroutines"]),
+        running_ns=meta.get("running_ns"),
+        cpu_ns=int(meta.get("cpu_ns", 0)),
         filters=[str(text) for text in meta["filters"]],
         complete=bool(meta["complete"]),
     )

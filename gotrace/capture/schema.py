@@ -2,15 +2,15 @@
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
-meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, filters, complete
+meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
           goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
           the buckets of gotrace/histogram.py)
-interval  single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns from the
-          window's start, duration_ns, stack
+interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
+          from the window's start, duration_ns, stack
 
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.

@@ -86,6 +86,8 @@ class CaptureWriter:
             "window": asdict(profile.window),
             "losses": {loss.value: count for loss, count in profile.losses.items()},
             "overhead": asdict(profile.overhead),
+            "running_ns": profile.running_ns,
+            "cpu_ns": profile.cpu_ns,
             "goroutines": profile.goroutines,
             "filters": profile.filters,
             "complete": profile.complete,

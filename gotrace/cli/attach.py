@@ -23,8 +23,9 @@ Examples:
   sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
 
 \b
-Overhead: two traps per off-CPU interval, each about half a microsecond in a virtual machine; the progress line and the
-summary show what it comes to, as a share of the CPU time that the target uses. Nothing is written to the target.
+Overhead: up to three traps per off-CPU interval (two with --no-wakers), each about half a microsecond in a virtual machine,
+and a tracepoint per context switch (none with --no-kernel); the progress line and the summary show what the traps come to,
+as a share of the CPU time that the target uses. Nothing is written to the target.
 """
 
 
@@ -38,7 +39,9 @@ summary show what it comes to, as a share of the CPU time that the target uses. 
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
-@click.option("--mode", type=click.Choice(["exact"]), default="exact", show_default=True, help="exact: every interval, two traps each.")
+@click.option("--mode", type=click.Choice(["exact"]), default="exact", show_default=True, help="exact: every interval.")
+@click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
+@click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .gotrace .html .folded .json; '-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
@@ -52,7 +55,7 @@ summary show what it comes to, as a share of the CPU time that the target uses. 
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    as_json: bool, match: str, min_block: int, mode: str, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
+    as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
     quiet: bool, reasons: tuple[str, ...], sample_period: int, states: tuple[str, ...], verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
@@ -74,7 +77,7 @@ def attach(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
-        events_over_ns=events_over,
+        events_over_ns=events_over, kernel=not no_kernel, wakers=not no_wakers,
     )
     _check_pattern(match)
     try:

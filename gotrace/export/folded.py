@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gotrace.profile.types import Frame, Profile
-from gotrace.render.frames import reason_label
+from gotrace.render.frames import reason_label, without_waker
 from gotrace.render.text import sanitize
 from gotrace.vocabulary import FrameKind
 
@@ -14,7 +14,7 @@ _SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]"}
 
 
 def render_folded(profile: Profile) -> str:
-    """``root;…;leaf;[state: reason] NANOSECONDS``, sorted, equal stacks merged; values add up to the profile's total.
+    """``root;…;leaf;[state: reason];waker's leaf;…;waker's root NANOSECONDS``, sorted, equal stacks merged; values add up to the profile's total.
 
     The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel,
     ``_[w]`` waker, ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes
@@ -25,8 +25,9 @@ def render_folded(profile: Profile) -> str:
     lines: dict[str, int] = {}
     for stack in profile.stacks:
         parts = [process.get(stack.pid, f"({stack.pid})")] if several else []
-        parts += [_frame(frame) for frame in reversed(stack.frames)]
+        parts += [_frame(frame) for frame in reversed(without_waker(stack.frames))]
         parts.append(_clean(reason_label(stack)))
+        parts += [_frame(frame) for frame in reversed(stack.frames) if frame.kind is FrameKind.WAKER]
         line = ";".join(parts)
         lines[line] = lines.get(line, 0) + stack.distribution.total_ns
     return "".join(f"{line} {value}\n" for line, value in sorted(lines.items()))

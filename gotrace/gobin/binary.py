@@ -8,7 +8,7 @@ from functools import cached_property
 from gotrace.errors import BadBinary
 from gotrace.gobin import layout as layouts
 from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_buildinfo
-from gotrace.gobin.derive import CodeFacts, derive, find_allgs
+from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import MAGIC_120, Function, Pclntab
@@ -118,6 +118,11 @@ class GoBinary:
         if address is None:
             raise BadBinary(f"{self.image.name}: runtime.allgs was not found")
         return address
+
+    @cached_property
+    def thread_local_g(self) -> int | None:
+        """Offset of the thread-local g from the FS base, None if the code does not tell."""
+        return find_thread_local_g(self.image, self.table)
 
     def function(self, name: str) -> tuple[Function, str] | None:
         """The function `name` (``runtime.gopark``) and where it was found, or None.

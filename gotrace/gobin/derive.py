@@ -29,6 +29,7 @@ class CodeFacts:
     g_atomicstatus: int | None
     g_goid: int | None
     g_waitreason: int | None
+    g_coroarg: int | None = None
 
 
 def derive(image: Image, table: Pclntab) -> CodeFacts:
@@ -41,13 +42,14 @@ def derive(image: Image, table: Pclntab) -> CodeFacts:
     return CodeFacts(
         g_sched_sp=sp if fits else None,
         g_sched_pc=pc if fits else None,
-        # gogo's prologue was checked byte by byte to load gobuf.g from +16 (x86.gogo_site).
+        # gobuf is {sp, pc, g, ...} in every version (runtime2.go).
         g_sched_g=sp - gogo_sp + 16 if fits else None,
         g_sched_bp=bp if fits else None,
         g_atomicstatus=status,
         # atomicstatus is followed by stackLock and goid (runtime2.go: g) in every version.
         g_goid=status + 8 if status is not None else None,
         g_waitreason=_waitreason(image, table, status),
+        g_coroarg=_coroarg(image, table),
     )
 
 
@@ -59,6 +61,28 @@ def find_allgs(image: Image, table: Pclntab) -> int | None:
         writable = {t for t in targets if t % 8 == 0 and (s := image.segment_at(t)) is not None and s.writable}
         found |= {t for t in writable if t + 8 in writable and t + 16 in writable}
     return found.pop() if len(found) == 1 else None
+
+
+def find_thread_local_g(image: Image, table: Pclntab) -> int | None:
+    """Offset of the thread-local g from the FS base: the first access through FS in runtime.systemstack.
+
+    Either ``mov %fs:off, %rax`` or ``mov $off, %rcx; mov %fs:(%rcx), %rax`` (position independent code).
+    """
+    from capstone.x86 import X86_OP_IMM, X86_OP_MEM, X86_OP_REG, X86_REG_FS
+
+    for function in table.functions_named("runtime.systemstack"):
+        constants: dict[int, int] = {}
+        for insn in instructions(image, function, 128):
+            if insn.mnemonic != "mov" or len(insn.operands) != 2:
+                continue
+            to, source = insn.operands
+            if source.type == X86_OP_MEM and source.mem.segment == X86_REG_FS:
+                offset = source.mem.disp + (constants.get(source.mem.base, 0) if source.mem.base else 0)
+                offset = (offset + (1 << 31)) % (1 << 32) - (1 << 31)
+                return offset if -4096 <= offset < 0 else None
+            if to.type == X86_OP_REG and source.type == X86_OP_IMM:
+                constants[to.reg] = source.imm
+    return None
 
 
 def _mcall_stores(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:
@@ -125,6 +149,24 @@ def _waitreason(image: Image, table: Pclntab, status: int | None) -> int | None:
         and insn.operands[0].mem.base != X86_REG_RSP
         and insn.operands[1].type == X86_OP_REG
         and status < insn.operands[0].mem.disp <= status + 64
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _coroarg(image: Image, table: Pclntab) -> int | None:
+    """coroswitch_m clears gp.coroarg, with its only store of a 64-bit zero into the g that is its argument (RAX)."""
+    from capstone.x86 import X86_OP_IMM, X86_OP_MEM, X86_REG_RAX
+
+    found = {
+        insn.operands[0].mem.disp
+        for function in table.functions_named("runtime.coroswitch_m")
+        for insn in instructions(image, function, 160)
+        if insn.mnemonic == "mov"
+        and insn.operands[0].type == X86_OP_MEM
+        and insn.operands[0].mem.base == X86_REG_RAX
+        and insn.operands[0].size == 8
+        and insn.operands[1].type == X86_OP_IMM
+        and insn.operands[1].imm == 0
     }
     return found.pop() if len(found) == 1 else None
 

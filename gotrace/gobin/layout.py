@@ -41,10 +41,16 @@ class Layout:
     g_startpc: int | None = None
     g_lockedm: int | None = None
     g_labels: int | None = None
+    g_coroarg: int | None = None
     m_g0: int | None = None
     m_procid: int | None = None
     m_curg: int | None = None
     m_p: int | None = None
+    m_vdsoSP: int | None = None
+    m_vdsoPC: int | None = None
+    pd_fd: int | None = None
+    pd_rg: int | None = None
+    pd_wg: int | None = None
     source: str = ""
 
     def contradictions(self, facts: CodeFacts) -> list[str]:
@@ -60,12 +66,14 @@ class Layout:
 
 def from_dwarf(types: RuntimeTypes) -> Layout | None:
     """The layout that DWARF gives, or None where it lacks runtime.g."""
-    g, gobuf, m = (types.offsets(f"runtime.{name}") for name in ("g", "gobuf", "m"))
-    return from_structs(g, gobuf, m, "DWARF") if g and gobuf else None
+    g, gobuf, m, poll = (types.offsets(f"runtime.{name}") for name in ("g", "gobuf", "m", "pollDesc"))
+    return from_structs(g, gobuf, m, poll, "DWARF") if g and gobuf else None
 
 
-def from_structs(g: dict[str, int], gobuf: dict[str, int], m: dict[str, int], source: str) -> Layout | None:
-    """A layout from the members of runtime.g, runtime.gobuf and runtime.m; None if one that is needed is missing."""
+def from_structs(
+    g: dict[str, int], gobuf: dict[str, int], m: dict[str, int], poll: dict[str, int], source: str
+) -> Layout | None:
+    """A layout from the members of runtime.g, gobuf, m and pollDesc; None if one that is needed is missing."""
     try:
         return Layout(
             g_sched_sp=g["sched"] + gobuf["sp"],
@@ -77,13 +85,16 @@ def from_structs(g: dict[str, int], gobuf: dict[str, int], m: dict[str, int], so
             source=source,
             **{f"g_{name}": g[name] for name in ("atomicstatus", "goid", "waitreason")},
             **{f"g_{name}": g.get(name) for name in _OPTIONAL_G},
-            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p")},
+            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p", "vdsoSP", "vdsoPC")},
+            **{f"pd_{name}": poll.get(name) for name in ("fd", "rg", "wg")},
         )
     except KeyError:
         return None
 
 
-_OPTIONAL_G = ("m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
+_OPTIONAL_G = (
+    "m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "coroarg",
+)
 
 
 def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
@@ -102,7 +113,7 @@ def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
         return None
     release = str(version) if exact else f"{chosen[0]['releases'][-1]} for {version}"
     structs = chosen[0]["structs"]
-    return from_structs(structs["g"], structs["gobuf"], structs["m"], f"table ({release})")
+    return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), f"table ({release})")
 
 
 def _minor(release: str) -> int:
@@ -112,7 +123,7 @@ def _minor(release: str) -> int:
 def from_code(facts: CodeFacts) -> Layout | None:
     """The layout that the machine code alone gives: the fields that exact tracing needs; None if one was not found."""
     needed = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    if any(value is None for value in needed.values()):
+    if any(value is None for name, value in needed.items() if name != "g_coroarg"):
         return None
     return Layout(**needed, source="machine code")
 

@@ -87,8 +87,6 @@ def emulated_kind(code: bytes) -> str | None:
 def probe_site(image: Image, function: Function, register: str) -> ProbeSite:
     """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry.
 
-    For ``gogo`` the wanted register is loaded by the prologue itself; see `gogo_site`.
-
     Raises:
         BadBinary: there is none within the prologue.
     """
@@ -105,23 +103,6 @@ def probe_site(image: Image, function: Function, register: str) -> ProbeSite:
     raise BadBinary(
         f"{image.name}: no instruction near the start of {function.name} can be probed cheaply: {code[:24].hex(' ')}"
     )
-
-
-def gogo_site(image: Image, function: Function) -> ProbeSite:
-    """The ``jmp`` that ends ``runtime.gogo``, where RDX holds the g that is about to run.
-
-    src/runtime/asm_amd64.s: ``MOVQ buf+0(FP), BX; MOVQ gobuf_g(BX), DX; MOVQ 0(DX), CX; JMP gogo<>``.
-
-    Raises:
-        BadBinary: the bytes are not those.
-    """
-    expected = bytes.fromhex("488b5c2408 488b5310 488b0a e9")
-    code = image.read_up_to(function.entry, 32)
-    if not code.startswith(expected) or len(code) < len(expected) + 4:
-        raise BadBinary(f"{image.name}: runtime.gogo has unknown code: {code[:17].hex(' ')}")
-    offset = len(expected) - 1
-    target = function.entry + offset + 5 + int.from_bytes(code[offset + 1 : offset + 5], "little", signed=True)
-    return ProbeSite(function.entry, offset, 5, "jmp", f"jmp {target:#x}", code[: offset + 5])
 
 
 def _aliases(register: str) -> set[str]:

@@ -8,11 +8,9 @@ import os
 import tempfile
 import time
 
+from gotrace.kernel.bpf import ProgramType, load_program
 from gotrace.kernel.perf_event import open_uprobe
 
-_SYS_BPF = 321
-_BPF_PROG_LOAD = 5
-_BPF_PROG_TYPE_KPROBE = 2
 # f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The probed push is emulated, as the probes on the target are.
 _LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
 _EXIT_0 = bytes.fromhex("b700000000000000 9500000000000000")
@@ -38,7 +36,7 @@ def measure_trap_ns() -> int:
             address = _address_of(file.name)
             loop = ct.CFUNCTYPE(None, ct.c_long)(address)
             bare = _time(loop)
-            program = _load_empty_program()
+            program = load_program(ProgramType.KPROBE, _EXIT_0, "empty")
             try:
                 probe = open_uprobe(file.name, 0, os.getpid(), program)
                 try:
@@ -69,18 +67,3 @@ def _time(loop) -> int:
         spent = (time.perf_counter_ns() - start) // _ROUNDS
         best = spent if best is None else min(best, spent)
     return best
-
-
-def _load_empty_program() -> int:
-    class Attr(ct.Structure):
-        _fields_ = [
-            ("type", ct.c_uint32), ("count", ct.c_uint32), ("instructions", ct.c_uint64), ("license", ct.c_uint64),
-            ("rest", ct.c_uint8 * 104),
-        ]
-
-    code, license_text = ct.create_string_buffer(_EXIT_0), ct.create_string_buffer(b"GPL")
-    attr = Attr(_BPF_PROG_TYPE_KPROBE, 2, ct.addressof(code), ct.addressof(license_text))
-    fd = ct.CDLL(None, use_errno=True).syscall(_SYS_BPF, _BPF_PROG_LOAD, ct.byref(attr), ct.sizeof(attr))
-    if fd < 0:
-        raise OSError(ct.get_errno(), os.strerror(ct.get_errno()))
-    return fd

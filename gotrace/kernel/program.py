@@ -1,27 +1,37 @@
-"""Turns a plan and the user's options into the definitions that bpf/offcpu.c is compiled with, and compiles it."""
+"""What bpf/*.c is compiled with, and the constants that are written into it once the target is known."""
 
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
 
 from gotrace.errors import Refused
 from gotrace.gobin.layout import Layout
 from gotrace.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
-from gotrace.kernel.structs import MAX_FRAMES
+from gotrace.kernel.structs import MAX_FRAMES, SCRATCH_SLOTS
 from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.vocabulary import Stat, StartKind
 
-if TYPE_CHECKING:
-    from bcc import BPF
-
 MAX_REASONS = 64
-PROGRAMS = ("end_execute", "end_gogo")
-"""Those of the C source that not every plan uses and that cost the compiler time."""
+MAX_G_READ = 248
+LOAD_MARK = 0x676F7472
+"""The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
+SOURCES = ("maps.c", "stack.c", "record.c", "objects.c", "goroutines.c", "threads.c", "exec.c")
+"""One translation unit, in this order."""
+PROGRAMS = (
+    "start_park", "start_gosched", "start_yield", "start_preempt_park", "start_exit_syscall", "start_gopark",
+    "start_schedule", "mark_ready", "mark_netpoll", "mark_exit", "end_interval", "on_switch", "on_waking", "on_data_ready",
+    "target_exec",
+)
+"""The entry points."""
+VARIANTS = {
+    "end_execute": ("end_interval", {"COROSWITCH": 0}),
+    "switch_coroutine": ("end_interval", {"COROSWITCH": 1}),
+}
+"""Programs of a plan that are an entry point with constants of their own; all others have its name."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,8 @@ class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
-    intervals of at least that length, None streams none.
+    intervals of at least that length, None streams none. `kernel` is the stage of tracepoints: system calls, CPU waits,
+    files and sockets; `wakers` that of the probes on what makes goroutines runnable.
     """
 
     min_block_ns: int = 0
@@ -39,9 +50,12 @@ class Options:
     kinds: frozenset[StartKind] | None = None
     reasons: frozenset[int] | None = None
     stream_ns: int | None = None
+    wakers: bool = True
+    kernel: bool = True
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
-    ring_pages: int = 1 << 10
+    max_objects: int = 1 << 13
+    ring_bytes: int = 1 << 22
 
 
 def source_folder() -> Path:
@@ -52,20 +66,57 @@ def source_folder() -> Path:
     """
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "_bpf", package.parent / "bpf"):
-        if (folder / "offcpu.c").is_file():
+        if (folder / SOURCES[0]).is_file():
             return folder
     raise Refused("gotrace's BPF sources are missing from the installation", "pipx install --system-site-packages .")
 
 
-def definitions(pid: int, plan: Plan, layout: Layout, bias: int, options: Options) -> dict[str, int]:
-    """The -D definitions of bpf/offcpu.c, by name. `pid` is the target's in our own PID namespace."""
+@cache
+def constant_names() -> tuple[str, ...]:
+    """The constants of bpf/at_load.h, in its order: their numbers are their places."""
+    text = (source_folder() / "at_load.h").read_text()
+    return tuple(re.findall(r"^#define (\w+) AT_LOAD\(\1\)", text, re.MULTILINE))
+
+
+def definitions() -> dict[str, int]:
+    """The -D definitions, by name: the same for every target."""
+    defined = {
+        "LOAD_MARK": LOAD_MARK,
+        "MAX_FRAMES": MAX_FRAMES,
+        "MAX_G_READ": MAX_G_READ,
+        "SCRATCH_SLOTS": SCRATCH_SLOTS,
+        "BUCKETS": BUCKETS,
+        "SUBBITS": SUBBITS,
+        "SUBBUCKETS": SUBBUCKETS,
+        "MAX_BITS": MAX_BITS,
+        "STAT_COUNT": len(Stat),
+    }
+    defined |= {f"LOAD_{name}": number for number, name in enumerate(constant_names())}
+    defined |= {f"STAT_{stat.name}": stat.value for stat in Stat}
+    defined |= {f"KIND_{kind.name}": kind.value for kind in StartKind}
+    return defined
+
+
+FD_SYSCALLS = frozenset((
+    0, 1, 3, 5, 8, 16, 17, 18, 19, 20, 40, 42, 43, 44, 45, 46, 47, 49, 50, 51, 52, 72, 73, 74, 75, 77, 81, 91, 93, 217, 221,
+    232, 233, 257, 275, 277, 280, 281, 285, 286, 287, 288, 292, 295, 296, 299, 306, 307, 326, 327, 328, 426, 437, 441,
+))
+"""x86-64 system calls whose first argument is a file descriptor (arch/x86/entry/syscalls/syscall_64.tbl)."""
+
+
+def constants(
+    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int]
+) -> dict[str, int]:
+    """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
+    of the kernel's structs, empty without the kernel stage.
+
+    Raises:
+        Refused: a g of this layout is larger than the program can read.
+    """
     namespace = os.stat("/proc/self/ns/pid")
     kinds = options.kinds
     reasons = options.reasons
-    defined = {
-        "TARGET_PID": pid,
-        "PID_NAMESPACE_DEV": namespace.st_dev,
-        "PID_NAMESPACE_INO": namespace.st_ino,
+    fields = {
         "G_STACK_LO": layout.g_stack_lo,
         "G_STACK_HI": layout.g_stack_hi,
         "G_SCHED_SP": layout.g_sched_sp,
@@ -73,21 +124,31 @@ def definitions(pid: int, plan: Plan, layout: Layout, bias: int, options: Option
         "G_SCHED_BP": layout.g_sched_bp,
         "G_GOID": layout.g_goid,
         "G_WAITREASON": layout.g_waitreason,
+        "G_ATOMICSTATUS": layout.g_atomicstatus,
+    }
+    size = max(fields.values()) + 8
+    if size > MAX_G_READ:
+        raise Refused(f"the layout of runtime.g ({layout.source}) is beyond what gotrace reads: {size} bytes")
+    values = fields | {
+        "G_READ": size,
+        "G_M": layout.g_m or 0,
+        "M_CURG": layout.m_curg or 0,
+        "M_VDSO_SP": layout.m_vdsoSP or 0,
+        "M_VDSO_PC": layout.m_vdsoPC or 0,
+        "PD_FD": layout.pd_fd or 0,
+        "PD_RG": layout.pd_rg or 0,
+        "PD_WG": layout.pd_wg or 0,
+        "TLS_G": plan.thread_local_g or 0,
+        "KERNEL_STAGE": int(bool(kernel)),
+        "G_COROARG": layout.g_coroarg or 0,
+        "TARGET_PID": pid,
+        "PID_NAMESPACE_DEV": namespace.st_dev,
+        "PID_NAMESPACE_INO": namespace.st_ino,
         "CGOCALLBACK_FRAME": plan.callback.frame,
         "ASMCGOCALL_FRAME": plan.callback.asmcgocall_frame,
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
         "MCALL": plan.mcall + bias,
-        "MAX_FRAMES": MAX_FRAMES,
-        "BUCKETS": BUCKETS,
-        "SUBBITS": SUBBITS,
-        "SUBBUCKETS": SUBBUCKETS,
-        "MAX_BITS": MAX_BITS,
-        "MAX_GOROUTINES": options.max_goroutines,
-        "MAX_STACKS": options.max_stacks,
-        "MAX_MEMBERS": max(options.max_goroutines, 4 * options.max_stacks),
-        "MAX_THREADS": 32768,
-        "STAT_COUNT": len(Stat),
         "BY_THREAD": int(plan.probe_set is ProbeSet.SCHEDULE),
         "MIN_BLOCK_NS": options.min_block_ns,
         "SAMPLE_NS": options.sample_period_ns,
@@ -98,96 +159,32 @@ def definitions(pid: int, plan: Plan, layout: Layout, bias: int, options: Option
         "REASON_MASK": sum(1 << reason for reason in (range(MAX_REASONS) if reasons is None else reasons)),
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
-        "RING_PAGES": options.ring_pages,
     }
+    values |= {name: kernel.get(name, 0) for name in constant_names() if name.startswith("K_")}
+    for word in range(7):
+        values[f"FD_SYSCALLS_{word}"] = sum(1 << number % 64 for number in FD_SYSCALLS if number // 64 == word)
     for name, where in (
         ("GOPARK", plan.gopark),
-        ("EXECUTE", plan.execute),
-        ("COROSWITCH", plan.coroswitch),
         ("ASYNC", plan.async_preempt),
         ("TEXT", plan.text),
         ("CGOCALLBACK", plan.callback.cgocallback),
         ("ASSIST", plan.assist),
     ):
         shift = bias if where.high else 0
-        defined[f"{name}_LO"], defined[f"{name}_HI"] = where.low + shift, where.high + shift
-    programs = {probe.program for probe in plan.probes}
-    defined |= {f"WITH_{name.upper()}": int(name in programs or not programs) for name in PROGRAMS}
-    defined |= {f"STAT_{stat.name}": stat.value for stat in Stat}
-    defined |= {f"KIND_{kind.name}": kind.value for kind in StartKind}
-    return defined
+        values[f"{name}_LO"], values[f"{name}_HI"] = where.low + shift, where.high + shift
+    return values
 
 
-def compile_program(defined: dict[str, int]) -> BPF:
-    """Compiles bpf/offcpu.c through bcc, against our own header tree.
-
-    Raises:
-        Refused: bcc is missing, is PyPI's unrelated package of that name, or rejects the program.
-    """
-    folder = source_folder()
-    os.environ["BCC_KERNEL_SOURCE"] = str(folder / "include")
-    bpf_class = import_bcc()
-    flags = [f"-I{folder}", "-Wno-everything"]
-    flags += [f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}" for name, value in sorted(defined.items())]
-    source = (folder / "offcpu.c").read_bytes()
-    with _captured_stderr() as said:
-        try:
-            return bpf_class(text=source, cflags=flags)
-        except Exception as error:  # bcc raises bare Exception
-            message = str(error)
-    raise Refused(
-        f"the BPF program was not accepted: {_first_error(said.text) or message}",
-        f"the whole report is in {_keep_log(said.text)}; gotrace doctor lists what this kernel allows",
-    )
-
-
-def import_bcc() -> type[BPF]:
-    """bcc's BPF class; raises Refused if bcc is missing or is the PyPI package that only shares its name."""
-    try:
-        from bcc import BPF
-    except ModuleNotFoundError:
-        raise Refused(
-            f"Python's bcc module is not installed for {sys.executable}",
-            "sudo apt-get install python3-bpfcc, and a Python that sees the system's packages (./scripts/install)",
-        ) from None
-    except ImportError as error:
-        raise Refused(
-            f"the installed bcc module is not the BPF Compiler Collection: {error}",
-            "pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
-        ) from None
-    return BPF
-
-
-class _Said:
-    text = ""
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[_Said]:
-    # The compiler and the verifier write to file descriptor 2 from C.
-    import tempfile
-
-    said = _Said()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield said
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            said.text = file.read(1 << 20).decode("utf-8", "replace")
-
-
-def _first_error(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if "error:" in line), lines[-1] if lines else "")[:200]
-
-
-def _keep_log(text: str) -> str:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", prefix="gotrace-bpf-", suffix=".log", delete=False) as file:
-        file.write(text)
-        return file.name
+def map_entries(options: Options) -> dict[str, int]:
+    """How many entries each map gets that is not sized by the C source."""
+    return {
+        "goroutines": options.max_goroutines,
+        "intervals": options.max_stacks,
+        "stacks": options.max_stacks,
+        "threads": 32768,
+        "objects": options.max_objects,
+        "watched": options.max_objects,
+        "members": 4 * max(options.max_goroutines, options.max_stacks),
+        "last_g": 32768,
+        "events": options.ring_bytes if options.stream_ns is not None else 4096,
+    }

@@ -3,54 +3,149 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gotrace.vocabulary import Part
 
 
-@dataclass
-class KernelStack:
-    """Sums of all closed intervals with one stack, kind and reason number (and goroutine, where kept apart).
+@dataclass(frozen=True)
+class RawStack:
+    """Program counters, leaf first.
 
-    `pcs` is leaf first. `prologue_caller` is the caller of ``pcs[0]`` where the goroutine stopped in a prologue;
-    `async_caller` is the caller of ``pcs[async_at]`` if that function has no frame there. 0 where there is none.
+    `leaf_caller` is the caller of ``pcs[0]``: surely where the goroutine stopped in a prologue (`in_prologue`), else only
+    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has none. 0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address.
+    `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
     """
 
-    stack_id: int
+    pcs: tuple[int, ...]
+    leaf_caller: int = 0
+    in_prologue: bool = False
+    async_caller: int = 0
+    exact: bool = False
+    truncated: bool = False
+    unreadable: bool = False
+    in_transit: bool = False
+
+
+NO_STACK = RawStack((), unreadable=True)
+
+
+@dataclass(frozen=True)
+class KernelObject:
+    """What a file descriptor was: `mode`, `ino`, `dev` of its inode; of a socket its family, type, state and addresses
+    (raw bytes, 4 or 16 of them used) with ports."""
+
+    fd: int
+    mode: int
+    ino: int
+    dev: int
+    family: int = 0
+    type: int = 0
+    state: int = 0
+    local: bytes = b""
+    local_port: int = 0
+    peer: bytes = b""
+    peer_port: int = 0
+
+
+class RowKey(NamedTuple):
+    """What makes a row of the kernel's table distinct: ``struct interval_key``."""
+
+    stack: int
+    kernel_stack: int
+    waker: int
+    object: int
     goid: int
     reason: int
     kind: int
-    pcs: tuple[int, ...]
-    prologue_caller: int = 0
-    async_caller: int = 0
-    async_at: int = 0
-    truncated: bool = False
-    unreadable: bool = False
+    part: int
+    syscall: int
+
+
+@dataclass
+class IntervalRow:
+    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2."""
+
+    key: RowKey
+    stack: RawStack
+    kernel_stack: RawStack | None = None
+    waker: RawStack | None = None
+    object: KernelObject | None = None
     count: int = 0
     total_ns: int = 0
     max_ns: int = 0
     squares: int = 0
-    goroutines: int = 0
     in_progress: int = 0
     histogram: dict[int, int] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[int, int, int, int]:
-        """What makes it distinct in the kernel's table."""
-        return (self.stack_id, self.goid, self.reason, self.kind)
+    def part(self) -> Part:
+        """Which stage of the intervals this is."""
+        return Part(self.key.part)
 
 
 @dataclass(frozen=True)
 class KernelEvent:
-    """One closed interval, streamed. `key` is that of its KernelStack."""
+    """One part of a closed interval, streamed. `key` is that of its row."""
 
     start_ns: int
     duration_ns: int
     goid: int
-    key: tuple[int, int, int, int]
+    waker_goid: int
+    key: RowKey
 
 
 @dataclass(frozen=True)
 class OpenInterval:
-    """An interval that was still open when the probes went: the goroutine struct, since when, and how it began."""
+    """An interval that was still open: the goroutine struct, how it began, and how far it got. Times of CLOCK_MONOTONIC; 0
+    where a stage was not reached. `waker` and `object` are numbers in the kernel's tables."""
 
     g: int
-    start_ns: int
     kind: int
+    start_ns: int
+    data_ns: int = 0
+    ready_ns: int = 0
+    waker: int = 0
+    object: int = 0
+
+
+@dataclass(frozen=True)
+class OpenThread:
+    """A thread off its CPU with a goroutine that Go takes for running."""
+
+    g: int
+    goid: int
+    kind: int
+    out_ns: int
+    woken_ns: int
+    stack: int
+    kernel_stack: int
+    object: int
+    syscall: int
+
+
+@dataclass(frozen=True)
+class BlockedThread:
+    """A thread that sleeps in the kernel with a goroutine. `tid` is its number in our PID namespace; `switches` how often
+    it had left its CPU when it was looked at. Stacks are leaf first."""
+
+    tid: int
+    g: int
+    goid: int
+    syscall: int
+    stack: tuple[int, ...]
+    kernel_stack: tuple[int, ...]
+    object: KernelObject | None
+    switches: int
+
+
+@dataclass(frozen=True)
+class RunningTime:
+    """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run
+    began, 0 if it does not run. `born`: it ran for the first time inside the window."""
+
+    g: int
+    run_ns: int
+    off_ns: int
+    since_ns: int
+    born: bool

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes as ct
 import os
+import struct
 from dataclasses import dataclass
 
-_SYS_BPF = 321
+from gotrace.kernel.bpf import bpf
+
 _BPF_OBJ_GET_INFO_BY_FD = 15
 _BPF_ENABLE_STATS = 32
+_BPF_STATS_RUN_TIME = 0
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,18 @@ class _Info(ct.Structure):
     _fields_ = [("head", ct.c_uint8 * 192), ("run_ns", ct.c_uint64), ("runs", ct.c_uint64), ("missed", ct.c_uint64)]
 
 
-class _InfoAttr(ct.Structure):
-    _fields_ = [("fd", ct.c_uint32), ("length", ct.c_uint32), ("info", ct.c_uint64), ("rest", ct.c_uint8 * 104)]
-
-
 def program_stats(fd: int) -> ProgramStats:
     """The accounts of the program `fd`; zeros where the kernel does not tell."""
     info = _Info()
-    attr = _InfoAttr(fd, ct.sizeof(info), ct.addressof(info))
-    if _bpf(_BPF_OBJ_GET_INFO_BY_FD, attr) < 0:
+    if bpf(_BPF_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, ct.sizeof(info), ct.addressof(info))) < 0:
         return ProgramStats(0, 0, 0)
     return ProgramStats(info.runs, info.run_ns, info.missed)
 
 
 def enable_stats() -> int | None:
     """Has the kernel time BPF programs until the returned descriptor is closed; None if it can't (Linux 5.8)."""
-
-    class Attr(ct.Structure):
-        _fields_ = [("type", ct.c_uint32), ("rest", ct.c_uint8 * 116)]
-
-    fd = _bpf(_BPF_ENABLE_STATS, Attr())
+    fd = bpf(_BPF_ENABLE_STATS, struct.pack("<I", _BPF_STATS_RUN_TIME))
     return fd if fd >= 0 else None
-
-
-def _bpf(command: int, attr: ct.Structure) -> int:
-    libc = ct.CDLL(None, use_errno=True)
-    return libc.syscall(_SYS_BPF, command, ct.byref(attr), ct.sizeof(attr))
 
 
 def close(fd: int | None) -> None:

@@ -1,4 +1,4 @@
-"""ctypes mirrors of bpf/offcpu.h; tests/unit/test_structs.py compiles the header and compares every offset."""
+"""ctypes mirrors of bpf/shared.h; tests/unit/test_structs.py compiles the header and compares every offset."""
 
 from __future__ import annotations
 
@@ -8,42 +8,72 @@ from gotrace.histogram import BUCKETS
 
 MAX_FRAMES = 128
 
-PHASE_OFF, PHASE_TRACE, PHASE_DRAIN = 0, 1, 2
-STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE = 1, 2, 4
+PHASE_OFF, PHASE_TRACE = 0, 1
+STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE, STACK_LEAF_CALLER = 1, 2, 4, 8
+GOROUTINE_BORN, GOROUTINE_UNSURE = 1, 2
+STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
+PARTS = 4
+SCRATCH_SLOTS = 4
+ASYNC_AT = 2
+"""Where a goroutine's stack that a signal interrupted has the interrupted function."""
+
+
+def _words(*names: str) -> list[tuple[str, type]]:
+    return [(name, ct.c_uint64) for name in names]
+
+
+def _halves(*names: str) -> list[tuple[str, type]]:
+    return [(name, ct.c_uint32) for name in names]
 
 
 class Config(ct.Structure):
     """``struct config``"""
 
-    _fields_ = [(name, ct.c_uint64) for name in ("phase", "window_start_ns", "window_end_ns", "execed")]
+    _fields_ = _words("phase", "window_start_ns", "window_end_ns", "execed", "tgid")
 
 
 class Goroutine(ct.Structure):
     """``struct goroutine``"""
 
-    _fields_ = [("start_ns", ct.c_uint64), ("last_key", ct.c_uint64), ("kind", ct.c_uint32), ("unused", ct.c_uint32)]
+    _fields_ = _words(
+        "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "run_since", "run_ns", "off_ns", "last_key",
+    ) + _halves("kind", "flags")
+
+
+class Thread(ct.Structure):
+    """``struct thread``"""
+
+    _fields_ = _words("out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object") + _halves(
+        "kind", "syscall", "how", "unused",
+    )
+
+
+class Stack(ct.Structure):
+    """``struct stack``"""
+
+    _fields_ = _halves("flags", "depth") + _words("prologue_caller", "async_caller") + [("pcs", ct.c_uint64 * MAX_FRAMES)]
+
+
+class Object(ct.Structure):
+    """``struct object``"""
+
+    _fields_ = [
+        ("ino", ct.c_uint64), *_halves("dev", "mode", "fd"),
+        *((name, ct.c_uint16) for name in ("family", "type", "local_port", "peer_port")),
+        ("state", ct.c_uint32), ("local", ct.c_uint8 * 16), ("peer", ct.c_uint8 * 16),
+    ]
 
 
 class IntervalKey(ct.Structure):
     """``struct interval_key``"""
 
-    _fields_ = [("stack", ct.c_uint64), ("goid", ct.c_uint64), ("reason", ct.c_uint32), ("kind", ct.c_uint32)]
+    _fields_ = _words("stack", "kernel_stack", "waker", "object", "goid") + _halves("reason", "kind", "part", "syscall")
 
 
 class IntervalValue(ct.Structure):
     """``struct interval_value``"""
 
-    _fields_ = [
-        *((name, ct.c_uint64) for name in (
-            "count", "total_ns", "max_ns", "squares_low", "squares_high", "goroutines", "in_progress",
-        )),
-        ("flags", ct.c_uint32),
-        ("depth", ct.c_uint32),
-        ("prologue_caller", ct.c_uint64),
-        ("async_caller", ct.c_uint64),
-        ("async_at", ct.c_uint32),
-        ("unused", ct.c_uint32),
-        ("pcs", ct.c_uint64 * MAX_FRAMES),
+    _fields_ = _words("count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress") + [
         ("histogram", ct.c_uint32 * BUCKETS),
     ]
 
@@ -51,14 +81,10 @@ class IntervalValue(ct.Structure):
 class MemberKey(ct.Structure):
     """``struct member_key``"""
 
-    _fields_ = [("key", ct.c_uint64), ("goid", ct.c_uint64)]
+    _fields_ = _words("key", "goid")
 
 
 class Event(ct.Structure):
     """``struct event``"""
 
-    _fields_ = [
-        *((name, ct.c_uint64) for name in ("start_ns", "duration_ns", "goid", "stack", "key_goid")),
-        ("reason", ct.c_uint32),
-        ("kind", ct.c_uint32),
-    ]
+    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey)]

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import errno
 import os
 import struct
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.layout import Layout
-from gotrace.histogram import BUCKETS
+from gotrace.histogram import BUCKETS, bucket_of, bucket_range
+from gotrace.kernel.bpf import (
+    BpfError, ProgramType, attach_raw_tracepoint, delete_element, possible_cpus, read_element, read_table, write_element,
+)
+from gotrace.kernel.compilation import CompiledPrograms
+from gotrace.kernel.loader import LoadedPrograms, load
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_uprobe
-from gotrace.kernel.program import Options, compile_program, definitions
-from gotrace.kernel.records import KernelEvent, KernelStack, OpenInterval
+from gotrace.kernel.program import Options, constants, map_entries
+from gotrace.kernel.records import (
+    NO_STACK, BlockedThread, IntervalRow, KernelEvent, KernelObject, OpenInterval, OpenThread, RawStack, RowKey, RunningTime,
+)
+from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.structs import (
-    PHASE_DRAIN, PHASE_OFF, PHASE_TRACE, STACK_IN_PROLOGUE, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine,
-    IntervalKey, IntervalValue, MemberKey,
+    GOROUTINE_BORN, MAX_FRAMES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE, STACK_IN_TRANSIT,
+    STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue, MemberKey, Object, Stack, Thread,
 )
 from gotrace.plan.probes import Plan
-from gotrace.vocabulary import Loss, Stat
+from gotrace.vocabulary import Loss, StartKind, Stat
 
 _LOSSES = {
     Stat.GOROUTINE_TABLE_FULL: Loss.GOROUTINE_TABLE_FULL,
@@ -32,39 +42,53 @@ _LOSSES = {
     Stat.STACK_UNREADABLE: Loss.STACK_UNREADABLE,
     Stat.START_WHILE_STOPPED: Loss.START_WHILE_STOPPED,
     Stat.END_WHILE_RUNNING: Loss.END_WHILE_RUNNING,
+    Stat.WAKER_LOST: Loss.WAKER_LOST,
+    Stat.OBJECT_TABLE_FULL: Loss.OBJECT_TABLE_FULL,
+    Stat.THREAD_STACK_UNREADABLE: Loss.THREAD_STACK_UNREADABLE,
+    Stat.STACK_IN_TRANSIT: Loss.STACK_IN_TRANSIT,
+    Stat.KERNEL_STACK_LOST: Loss.KERNEL_STACK_LOST,
 }
+_PATIENCE = 10
+_MARGIN_NS = 3_000_000
+"""Time to tell the kernel side of the window's edges before they come."""
+_TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking"}
 
 
 class Tracer:
     """The kernel side of one traced process.
 
-    `load`, `attach`, `begin`, then `read_stacks` as often as wanted, `drain`, `detach`, `close`. Whatever happens to
-    this process, the kernel removes the probes with its file descriptors.
+    `load`, `attach`, `begin`, then `read_rows` as often as wanted, `drain`, `detach`, `close`. Whatever happens to
+    this process, the kernel removes the probes with its file descriptors. `sees_data`: the kernel tells when data comes.
     """
 
-    def __init__(self, pid: int, exe_path: str, plan: Plan, layout: Layout, bias: int, options: Options) -> None:
+    sees_data = True
+
+    def __init__(
+        self, pid: int, exe_path: str, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int]
+    ) -> None:
         self._pid = pid
         self._exe_path = exe_path
         self._plan = plan
-        self._definitions = definitions(pid, plan, layout, bias, options)
-        self._bpf = None
+        self._options = options
+        self._kernel_stage = bool(kernel)
+        self._constants = constants(pid, plan, layout, bias, options, kernel)
+        self._loaded = LoadedPrograms()
+        self._ring: RingBuffer | None = None
         self._probes: list[int] = []
-        self._events: list[KernelEvent] = []
         self._seen: dict[bytes, int] = {}
-        self._streaming = options.stream_ns is not None
+        self._stacks: dict[int, RawStack] = {}
+        self._objects: dict[int, KernelObject | None] = {}
 
-    def load(self) -> None:
-        """Compiles and verifies the programs; raises Refused if the kernel does not take them."""
-        self._bpf = compile_program(self._definitions)
-        try:
-            self._programs = {
-                name: self._bpf.load_func(name.encode(), self._bpf.KPROBE).fd for name in {p.program for p in self._plan.probes}
-            }
-        except Exception as error:
-            raise Refused(f"the kernel's verifier refused a BPF program: {error}", "gotrace doctor") from None
-        self._fds = {name: self._bpf[name.encode()].map_fd for name in ("intervals", "goroutines", "members")}
-        if self._streaming:
-            self._bpf[b"events"].open_ring_buffer(self._on_event)
+    def load(self, compiled: CompiledPrograms) -> None:
+        """Makes the maps and has the programs verified; raises Refused if the kernel does not take them."""
+        programs = {probe.program: ProgramType.KPROBE for probe in self._plan.probes}
+        programs["target_exec"] = ProgramType.RAW_TRACEPOINT
+        if self._kernel_stage:
+            programs |= dict.fromkeys((*_TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
+        self._loaded = load(compiled, programs, self._constants, map_entries(self._options))
+        self._possible_cpus = possible_cpus()
+        if self._options.stream_ns is not None:
+            self._ring = RingBuffer(self._loaded.maps["events"], self._options.ring_bytes)
 
     def attach(self) -> None:
         """Places the probes; they record nothing before `begin`.
@@ -75,13 +99,17 @@ class Tracer:
         if not UPROBE_TYPE.exists():
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
-            # bcc attaches this one by bpf(BPF_RAW_TRACEPOINT_OPEN): no tracefs.
-            self._bpf.attach_raw_tracepoint(b"sched_process_exec", b"target_exec")
-        except Exception as error:
-            raise Refused(f"the raw tracepoint sched_process_exec can't be attached: {error}", "gotrace doctor") from None
+            self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
+            if self._kernel_stage:
+                for program, tracepoint in _TRACEPOINTS.items():
+                    self._probes.append(attach_raw_tracepoint(tracepoint, self._loaded.programs[program]))
+                self._attach_data_ready()
+        except BpfError as error:
+            self.detach()
+            raise Refused(f"the kernel refuses {error.strerror}", "gotrace doctor") from None
         for probe in self._plan.probes:
             try:
-                fd = open_uprobe(self._exe_path, probe.file_offset, self._pid, self._programs[probe.program])
+                fd = open_uprobe(self._exe_path, probe.file_offset, self._pid, self._loaded.programs[probe.program])
             except ProbeError as error:
                 self.detach()
                 if error.errno == errno.ESRCH:
@@ -89,26 +117,91 @@ class Tracer:
                 raise Refused(f"no probe at {probe.symbol}+{probe.site.offset}: {error.strerror}", "gotrace doctor") from None
             self._probes.append(fd)
 
-    def begin(self) -> int:
-        """Opens the window and returns its start (CLOCK_MONOTONIC ns)."""
-        start = time.monotonic_ns()
-        self._set(phase=PHASE_TRACE, window_start_ns=start)
+    def _attach_data_ready(self) -> None:
+        # Linux 6.3. Without it the time until the kernel had the data is not split from the time until the netpoller did.
+        try:
+            self._probes.append(attach_raw_tracepoint("sk_data_ready", self._loaded.programs["on_data_ready"]))
+        except BpfError:
+            self.sees_data = False
+
+    def begin(self, tgid: int = 0) -> int:
+        """Opens the window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
+        if it is not known: then the first probe that is hit finds it."""
+        start = time.monotonic_ns() + _MARGIN_NS
+        # Ahead of time, so that all programs begin at the same instant. In two steps: one that sees the phase must see the
+        # rest.
+        self._set(phase=PHASE_OFF, window_start_ns=start, tgid=tgid)
+        self._set(phase=PHASE_TRACE, window_start_ns=start, tgid=tgid)
+        _sleep_until(start)
         return start
+
+    def add_blocked(self, thread: BlockedThread, since_ns: int) -> None:
+        """Makes it known that a thread has been off its CPU; nothing, if the kernel side knows better already."""
+        kernel = stack_hash(thread.kernel_stack) if thread.kernel_stack else 0
+        object_number = 0
+        with contextlib.suppress(BpfError):
+            self._put("stacks", stack_hash(thread.stack), _stack_struct(thread.stack))
+            if kernel:
+                self._put("stacks", kernel, _stack_struct(thread.kernel_stack))
+            if thread.object is not None:
+                thing = thread.object
+                object_number = stack_hash((thing.fd, thing.ino, thing.dev, thing.mode))
+                self._put("objects", object_number, Object(fd=thing.fd, mode=thing.mode, ino=thing.ino, dev=thing.dev))
+            self._put("goroutines", thread.g, Goroutine())
+        entry = Thread(
+            out_ns=since_ns, g=thread.g, goid=thread.goid, stack=stack_hash(thread.stack), kernel_stack=kernel,
+            object=object_number, kind=StartKind.SYSCALL, syscall=thread.syscall,
+        )
+        with contextlib.suppress(BpfError):
+            write_element(self._loaded.maps["threads"], struct.pack("<I", thread.tid), bytes(entry), only_new=True)
+
+    def forget_blocked(self, tid: int, since_ns: int) -> None:
+        """Takes `add_blocked` back, unless the kernel side has made the entry its own."""
+        key = struct.pack("<I", tid)
+        with contextlib.suppress(BpfError):
+            raw = read_element(self._loaded.maps["threads"], key, ct.sizeof(Thread))
+            if Thread.from_buffer_copy(raw).out_ns == since_ns:
+                delete_element(self._loaded.maps["threads"], key)
+
+    def _put(self, table: str, number: int, value: ct.Structure) -> None:
+        try:
+            write_element(self._loaded.maps[table], struct.pack("<Q", number), bytes(value), only_new=True)
+        except BpfError as error:
+            if error.errno != errno.EEXIST:
+                raise
 
     def drain(self) -> int:
         """Ends the window and returns its end. Intervals that are open are closed at that end when their goroutine
         resumes, so the stacks of those that have not resumed can be read from memory in peace."""
         config = self._config()
-        if config.phase != PHASE_TRACE:  # never begun, or the target called exec
+        if config.phase != PHASE_TRACE or config.window_end_ns:  # never begun, or over; or the target called exec
             return config.window_end_ns or time.monotonic_ns()
-        end = time.monotonic_ns()
-        self._set(phase=PHASE_DRAIN, window_start_ns=config.window_start_ns, window_end_ns=end)
+        end = time.monotonic_ns() + _MARGIN_NS
+        self._set(phase=PHASE_TRACE, window_start_ns=config.window_start_ns, window_end_ns=end, tgid=config.tgid)
+        _sleep_until(end)
         return end
 
     def stop(self) -> None:
         """Records nothing from here on."""
         config = self._config()
-        self._set(phase=PHASE_OFF, execed=config.execed)
+        # Only the phase changes: programs under way still read the rest.
+        config.phase = PHASE_OFF
+        write_element(self._loaded.maps["config"], bytes(4), bytes(config))
+        self._await_programs()
+
+    def _await_programs(self) -> None:
+        """Waits for programs that were under way: a thread may have lost its CPU in the midst of one. What they record
+        counts, and half of it would be wrong."""
+        for attempt in range(_PATIENCE):
+            if not any(self._busy(slot) for slot in range(SCRATCH_SLOTS)):
+                return
+            time.sleep(0.0005 * 2**attempt)
+
+    def _busy(self, slot: int) -> bool:
+        shape = self._loaded.shapes["scratch"]
+        size = (shape.value_size + 7) // 8 * 8
+        raw = read_element(self._loaded.maps["scratch"], struct.pack("<I", slot), size * self._possible_cpus)
+        return any(int.from_bytes(raw[size * cpu : size * cpu + 8], "little") for cpu in range(self._possible_cpus))
 
     def detach(self) -> None:
         """Removes the probes, all at once: each takes the kernel a grace period."""
@@ -120,76 +213,170 @@ class Tracer:
     def close(self) -> None:
         """Removes everything from the kernel. May be called at any time, also twice."""
         self.detach()
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        self._loaded.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
+
+    @property
+    def sees_threads(self) -> bool:
+        """Whether the kernel's tracepoints are used."""
+        return self._kernel_stage
 
     @property
     def execed(self) -> bool:
         """Whether the target replaced itself by exec: the trace ended there."""
         return bool(self._config().execed)
 
-    def read_stacks(self) -> list[KernelStack]:
-        """The sums, each as of now, of those stacks that changed since the last call."""
+    def read_rows(self) -> list[IntervalRow]:
+        """The sums, each as of now, of those rows that changed since the last call."""
         changed = []
-        for raw_key, raw in read_table_of(self._fds["intervals"], IntervalKey, IntervalValue):
+        for raw_key, raw in self._table("intervals", IntervalKey, IntervalValue):
             count = int.from_bytes(raw[:8], "little")
             if self._seen.get(raw_key) == count:
                 continue
             self._seen[raw_key] = count
-            changed.append(_kernel_stack(raw_key, raw))
+            changed.append(_row(raw_key, raw))
+        for row in changed:
+            self.resolve(row)
         return changed
+
+    def resolve(self, row: IntervalRow) -> None:
+        """Fills in what the row's key names in other tables."""
+        key = row.key
+        if row.stack is NO_STACK:
+            row.stack = self.stack(key.stack if key.stack >= 0 else -1 - key.stack) or NO_STACK
+        row.kernel_stack = self.stack(key.kernel_stack) if key.kernel_stack else None
+        row.waker = self.stack(key.waker) if key.waker else None
+        row.object = self.object(key.object) if key.object else None
+
+    def stack(self, number: int) -> RawStack | None:
+        """A stack by its number in the kernel's table; None if the table was full."""
+        if number not in self._stacks:
+            raw = self._element("stacks", number, Stack)
+            if raw is None:
+                return None
+            self._stacks[number] = _raw_stack(raw)
+        return self._stacks[number]
+
+    def object(self, number: int) -> KernelObject | None:
+        """A file or socket by its number in the kernel's table."""
+        if number not in self._objects:
+            raw = self._element("objects", number, Object)
+            self._objects[number] = _object(Object.from_buffer_copy(raw)) if raw is not None else None
+        return self._objects[number]
 
     def read_open(self) -> tuple[dict[int, OpenInterval], set[int]]:
         """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
         opened, known = {}, set()
-        for raw_key, raw in read_table_of(self._fds["goroutines"], ct.c_uint64, Goroutine):
+        for raw_key, raw in self._table("goroutines", ct.c_uint64, Goroutine):
             g, = struct.unpack("<Q", raw_key)
-            start_ns, _, kind, _ = struct.unpack("<QQII", raw)
+            entry = Goroutine.from_buffer_copy(raw)
             known.add(g)
-            if start_ns:
-                opened[g] = OpenInterval(g, start_ns, kind)
+            if entry.start_ns:
+                opened[g] = OpenInterval(
+                    g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object
+                )
         return opened, known
+
+    def read_running(self) -> list[RunningTime]:
+        """The accounts of all goroutines in the table."""
+        entries = ((key, Goroutine.from_buffer_copy(raw)) for key, raw in self._table("goroutines", ct.c_uint64, Goroutine))
+        return [
+            RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & GOROUTINE_BORN))
+            for key, e in entries
+        ]
+
+    def read_open_threads(self) -> list[OpenThread]:
+        """The threads that are off their CPU with a goroutine."""
+        entries = (Thread.from_buffer_copy(raw) for _, raw in self._table("threads", ct.c_uint32, Thread))
+        return [
+            OpenThread(e.g, e.goid, e.kind, e.out_ns, e.woken_ns, e.stack, e.kernel_stack, e.object, e.syscall)
+            for e in entries if e.out_ns
+        ]
 
     def read_members(self) -> set[tuple[int, int]]:
         """(`member_hash`, goid) of every goroutine that was counted for a stack."""
-        return {struct.unpack("<QQ", key) for key, _ in read_table_of(self._fds["members"], MemberKey, ct.c_uint64)}
+        return {struct.unpack("<QQ", key) for key, _ in self._table("members", MemberKey, ct.c_uint64)}
 
     def program_fds(self) -> list[int]:
         """The descriptors of the loaded uprobe programs."""
-        return list(self._programs.values())
+        return [fd for name, fd in self._loaded.programs.items() if name in {p.program for p in self._plan.probes}]
+
+    def all_program_fds(self) -> list[int]:
+        """The descriptors of all loaded programs."""
+        return list(self._loaded.programs.values())
 
     def read_events(self) -> list[KernelEvent]:
         """The single intervals that were streamed since the last call."""
-        if self._streaming and self._bpf is not None:
-            self._bpf.ring_buffer_consume()
-        events, self._events = self._events, []
-        return events
+        if self._ring is None:
+            return []
+        return [_kernel_event(Event.from_buffer_copy(raw)) for raw in self._ring.read() if len(raw) >= ct.sizeof(Event)]
 
     def read_stats(self) -> dict[Stat, int]:
         """All counters, summed over the CPUs."""
-        table = self._bpf[b"stats"]
-        return {stat: sum(table[ct.c_int(stat.value)]) for stat in Stat}
+        stats = {}
+        for stat in Stat:
+            raw = read_element(self._loaded.maps["stats"], struct.pack("<I", stat), 8 * self._possible_cpus)
+            stats[stat] = sum(struct.unpack(f"<{self._possible_cpus}Q", raw))
+        return stats
 
     def losses(self) -> dict[Loss, int]:
         """The kernel side's losses."""
         stats = self.read_stats()
         return {loss: stats[stat] for stat, loss in _LOSSES.items()}
 
-    def _on_event(self, _context: object, data: int, _size: int) -> None:
-        event = ct.cast(data, ct.POINTER(Event)).contents
-        key = (event.stack, event.key_goid, event.reason, event.kind)
-        self._events.append(KernelEvent(event.start_ns, event.duration_ns, event.goid, key))
+    def _table(self, name: str, key: type, value: type) -> Iterator[tuple[bytes, memoryview]]:
+        return read_table(self._loaded.maps[name], ct.sizeof(key), ct.sizeof(value))
+
+    def _element(self, table: str, number: int, value: type) -> bytes | None:
+        try:
+            return read_element(self._loaded.maps[table], struct.pack("<Q", number), ct.sizeof(value))
+        except BpfError:
+            return None
 
     def _config(self) -> Config:
-        value = self._bpf[b"config"][ct.c_int(0)]
-        return Config(value.phase, value.window_start_ns, value.window_end_ns, value.execed)
+        return Config.from_buffer_copy(read_element(self._loaded.maps["config"], bytes(4), ct.sizeof(Config)))
 
     def _set(self, **fields: int) -> None:
-        table = self._bpf[b"config"]
-        table[ct.c_int(0)] = table.Leaf(**{name: fields.get(name, 0) for name, _ in Config._fields_})
+        write_element(self._loaded.maps["config"], bytes(4), bytes(Config(**fields)))
+
+
+def _kernel_event(event: Event) -> KernelEvent:
+    return KernelEvent(event.start_ns, event.duration_ns, event.goid, event.waker_goid, _key(bytes(event.key)))
+
+
+def _key(raw: bytes) -> RowKey:
+    return RowKey(*struct.unpack("<5Q4I", raw))
+
+
+def _stack_struct(pcs: tuple[int, ...]) -> Stack:
+    value = Stack(depth=min(len(pcs), MAX_FRAMES))
+    value.pcs[: value.depth] = pcs[: value.depth]
+    return value
+
+
+def _raw_stack(raw: bytes) -> RawStack:
+    flags, depth, leaf_caller, async_caller = struct.unpack_from("<IIQQ", raw)
+    depth = min(depth, Stack.pcs.size // 8)
+    pcs = struct.unpack_from(f"<{depth}Q", raw, Stack.pcs.offset)
+    return RawStack(
+        pcs, leaf_caller, bool(flags & STACK_IN_PROLOGUE), async_caller, bool(flags & STACK_EXACT),
+        bool(flags & STACK_TRUNCATED), bool(flags & STACK_UNREADABLE), bool(flags & STACK_IN_TRANSIT),
+    )
+
+
+def _object(raw: Object) -> KernelObject:
+    return KernelObject(
+        raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port,
+        bytes(raw.peer), int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"),
+    )
+
+
+def _sleep_until(moment_ns: int) -> None:
+    time.sleep(max(0, moment_ns - time.monotonic_ns()) / 1e9)
 
 
 _MASK = (1 << 64) - 1
@@ -201,42 +388,30 @@ def _mix(value: int, word: int) -> int:
 
 
 def stack_hash(pcs: tuple[int, ...]) -> int:
-    """What bpf/offcpu.c calls a whole stack of these program counters, so one read from memory gets the same id."""
+    """What bpf/stack.c calls a whole stack of these program counters, so one read from memory gets the same number."""
     value = 0
     for pc in pcs:
         value = _mix(value, pc)
     return _mix(value, 0)
 
 
-def member_hash(stack_id: int, reason: int, kind: int) -> int:
-    """The first half of `struct member_key` for an interval key."""
-    return _mix(_mix(stack_id, reason), kind)
+def member_hash(key: RowKey) -> int:
+    """The first half of `struct member_key` for a row."""
+    return _mix(_mix(key.stack, key.reason), key.kind)
 
 
-def read_table_of(fd: int, key: type, value: type):
-    """`tables.read_table` with the sizes of two ctypes types."""
-    from gotrace.kernel.tables import read_table
-
-    return read_table(fd, ct.sizeof(key), ct.sizeof(value))
-
-
+_FIGURES = struct.Struct("<6Q")
 _HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
 
 
-def _kernel_stack(raw_key: bytes, raw: memoryview) -> KernelStack:
-    stack, goid, reason, kind = struct.unpack("<QQII", raw_key)
-    count, total, maximum, low, high, goroutines, in_progress, flags, depth, prologue, async_caller, async_at = (
-        struct.unpack_from("<7QIIQQI", raw)
-    )
-    depth = min(depth, IntervalValue.pcs.size // 8)
+def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
+    count, total, maximum, low, high, in_progress = _FIGURES.unpack_from(raw)
     histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
-    return KernelStack(
-        stack_id=stack, goid=goid, reason=reason, kind=kind,
-        pcs=struct.unpack_from(f"<{depth}Q", raw, IntervalValue.pcs.offset),
-        prologue_caller=prologue if flags & STACK_IN_PROLOGUE else 0,
-        async_caller=async_caller, async_at=async_at,
-        truncated=bool(flags & STACK_TRUNCATED), unreadable=bool(flags & STACK_UNREADABLE),
-        count=count, total_ns=total, max_ns=maximum, squares=low + (high << 32),
-        goroutines=goroutines, in_progress=in_progress,
-        histogram={bucket: number for bucket, number in enumerate(histogram) if number},
+    top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
+    # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
+    if bucket_of(maximum) < top:
+        maximum = bucket_range(top)[0]
+    return IntervalRow(
+        _key(raw_key), NO_STACK, count=count, total_ns=total, max_ns=maximum, squares=low + (high << 32),
+        in_progress=in_progress, histogram={bucket: number for bucket, number in enumerate(histogram) if number},
     )

@@ -55,6 +55,7 @@ class Goroutine:
     bp: int
     stack_lo: int
     stack_hi: int
+    m: int = 0
 
     @property
     def ended(self) -> bool:
@@ -111,8 +112,16 @@ class GoroutineReader:
             pc, sp, bp = layout.g_syscallpc, layout.g_syscallsp, layout.g_syscallbp
         return Goroutine(
             address, word(layout.g_goid), status, raw[layout.g_waitreason], word(pc), word(sp), word(bp),
-            word(layout.g_stack_lo), word(layout.g_stack_hi),
+            word(layout.g_stack_lo), word(layout.g_stack_hi), word(layout.g_m),
         )
+
+    def thread_of(self, goroutine: Goroutine) -> int:
+        """The thread that the goroutine is on (m.procid: in the process's own PID namespace), 0 if none or not known."""
+        offset = self._layout.m_procid
+        if not goroutine.m or offset is None:
+            return 0
+        raw = self._memory.read(goroutine.m + offset, 8)
+        return int.from_bytes(raw, "little") if raw is not None else 0
 
     def stack(self, goroutine: Goroutine) -> tuple[int, ...] | None:
         """Program counters of a goroutine that is not running, leaf first; None if they make no sense (torn read).

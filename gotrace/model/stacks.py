@@ -1,13 +1,23 @@
-"""From raw kernel records to goroutine stacks: the true chain of callers, the state and the reason of the wait.
+"""From raw kernel records to goroutine stacks: the true chain of callers, the state and the reason of each part.
 
 State machine of a goroutine as the probes see it (runtime/proc.go); what is not listed is counted as an anomaly, by the
 BPF programs (`start_while_stopped`, `end_while_running`):
 
-    running --park_m--> waiting            --gogo--> running
-    running --goschedImpl, goyield_m, preemptPark--> preempted --gogo--> running
-    running --exitsyscall0/NoP--> runnable --gogo--> running
-    running --coroswitch_m--> waiting      --gogo--> running
-    new g   --gogo (sched.bp is 0)--> running
+    running --park_m--> waiting            --execute--> running
+    running --goschedImpl, goyield_m, preemptPark--> preempted --execute--> running
+    running --exitsyscall0/NoP--> runnable --execute--> running
+    running --coroswitch_m--> waiting      --coroswitch_m of the other side--> running
+    new g   --execute, coroswitch_m (sched.bp is 0)--> running
+
+Within an interval, in this order, each at most once; the parts sum to the interval:
+
+    waiting  --sk_data_ready--> netpoll    --netpollready--> runnable
+    waiting, preempted --ready, netpollready--> runnable
+
+and while Go takes the goroutine for running, as the kernel sees its thread:
+
+    running --sched_switch, asleep--> syscall --sched_waking--> runqueue --sched_switch--> running
+    running --sched_switch, runnable--> runqueue --sched_switch--> running
 """
 
 from __future__ import annotations
@@ -16,8 +26,10 @@ from dataclasses import dataclass, field
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call
-from gotrace.kernel.records import KernelStack
-from gotrace.vocabulary import StartKind, State
+from gotrace.kernel.records import IntervalRow, RawStack
+from gotrace.kernel.structs import ASYNC_AT
+from gotrace.model.syscalls import syscall_name
+from gotrace.vocabulary import NETPOLL, READY, WOKEN, Part, StartKind, State
 
 GOSCHED = "Gosched"
 PREEMPTED = "preempted"
@@ -25,14 +37,26 @@ YIELD = "yield"
 SYSCALL_EXIT = "syscall exit"
 COROUTINE = "coroutine"
 UNKNOWN = "unknown"
+PAGE_FAULT = "page fault"
+THREAD_PREEMPTED = "thread preempted"
 
 REASON_OF_KIND = {
     StartKind.YIELD: (State.PREEMPTED, YIELD),
     StartKind.PREEMPT_PARK: (State.PREEMPTED, PREEMPTED),
     StartKind.EXIT_SYSCALL: (State.RUNNABLE, SYSCALL_EXIT),
     StartKind.COROSWITCH: (State.WAITING, COROUTINE),
+    StartKind.FAULT: (State.SYSCALL, PAGE_FAULT),
+    StartKind.CPU: (State.RUNQUEUE, THREAD_PREEMPTED),
+}
+_PARTS = {
+    Part.NETPOLL: (State.NETPOLL, NETPOLL),
+    Part.RUNNABLE: (State.RUNNABLE, READY),
+    Part.RUNQUEUE: (State.RUNQUEUE, WOKEN),
 }
 """State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or preemption."""
+
+OTHER_REASONS = frozenset((GOSCHED, PREEMPTED, YIELD, SYSCALL_EXIT, COROUTINE, PAGE_FAULT, THREAD_PREEMPTED))
+"""Reasons that are neither Go's own wait reasons nor names of system calls."""
 
 _LEAF_KINDS = (
     ("runtime.gopark", StartKind.PARK),
@@ -56,12 +80,14 @@ class CodePoint:
 
 @dataclass
 class GoStack:
-    """A goroutine's stack where it left the CPU, leaf first, and why. `broken` says what is missing at its root."""
+    """A goroutine's stack where it left the CPU, leaf first, and why; `waker` is that of who made it runnable, `boundary`
+    what it was doing in the kernel (``read``, ``page fault``, "" if nothing). `broken` says what is missing at its root."""
 
     points: tuple[CodePoint, ...]
     state: State
     reason: str
-    source: KernelStack
+    boundary: str
+    waker: tuple[CodePoint, ...] = ()
     broken: str = field(default="")
 
 
@@ -72,48 +98,64 @@ class StackModel:
         self._binary = binary
         self._bias = bias
 
-    def interpret(self, stack: KernelStack) -> GoStack:
+    def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
-        points = self._chain(stack)
-        state, reason = self._why(stack, points)
+        points = self._chain(row.stack)
+        state, reason = self._why(row, points)
         broken = ""
-        if stack.truncated:
+        if row.stack.in_transit:
+            broken = "its stack was being copied or switched"
+            if not self._binary.table.function_at(row.stack.pcs[0] - self._bias):
+                points = ()  # in the vDSO, or in C
+        elif row.stack.truncated:
             broken = "stack deeper than the walk"
-        elif stack.unreadable:
+        elif row.stack.unreadable:
             broken = "rest of the stack unreadable"
-        return GoStack(points, state, reason, stack, broken)
+        waker = self._chain(row.waker) if row.waker is not None else ()
+        return GoStack(points, state, reason, self._boundary(row), waker, broken)
 
-    def _chain(self, stack: KernelStack) -> tuple[CodePoint, ...]:
+    def _boundary(self, row: IntervalRow) -> str:
+        if row.key.kind == StartKind.SYSCALL:
+            return syscall_name(row.key.syscall)
+        if row.key.kind == StartKind.FAULT:
+            return PAGE_FAULT
+        return "netpoll" if row.object is not None else ""
+
+    def _chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
         table, bias = self._binary.table, self._bias
         points: list[CodePoint] = []
-        exact = False
+        exact = stack.exact
         for index, pc in enumerate(stack.pcs):
             pc -= bias
             points.append(CodePoint(pc, exact))
-            if index == 0 and stack.prologue_caller:
-                points.append(CodePoint(stack.prologue_caller - bias))
-            if exact and index == stack.async_at and stack.async_caller and table.stack_delta(pc) == 0:
+            if index == 0 and stack.leaf_caller and (stack.in_prologue or table.stack_delta(pc) == 0):
+                points.append(CodePoint(stack.leaf_caller - bias))
+            if exact and index == ASYNC_AT and stack.async_caller and table.stack_delta(pc) == 0:
                 points.append(CodePoint(stack.async_caller - bias))
             function = table.function_at(pc if exact else pc - 1)
             # Where a signal struck, the frame above asyncPreempt is the interrupted instruction (runtime/preempt.go).
             exact = function is not None and function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
         return tuple(points)
 
-    def _why(self, stack: KernelStack, points: tuple[CodePoint, ...]) -> tuple[State, str]:
-        kind = StartKind(stack.kind) if stack.kind in StartKind._value2member_map_ else StartKind.BEFORE
+    def _why(self, row: IntervalRow, points: tuple[CodePoint, ...]) -> tuple[State, str]:
+        if row.part is not Part.MAIN:
+            return _PARTS[row.part]
+        kind = StartKind(row.key.kind) if row.key.kind in StartKind._value2member_map_ else StartKind.BEFORE
         leaf = self.calls(points[0]) if points else []
         names = {call.function for call in leaf}
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
             kind = next((found for name, found in _LEAF_KINDS if name in names), StartKind.GOSCHED)
+        if kind is StartKind.SYSCALL:
+            return State.SYSCALL, syscall_name(row.key.syscall)
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
-            text = reasons[stack.reason] if stack.reason < len(reasons) else ""
+            text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""
             return State.WAITING, text or UNKNOWN
         if kind is StartKind.GOSCHED:
             # Called through mcall from Gosched and its kin, from asyncPreempt2, or by newstack in a function's prologue.
-            asked = not stack.prologue_caller and "runtime.asyncPreempt2" not in names
+            asked = not row.stack.in_prologue and "runtime.asyncPreempt2" not in names
             return State.PREEMPTED, GOSCHED if asked or names & _VOLUNTARY else PREEMPTED
         return REASON_OF_KIND[kind]
 

@@ -11,9 +11,9 @@ Probe sets (``--probes``):
 ``gopark``
     ``runtime.gopark`` alone: waits only. Gosched, preemption, lost Ps and coroutines are not seen.
 
-All end at ``runtime.execute``, unless the program has coroutines (iter.Pull): those are resumed past it, by
-``runtime.gogo`` alone, which is then the end. gogo is not the end everywhere because every growth of a stack passes it
-too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
+All end at ``runtime.execute``. Coroutines (iter.Pull) are switched past it, by ``runtime.coroswitch_m``: one hit there ends
+the interval of the side that goes on and begins that of the side that stops. ``runtime.gogo``, which sees every resume,
+is not used: every growth of a stack passes it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from enum import Enum
 from gotrace.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Function
-from gotrace.gobin.x86 import ProbeSite, gogo_site, probe_site
+from gotrace.gobin.x86 import ProbeSite, probe_site
 
 
 class ProbeSet(str, Enum):
@@ -90,13 +90,17 @@ class Plan:
     left_out: tuple[LeftOut, ...]
     mcall: int
     gopark: Range
-    execute: Range
-    coroswitch: Range
     async_preempt: Range
     text: Range
     callback: Callback
     assist: Range
     assist_frame: int
+    thread_local_g: int | None = None
+
+    @property
+    def has_wakers(self) -> bool:
+        """Whether the moment at which a goroutine becomes runnable is probed."""
+        return any(probe.role == "ready" for probe in self.probes)
 
 
 _STARTS = {
@@ -107,9 +111,9 @@ _STARTS = {
         ("runtime.preemptPark", "start_preempt_park"),
         ("runtime.exitsyscall0", "start_exit_syscall"),
         ("runtime.exitsyscallNoP", "start_exit_syscall"),
-        ("runtime.coroswitch_m", "start_coroswitch"),
+        ("runtime.coroswitch_m", "switch_coroutine"),
     ),
-    ProbeSet.SCHEDULE: (("runtime.schedule", "start_schedule"),),
+    ProbeSet.SCHEDULE: (("runtime.schedule", "start_schedule"), ("runtime.coroswitch_m", "switch_coroutine")),
     ProbeSet.GOPARK: (("runtime.gopark", "start_gopark"),),
 }
 _REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
@@ -120,8 +124,11 @@ _OPTIONAL = {
 }
 
 
-def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan:
-    """The plan for `binary`.
+def make_plan(
+    binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True
+) -> Plan:
+    """The plan for `binary`; with `wakers` also the probes on what makes goroutines runnable, with `exits` that on their
+    end, without which their last run can't be timed.
 
     Raises:
         BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
@@ -137,20 +144,23 @@ def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan
         function, found_by = found
         register = _REGISTER.get(symbol, "rax")
         site = probe_site(binary.image, function, register)
-        probes.append(_probe(binary, "start", symbol, program, site, register, found_by))
+        probes.append(_probe(binary, "switch" if program == "switch_coroutine" else "start", symbol, program, site, register, found_by))
     symbols = {probe.symbol for probe in probes}
     if probe_set is ProbeSet.COMPLETE and not symbols & {"runtime.exitsyscall0", "runtime.exitsyscallNoP"}:
         raise BadBinary(f"{binary.image.name}: neither runtime.exitsyscall0 nor runtime.exitsyscallNoP was found", _NEWER)
-    coroswitch = binary.function("runtime.coroswitch_m")
-    gogo, gogo_found_by = _needed(binary, "runtime.gogo")
-    execute, execute_found_by = _needed(binary, "runtime.execute")
-    if coroswitch:
-        probes.append(_probe(binary, "end", "runtime.gogo", "end_gogo", gogo_site(binary.image, gogo), "rdx", gogo_found_by))
-        left_out.append(LeftOut("runtime.execute", "the program may switch coroutines, which only runtime.gogo sees resume"))
-    else:
-        site = probe_site(binary.image, execute, "rax")
-        probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", execute_found_by))
-        left_out.append(LeftOut("runtime.gogo", "runtime.execute sees every resume of a program without coroutines"))
+    if any(probe.program == "switch_coroutine" for probe in probes) and binary.layout.g_coroarg is None:
+        raise BadBinary(f"{binary.image.name}: the program has coroutines and the place of g.coroarg is not known", _NEWER)
+    execute, found_by = _needed(binary, "runtime.execute")
+    site = probe_site(binary.image, execute, "rax")
+    probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", found_by))
+    ready, not_ready = _ready_probes(binary) if wakers else ((), ())
+    probes += ready
+    left_out += not_ready
+    if exits:
+        # gdestroy (Go 1.22) ends coroutines too, goexit0 does all before it existed.
+        symbol = "runtime.gdestroy" if binary.function("runtime.gdestroy") else "runtime.goexit0"
+        function, found_by = _needed(binary, symbol)
+        probes.append(_probe(binary, "exit", symbol, "mark_exit", probe_site(binary.image, function, "rax"), "rax", found_by))
     assist = _needed(binary, "runtime.gcAssistAlloc")[0]
     return Plan(
         probe_set=probe_set,
@@ -158,14 +168,37 @@ def make_plan(binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE) -> Plan
         left_out=tuple(left_out),
         mcall=_needed(binary, "runtime.mcall")[0].entry,
         gopark=_range(_needed(binary, "runtime.gopark")[0]),
-        execute=_range(execute),
-        coroswitch=_range(coroswitch[0]) if coroswitch else Range(),
         async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),
         callback=_callback(binary),
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
+        thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
+
+
+def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
+    """runtime.ready, and netpollready for network events, which do not pass it (proc.go: injectglist)."""
+    layout = binary.layout
+    probes, left_out = [], []
+    for symbol, program, registers, needed in (
+        ("runtime.ready", "mark_ready", ("rax",), (layout.g_m, layout.m_curg)),
+        ("runtime.netpollready", "mark_netpoll", ("rbx", "rcx"), (layout.pd_fd, layout.pd_rg, layout.pd_wg)),
+    ):
+        found = binary.function(symbol)
+        if found is None or None in needed:
+            what = "the function was not found" if found is None else "the layout of what it is given is not known"
+            left_out.append(LeftOut(symbol, what))
+            continue
+        # Of several registers each must still hold its argument: the earliest common site is the same for all.
+        sites = {probe_site(binary.image, found[0], register) for register in registers}
+        if len(sites) != 1:
+            left_out.append(LeftOut(symbol, "no instruction at which all its arguments are in their registers"))
+            continue
+        probes.append(_probe(binary, "ready", symbol, program, sites.pop(), registers[0], found[1]))
+    if len(probes) < 2:
+        return [], left_out + [LeftOut(probe.symbol, "of no use without the other") for probe in probes]
+    return probes, left_out
 
 
 _NEWER = "gotrace supports Go 1.19 to 1.27; what it learnt of this binary: gotrace probes FILE"

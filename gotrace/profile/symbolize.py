@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.records import IntervalRow, RawStack
+from gotrace.model.objects import Resolver, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import Frame
 from gotrace.vocabulary import FrameKind
@@ -12,20 +17,47 @@ _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 class Symbolizer:
     """Frames of one process's stacks. `unknown` counts the distinct program counters that no function claims."""
 
-    def __init__(self, model: StackModel) -> None:
+    def __init__(self, model: StackModel, kernel: KernelSymbols, resolve: Resolver) -> None:
         self._model = model
+        self._kernel = kernel
+        self._resolve = resolve
         self._frames: dict[CodePoint, tuple[Frame, ...]] = {}
         self.unknown = 0
 
-    def frames(self, stack: GoStack) -> tuple[Frame, ...]:
-        """Leaf first, without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost`` that
-        says why."""
-        frames: list[Frame] = []
-        for point in stack.points:
-            frames += self._expand(point)
+    def frames(self, stack: GoStack, row: IntervalRow) -> tuple[Frame, ...]:
+        """Leaf first: the waker's stack from its root on, the kernel's, the boundary with what lies behind it, the
+        goroutine's own. Without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost``
+        that says why."""
+        frames = self._waker_frames(stack)
+        if row.kernel_stack is not None:
+            frames += self._kernel_frames(row.kernel_stack)
+        if stack.boundary:
+            what = f"({describe(row.object, self._resolve)})" if row.object is not None else ""
+            frames.append(Frame(stack.boundary + what, kind=FrameKind.SYSCALL))
+        own = [frame for point in stack.points for frame in self._expand(point)]
+        # On the scheduler's stack for the goroutine: the mark of where it went there is no call.
+        frames += own[1:] if own and own[0].name == "runtime.systemstack_switch" else own
         if stack.broken:
             frames.append(Frame(f"[{stack.broken}]", kind=FrameKind.LOST))
         return tuple(frames)
+
+    def _waker_frames(self, stack: GoStack) -> list[Frame]:
+        """From its root on; without the last steps into runtime.ready, and without the scheduler's way to what it ran."""
+        frames = [frame for point in stack.waker for frame in self._expand(point)]
+        start = next((index for index, frame in enumerate(frames) if not _leads_to_ready(frame.name)), 0)
+        end = next((index for index, frame in enumerate(frames) if frame.name in _FINDERS and index > start), len(frames))
+        return [replace(frame, kind=FrameKind.WAKER) for frame in reversed(frames[start:end])]
+
+    def _kernel_frames(self, stack: RawStack) -> list[Frame]:
+        found = [self._kernel.function(pc) for pc in stack.pcs]
+        # Above __schedule lie only the tracepoint and we.
+        names = [function.name if function else "" for function in found]
+        start = next((index + 1 for index, name in enumerate(names) if name.startswith("__schedule")), 0)
+        return [
+            Frame(function.name, function.module, kind=FrameKind.KERNEL) if function
+            else Frame("[kernel]" if self._kernel.restricted else f"[kernel at {pc:#x}]", kind=FrameKind.KERNEL)
+            for pc, function in zip(stack.pcs[start:], found[start:])
+        ]
 
     def _expand(self, point: CodePoint) -> tuple[Frame, ...]:
         known = self._frames.get(point)
@@ -42,6 +74,15 @@ class Symbolizer:
                 known = (Frame(f"[unknown function at {point.pc:#x}]", kind=FrameKind.LOST),)
             self._frames[point] = known
         return known
+
+
+_FINDERS = frozenset(("runtime.findRunnable", "runtime.findrunnable", "runtime.schedule"))
+"""Where the scheduler looks for work: what made the goroutine runnable was called from there."""
+
+
+def _leads_to_ready(name: str) -> bool:
+    # systemstack_switch is a mark of where a goroutine went onto the scheduler's stack, no call.
+    return name in ("runtime.systemstack_switch", "runtime.goready", "runtime.goroutineReady") or ".goready.func" in name
 
 
 def kind_of(function: str) -> FrameKind:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gotrace.histogram import percentile
-from gotrace.vocabulary import FrameKind, Loss, State
+from gotrace.vocabulary import CONTINUED, FrameKind, Loss, State
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ class Profile:
     overhead: Overhead = Overhead()
     hotspots: list[Hotspot] = field(default_factory=list)
     goroutines: int = 0
+    running_ns: int | None = None
+    """Sum of the time that goroutines ran with a CPU; None where the kernel's tracepoints were left out."""
+    cpu_ns: int = 0
+    """CPU time of the processes in the window, as the kernel accounts it."""
     filters: list[str] = field(default_factory=list)
     complete: bool = True
     """False: gotrace was killed before the end; the figures are those of the last commit."""
@@ -155,8 +159,13 @@ class Profile:
         """Distribution of each reason that occurs, largest total first."""
         return _group((stack.reason, stack.distribution) for stack in self.stacks)
 
+    @property
+    def intervals(self) -> int:
+        """How many intervals: later parts of one (runnable after a wait, ...) are not counted again."""
+        return sum(stack.distribution.count for stack in self.stacks if stack.reason not in CONTINUED)
+
     def total(self) -> Distribution:
-        """Distribution of all intervals."""
+        """Distribution of all parts of intervals."""
         result = Distribution()
         for stack in self.stacks:
             result.add(stack.distribution)

@@ -17,7 +17,16 @@ def is_runtime(frame: Frame) -> bool:
         return True
     if frame.kind is not FrameKind.GO:
         return False
-    return frame.name.startswith(("runtime.", "internal/runtime/")) or ".runtime_" in frame.name
+    return _is_runtime_name(frame.name)
+
+
+def is_runtime_waker(frame: Frame) -> bool:
+    """A frame of a waker's stack that is the runtime's."""
+    return frame.kind is FrameKind.WAKER and _is_runtime_name(frame.name)
+
+
+def _is_runtime_name(name: str) -> bool:
+    return name.startswith(("runtime.", "internal/runtime/", "_.goready")) or ".runtime_" in name
 
 
 def is_goroutine_root(frame: Frame) -> bool:
@@ -34,12 +43,24 @@ def is_background(stack: StackStat) -> bool:
     return bool(own) and all(is_runtime(frame) for frame in own) and own[-1].name != "runtime.main"
 
 
+def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The goroutine's own part of a stack, with the kernel's."""
+    return tuple(frame for frame in frames if frame.kind is not FrameKind.WAKER)
+
+
+def waker_of(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The stack of who made the goroutine runnable, its root first; the runtime's frames only where there are no others."""
+    waker = tuple(frame for frame in frames if frame.kind is FrameKind.WAKER and not is_goroutine_root(frame))
+    return tuple(frame for frame in waker if not is_runtime_waker(frame)) or waker
+
+
 def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     """`frames` without the leaf-side machinery of waiting and without ``goexit``; as they are if nothing else is left.
 
     Kernel, syscall and waker frames beyond the machinery stay: they say what was waited for.
     """
     kept: list[Frame] = []
+    frames = (*waker_of(frames), *without_waker(frames))
     last = len(frames)
     while last and is_goroutine_root(frames[last - 1]):
         last -= 1

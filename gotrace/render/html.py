@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Any
 
 from gotrace.profile.types import Frame, Profile
-from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, reason_label
+from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
 from gotrace.render.text import format_duration, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
@@ -86,7 +86,7 @@ def _page_data(profile: Profile) -> dict[str, Any]:
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
 
     def frame_index(frame: Frame, kind: str) -> int:
-        mark = _GOEXIT if is_goroutine_root(frame) else _RUNTIME if is_runtime(frame) else _PLAIN
+        mark = _GOEXIT if is_goroutine_root(frame) else _RUNTIME if is_runtime(frame) or is_runtime_waker(frame) else _PLAIN
         function = functions((texts(frame.name), kinds.index(kind), mark))
         return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
 
@@ -157,7 +157,7 @@ def _meta(profile: Profile) -> dict[str, Any]:
         "duration": profile.window.duration_ns,
         "attached": profile.window.attached_ns,
         "mode": sanitize(profile.window.mode, 40),
-        "intervals": total.count,
+        "intervals": profile.intervals,
         "total": total.total_ns,
         "goroutines": profile.goroutines,
         "complete": profile.complete,

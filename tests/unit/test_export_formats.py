@@ -92,7 +92,7 @@ def test_folded_text() -> None:
         ]
     )
     assert render_folded(made) == (
-        "runtime.goexit;main.main;os.(*File).Read_[i];pipe_read_[k];main.send_[w];[syscall: read] 6000000\n"
+        "runtime.goexit;main.main;os.(*File).Read_[i];pipe_read_[k];[syscall: read];main.send_[w] 6000000\n"
         "runtime.goexit;main.work;[runnable] 5000000\n"
     )
 
@@ -150,7 +150,7 @@ def test_json_keys_are_the_contract() -> None:
         "arch",
     ]
     assert list(result["window"]) == ["start", "duration_ns", "mode", "attached_ns"]
-    assert list(result["totals"]) == ["intervals", "off_cpu_ns", "goroutines", "by_state", "by_reason"]
+    assert list(result["totals"]) == ["intervals", "off_cpu_ns", "goroutines", "by_state", "by_reason", "running_ns", "cpu_ns"]
     assert list(result["totals"]["by_state"]["waiting"]) == WEIGHTS
     assert list(result["totals"]["by_reason"]["IO wait"]) == WEIGHTS
     assert list(result["overhead"]) == [

@@ -19,6 +19,7 @@ ORDER = (
     ("kernel",),
     ("model",),
     ("profile",),
+    ("blocked", "inprogress"),
     ("traced",),
     ("capture",),
     ("render", "export"),

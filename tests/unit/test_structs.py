@@ -11,16 +11,18 @@ import pytest
 from gotrace import histogram
 from gotrace.kernel import structs
 from gotrace.kernel.program import source_folder
+from gotrace.vocabulary import Part
 
 MIRRORS = {
     "config": structs.Config, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
     "interval_value": structs.IntervalValue, "member_key": structs.MemberKey, "event": structs.Event,
+    "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object,
 }
 DEFINED = [
     f"-DMAX_FRAMES={structs.MAX_FRAMES}", f"-DBUCKETS={histogram.BUCKETS}", f"-DSUBBITS={histogram.SUBBITS}",
     f"-DSUBBUCKETS={histogram.SUBBUCKETS}", f"-DMAX_BITS={histogram.MAX_BITS}",
 ]
-TYPES = "typedef unsigned long long u64; typedef unsigned int u32; typedef unsigned char u8;\n"
+TYPES = "typedef unsigned long long u64; typedef unsigned int u32; typedef unsigned short u16; typedef unsigned char u8;\n"
 
 
 def compiled(folder: Path, text: str, *flags: str) -> Path:
@@ -35,11 +37,11 @@ def test_structs(tmp_path: Path) -> None:
     for name, mirror in MIRRORS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{field[0]} %zu\\n", offsetof(struct {name}, {field[0]}));' for field in mirror._fields_]
-    for constant in ("PHASE_OFF", "PHASE_TRACE", "PHASE_DRAIN", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE"):
+    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "STACK_IN_TRANSIT", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
         lines.append(f'printf("{constant} %d\\n", {constant});')
     program = compiled(
         tmp_path,
-        f'#include <stddef.h>\n#include <stdio.h>\n{TYPES}#include "offcpu.h"\nint main(void) {{ {" ".join(lines)} }}',
+        f'#include <stddef.h>\n#include <stdio.h>\n{TYPES}#include "shared.h"\nint main(void) {{ {" ".join(lines)} }}',
     )
     said = dict(line.rsplit(" ", 1) for line in subprocess.check_output([program], text=True).splitlines())
     for name, mirror in MIRRORS.items():
@@ -47,12 +49,13 @@ def test_structs(tmp_path: Path) -> None:
         for field in mirror._fields_:
             assert int(said[f"{name}.{field[0]}"]) == getattr(mirror, field[0]).offset, f"{name}.{field[0]}"
     for constant in (name for name in said if name.isupper()):
-        assert int(said[constant]) == getattr(structs, constant)
+        expected = Part[constant[5:]] if constant.startswith("PART_") else getattr(structs, constant)
+        assert int(said[constant]) == expected
 
 
 @pytest.fixture(scope="module")
 def c_bucket_of(tmp_path_factory: pytest.TempPathFactory) -> ct._CFuncPtr:
-    text = (source_folder() / "offcpu.c").read_text()
+    text = (source_folder() / "record.c").read_text()
     start = text.index("static __always_inline u32 bucket_of")
     body = text[start : text.index("\n}\n", start) + 3].replace("static __always_inline", "")
     library = compiled(tmp_path_factory.mktemp("bucket"), TYPES + body, "-shared", "-fPIC")

@@ -45,14 +45,20 @@ const profile = (() => {
       while (last && mark(path[last - 1]) === GOEXIT) last--;
       let index = 0;
       const beyond = [];
+      // Of a waker's stack the runtime's frames are folded where it has others.
+      const own = path.some(frame => kind(frame) === 'waker' && mark(frame) < RUNTIME);
+      const hidden = frame => mark(frame) === GOEXIT || (own && mark(frame) === RUNTIME);
       while (index < last && (BEYOND.has(kind(path[index])) || mark(path[index]) >= RUNTIME)) {
-        if (BEYOND.has(kind(path[index]))) beyond.push(path[index]);
+        if (BEYOND.has(kind(path[index])) && !(kind(path[index]) === 'waker' && hidden(path[index]))) beyond.push(path[index]);
         index++;
       }
       if (index < last) kept = beyond.concat(path.slice(index, last), processes);
     }
     kept.reverse();
-    kept.push(stacks.reason[stack]);
+    // What stopped the goroutine, then who made it runnable: that stack stands on its head.
+    let wakers = kept.length;
+    while (wakers && kindOf(frames.function[kept[wakers - 1]]) === 'waker') wakers--;
+    kept.splice(wakers, 0, stacks.reason[stack]);
     return kept;
   }
 

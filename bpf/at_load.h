@@ -1,0 +1,107 @@
+/* Constants that are known only once the target and the user's options are: layout, code addresses, filters.
+ *
+ * The program is compiled before any of them is looked at, side by side with reading the target's binary. Each use
+ * becomes one `lddw` with a marked immediate; gotrace/kernel/loader.py writes the value in, and the verifier, which
+ * then sees a literal, drops the branches that it rules out. LOAD_* are the numbers of the constants and LOAD_MARK the
+ * upper half of a marked immediate, both from gotrace/kernel/program.py. */
+#pragma once
+
+#define AT_LOAD(name) ({ u64 value_; asm("%0 = %1 ll" : "=r"(value_) : "i"((u64)LOAD_MARK << 32 | LOAD_##name)); value_; })
+
+/* Offsets in runtime.g. */
+#define G_STACK_LO AT_LOAD(G_STACK_LO)
+#define G_STACK_HI AT_LOAD(G_STACK_HI)
+#define G_SCHED_SP AT_LOAD(G_SCHED_SP)
+#define G_SCHED_PC AT_LOAD(G_SCHED_PC)
+#define G_SCHED_BP AT_LOAD(G_SCHED_BP)
+#define G_GOID AT_LOAD(G_GOID)
+#define G_ATOMICSTATUS AT_LOAD(G_ATOMICSTATUS)
+#define G_WAITREASON AT_LOAD(G_WAITREASON)
+#define G_M AT_LOAD(G_M)
+#define G_COROARG AT_LOAD(G_COROARG)
+#define G_READ AT_LOAD(G_READ) /* bytes of a g that hold all but m and coroarg, at most MAX_G_READ */
+
+/* Offsets in runtime.m and runtime.pollDesc. */
+#define M_CURG AT_LOAD(M_CURG)
+#define M_VDSO_SP AT_LOAD(M_VDSO_SP) /* 0 if not known */
+#define M_VDSO_PC AT_LOAD(M_VDSO_PC)
+#define PD_FD AT_LOAD(PD_FD)
+#define PD_RG AT_LOAD(PD_RG)
+#define PD_WG AT_LOAD(PD_WG)
+#define TLS_G AT_LOAD(TLS_G) /* where the thread-local g lies, from the FS base */
+
+/* Addresses of code in the target: [LO, HI). An absent function is empty. */
+#define GOPARK_LO AT_LOAD(GOPARK_LO)
+#define GOPARK_HI AT_LOAD(GOPARK_HI)
+#define ASYNC_LO AT_LOAD(ASYNC_LO)
+#define ASYNC_HI AT_LOAD(ASYNC_HI)
+#define TEXT_LO AT_LOAD(TEXT_LO)
+#define TEXT_HI AT_LOAD(TEXT_HI)
+#define CGOCALLBACK_LO AT_LOAD(CGOCALLBACK_LO)
+#define CGOCALLBACK_HI AT_LOAD(CGOCALLBACK_HI)
+#define ASSIST_LO AT_LOAD(ASSIST_LO)
+#define ASSIST_HI AT_LOAD(ASSIST_HI)
+#define MCALL AT_LOAD(MCALL)
+
+/* Frame sizes; CGOCALLBACK_FRAME is 0 where C can't call back. */
+#define CGOCALLBACK_FRAME AT_LOAD(CGOCALLBACK_FRAME)
+#define ASMCGOCALL_FRAME AT_LOAD(ASMCGOCALL_FRAME)
+#define CGOCALL_FRAME AT_LOAD(CGOCALL_FRAME)
+#define ASSIST_FRAME AT_LOAD(ASSIST_FRAME)
+
+/* Offsets in the kernel's structs: its BTF. KERNEL_STAGE is 0 if they are not known, or not wanted. */
+#define KERNEL_STAGE AT_LOAD(KERNEL_STAGE)
+#define K_TASK_TGID AT_LOAD(K_TASK_TGID)
+#define K_TASK_PID AT_LOAD(K_TASK_PID)
+#define K_TASK_STATE AT_LOAD(K_TASK_STATE)
+#define K_TASK_STACK AT_LOAD(K_TASK_STACK)
+#define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
+#define K_TASK_FILES AT_LOAD(K_TASK_FILES)
+#define K_FILES_FDT AT_LOAD(K_FILES_FDT)
+#define K_FDTABLE_FD AT_LOAD(K_FDTABLE_FD)
+#define K_FDTABLE_MAX_FDS AT_LOAD(K_FDTABLE_MAX_FDS)
+#define K_FILE_INODE AT_LOAD(K_FILE_INODE)
+#define K_FILE_PRIVATE AT_LOAD(K_FILE_PRIVATE)
+#define K_INODE_MODE AT_LOAD(K_INODE_MODE)
+#define K_INODE_INO AT_LOAD(K_INODE_INO)
+#define K_INODE_SB AT_LOAD(K_INODE_SB)
+#define K_SB_DEV AT_LOAD(K_SB_DEV)
+#define K_SOCKET_SK AT_LOAD(K_SOCKET_SK)
+#define K_SK_FAMILY AT_LOAD(K_SK_FAMILY)
+#define K_SK_TYPE AT_LOAD(K_SK_TYPE)
+#define K_SK_STATE AT_LOAD(K_SK_STATE)
+#define K_SK_NUM AT_LOAD(K_SK_NUM)
+#define K_SK_DPORT AT_LOAD(K_SK_DPORT)
+#define K_SK_RCV_SADDR AT_LOAD(K_SK_RCV_SADDR)
+#define K_SK_DADDR AT_LOAD(K_SK_DADDR)
+#define K_SK_V6_RCV_SADDR AT_LOAD(K_SK_V6_RCV_SADDR)
+#define K_SK_V6_DADDR AT_LOAD(K_SK_V6_DADDR)
+
+/* System calls whose first argument is a file descriptor: bit n of word n / 64. */
+#define FD_SYSCALLS_0 AT_LOAD(FD_SYSCALLS_0)
+#define FD_SYSCALLS_1 AT_LOAD(FD_SYSCALLS_1)
+#define FD_SYSCALLS_2 AT_LOAD(FD_SYSCALLS_2)
+#define FD_SYSCALLS_3 AT_LOAD(FD_SYSCALLS_3)
+#define FD_SYSCALLS_4 AT_LOAD(FD_SYSCALLS_4)
+#define FD_SYSCALLS_5 AT_LOAD(FD_SYSCALLS_5)
+#define FD_SYSCALLS_6 AT_LOAD(FD_SYSCALLS_6)
+
+/* The target, in our own PID namespace. */
+#define TARGET_PID AT_LOAD(TARGET_PID)
+#define PID_NAMESPACE_DEV AT_LOAD(PID_NAMESPACE_DEV)
+#define PID_NAMESPACE_INO AT_LOAD(PID_NAMESPACE_INO)
+
+/* Whether the program runs at runtime.coroswitch_m. */
+#define COROSWITCH AT_LOAD(COROSWITCH)
+
+/* The user's options; 0 switches one off. */
+#define BY_THREAD AT_LOAD(BY_THREAD)
+#define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
+#define SAMPLE_NS AT_LOAD(SAMPLE_NS)
+#define ONLY_GOID AT_LOAD(ONLY_GOID)
+#define PER_GOROUTINE AT_LOAD(PER_GOROUTINE)
+#define KIND_FILTER AT_LOAD(KIND_FILTER)
+#define KIND_MASK AT_LOAD(KIND_MASK)
+#define REASON_MASK AT_LOAD(REASON_MASK)
+#define STREAM AT_LOAD(STREAM)
+#define STREAM_NS AT_LOAD(STREAM_NS)

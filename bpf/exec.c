@@ -1,0 +1,18 @@
+/* The end of the trace that the target makes itself. */
+
+/* Raw tracepoint sched_process_exec. */
+int target_exec(void *ctx)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+	struct bpf_pidns_info ids = {};
+	/* Our own PID namespace's numbers: the kernel's are others in a container. */
+	if (bpf_get_ns_current_pid_tgid(PID_NAMESPACE_DEV, PID_NAMESPACE_INO, &ids, sizeof(ids)))
+		return 0;
+	if (c && ids.tgid == TARGET_PID) {
+		c->phase = PHASE_OFF;
+		c->window_end_ns = bpf_ktime_get_ns();
+		c->execed = 1;
+	}
+	return 0;
+}

@@ -1,0 +1,120 @@
+/* Exact off-CPU intervals of goroutines: opened where one leaves its CPU, closed where it resumes, split among the stages
+ * in between, summed up here. The programs only read the target's memory.
+ *
+ * One translation unit, compiled from these files in this order: maps.c stack.c record.c objects.c goroutines.c threads.c
+ * exec.c. Kinds (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what
+ * depends on the target, the kernel or the user is in at_load.h. The entries of the maps are given when they are made, by
+ * gotrace/kernel/tracer.py: the 1 here stands for that.
+ */
+#include <linux/types.h>
+#include "at_load.h"
+#include "shared.h"
+
+/* arch/x86/include/asm/ptrace.h; the order is ABI. */
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+
+#define EFLAGS_CF 0x01
+#define EFLAGS_ZF 0x40
+
+BPF_TABLE("array", u32, struct config, config, 1);
+BPF_TABLE("percpu_array", u32, u64, stats, STAT_COUNT);
+BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
+BPF_TABLE("hash", u32, struct thread, threads, 1);
+BPF_TABLE("hash", u64, struct stack, stacks, 1);
+BPF_TABLE("hash", u64, struct object, objects, 1);
+BPF_TABLE("hash", u64, u64, watched, 1); /* sockets that goroutines wait for: when data came, 0 if it has not */
+BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
+BPF_TABLE("hash", struct member_key, u64, members, 1);
+BPF_TABLE("hash", u32, u64, last_g, 1); /* probe set "schedule": the goroutine that a thread resumed last */
+BPF_RINGBUF_OUTPUT(events, 1);
+
+/* What is known of an interval before its stack is walked. It is read back behind the walk: values that the verifier
+ * knows would have it follow the walk's loop once for each of their combinations. */
+struct pending {
+	u64 g, from, weight, goid, kernel_stack, waker, waker_goid, object;
+	u64 part_ns[PARTS];
+	u32 kind, reason, in_progress, syscall;
+};
+
+struct scratch {
+	u64 busy;
+	volatile struct pending pending;
+	struct stack stack;
+	struct interval_value zero; /* never written: new rows of `intervals` are made from it */
+	struct pt_regs regs;
+	volatile struct thread thread;
+	u8 g[MAX_G_READ + 8];
+};
+BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
+
+static __always_inline void count_ns(u32 stat, u64 amount)
+{
+	u64 *value = stats.lookup(&stat);
+	if (value)
+		__sync_fetch_and_add(value, amount); /* a uprobe program can be preempted on newer kernels */
+}
+
+static __always_inline void count(u32 stat)
+{
+	count_ns(stat, 1);
+}
+
+/* NULL outside the trace and before its window. */
+static __always_inline struct config *configuration(u64 now)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+	return c && c->phase == PHASE_TRACE && now >= c->window_start_ns ? c : NULL;
+}
+
+/* The window is over: open intervals are closed at its end, none begins. By the clock, not by a switch that user space
+ * turns: so all programs agree on the instant. */
+static __always_inline u32 draining(struct config *c, u64 now)
+{
+	return c->window_end_ns && now >= c->window_end_ns;
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	__sync_fetch_and_add(&s->busy, -1);
+}
+
+static __always_inline struct scratch *acquire_scratch(void)
+{
+	/* Several slots per CPU, each with an owner: newer kernels may preempt a uprobe program for another thread's. Whoever
+	 * finds itself alone after announcing itself has the slot; if two meet, at most one has it. */
+	for (u32 slot = 0; slot < SCRATCH_SLOTS; slot++) {
+		u32 index = slot;
+		struct scratch *s = scratch.lookup(&index);
+		if (!s)
+			return NULL;
+		__sync_fetch_and_add(&s->busy, 1);
+		if (*(volatile u64 *)&s->busy == 1)
+			return s;
+		release_scratch(s);
+	}
+	return NULL;
+}
+
+/* A word of the g that was read into the scratch space. */
+static __always_inline u64 word(struct scratch *s, u64 offset)
+{
+	return *(u64 *)(s->g + offset);
+}
+
+static __always_inline u64 user_word(u64 address)
+{
+	u64 value = 0;
+	bpf_probe_read_user(&value, 8, (void *)address);
+	return value;
+}
+
+static __always_inline u64 kernel_word(u64 address)
+{
+	u64 value = 0;
+	bpf_probe_read_kernel(&value, 8, (void *)address);
+	return value;
+}
+

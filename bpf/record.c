@@ -1,0 +1,164 @@
+/* Summing closed intervals up. */
+
+/* gotrace/histogram.py: bucket_of. */
+static __always_inline u32 bucket_of(u64 value)
+{
+	if (value < SUBBUCKETS)
+		return value;
+	/* The number of the highest bit, without branches: each would double what the verifier has to follow. */
+	u64 bits = value;
+	bits |= bits >> 1;
+	bits |= bits >> 2;
+	bits |= bits >> 4;
+	bits |= bits >> 8;
+	bits |= bits >> 16;
+	bits |= bits >> 32;
+	bits -= bits >> 1 & 0x5555555555555555ULL;
+	bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL);
+	bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0FULL;
+	u32 exponent = (bits * 0x0101010101010101ULL >> 56) - 1;
+	if (exponent >= MAX_BITS)
+		return BUCKETS - 1;
+	return (exponent - SUBBITS + 1) * SUBBUCKETS + ((value >> (exponent - SUBBITS)) & (SUBBUCKETS - 1));
+}
+
+/* Returns what was there; it is `new` now if that was `expected`. */
+static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
+{
+#if __clang_major__ >= 12
+	return __sync_val_compare_and_swap(where, expected, new);
+#else
+	/* The compiler does not know the instruction (Ubuntu 22.04). Another CPU that comes in between two of these lines may
+	 * have its larger value overwritten; gotrace/kernel/tracer.py sees that by the histogram. */
+	u64 found = *(volatile u64 *)where;
+	if (found == expected)
+		*(volatile u64 *)where = new;
+	return found;
+#endif
+}
+
+static __always_inline u64 add(struct interval_value *value, u64 duration, u64 weight, u32 in_progress, u32 bucket)
+{
+	u64 units = duration >> 8;
+	if (units >> 32)
+		units = 0xFFFFFFFF;
+	u64 square = units * units;
+	__sync_fetch_and_add(&value->count, weight);
+	__sync_fetch_and_add(&value->total_ns, duration * weight);
+	__sync_fetch_and_add(&value->squares_low, (square & 0xFFFFFFFF) * weight);
+	__sync_fetch_and_add(&value->squares_high, (square >> 32) * weight);
+	if (in_progress)
+		__sync_fetch_and_add(&value->in_progress, weight);
+	if (bucket < BUCKETS)
+		__sync_fetch_and_add(&value->histogram[bucket], (u32)weight);
+	/* Two tries: another CPU that wins twice in a row has written maxima of its own. */
+	u64 max = value->max_ns;
+#pragma unroll
+	for (u32 attempt = 0; attempt < 2; attempt++) {
+		if (duration <= max)
+			break;
+		u64 found = compare_and_swap(&value->max_ns, max, duration);
+		if (found == max)
+			break;
+		max = found;
+	}
+	return 0;
+}
+
+/* Whether an interval passes the user's filters; sets its weight. */
+static __always_inline int admit(struct scratch *s)
+{
+	volatile struct pending *p = &s->pending;
+	u64 duration = 0, weight = 1;
+	u32 kind = p->kind;
+
+	for (u32 part = 0; part < PARTS; part++)
+		duration += p->part_ns[part];
+	if (ONLY_GOID && p->goid != ONLY_GOID)
+		goto filtered;
+	if (KIND_FILTER && (!((KIND_MASK >> (kind & 31)) & 1) || (kind == KIND_PARK && !((REASON_MASK >> (p->reason & 63)) & 1))))
+		goto filtered;
+	if (duration < MIN_BLOCK_NS)
+		goto filtered;
+	if (SAMPLE_NS && duration < SAMPLE_NS) {
+		/* Kept with probability duration / SAMPLE_NS, with the inverse as weight; the weight's fraction is rounded up
+		 * as often as it is large, so counts and totals are unbiased. */
+		u64 chance = (u64)bpf_get_prandom_u32() * SAMPLE_NS >> 32;
+		if (chance >= duration) {
+			count(STAT_SAMPLED_OUT);
+			return 0;
+		}
+		weight = SAMPLE_NS / duration;
+		u64 fraction = ((SAMPLE_NS % duration) << 16) / duration;
+		if ((bpf_get_prandom_u32() & 0xFFFF) < fraction)
+			weight++;
+	}
+	p->weight = weight;
+	count(STAT_INTERVALS);
+	return 1;
+filtered:
+	count(STAT_FILTERED);
+	return 0;
+}
+
+/* Counts each goroutine once per stack, whoever woke it and whatever it waited for. */
+static __always_inline void add_member(struct goroutine *state, struct interval_key *key, u64 goid)
+{
+	struct member_key member = {.goid = goid};
+	member.key = mix(mix(key->stack, key->reason), key->kind);
+	u64 identity = mix(member.key, goid), one = 1;
+	if (state->last_key == identity)
+		return;
+	state->last_key = identity;
+	if (!members.lookup(&member) && members.insert(&member, &one) && !members.lookup(&member))
+		count(STAT_GOROUTINE_SET_FULL);
+}
+
+/* Adds the parts of the interval in the scratch space to their rows. */
+static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack)
+{
+	volatile struct pending *p = &s->pending;
+	u64 at = p->from;
+
+#pragma clang loop unroll(disable)
+	for (u32 part = 0; part < PARTS; part++) {
+		u64 duration = p->part_ns[part];
+		struct interval_key key = {};
+		if (part && !duration)
+			continue;
+		key.stack = stack;
+		key.kind = p->kind;
+		key.reason = p->reason;
+		key.part = part;
+		key.syscall = p->syscall;
+		if (PER_GOROUTINE)
+			key.goid = p->goid;
+		if (part <= PART_NETPOLL)
+			key.object = p->object;
+		if (part == PART_MAIN) {
+			key.kernel_stack = p->kernel_stack;
+			key.waker = p->waker;
+		}
+		struct interval_value *value = intervals.lookup(&key);
+		if (!value) {
+			intervals.insert(&key, &s->zero);
+			value = intervals.lookup(&key);
+			if (!value) {
+				count(STAT_STACK_TABLE_FULL);
+				return;
+			}
+		}
+		add(value, duration, p->weight, p->in_progress, bucket_of(duration));
+		if (part == PART_MAIN)
+			add_member(state, &key, p->goid);
+		if (STREAM && duration >= STREAM_NS) {
+			struct event event = {.start_ns = at, .duration_ns = duration, .goid = p->goid,
+					      .waker_goid = p->waker_goid, .key = key};
+			/* No wake-up: it would cost more than the rest of the probe (the reader comes by every few
+			 * milliseconds). */
+			if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
+				count(STAT_RING_FULL);
+		}
+		at += duration;
+	}
+}

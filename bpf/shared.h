@@ -1,0 +1,126 @@
+/* What the BPF programs and gotrace/kernel/structs.py share. tests/unit/test_structs.py compares sizes and offsets.
+ * MAX_FRAMES and BUCKETS come as -D definitions from gotrace/kernel/program.py. */
+#pragma once
+
+enum phase {
+	PHASE_OFF = 0,   /* not begun, or over: nothing is recorded */
+	PHASE_TRACE = 1, /* inside the window, and after it as long as open intervals are still closed at its end */
+};
+
+struct config {
+	u64 phase;
+	u64 window_start_ns; /* CLOCK_MONOTONIC, as bpf_ktime_get_ns */
+	u64 window_end_ns;   /* 0 as long as it is not known */
+	u64 execed;          /* the target called exec: its addresses mean nothing any more */
+	u64 tgid;            /* the kernel's own number of the process, in no namespace; 0 until a probe was hit */
+};
+
+#define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
+#define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
+
+/* One per g struct, never deleted: g structs are recycled by the Go runtime, not freed. */
+struct goroutine {
+	u64 start_ns;   /* when it left the CPU, 0 while it runs */
+	u64 data_ns;    /* when the kernel had what it waits for, 0 if unknown */
+	u64 ready_ns;   /* when it became runnable, 0 if it did not yet */
+	u64 waker;      /* stack that made it runnable, in `stacks` */
+	u64 waker_goid;
+	u64 object;     /* what it waited for, in `objects` */
+	u64 run_since;  /* running with a CPU since, 0 if not */
+	u64 run_ns;     /* sums since it was created or the window began: running with a CPU, and in closed intervals */
+	u64 off_ns;
+	u64 last_key;   /* hash of the last interval key counted for it, and its goid: saves a look-up in `members` */
+	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
+	u32 flags;      /* GOROUTINE_* */
+};
+
+/* One per thread that was ever off its CPU while it ran a goroutine. */
+struct thread {
+	u64 out_ns;   /* when it left its CPU, 0 while it has one */
+	u64 woken_ns; /* when the kernel made it runnable, 0 if it did not yet */
+	u64 g;
+	u64 goid;
+	u64 stack;
+	u64 kernel_stack;
+	u64 object;
+	u32 kind;
+	u32 syscall;
+	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */
+	u32 unused;
+};
+
+#define STACK_TRUNCATED 1    /* deeper than MAX_FRAMES */
+#define STACK_UNREADABLE 2   /* the frame pointer chain broke off */
+#define STACK_IN_PROLOGUE 4  /* prologue_caller is the caller of pcs[0] */
+#define STACK_LEAF_CALLER 8  /* prologue_caller is the caller of pcs[0] if that function has no frame */
+#define STACK_KERNEL 16
+#define STACK_EXACT 32       /* pcs[0] is the instruction that comes next, not a return address */
+#define STACK_IN_TRANSIT 64  /* the goroutine's registers were nowhere: pcs[0] is where the thread was */
+#define ASYNC_AT 2 /* pcs[] of a goroutine preempted by a signal: asyncPreempt2, asyncPreempt, the interrupted function */
+
+struct stack {
+	u32 flags;
+	u32 depth;
+	u64 prologue_caller; /* stopped in a prologue by newstack, or anywhere by the kernel: the word at its stack pointer */
+	u64 async_caller;    /* preempted asynchronously: the word at the stack pointer of pcs[ASYNC_AT] */
+	u64 pcs[MAX_FRAMES]; /* leaf first */
+};
+
+/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). */
+struct object {
+	u64 ino;
+	u32 dev;
+	u32 mode;
+	u32 fd;
+	u16 family;
+	u16 type;
+	u16 local_port;
+	u16 peer_port;
+	u32 state;
+	u8 local[16];
+	u8 peer[16];
+};
+
+/* The stages of an interval, in their order. */
+#define PART_MAIN 0     /* what it began as: waiting, preempted, in a system call, ... */
+#define PART_NETPOLL 1  /* the kernel has the event, the netpoller does not know yet */
+#define PART_RUNNABLE 2 /* runnable, no P took it */
+#define PART_RUNQUEUE 3 /* its thread waits for a CPU */
+#define PARTS 4
+
+/* The parts of an interval share stack, kind and reason; what ended it, and where in the kernel it was, is only told of
+ * the first. */
+struct interval_key {
+	u64 stack;
+	u64 kernel_stack;
+	u64 waker;
+	u64 object;
+	u64 goid;   /* 0 unless goroutines are kept apart */
+	u32 reason; /* g.waitreason if the kind is a park, else 0 */
+	u32 kind;
+	u32 part;
+	u32 syscall; /* its number if the kind is a system call */
+};
+
+struct interval_value {
+	u64 count;
+	u64 total_ns;
+	u64 max_ns;
+	u64 squares_low; /* sum of the low and of the high 32 bits of (duration / 256 ns) squared */
+	u64 squares_high;
+	u64 in_progress; /* intervals that began before the window or were cut by its end */
+	u32 histogram[BUCKETS];
+};
+
+struct member_key {
+	u64 key; /* hash of stack, reason and kind */
+	u64 goid;
+};
+
+struct event {
+	u64 start_ns;
+	u64 duration_ns;
+	u64 goid;
+	u64 waker_goid;
+	struct interval_key key;
+};

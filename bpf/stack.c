@@ -1,0 +1,174 @@
+/* Walking stacks: a goroutine's by frame pointers, the kernel's by the kernel. */
+
+static __always_inline u64 mix(u64 hash, u64 value)
+{
+	hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
+	return hash ^ (hash >> 29);
+}
+
+/* mcall is the only way to the scheduler but one: newstack, called by morestack in a function's prologue. There
+ * sched.bp is still the caller's frame, and the return address is the word at sched.sp. */
+static __always_inline int called_mcall(u64 pc)
+{
+	u8 code[5];
+	if (bpf_probe_read_user(code, sizeof(code), (void *)(pc - 5)) || code[0] != 0xE8)
+		return 0;
+	s32 relative = code[1] | code[2] << 8 | code[3] << 16 | (u32)code[4] << 24;
+	return pc + relative == MCALL;
+}
+
+static __always_inline int may_be_in_prologue(u32 kind)
+{
+	return kind == KIND_GOSCHED || kind == KIND_PREEMPT_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE;
+}
+
+/* Whose stack is walked, a literal: the compiler leaves out what can't be. A thread that is stopped anywhere may be in a
+ * function without a frame, then the word at the stack pointer is its caller. */
+#define WALK_PARKED 0
+#define WALK_WAKER 1
+#define WALK_THREAD 2
+
+/* A walk up the frame pointers of one goroutine's stack, [lo, hi). */
+struct walker {
+	u64 fp;    /* where the next caller's frame pointer and return address lie */
+	u64 below; /* frames ascend: nothing lies below */
+	u64 last;  /* the program counter found last */
+	u64 lo, hi;
+};
+
+/* The frame pointer is not one. Two cases are known, both at the point where the walk stands:
+ * - C called back into Go: the saved frame pointer is C's, on another stack. On ours, behind cgocallback's frame, lie the
+ *   program counter and the frames of the call into C (runtime/asm_amd64.s: cgocallback, asmcgocall);
+ * - the collector moved the stack during an assist and the frame pointer still points into the old one (up to Go 1.20):
+ *   step over the frame by its size.
+ * Returns 1 if the walk goes on at w->fp, and the program counter that the first case found in *pc. */
+static __always_inline int mend(struct walker *w, u64 *pc)
+{
+	if (CGOCALLBACK_FRAME && w->last - CGOCALLBACK_LO < CGOCALLBACK_HI - CGOCALLBACK_LO && (w->fp < w->lo || w->fp >= w->hi)) {
+		u64 behind = w->below + CGOCALLBACK_FRAME + 8 + ASMCGOCALL_FRAME, cgocall = 0;
+		if (behind + 8 > w->hi || bpf_probe_read_user(&cgocall, 8, (void *)behind))
+			return 0;
+		*pc = cgocall;
+		w->below = behind + 8;
+		w->fp = behind + CGOCALL_FRAME;
+		return 1;
+	}
+	if (w->last - ASSIST_LO < ASSIST_HI - ASSIST_LO) {
+		w->fp = w->below + ASSIST_FRAME - 8;
+		return w->fp >= w->below && w->fp + 16 <= w->hi;
+	}
+	return 0;
+}
+
+/* Fills `value` and returns the stack's hash. A frame pointer outside the goroutine's stack, or one that does not ascend,
+ * ends the walk, so a hostile chain has no cycles and reads nothing else. */
+static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64 lo, u64 hi, u32 kind, u32 whose)
+{
+	struct walker w = {.fp = fp, .below = lo, .last = pc, .lo = lo, .hi = hi};
+	u64 frame[2], hash = mix(0, pc), async = 0;
+	u32 depth = 1;
+
+	value->flags = 0;
+	value->prologue_caller = 0;
+	value->async_caller = 0;
+	value->pcs[0] = pc;
+	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
+		u64 caller = 0;
+		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp)) {
+			value->prologue_caller = caller;
+			value->flags |= STACK_IN_PROLOGUE;
+			hash = mix(hash, caller);
+			w.below = sp + 8;
+			w.last = caller;
+		} else {
+			value->flags |= STACK_UNREADABLE;
+		}
+	}
+	if (whose == WALK_THREAD && kind == KIND_SYSCALL) {
+		u64 caller = 0;
+		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+			value->prologue_caller = caller;
+			value->flags |= STACK_LEAF_CALLER;
+			hash = mix(hash, caller);
+		}
+		value->flags |= STACK_EXACT;
+		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
+		w.below = sp - 16;
+	}
+	for (u32 i = 1; i < MAX_FRAMES; i++) {
+		if (!w.fp)
+			goto done;
+		if (w.fp < w.below || w.fp + 16 > w.hi) {
+			frame[1] = 0;
+			if (!mend(&w, &frame[1]))
+				goto broken;
+			if (frame[1]) {
+				frame[0] = w.fp;
+				goto found;
+			}
+		}
+		if (bpf_probe_read_user(frame, sizeof(frame), (void *)w.fp))
+			goto broken;
+		if (!frame[1])
+			goto done;
+		w.below = w.fp + 16;
+found:
+		/* asyncPreempt is only ever the leaf's caller: the frame found next is the interrupted function's. */
+		if (whose == WALK_PARKED && i == ASYNC_AT)
+			async = w.below;
+		value->pcs[i] = frame[1];
+		hash = mix(hash, frame[1]);
+		w.last = frame[1];
+		depth = i + 1;
+		w.fp = frame[0];
+	}
+	if (w.fp)
+		value->flags |= STACK_TRUNCATED;
+	goto done;
+broken:
+	value->flags |= STACK_UNREADABLE;
+done:
+	/* The signal struck at pcs[ASYNC_AT]; above asyncPreempt's frame lies that function's stack pointer. If it has no frame
+	 * the word there is its caller. */
+	if (async && value->pcs[ASYNC_AT - 1] - ASYNC_LO < ASYNC_HI - ASYNC_LO) {
+		u64 caller = 0;
+		if (async + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)async) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+			value->async_caller = caller;
+			hash = mix(hash, caller);
+		}
+	}
+	value->depth = depth;
+	return mix(hash, value->flags);
+}
+
+/* Keeps the stack in the scratch space under its hash. */
+static __always_inline void keep_stack(struct scratch *s, u64 hash)
+{
+	if (stacks.lookup(&hash))
+		return;
+	stacks.insert(&hash, &s->stack);
+	if (!stacks.lookup(&hash))
+		count(STAT_STACK_TABLE_FULL);
+}
+
+/* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,
+ * and move its stack (runtime/stack.go: shrinkstack): then what was walked is free memory, and it is walked again where it
+ * is now. */
+static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
+{
+	u64 hash = 0;
+#pragma clang loop unroll(disable)
+	for (u32 attempt = 0; attempt < 2; attempt++) {
+		hash = walk(&s->stack, word(s, G_SCHED_PC), word(s, G_SCHED_SP), word(s, G_SCHED_BP), word(s, G_STACK_LO),
+			    word(s, G_STACK_HI), kind, WALK_PARKED);
+		if (user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
+			break;
+		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))
+			break;
+	}
+	if (s->stack.flags & STACK_TRUNCATED)
+		count(STAT_STACK_TRUNCATED);
+	if (s->stack.flags & STACK_UNREADABLE)
+		count(STAT_STACK_UNREADABLE);
+	return hash;
+}

@@ -1,0 +1,224 @@
+/* What the kernel does with the threads underneath: a goroutine that Go takes for running may be blocked in a system call
+ * or wait for a CPU. Raw tracepoints; the goroutine is found without a trap, through the thread-local g. */
+
+#define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
+#define USER_CS 0x33
+#define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
+
+/* Registers with which the thread entered the kernel: at the top of its kernel stack, below a padding of 16 bytes where the
+ * kernel is built with CONFIG_X86_FRED. */
+static __always_inline int user_registers(struct pt_regs *regs, u64 task)
+{
+	u64 top = kernel_word(task + K_TASK_STACK) + THREAD_SIZE;
+	if (!bpf_probe_read_kernel(regs, sizeof(*regs), (void *)(top - sizeof(*regs))) && (u16)regs->cs == USER_CS)
+		return 0;
+	if (!bpf_probe_read_kernel(regs, sizeof(*regs), (void *)(top - 16 - sizeof(*regs))) && (u16)regs->cs == USER_CS)
+		return 0;
+	return -1;
+}
+
+static __always_inline int has_descriptor(u64 number)
+{
+	u64 mask = number < 64 ? FD_SYSCALLS_0 : number < 128 ? FD_SYSCALLS_1 : number < 192 ? FD_SYSCALLS_2 :
+		   number < 256 ? FD_SYSCALLS_3 : number < 320 ? FD_SYSCALLS_4 : number < 384 ? FD_SYSCALLS_5 :
+		   number < 448 ? FD_SYSCALLS_6 : 0;
+	return mask >> (number & 63) & 1;
+}
+
+/* The current thread leaves its CPU. */
+static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
+{
+	u64 task = bpf_get_current_task(), sk;
+	u32 thread = bpf_get_current_pid_tgid();
+	u64 tls = 0, m = 0, g = 0;
+	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
+		count(STAT_INTERVAL_LOST);
+		return;
+	}
+	if (!tls)
+		return; /* not a thread of the Go runtime */
+	if (bpf_probe_read_user(&m, 8, (void *)(tls + G_M)) || bpf_probe_read_user(&g, 8, (void *)(m + M_CURG))) {
+		count(STAT_INTERVAL_LOST);
+		return;
+	}
+	if (!g)
+		return; /* the scheduler, or an idle thread */
+	struct goroutine *state = goroutines.lookup(&g);
+	if (!state) {
+		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
+		goroutines.update(&g, &new);
+		state = goroutines.lookup(&g);
+		if (!state) {
+			count(STAT_GOROUTINE_TABLE_FULL);
+			return;
+		}
+		count_ns(STAT_RUN_NS, new.run_ns);
+	}
+	if (state->start_ns)
+		return; /* between its last instruction and the scheduler's next: its interval is open already */
+	stop_running(state, now);
+
+	struct scratch *s = acquire_scratch();
+	if (!s) {
+		count(STAT_INTERVAL_LOST);
+		return;
+	}
+	/* In map memory, of which the verifier remembers nothing: see struct pending. */
+	volatile struct thread *t = &s->thread;
+	t->out_ns = now;
+	t->g = g;
+	t->woken_ns = t->kernel_stack = t->object = t->syscall = 0;
+	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
+	u32 blocked = !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE);
+	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
+		count(STAT_INTERVAL_LOST);
+		goto out;
+	}
+	t->goid = word(s, G_GOID);
+	t->kind = KIND_CPU;
+	if (blocked) {
+		t->kind = KIND_FAULT;
+		if ((long)s->regs.orig_ax >= 0) {
+			t->kind = KIND_SYSCALL;
+			t->syscall = s->regs.orig_ax;
+			if (has_descriptor(t->syscall))
+				t->object = object_of(file_of(task, s->regs.di), s->regs.di, &sk);
+		}
+	} else {
+		t->woken_ns = now;
+	}
+	/* Where the goroutine's own frames begin. One walk for all cases: each costs the compiler and the verifier dearly. */
+	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
+	t->how = KIND_WAKER;
+	if (pc - TEXT_LO < TEXT_HI - TEXT_LO && sp >= lo && sp < hi) {
+		t->how = KIND_SYSCALL; /* in Go code: stopped at any instruction */
+	} else if (word(s, G_SCHED_SP) - lo < hi - lo && word(s, G_SCHED_BP) && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
+		/* On g0 or in C: where it left its stack. */
+		pc = word(s, G_SCHED_PC);
+		sp = word(s, G_SCHED_SP);
+		fp = word(s, G_SCHED_BP);
+	} else {
+		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;
+		sp = M_VDSO_SP ? user_word(m + M_VDSO_SP) : 0;
+		if (sp - 16 - lo < hi - lo && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+			/* Reading the clock in the vDSO, on g0: the caller is noted, and its frame pointer lies below the return
+			 * address (runtime/sys_linux_amd64.s: nanotime1, time.now). */
+			pc = caller;
+			fp = user_word(sp - 16);
+		} else {
+			/* A few instructions before or after that, when the saved registers are taken or not yet there; in a
+			 * signal handler; or while the stack is being copied. */
+			fp = 0;
+			t->how = KIND_TRANSIT;
+			count(STAT_STACK_IN_TRANSIT);
+		}
+	}
+	t->stack = walk(&s->stack, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
+	if (t->how == KIND_TRANSIT) {
+		t->stack = mix(t->stack, STACK_IN_TRANSIT);
+		s->stack.flags |= STACK_IN_TRANSIT;
+	}
+	if (s->stack.flags & STACK_TRUNCATED)
+		count(STAT_STACK_TRUNCATED);
+	if (s->stack.flags & STACK_UNREADABLE)
+		count(STAT_THREAD_STACK_UNREADABLE);
+	keep_stack(s, t->stack);
+	if (t->kind != KIND_CPU) {
+		long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
+		if (size > 0) {
+			u64 hash = 0;
+			s->stack.flags = STACK_KERNEL;
+			s->stack.depth = size / 8;
+			s->stack.prologue_caller = s->stack.async_caller = 0;
+#pragma clang loop unroll(disable)
+			for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
+				hash = mix(hash, s->stack.pcs[i]);
+			t->kernel_stack = mix(hash, STACK_KERNEL);
+			keep_stack(s, t->kernel_stack);
+		} else {
+			count(STAT_KERNEL_STACK_LOST);
+		}
+	}
+	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
+	struct thread *row = threads.lookup(&thread);
+	if (row)
+		*row = *(struct thread *)t;
+	else if (threads.update(&thread, (struct thread *)t))
+		count(STAT_INTERVAL_LOST);
+out:
+	release_scratch(s);
+}
+
+/* The thread gets a CPU again. In the context of the one before it. */
+static __always_inline void enter(struct config *c, u32 thread, u64 now)
+{
+	struct thread *t = threads.lookup(&thread);
+	if (!t || !t->out_ns)
+		return;
+	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
+	u32 drain = draining(c, now);
+	t->out_ns = 0;
+	struct goroutine *state = goroutines.lookup(&g);
+	if (!state)
+		return;
+	if (drain)
+		now = c->window_end_ns;
+	if (now < from)
+		now = from;
+	if (!woken || woken > now)
+		woken = now;
+	state->run_since = drain ? 0 : now;
+	state->off_ns += now - from;
+	struct scratch *s = acquire_scratch();
+	if (!s) {
+		count(STAT_INTERVAL_LOST);
+		return;
+	}
+	volatile struct pending *p = &s->pending;
+	u32 preempted = t->kind == KIND_CPU;
+	p->part_ns[PART_MAIN] = preempted ? now - from : woken - from;
+	p->part_ns[PART_NETPOLL] = 0;
+	p->part_ns[PART_RUNNABLE] = 0;
+	p->part_ns[PART_RUNQUEUE] = preempted ? 0 : now - woken;
+	p->g = g;
+	p->from = from;
+	p->goid = t->goid;
+	p->kernel_stack = t->kernel_stack;
+	p->syscall = t->syscall;
+	p->object = t->object;
+	p->waker = p->waker_goid = 0;
+	p->kind = t->kind;
+	p->reason = 0;
+	p->in_progress = drain;
+	if (admit(s))
+		commit(s, state, t->stack);
+	release_scratch(s);
+}
+
+/* Raw tracepoint sched_switch: preempt, prev, next. */
+int on_switch(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 next = ctx->args[2], now = bpf_ktime_get_ns();
+	struct config *c = configuration(now);
+	if (!c || !c->tgid)
+		return 0;
+	if (bpf_get_current_pid_tgid() >> 32 == c->tgid && !draining(c, now))
+		leave(ctx, c, now);
+	if ((u32)kernel_word(next + K_TASK_TGID) == c->tgid)
+		enter(c, kernel_word(next + K_TASK_PID), now);
+	return 0;
+}
+
+/* Raw tracepoint sched_waking: task. */
+int on_waking(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 task = ctx->args[0], now = bpf_ktime_get_ns();
+	struct config *c = configuration(now);
+	if (!c || !c->tgid || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
+		return 0;
+	u32 thread = kernel_word(task + K_TASK_PID);
+	struct thread *t = threads.lookup(&thread);
+	if (t && t->out_ns && !t->woken_ns)
+		t->woken_ns = now;
+	return 0;
+}

@@ -1,0 +1,98 @@
+"""Goroutines that were blocked in a system call before the window began: no tracepoint saw them go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.program import FD_SYSCALLS
+from gotrace.kernel.records import BlockedThread, KernelObject
+from gotrace.live.goroutines import GoroutineReader, Status
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+_MOST = 4096
+
+
+def sees_kernel_numbers() -> bool:
+    """Whether process and thread numbers, as we see them, are the kernel's own: we are in no PID namespace."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -> Iterator[BlockedThread]:
+    """Those of process `pid`. Each may have gone on since: compare `switches` with `switches_of` afterwards."""
+    waiting = [goroutine for goroutine in reader.read() if goroutine.status == Status.SYSCALL][:_MOST]
+    if not waiting:
+        return
+    own_number = _threads(pid)
+    for goroutine in waiting:
+        tid = own_number.get(reader.thread_of(goroutine))
+        if tid is None:
+            continue
+        switches = switches_of(pid, tid)
+        call = _system_call(pid, tid)
+        stack = reader.stack(goroutine)
+        if switches is None or call is None or stack is None:
+            continue
+        number, first = call
+        thing = _file(pid, first) if number in FD_SYSCALLS else None
+        yield BlockedThread(
+            tid, goroutine.address, goroutine.goid, number, stack, _kernel_stack(pid, tid, symbols), thing, switches
+        )
+
+
+def switches_of(pid: int, tid: int) -> int | None:
+    """How often the thread has left a CPU, None if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+
+def _threads(pid: int) -> dict[int, int]:
+    """Thread numbers as we see them, by those that the process itself sees (m.procid)."""
+    found = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        try:
+            status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
+        except OSError:
+            continue
+        inner = next((line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")), tid)
+        found[int(inner)] = int(tid)
+    return found
+
+
+def _system_call(pid: int, tid: int) -> tuple[int, int] | None:
+    """Number and first argument of the call in which the thread sleeps."""
+    try:
+        fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+    except OSError:
+        return None
+    # "running", or "-1 SP PC" where it sleeps elsewhere (proc(5)).
+    if len(fields) < 9 or int(fields[0]) < 0:
+        return None
+    return int(fields[0]), int(fields[1], 16)
+
+
+def _file(pid: int, fd: int) -> KernelObject | None:
+    try:
+        status = os.stat(f"/proc/{pid}/fd/{fd}")
+    except OSError:
+        return None
+    return KernelObject(fd, status.st_mode, status.st_ino, status.st_dev & 0xFFFFFFFF)
+
+
+def _kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:
+    """From the names of /proc/PID/task/TID/stack; what has none is left out."""
+    try:
+        lines = Path(f"/proc/{pid}/task/{tid}/stack").read_text().splitlines()
+    except OSError:
+        return ()
+    # "[<0>] pipe_read+0x123/0x456", a module's with " [name]" behind.
+    names = [line.split("] ", 1)[-1].split("+")[0] for line in lines if "+" in line]
+    return tuple(address for name in names if (address := symbols.address(name)) is not None)

@@ -1,0 +1,137 @@
+"""Has bpf/*.c compiled by bcc in a process of its own (gotrace/kernel/compiler.py), while this one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from gotrace.errors import Refused
+from gotrace.kernel.kept import KeptResult
+from gotrace.kernel.program import PROGRAMS, SOURCES, definitions, source_folder
+
+_COMPILER = Path(__file__).with_name("compiler.py")
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """A map of the C source. `kind` is the kernel's enum bpf_map_type."""
+
+    name: str
+    kind: int
+    key_size: int
+    value_size: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class CompiledPrograms:
+    """What came out: instructions by entry point, with indices into `maps` where they name a map."""
+
+    bcc_version: str
+    maps: tuple[MapShape, ...]
+    code: dict[str, bytes]
+
+
+class Compilation:
+    """A compiler at work, unless the same was compiled before. `result` waits for it; `close` ends it. Starting it raises
+    nothing but Refused."""
+
+    def __init__(self) -> None:
+        self._result: CompiledPrograms | None = None
+        self._process = None
+        folder = source_folder()
+        self._kept = KeptResult(folder, repr(sorted(definitions().items())))
+        kept = self._kept.read()
+        if kept is not None:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we once wrote: compiled anew
+                self._result = _programs(kept)
+                return
+        flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in sorted(definitions().items()))]
+        request = {"folder": str(folder), "sources": SOURCES, "flags": flags, "programs": PROGRAMS}
+        self._said = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            # -I: no module from the current folder or the environment into a process of root's. A session of its own:
+            # Ctrl-C is for the one who waits for it.
+            [sys.executable, "-I", str(_COMPILER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            start_new_session=True,
+        )
+        try:
+            self._process.stdin.write(json.dumps(request).encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended at once: `result` tells why
+
+    def result(self) -> CompiledPrograms:
+        """The compiled programs, once they are there.
+
+        Raises:
+            Refused: bcc is missing, is PyPI's unrelated package of that name, or rejects the source.
+        """
+        if self._result is None:
+            self._result = self._parse(self._answer())
+            self.close()
+        return self._result
+
+    def _answer(self) -> bytes:
+        output = bytearray()
+        while True:
+            if not select.select([self._process.stdout], [], [], _TIMEOUT_S)[0]:
+                self._process.kill()
+                raise Refused(f"compiling the BPF program took longer than {_TIMEOUT_S} s", "gotrace doctor")
+            part = self._process.stdout.read1(1 << 20)
+            if not part:
+                return bytes(output)
+            output += part
+
+    def _parse(self, output: bytes) -> CompiledPrograms:
+        self._said.seek(0)
+        said = self._said.read(1 << 20).decode("utf-8", "replace")
+        try:
+            answer = json.loads(output)
+        except ValueError:
+            code = self._process.wait()
+            raise Refused(
+                f"the BPF compiler ended with status {code}: {_first_error(said)}", f"the whole report is in {keep_log(said)}"
+            ) from None
+        if "error" in answer:
+            if answer["hint"]:
+                raise Refused(answer["error"], answer["hint"])
+            raise Refused(f"{answer['error']}: {_first_error(said)}", f"the whole report is in {keep_log(said)}")
+        self._kept.write(output)
+        return _programs(answer)
+
+    def close(self) -> None:
+        """Ends the compiler if it still runs. May be called twice."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
+
+
+def _programs(answer: dict) -> CompiledPrograms:
+    return CompiledPrograms(
+        answer["bcc"], tuple(MapShape(*shape) for shape in answer["maps"]),
+        {name: bytes.fromhex(code) for name, code in answer["programs"].items()},
+    )
+
+
+def _first_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "it said nothing")[:200]
+
+
+def keep_log(text: str) -> str:
+    """Writes a report to a new file under the temporary folder and returns its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="gotrace-bpf-", suffix=".log", delete=False) as file:
+        file.write(text)
+        return file.name

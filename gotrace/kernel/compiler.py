@@ -1,0 +1,97 @@
+"""Runs bcc in a process of its own: C in, instructions and map shapes out. Not imported: `gotrace.kernel.program` starts
+it as a script, so that LLVM's memory (some 100 MB) goes away with it and the target's binary is read meanwhile.
+
+Reads one JSON object from stdin: ``{"folder": PATH, "sources": [FILE...], "flags": [FLAG...], "programs": [NAME...]}``.
+Writes one to stdout: ``{"bcc": VERSION, "maps": [[NAME, TYPE, KEY_SIZE, VALUE_SIZE, ENTRIES]...], "programs": {NAME: HEX}}``, in
+which the immediate of an instruction that names a map is its index in ``maps``; or ``{"error": TEXT, "hint": TEXT}``. What
+the compiler says goes to stderr.
+"""
+
+import ctypes
+import json
+import os
+import struct
+import sys
+
+_LDDW = 0x18
+_PSEUDO_MAP_FD = 1
+
+
+def _import_bcc():
+    try:
+        import bcc
+        from bcc import BPF, lib  # noqa: F401 - PyPI's package of this name has neither
+    except ModuleNotFoundError as error:
+        return None, {
+            "error": "Python's bcc module is not installed for %s%s" % (
+                sys.executable, "" if error.name == "bcc" else ": %s" % error
+            ),
+            "hint": "sudo apt-get install python3-bpfcc, and a Python that sees the system's packages (./scripts/install)",
+        }
+    except ImportError as error:
+        return None, {
+            "error": "the installed bcc module is not the BPF Compiler Collection: %s" % error,
+            "hint": "pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
+        }
+    except OSError as error:
+        return None, {"error": "bcc's library can't be loaded: %s" % error, "hint": "apt-get install --reinstall libbpfcc"}
+    return bcc, None
+
+
+def _compile(bcc, request):
+    folder = request["folder"]
+    os.environ["BCC_KERNEL_SOURCE"] = os.path.join(folder, "include")
+    source = b""
+    for name in request["sources"]:
+        with open(os.path.join(folder, name), "rb") as file:
+            source += file.read()
+    # The maps that bcc makes here have one entry and go away with this process.
+    bpf = bcc.BPF(text=source, cflags=["-I" + folder, *request["flags"]])
+    maps, index_of_fd = [], {}
+    lib = bcc.lib
+    lib.bpf_num_tables.argtypes, lib.bpf_num_tables.restype = [ctypes.c_void_p], ctypes.c_size_t
+    for name, result in (
+        ("name", ctypes.c_char_p), ("fd_id", ctypes.c_int), ("type_id", ctypes.c_int), ("key_size_id", ctypes.c_size_t),
+        ("leaf_size_id", ctypes.c_size_t), ("max_entries_id", ctypes.c_int),
+    ):
+        function = getattr(lib, "bpf_table_" + name)
+        # bcc declares only those that its own classes call.
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_size_t], result
+    for index in range(lib.bpf_num_tables(bpf.module)):
+        name = lib.bpf_table_name(bpf.module, index).decode()
+        index_of_fd[lib.bpf_table_fd_id(bpf.module, index)] = index
+        maps.append([
+            name, lib.bpf_table_type_id(bpf.module, index),
+            lib.bpf_table_key_size_id(bpf.module, index), lib.bpf_table_leaf_size_id(bpf.module, index),
+            lib.bpf_table_max_entries_id(bpf.module, index),
+        ])
+    programs = {}
+    for name in request["programs"]:
+        code = bytearray(bpf.dump_func(name.encode()))
+        for at in range(0, len(code), 8):
+            opcode, registers, immediate = code[at], code[at + 1], struct.unpack_from("<i", code, at + 4)[0]
+            if opcode == _LDDW and registers >> 4 == _PSEUDO_MAP_FD:
+                struct.pack_into("<i", code, at + 4, index_of_fd[immediate])
+        programs[name] = code.hex()
+    return {"bcc": getattr(bcc, "__version__", "unknown"), "maps": maps, "programs": programs}
+
+
+def main():
+    request = json.load(sys.stdin)
+    bcc, answer = _import_bcc()
+    if bcc is not None:
+        try:
+            answer = _compile(bcc, request)
+        except Exception as error:  # bcc raises bare Exception
+            answer = {"error": "the BPF program was not compiled: %s" % error, "hint": ""}
+    try:
+        json.dump(answer, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    # bcc's clean-up at exit writes to tracefs, which need not be mounted; the kernel closes everything.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Names of kernel addresses, from /proc/kallsyms."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+KALLSYMS = Path("/proc/kallsyms")
+_CODE = frozenset((b"t", b"T", b"w", b"W"))
+_FARTHEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class KernelFunction:
+    """A function of the kernel; `module` is "" for the kernel proper."""
+
+    name: str
+    module: str = ""
+
+
+class KernelSymbols:
+    """Reads the table when first asked. `restricted`: the kernel hides its addresses (kernel.kptr_restrict), so nothing has
+    a name."""
+
+    def __init__(self, path: Path = KALLSYMS) -> None:
+        self._path = path
+        # Packed: as Python objects, some 200,000 symbols would be 40 MB.
+        self._addresses: array | None = None
+        self._starts = array("I")
+        self._text = bytearray()
+
+    @property
+    def restricted(self) -> bool:
+        """Whether no address could be read."""
+        self._load()
+        return not self._addresses
+
+    def function(self, address: int) -> KernelFunction | None:
+        """The function that `address` lies in, None if it is not known."""
+        self._load()
+        index = bisect_right(self._addresses, address) - 1
+        if index < 0 or address - self._addresses[index] > _FARTHEST:
+            return None
+        name, _, module = self._name(index).partition("\t")
+        return KernelFunction(name, module.strip("[]"))
+
+    def address(self, name: str) -> int | None:
+        """The address of the function `name`, None if it is not known."""
+        self._load()
+        at = self._text.find(b"\n" + name.encode() + b"\n")
+        if at < 0:
+            at = self._text.find(b"\n" + name.encode() + b"\t")
+        if at < 0:
+            return None
+        return next((a for a, start in zip(self._addresses, self._starts) if start == at + 1), None)
+
+    def _name(self, index: int) -> str:
+        start = self._starts[index]
+        return self._text[start : self._text.index(b"\n", start)].decode("utf-8", "replace")
+
+    def _load(self) -> None:
+        if self._addresses is not None:
+            return
+        addresses, starts, text = array("Q"), array("I"), bytearray(b"\n")
+        try:
+            with open(self._path, "rb") as file:
+                for line in file:
+                    # "ffffffff81000000 T _text", for a module "... t name\t[module]".
+                    if line[17:18] not in _CODE:
+                        continue
+                    address = int(line[:16], 16)
+                    if address:
+                        addresses.append(address)
+                        starts.append(len(text))
+                        text += line[19:].rstrip(b"\n") + b"\n"
+        except (OSError, ValueError):
+            addresses, starts = array("Q"), array("I")
+        order = sorted(range(len(addresses)), key=addresses.__getitem__)
+        self._addresses = array("Q", (addresses[index] for index in order))
+        self._starts = array("I", (starts[index] for index in order))
+        self._text = text

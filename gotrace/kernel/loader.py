@@ -1,0 +1,105 @@
+"""Turns compiled programs into loaded ones: makes the maps, writes the constants in, has the kernel verify them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from gotrace.errors import Refused
+from gotrace.kernel.bpf import BpfError, MapType, ProgramType, create_map, load_program
+from gotrace.kernel.compilation import CompiledPrograms, MapShape, keep_log
+from gotrace.kernel.program import LOAD_MARK, VARIANTS, constant_names
+
+_LDDW = 0x18
+_PSEUDO_MAP_FD = 1
+
+
+@dataclass
+class LoadedPrograms:
+    """Descriptors of maps and programs by name. Closing them removes all from the kernel."""
+
+    maps: dict[str, int] = field(default_factory=dict)
+    programs: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, MapShape] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """May be called twice."""
+        for table in (self.programs, self.maps):
+            while table:
+                os.close(table.popitem()[1])
+
+
+def load(
+    compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int]
+) -> LoadedPrograms:
+    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`.
+
+    Raises:
+        Refused: the kernel refuses a map or a program.
+    """
+    _lift_memory_limit()
+    loaded = LoadedPrograms()
+    try:
+        for shape in compiled.maps:
+            loaded.shapes[shape.name] = shape
+            ring = shape.kind == MapType.RINGBUF
+            loaded.maps[shape.name] = create_map(
+                shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size,
+                entries.get(shape.name, shape.entries), shape.name,
+            )
+        fds = [loaded.maps[shape.name] for shape in compiled.maps]
+        # Side by side: the verifier takes its time with each.
+        with ThreadPoolExecutor(len(programs)) as pool:
+            loading = {}
+            for name, kind in programs.items():
+                entry, own = VARIANTS.get(name, (name, {}))
+                code = relocated(compiled.code[entry], constants | own, fds)
+                loading[name] = pool.submit(load_program, kind, code, name)
+            errors = [future.exception() for future in loading.values()]
+            loaded.programs = {name: future.result() for name, future in loading.items() if future.exception() is None}
+        if first := next((error for error in errors if error is not None), None):
+            raise first
+    except BpfError as error:
+        loaded.close()
+        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else "gotrace doctor"
+        raise Refused(f"the kernel refuses {error.strerror}", hint) from None
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> bytes:
+    """The instructions with the constants' values and the maps' descriptors in their places.
+
+    Raises:
+        KeyError: a constant without a value.
+    """
+    names = constant_names()
+    out = bytearray(code)
+    at = 0
+    while at < len(out):
+        if out[at] != _LDDW:
+            at += 8
+            continue
+        low, = struct.unpack_from("<I", out, at + 4)
+        high, = struct.unpack_from("<I", out, at + 12)
+        if out[at + 1] >> 4 == _PSEUDO_MAP_FD:
+            struct.pack_into("<i", out, at + 4, map_fds[low])
+        elif high == LOAD_MARK:
+            value = constants[names[low]] & 0xFFFFFFFFFFFFFFFF
+            struct.pack_into("<I", out, at + 4, value & 0xFFFFFFFF)
+            struct.pack_into("<I", out, at + 12, value >> 32)
+        at += 16
+    return bytes(out)
+
+
+def _lift_memory_limit() -> None:
+    # Kernels before 5.11 account maps as locked memory.
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        pass

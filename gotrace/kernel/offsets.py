@@ -1,0 +1,58 @@
+"""Which fields of the kernel's structs the programs read, and where they lie in the running kernel."""
+
+from __future__ import annotations
+
+from gotrace.errors import Refused
+from gotrace.kernel.btf import Btf
+
+# Constants of bpf/at_load.h: struct, then the path of members.
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "K_TASK_TGID": ("task_struct", "tgid"),
+    "K_TASK_PID": ("task_struct", "pid"),
+    "K_TASK_STATE": ("task_struct", "__state"),
+    "K_TASK_STACK": ("task_struct", "stack"),
+    "K_TASK_FSBASE": ("task_struct", "thread", "fsbase"),
+    "K_TASK_FILES": ("task_struct", "files"),
+    "K_FILES_FDT": ("files_struct", "fdt"),
+    "K_FDTABLE_FD": ("fdtable", "fd"),
+    "K_FDTABLE_MAX_FDS": ("fdtable", "max_fds"),
+    "K_FILE_INODE": ("file", "f_inode"),
+    "K_FILE_PRIVATE": ("file", "private_data"),
+    "K_INODE_MODE": ("inode", "i_mode"),
+    "K_INODE_INO": ("inode", "i_ino"),
+    "K_INODE_SB": ("inode", "i_sb"),
+    "K_SB_DEV": ("super_block", "s_dev"),
+    "K_SOCKET_SK": ("socket", "sk"),
+    "K_SK_FAMILY": ("sock", "__sk_common", "skc_family"),
+    "K_SK_TYPE": ("sock", "sk_type"),
+    "K_SK_STATE": ("sock", "__sk_common", "skc_state"),
+    "K_SK_NUM": ("sock", "__sk_common", "skc_num"),
+    "K_SK_DPORT": ("sock", "__sk_common", "skc_dport"),
+    "K_SK_RCV_SADDR": ("sock", "__sk_common", "skc_rcv_saddr"),
+    "K_SK_DADDR": ("sock", "__sk_common", "skc_daddr"),
+    "K_SK_V6_RCV_SADDR": ("sock", "__sk_common", "skc_v6_rcv_saddr"),
+    "K_SK_V6_DADDR": ("sock", "__sk_common", "skc_v6_daddr"),
+}
+# A kernel may lack these: task.state was called so up to Linux 5.13, and IPv6 is an option.
+_OLDER = {"K_TASK_STATE": ("task_struct", "state")}
+_OPTIONAL = frozenset(("K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR"))
+
+
+def kernel_offsets() -> dict[str, int]:
+    """Byte offsets by constant.
+
+    Raises:
+        Refused: the kernel has no BTF, or a field is not where it has been in all kernels since 5.12.
+    """
+    found = {}
+    with Btf() as btf:
+        for name, path in _FIELDS.items():
+            offset = btf.offset(*path)
+            if offset is None and name in _OLDER:
+                offset = btf.offset(*_OLDER[name])
+            if offset is None:
+                if name not in _OPTIONAL:
+                    raise Refused(f"this kernel's {path[0]} has no {'.'.join(path[1:])}", "gotrace attach --no-kernel")
+                offset = 0
+            found[name] = offset
+    return found

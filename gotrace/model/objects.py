@@ -1,0 +1,62 @@
+"""What a file descriptor was, in words: ``fd 7 → tcp 127.0.0.1:40312→127.0.0.1:6379``."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+from gotrace.kernel.records import KernelObject
+
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+_STREAM, _DATAGRAM = 1, 2
+_LISTEN = 10
+_FAMILIES = {AF_UNIX: "unix", AF_NETLINK: "netlink", 17: "packet", 40: "vsock"}
+
+Resolver = Callable[[int, int], str]
+"""From a descriptor and an inode to the name that /proc gives the file, "" if it is no longer that file."""
+
+
+def describe(thing: KernelObject, resolve: Resolver) -> str:
+    """The descriptor with the file or socket behind it."""
+    what = _socket(thing, resolve) if stat.S_ISSOCK(thing.mode) else _file(thing, resolve)
+    return f"fd {thing.fd} → {what}" if what else f"fd {thing.fd}"
+
+
+def _socket(thing: KernelObject, resolve: Resolver) -> str:
+    if thing.family in (AF_INET, AF_INET6):
+        protocol = {_STREAM: "tcp", _DATAGRAM: "udp"}.get(thing.type & 0xF, "ip")
+        local = _address(thing.family, thing.local, thing.local_port)
+        if thing.state == _LISTEN and thing.type == _STREAM:
+            return f"{protocol} listening on {local}"
+        if not thing.peer_port:
+            return f"{protocol} {local}"
+        return f"{protocol} {local}→{_address(thing.family, thing.peer, thing.peer_port)}"
+    name = resolve(thing.fd, thing.ino)
+    kind = _FAMILIES.get(thing.family, f"socket of family {thing.family}" if thing.family else "socket")
+    return f"{kind} {name}".strip() if not name.startswith("socket:") else kind
+
+
+def _address(family: int, raw: bytes, port: int) -> str:
+    if family == AF_INET:
+        return f"{IPv4Address(raw[:4])}:{port}"
+    address = IPv6Address(raw[:16])
+    if address.ipv4_mapped is not None:
+        return f"{address.ipv4_mapped}:{port}"
+    return f"[{address}]:{port}"
+
+
+def _file(thing: KernelObject, resolve: Resolver) -> str:
+    name = resolve(thing.fd, thing.ino)
+    if stat.S_ISFIFO(thing.mode):
+        return "pipe" if not name or name.startswith("pipe:") else f"fifo {name}"
+    if name.startswith("anon_inode:"):
+        return name.removeprefix("anon_inode:").strip("[]")
+    if name:
+        return name
+    for test, text in (
+        (stat.S_ISREG, "file"), (stat.S_ISDIR, "directory"), (stat.S_ISCHR, "character device"), (stat.S_ISBLK, "block device"),
+    ):
+        if test(thing.mode):
+            return f"{text} (inode {thing.ino})"
+    return ""

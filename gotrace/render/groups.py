@@ -1,0 +1,53 @@
+"""Stacks as a reader counts them: one entry per place in the program, with who woke it and what it waited for as shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from gotrace.profile.types import Distribution, Frame, StackStat
+from gotrace.render.frames import waker_of, without_waker
+from gotrace.vocabulary import FrameKind
+
+
+@dataclass
+class Group:
+    """Stacks that differ only in waker and in file or socket. `wakers` and `objects` give nanoseconds by name."""
+
+    stack: StackStat
+    wakers: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+
+
+def grouped(stacks: Iterable[StackStat]) -> list[Group]:
+    """Largest total first."""
+    groups: dict[tuple, Group] = {}
+    for stack in stacks:
+        frames, thing = _without_object(without_waker(stack.frames))
+        key = (stack.pid, frames, stack.state, stack.reason, stack.goid)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = Group(replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0))
+        total_ns = stack.distribution.total_ns
+        group.stack.distribution.add(stack.distribution)
+        # Goroutines are counted per place in the program: each of these stacks has the same.
+        group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
+        group.stack.in_progress += stack.in_progress
+        if thing:
+            group.objects[thing] = group.objects.get(thing, 0) + total_ns
+        waker = waker_of(stack.frames)
+        if waker:
+            # Its leaf: the function that woke.
+            group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
+    return sorted(groups.values(), key=lambda group: -group.stack.distribution.total_ns)
+
+
+def _without_object(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], str]:
+    thing, kept = "", []
+    for frame in frames:
+        if frame.kind is FrameKind.SYSCALL and "(" in frame.name:
+            name, _, rest = frame.name.partition("(")
+            thing = rest.removesuffix(")")
+            frame = replace(frame, name=name)
+        kept.append(frame)
+    return tuple(kept), thing
