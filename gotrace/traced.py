@@ -23,7 +23,7 @@ from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, StackStat, Target
+from gotrace.profile.types import Distribution, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
@@ -170,7 +170,7 @@ class TracedProcess:
             if switches_of(pid, thread.tid) != thread.switches:
                 self.tracer.forget_blocked(thread.tid, self.start_ns)
 
-    def read(self) -> tuple[list[StackStat], list[tuple[int, int, int, tuple]]]:
+    def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since the last call, and the single intervals streamed since then."""
         changed = self._take(self.tracer.read_rows())
         intervals = []
@@ -183,8 +183,9 @@ class TracedProcess:
                 intervals.append(self._interval(event, known[1]))
         return changed, intervals
 
-    def _interval(self, event: KernelEvent, key: tuple) -> tuple[int, int, int, tuple]:
-        return event.goid, max(0, event.start_ns - self.start_ns), event.duration_ns, key
+    def _interval(self, event: KernelEvent, key: tuple) -> SingleInterval:
+        start = max(0, event.start_ns - self.start_ns)
+        return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid)
 
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         touched = {}
@@ -218,7 +219,7 @@ class TracedProcess:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> tuple[list[StackStat], list[tuple[int, int, int, tuple]]]:
+    def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
         tracer = self.tracer
         alive = not tracer.execed and self.process.same_program()

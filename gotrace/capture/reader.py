@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
 from gotrace.errors import GotraceError
-from gotrace.profile.types import Distribution, Frame, Overhead, Profile, StackStat, Target, Window
+from gotrace.profile.types import Distribution, Frame, Overhead, Pause, Profile, StackStat, Target, TimelineInterval, Window
 from gotrace.vocabulary import FrameKind, Loss, State
 
 
@@ -47,29 +47,45 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         number: Frame(name, file, line, FrameKind(kind), bool(inlined))
         for number, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
     }
-    stacks = []
+    by_number: dict[int, StackStat] = {}
+    later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     for row in db.execute(
-        "SELECT target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram"
-        " FROM stack ORDER BY total_ns DESC, id"
+        "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
+        f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram = row
+        number, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram, *rest = row
         distribution = Distribution(
             count, total, maximum, int(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
         )
-        stacks.append(StackStat(
-            tuple(frames[number] for number in json.loads(ids)), State(state), str(reason), distribution, goroutines,
-            in_progress, goid, targets[target].pid,
-        ))
+        by_number[number] = StackStat(
+            tuple(frames[i] for i in json.loads(ids)), State(state), str(reason), distribution, goroutines,
+            in_progress, goid, targets[target].pid, *(int(value) for value in rest),
+        )
+    waker = "waker_goid" if version > 1 else "0"
+    timeline = [
+        TimelineInterval(int(goid), int(start), int(length), by_number[stack], int(waker_goid))
+        for goid, start, length, stack, waker_goid in db.execute(
+            f"SELECT goid, start_ns, duration_ns, stack, {waker} FROM interval ORDER BY start_ns"
+        )
+    ]
+    pauses = [
+        Pause(str(reason), int(start), int(length), targets[target].pid)
+        for target, reason, start, length in db.execute(
+            "SELECT target, reason, start_ns, duration_ns FROM pause ORDER BY start_ns" if version > 1 else "SELECT 0, '', 0, 0 LIMIT 0"
+        )
+    ]
     return Profile(
         version=str(meta["gotrace"]),
         targets=list(targets.values()),
         window=Window(**meta["window"]),
-        stacks=stacks,
+        stacks=list(by_number.values()),
         losses={loss: int(meta["losses"].get(loss.value, 0)) for loss in Loss},
         overhead=Overhead(**meta["overhead"]),
         goroutines=int(meta["goroutines"]),
         running_ns=meta.get("running_ns"),
         cpu_ns=int(meta.get("cpu_ns", 0)),
+        pauses=pauses,
+        timeline=timeline,
         filters=[str(text) for text in meta["filters"]],
         complete=bool(meta["complete"]),
     )

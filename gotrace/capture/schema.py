@@ -1,4 +1,4 @@
-"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 1.
+"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 2.
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
@@ -8,18 +8,22 @@ frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, 
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
           goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
-          the buckets of gotrace/histogram.py)
+          the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
+          long_run_max_ns (runs of more than 10 ms without a break that ended there)
+pause     stop-the-world pauses: target, reason, start_ns from the window's start, duration_ns
 interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
-          from the window's start, duration_ns, stack
+          from the window's start, duration_ns, stack, waker_goid (0: not known)
 
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
+
+Version 1 has no table pause, no interval.waker_goid and none of stack's last three columns.
 """
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -31,10 +35,16 @@ CREATE TABLE frame (
 CREATE TABLE stack (
     id INTEGER PRIMARY KEY, target INTEGER NOT NULL REFERENCES target(id), state TEXT NOT NULL, reason TEXT NOT NULL,
     goid INTEGER, frames TEXT NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL,
-    squares REAL NOT NULL, goroutines INTEGER NOT NULL, in_progress INTEGER NOT NULL, histogram TEXT NOT NULL
+    squares REAL NOT NULL, goroutines INTEGER NOT NULL, in_progress INTEGER NOT NULL, histogram TEXT NOT NULL,
+    stopped_ns INTEGER NOT NULL, long_runs INTEGER NOT NULL, long_run_max_ns INTEGER NOT NULL
 );
 CREATE TABLE interval (
     target INTEGER NOT NULL REFERENCES target(id), goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,
-    duration_ns INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id)
+    duration_ns INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id),
+    waker_goid INTEGER NOT NULL
+);
+CREATE TABLE pause (
+    target INTEGER NOT NULL REFERENCES target(id), reason TEXT NOT NULL, start_ns INTEGER NOT NULL,
+    duration_ns INTEGER NOT NULL
 );
 """

@@ -12,7 +12,7 @@ from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
-from gotrace.profile.types import Frame, Overhead, Profile, StackStat, Target, Window
+from gotrace.profile.types import Frame, Overhead, Pause, Profile, SingleInterval, StackStat, Target, Window
 
 
 class CaptureWriter:
@@ -53,30 +53,42 @@ class CaptureWriter:
                 d = stack.distribution
                 figures = (
                     d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress,
-                    json.dumps(d.histogram, separators=(",", ":")),
+                    json.dumps(d.histogram, separators=(",", ":")), stack.stopped_ns, stack.long_runs, stack.long_run_max_ns,
                 )
                 known = self._stacks.get(stack.key)
                 if known is None:
                     frames = json.dumps([self._frame(frame) for frame in stack.frames], separators=(",", ":"))
                     cursor = self._db.execute(
                         "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
-                        " goroutines, in_progress, histogram) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                        " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns)"
+                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                         (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *figures),
                     )
                     self._stacks[stack.key] = cursor.lastrowid or 0
                 else:
                     self._db.execute(
                         "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
-                        " histogram=? WHERE id=?",
+                        " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=? WHERE id=?",
                         (*figures, known),
                     )
 
-    def put_intervals(self, pid: int, intervals: Iterable[tuple[int, int, int, tuple[object, ...]]]) -> None:
-        """Adds single intervals: (goid, start_ns from the window's start, duration_ns, key of a stack put before)."""
+    def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
+        """Adds single intervals; their stacks were put before."""
         with self._guarded():
             self._db.executemany(
-                "INSERT INTO interval VALUES (?,?,?,?,?)",
-                ((self._targets[pid], goid, start, length, self._stacks[key]) for goid, start, length, key in intervals),
+                "INSERT INTO interval VALUES (?,?,?,?,?,?)",
+                (
+                    (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid)
+                    for i in intervals
+                ),
+            )
+
+    def put_pauses(self, pauses: Iterable[Pause]) -> None:
+        """Adds stop-the-world pauses."""
+        with self._guarded():
+            self._db.executemany(
+                "INSERT INTO pause VALUES (?,?,?,?)",
+                ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in pauses),
             )
 
     def commit(self, profile: Profile) -> None:

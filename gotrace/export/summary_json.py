@@ -32,7 +32,11 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
             "by_reason": {reason: _weights(d) for reason, d in profile.by_reason().items()},
             "running_ns": profile.running_ns,
             "cpu_ns": profile.cpu_ns,
+            "stopped_ns": sum(stack.stopped_ns for stack in profile.stacks),
+            "long_runs": sum(stack.long_runs for stack in profile.stacks),
+            "pauses": {reason: _weights(d) for reason, d in profile.pauses_by_reason().items()},
         },
+        "pauses": [asdict(pause) for pause in profile.pauses],
         "losses": {loss.value: profile.losses.get(loss, 0) for loss in Loss},
         "overhead": asdict(profile.overhead),
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
@@ -72,6 +76,9 @@ def _stack(stack: StackStat, several: bool) -> dict[str, Any]:
         "jitter_ns": stack.distribution.jitter_ns,
         "goroutines": stack.goroutines,
         "in_progress": stack.in_progress,
+        "stopped_ns": stack.stopped_ns,
+        "long_runs": stack.long_runs,
+        "long_run_max_ns": stack.long_run_max_ns,
     }
 
 

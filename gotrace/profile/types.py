@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from gotrace.histogram import percentile
+from gotrace.histogram import bucket_of, percentile
 from gotrace.vocabulary import CONTINUED, FrameKind, Loss, State
 
 
@@ -74,11 +75,53 @@ class StackStat:
     in_progress: int = 0
     goid: int | None = None
     pid: int = 0
+    stopped_ns: int = 0
+    """Part of the total that lies inside stop-the-world pauses."""
+    long_runs: int = 0
+    """How many of the intervals ended a run of more than `LONG_RUN_NS` without a break."""
+    long_run_max_ns: int = 0
 
     @property
     def key(self) -> tuple[object, ...]:
         """What makes the stack distinct."""
         return (self.pid, self.frames, self.state, self.reason, self.goid)
+
+
+LONG_RUN_NS = 10_000_000
+"""Go's own time slice (runtime/proc.go: forcePreemptNS)."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A stop-the-world pause, from the call that asks for it to the one that ends it. `start_ns` is from the window's
+    start."""
+
+    reason: str
+    start_ns: int
+    duration_ns: int
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class TimelineInterval:
+    """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` says state, reason and
+    frames; `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known."""
+
+    goid: int
+    start_ns: int
+    duration_ns: int
+    stack: StackStat
+    waker_goid: int = 0
+
+
+class SingleInterval(NamedTuple):
+    """One part of a single interval; `start_ns` is from the window's start, `stack_key` the `StackStat.key` of its stack."""
+
+    goid: int
+    start_ns: int
+    duration_ns: int
+    stack_key: tuple[object, ...]
+    waker_goid: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +190,10 @@ class Profile:
     """Sum of the time that goroutines ran with a CPU; None where the kernel's tracepoints were left out."""
     cpu_ns: int = 0
     """CPU time of the processes in the window, as the kernel accounts it."""
+    pauses: list[Pause] = field(default_factory=list)
+    """Stop-the-world pauses in the order of their starts, as far as they are listed one by one."""
+    timeline: list[TimelineInterval] = field(default_factory=list)
+    """Single intervals, where they were asked for (--per-goroutine, --events-over)."""
     filters: list[str] = field(default_factory=list)
     complete: bool = True
     """False: gotrace was killed before the end; the figures are those of the last commit."""
@@ -159,6 +206,10 @@ class Profile:
         """Distribution of each reason that occurs, largest total first."""
         return _group((stack.reason, stack.distribution) for stack in self.stacks)
 
+    def pauses_by_reason(self) -> dict[str, Distribution]:
+        """Distribution of the stop-the-world pauses of each reason, largest total first."""
+        return _group((pause.reason, _single(pause.duration_ns)) for pause in self.pauses)
+
     @property
     def intervals(self) -> int:
         """How many intervals: later parts of one (runnable after a wait, ...) are not counted again."""
@@ -170,6 +221,10 @@ class Profile:
         for stack in self.stacks:
             result.add(stack.distribution)
         return result
+
+
+def _single(duration_ns: int) -> Distribution:
+    return Distribution(1, duration_ns, duration_ns, (duration_ns >> 8) ** 2, {bucket_of(duration_ns): 1})
 
 
 def _group(items: Iterable[tuple]) -> dict:

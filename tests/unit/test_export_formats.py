@@ -130,6 +130,7 @@ def test_json_keys_are_the_contract() -> None:
         "target",
         "window",
         "totals",
+        "pauses",
         "losses",
         "overhead",
         "hotspots",
@@ -150,7 +151,18 @@ def test_json_keys_are_the_contract() -> None:
         "arch",
     ]
     assert list(result["window"]) == ["start", "duration_ns", "mode", "attached_ns"]
-    assert list(result["totals"]) == ["intervals", "off_cpu_ns", "goroutines", "by_state", "by_reason", "running_ns", "cpu_ns"]
+    assert list(result["totals"]) == [
+        "intervals",
+        "off_cpu_ns",
+        "goroutines",
+        "by_state",
+        "by_reason",
+        "running_ns",
+        "cpu_ns",
+        "stopped_ns",
+        "long_runs",
+        "pauses",
+    ]
     assert list(result["totals"]["by_state"]["waiting"]) == WEIGHTS
     assert list(result["totals"]["by_reason"]["IO wait"]) == WEIGHTS
     assert list(result["overhead"]) == [
@@ -171,6 +183,9 @@ def test_json_keys_are_the_contract() -> None:
         "jitter_ns",
         "goroutines",
         "in_progress",
+        "stopped_ns",
+        "long_runs",
+        "long_run_max_ns",
     ]
     assert list(result["stacks"][0]["frames"][0]) == ["name", "file", "line", "kind", "inlined"]
     assert result["schema"] == 1
