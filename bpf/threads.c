@@ -25,6 +25,15 @@ static __always_inline int has_descriptor(u64 number)
 	return mask >> (number & 63) & 1;
 }
 
+/* Whether the task's cgroup, or one above it, has used up its CPU quota on that CPU (kernel/sched/fair.c). */
+static __always_inline u32 throttled(u64 task, u32 cpu)
+{
+	if (!K_TASK_GROUP)
+		return 0;
+	u64 queues = kernel_word(kernel_word(task + K_TASK_GROUP) + K_GROUP_CFS_RQ);
+	return (u32)kernel_word(kernel_word(queues + 8 * (u64)cpu) + K_CFS_RQ_THROTTLE_COUNT) != 0;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -67,7 +76,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	volatile struct thread *t = &s->thread;
 	t->out_ns = now;
 	t->g = g;
-	t->woken_ns = t->kernel_stack = t->object = t->syscall = 0;
+	t->woken_ns = t->kernel_stack = t->object = t->syscall = t->throttled = 0;
+	t->stopped_at_out = stopped_until(now);
+	t->long_run_ns = 0;
 	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
 	u32 blocked = !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE);
 	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
@@ -75,8 +86,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		goto out;
 	}
 	t->goid = word(s, G_GOID);
-	t->kind = KIND_CPU;
+	t->kind = throttled(task, bpf_get_smp_processor_id()) ? KIND_THROTTLED : KIND_CPU;
 	if (blocked) {
+		t->long_run_ns = long_run(state);
 		t->kind = KIND_FAULT;
 		if ((long)s->regs.orig_ax >= 0) {
 			t->kind = KIND_SYSCALL;
@@ -123,22 +135,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (s->stack.flags & STACK_UNREADABLE)
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
-	if (t->kind != KIND_CPU) {
-		long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
-		if (size > 0) {
-			u64 hash = 0;
-			s->stack.flags = STACK_KERNEL;
-			s->stack.depth = size / 8;
-			s->stack.prologue_caller = s->stack.async_caller = 0;
-#pragma clang loop unroll(disable)
-			for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
-				hash = mix(hash, s->stack.pcs[i]);
-			t->kernel_stack = mix(hash, STACK_KERNEL);
-			keep_stack(s, t->kernel_stack);
-		} else {
-			count(STAT_KERNEL_STACK_LOST);
-		}
-	}
+	if (blocked)
+		t->kernel_stack = keep_kernel_stack(ctx, s);
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
 	struct thread *row = threads.lookup(&thread);
 	if (row)
@@ -175,7 +173,17 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 		return;
 	}
 	volatile struct pending *p = &s->pending;
-	u32 preempted = t->kind == KIND_CPU;
+	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
+	u64 stopped = stopped_until(now), stopped_at_woken = woken < now ? t->stopped_at_woken : stopped;
+	if (!preempted)
+		state->slice_base = state->run_ns;
+	if (preempted)
+		stopped_at_woken = stopped;
+	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_at_woken, now - from);
+	p->stopped_ns[PART_NETPOLL] = p->stopped_ns[PART_RUNNABLE] = 0;
+	p->stopped_ns[PART_RUNQUEUE] = stopped_between(stopped_at_woken, stopped, now - from);
+	p->last_part = t->throttled ? PART_THROTTLED : PART_RUNQUEUE;
+	p->long_run_ns = t->long_run_ns;
 	p->part_ns[PART_MAIN] = preempted ? now - from : woken - from;
 	p->part_ns[PART_NETPOLL] = 0;
 	p->part_ns[PART_RUNNABLE] = 0;
@@ -218,7 +226,10 @@ int on_waking(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	u32 thread = kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(&thread);
-	if (t && t->out_ns && !t->woken_ns)
+	if (t && t->out_ns && !t->woken_ns) {
+		t->stopped_at_woken = stopped_until(now);
+		t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
 		t->woken_ns = now;
+	}
 	return 0;
 }

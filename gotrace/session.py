@@ -44,7 +44,7 @@ _KINDS_OF_STATE = {
     State.SYSCALL: {StartKind.SYSCALL, StartKind.FAULT},
     # The later parts of intervals of any kind.
     State.RUNNABLE: set(StartKind),
-    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU},
+    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED},
     State.NETPOLL: {StartKind.PARK},
 }
 _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
@@ -263,6 +263,9 @@ class Session:
             self.capture.put_stacks(stacks)
             if intervals:
                 self.capture.put_intervals(process.process.pid, intervals)
+        pauses = process.read_pauses()
+        if self.capture is not None and pauses:
+            self.capture.put_pauses(pauses)
 
     def _measure_programs(self) -> None:
         stats = [program_stats(fd) for process in self.processes for fd in process.tracer.program_fds()]
@@ -289,6 +292,7 @@ class Session:
 
     def _overhead(self, counters: dict[Stat, int], elapsed_s: float) -> Overhead:
         hits = counters[Stat.HITS_START] + counters[Stat.HITS_END] + counters[Stat.HITS_READY] + counters[Stat.HITS_EXIT]
+        hits += counters[Stat.HITS_SYSCALL]
         per_hit = (self._cost_ns or 0) + self._program_ns
         cpu_ns = sum(process.cpu_used_ns() for process in self.processes)
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -322,6 +326,7 @@ class Session:
             goroutines=goroutines or max((stack.goroutines for stack in stacks), default=0),
             running_ns=self._running_ns() if complete else None,
             cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
+            pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
             filters=self._filters(),
             complete=complete,
         )

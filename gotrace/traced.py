@@ -11,19 +11,21 @@ from dataclasses import dataclass, field, replace
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
+from gotrace.kernel.bpf import BpfError
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.program import Options
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import Tracer, member_hash
-from gotrace.blocked import blocked_threads, sees_kernel_numbers, switches_of
+from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, switches_of
 from gotrace.inprogress import CutOff, Parked
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
+from gotrace.live.polled import waiting_for
 from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, SingleInterval, StackStat, Target
+from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
@@ -74,6 +76,8 @@ class TracedProcess:
     goroutines: int = 0
     accounts: list[Account] = field(default_factory=list)
     running_ns: int | None = None
+    pauses: list[Pause] = field(default_factory=list)
+    _finished: bool = False
     _closed: bool = False
 
     @classmethod
@@ -137,9 +141,10 @@ class TracedProcess:
             (kernel or {}) if self.plan.thread_local_g is not None else {},
         )
         self.tracer.load(compiled)
+        self._descriptors = Descriptors(self.process.pid)
         self._model = StackModel(self.binary, self.bias)
         self._kernel_symbols = KernelSymbols()
-        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, Descriptors(self.process.pid).name)
+        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, self._descriptors)
         self._per_goroutine = options.per_goroutine
         self._options = options
 
@@ -213,6 +218,22 @@ class TracedProcess:
             pid=self.process.pid,
         )
 
+    def read_pauses(self) -> list[Pause]:
+        """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
+        found = self.tracer.read_pauses(len(self.pauses))
+        if found and not found[-1].duration_ns and not self._finished:
+            found.pop()
+        reasons = self.binary.stop_reasons
+        new = [
+            Pause(
+                reasons[pause.reason] if 0 < pause.reason < len(reasons) else "stop the world",
+                pause.start_ns - self.start_ns, pause.duration_ns or self.end_ns - pause.start_ns, self.process.pid,
+            )
+            for pause in found
+        ]
+        self.pauses += new
+        return new
+
     def stacks(self) -> list[StackStat]:
         """All stacks as of the last `read`."""
         return list(self._stats.values())
@@ -242,6 +263,7 @@ class TracedProcess:
         changed += self._take(list(cut.rows.values()))
         self._count_goroutines(cut)
         self._account()
+        self._finished = True
         tracer.detach()
         return list({stat.key: stat for stat in changed}.values()), intervals
 
@@ -291,6 +313,9 @@ class TracedProcess:
             for goroutine in self.reader.read(list(addresses)):
                 if goroutine.ended:
                     self._ended.add(goroutine.address)
+                if goroutine.waits_for_first_turn:
+                    found[goroutine.address] = _created(goroutine, self.reader.first_frames(goroutine))
+                    continue
                 if goroutine.status not in OFF_CPU or not goroutine.has_run:
                     continue
                 pcs = self.reader.stack(goroutine)
@@ -321,8 +346,9 @@ class TracedProcess:
     def _cut_off(self, parked: dict[int, Parked], alive: bool) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw."""
         options = self._options
-        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid)
+        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(self.end_ns))
         opened, known = self.tracer.read_open()
+        things = self._things(parked) if alive else {}
         for g, interval in opened.items():
             if alive and g in self._ended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
@@ -332,18 +358,36 @@ class TracedProcess:
             if found is None:
                 cut.add_lost(interval)  # gone with its process, or its stack never made sense
             else:
-                cut.add_parked(found, interval)
+                cut.add_parked(found, interval, things.get(g, 0))
         if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
             for g, found in parked.items():
                 if g not in known:
                     if found.stack.unreadable:
                         self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-                    cut.add_parked(found, None)
+                    cut.add_parked(found, None, things.get(g, 0))
         for thread in self.tracer.read_open_threads():
             cut.add_thread(thread)
         for row in cut.rows.values():
             self.tracer.resolve(row)
         return cut
+
+    def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
+        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
+        before the window."""
+        if not self.tracer.sees_threads:
+            return {}
+        reasons = self.binary.wait_reasons
+        waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
+        try:
+            fds = {g: fd for g, fd in waiting_for(self.process.pid, self.memory, self.binary.layout).items() if g in waiters}
+        except (ProcessLookupError, PermissionError):
+            return {}
+        files = open_files(self.process.pid, set(fds.values()))
+        numbers = {}
+        for fd, thing in files.items():
+            with contextlib.suppress(BpfError):
+                numbers[fd] = self.tracer.put_object(thing)
+        return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
@@ -377,11 +421,18 @@ def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
 
 
+def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
+    return Parked(goroutine.address, goroutine.goid, 0, RawStack(pcs, exact=True), created=True)
+
+
 def _sum_up(stat: StackStat, records: Iterable[IntervalRow]) -> None:
     stat.distribution = Distribution()
-    stat.in_progress = 0
+    stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
     for record in records:
         stat.distribution.add(
             Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)
         )
         stat.in_progress += record.in_progress
+        stat.stopped_ns += record.stopped_ns
+        stat.long_runs += record.long_runs
+        stat.long_run_max_ns = max(stat.long_run_max_ns, record.long_run_max_ns)

@@ -16,7 +16,8 @@ from gotrace.vocabulary import Part
 MIRRORS = {
     "config": structs.Config, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
     "interval_value": structs.IntervalValue, "member_key": structs.MemberKey, "event": structs.Event,
-    "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object,
+    "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object, "world": structs.World,
+    "pause": structs.Pause, "arrival": structs.Arrival,
 }
 DEFINED = [
     f"-DMAX_FRAMES={structs.MAX_FRAMES}", f"-DBUCKETS={histogram.BUCKETS}", f"-DSUBBITS={histogram.SUBBITS}",
