@@ -77,9 +77,11 @@ int exit_syscall(struct pt_regs *ctx)
 	p->from = from;
 	p->goid = word(s, G_GOID);
 	p->kind = KIND_SYSCALL;
-	p->syscall = NO_SYSCALL;
+	p->syscall = t->syscall;
 	p->in_progress = drain;
-	p->kernel_stack = p->object = p->waker = p->waker_goid = 0;
+	p->kernel_stack = t->kernel_stack;
+	p->object = t->object;
+	p->waker = p->waker_goid = 0;
 	p->reason = 0;
 	if (!admit(s))
 		goto out;

@@ -14,6 +14,7 @@ from gotrace.gobin.image import read_file
 from gotrace.kernel.bpf import BpfError
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.program import Options
+from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
@@ -82,7 +83,8 @@ class TracedProcess:
 
     @classmethod
     def prepare(
-        cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True
+        cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
+        syscalls: SyscallSource = SyscallSource.TRACEPOINTS,
     ) -> TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         process = open_process(pid)
@@ -91,7 +93,8 @@ class TracedProcess:
             bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
             if bias < 0 or bias % 4096:
                 raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
-            plan = make_plan(binary, probe_set, wakers, exits)
+            tracepoints = syscalls is SyscallSource.TRACEPOINTS
+            plan = make_plan(binary, probe_set, wakers, exits=tracepoints, syscalls=syscalls is SyscallSource.UPROBES)
             memory = Memory(pid)
             traced = cls(process, binary, bias, plan, memory, GoroutineReader(memory, binary, bias))
             try:
@@ -154,12 +157,17 @@ class TracedProcess:
         if not self.process.same_program():
             raise TargetGone(f"process {self.process.pid} ended or called exec while the probes were being placed")
 
+    @property
+    def execed(self) -> bool:
+        """Whether the process has called exec, or ended."""
+        return self.tracer.execed or not self.process.same_program()
+
     def begin(self) -> None:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
         self.start_ns = self.tracer.begin(self.process.pid if kernel_numbers else 0)
-        if self.tracer.sees_threads and kernel_numbers:
+        if (self.tracer.sees_threads or self.plan.has("syscall")) and kernel_numbers:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 self._add_blocked()
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
@@ -243,7 +251,7 @@ class TracedProcess:
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
         tracer = self.tracer
-        alive = not tracer.execed and self.process.same_program()
+        alive = not self.execed
         self.end_ns = self.end_ns or tracer.drain()
         self.cpu_used_ns()
         self._cpu_frozen = True
@@ -366,15 +374,24 @@ class TracedProcess:
                         self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
                     cut.add_parked(found, None, things.get(g, 0))
         for thread in self.tracer.read_open_threads():
-            cut.add_thread(thread)
+            cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
         for row in cut.rows.values():
             self.tracer.resolve(row)
         return cut
 
+    def _stack_in_syscall(self, g: int) -> int:
+        """The number of the stack with which the goroutine is in a system call now, 0 if it can't be read."""
+        with contextlib.suppress(BpfError, ProcessLookupError):
+            for goroutine in self.reader.read([g]):
+                pcs = self.reader.stack(goroutine)
+                if pcs:
+                    return self.tracer.put_stack(pcs)
+        return 0
+
     def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
         """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
         before the window."""
-        if not self.tracer.sees_threads:
+        if not self.tracer.knows_files:
             return {}
         reasons = self.binary.wait_reasons
         waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}

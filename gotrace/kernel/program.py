@@ -45,8 +45,7 @@ class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
-    intervals of at least that length, None streams none. `kernel` is the stage of tracepoints: system calls, CPU waits,
-    files and sockets; `wakers` that of the probes on what makes goroutines runnable.
+    intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told.
     """
 
     min_block_ns: int = 0
@@ -57,7 +56,6 @@ class Options:
     reasons: frozenset[int] | None = None
     stream_ns: int | None = None
     wakers: bool = True
-    kernel: bool = True
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13

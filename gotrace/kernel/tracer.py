@@ -77,6 +77,7 @@ class Tracer:
         self._plan = plan
         self._options = options
         self._kernel_stage = bool(kernel)
+        self._tracepoints = bool(kernel) and not plan.has("syscall")
         # A kprobe sees all kinds of files, the tracepoint sockets alone.
         self._kprobe = bool(kernel) and bool(kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
         self._constants = constants(pid, plan, layout, bias, options, kernel, self._kprobe)
@@ -91,7 +92,7 @@ class Tracer:
         """Makes the maps and has the programs verified; raises Refused if the kernel does not take them."""
         programs = {probe.program: ProgramType.KPROBE for probe in self._plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
-        if self._kernel_stage:
+        if self._tracepoints:
             programs |= dict.fromkeys((*_TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
             programs |= {"on_poll_event": ProgramType.KPROBE} if self._kprobe else {}
         self._loaded = load(compiled, programs, self._constants, map_entries(self._options))
@@ -108,8 +109,9 @@ class Tracer:
         if not UPROBE_TYPE.exists():
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
-            self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
-            if self._kernel_stage:
+            if self._tracepoints or not self._plan.has("syscall"):
+                self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
+            if self._tracepoints:
                 for program, tracepoint in _TRACEPOINTS.items():
                     self._probes.append(attach_raw_tracepoint(tracepoint, self._loaded.programs[program]))
                 self._attach_data_ready()
@@ -253,6 +255,11 @@ class Tracer:
     @property
     def sees_threads(self) -> bool:
         """Whether the kernel's tracepoints are used."""
+        return self._tracepoints
+
+    @property
+    def knows_files(self) -> bool:
+        """Whether files and sockets are told."""
         return self._kernel_stage
 
     @property
