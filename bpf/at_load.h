@@ -44,6 +44,8 @@
 #define ASSIST_LO AT_LOAD(ASSIST_LO)
 #define ASSIST_HI AT_LOAD(ASSIST_HI)
 #define MCALL AT_LOAD(MCALL)
+#define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
+#define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
 
 /* The number of the wait reason "IO wait". */
 #define IO_WAIT AT_LOAD(IO_WAIT)
@@ -59,6 +61,7 @@
 #define K_TASK_TGID AT_LOAD(K_TASK_TGID)
 #define K_TASK_PID AT_LOAD(K_TASK_PID)
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
+#define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
 #define K_TASK_WAKE_CPU AT_LOAD(K_TASK_WAKE_CPU)
@@ -76,9 +79,10 @@
 #define K_INODE_SB AT_LOAD(K_INODE_SB)
 #define K_SB_DEV AT_LOAD(K_SB_DEV)
 #define K_SOCKET_SK AT_LOAD(K_SOCKET_SK)
-#define K_SOCKET_INODE AT_LOAD(K_SOCKET_INODE) /* in struct socket_alloc, which begins with the socket */
-#define K_SK_SOCKET AT_LOAD(K_SK_SOCKET)
-#define K_UNIX_PEER AT_LOAD(K_UNIX_PEER) /* 0: unknown */
+#define K_UNIX_PEER AT_LOAD(K_UNIX_PEER)
+#define K_UNIX_ADDR AT_LOAD(K_UNIX_ADDR) /* 0: the kernel has no unix sockets */
+#define K_UNIX_ADDRESS_LEN AT_LOAD(K_UNIX_ADDRESS_LEN)
+#define K_UNIX_ADDRESS_NAME AT_LOAD(K_UNIX_ADDRESS_NAME)
 #define K_EPPOLL_WAIT AT_LOAD(K_EPPOLL_WAIT)
 #define K_EPPOLL_BASE AT_LOAD(K_EPPOLL_BASE)
 #define K_EPITEM_FILE AT_LOAD(K_EPITEM_FILE)

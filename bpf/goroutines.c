@@ -198,7 +198,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		}
 		kind = KIND_BEFORE;
 	}
-	state->flags &= ~GOROUTINE_UNSURE;
+	state->flags &= ~(GOROUTINE_UNSURE | GOROUTINE_ENDED);
 	if (drain || kind == KIND_BEFORE)
 		p->in_progress = 1;
 	if (drain)

@@ -24,6 +24,7 @@ BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);
+BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
 BPF_TABLE("hash", u64, struct arrival, watched, 1);
 BPF_TABLE("array", u32, struct world, world, 1);
 BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
@@ -51,6 +52,7 @@ struct scratch {
 	struct pt_regs regs;
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
+	u8 path[UNIX_PATH_BYTES];
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
 

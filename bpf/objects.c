@@ -19,12 +19,42 @@ static __always_inline u64 file_of(u64 task, u32 fd)
 	return kernel_word(kernel_word(fdt + K_FDTABLE_FD) + 8 * (u64)fd);
 }
 
-/* The inode of a unix socket's other end: the socket of a client has no path, that of its server has. */
-static __always_inline u64 unix_peer(u64 sk)
+/* The path that a unix socket, or else its other end, is bound to: the socket of a client has none, that of its server has.
+ * Kept in `unix_paths`, since it is gone with the socket; returns its key there, 0 if there is none. */
+static __always_inline u64 unix_path(u64 sk)
 {
-	u64 peer = K_UNIX_PEER ? kernel_word(sk + K_UNIX_PEER) : 0;
-	u64 socket = peer ? kernel_word(peer + K_SK_SOCKET) : 0;
-	return socket ? kernel_word(socket + K_SOCKET_INODE + K_INODE_INO) : 0;
+	u64 address, hash;
+	struct scratch *s;
+	u32 length;
+
+	if (!K_UNIX_ADDR)
+		return 0;
+	address = kernel_word(sk + K_UNIX_ADDR);
+	if (!address) {
+		sk = kernel_word(sk + K_UNIX_PEER);
+		address = sk ? kernel_word(sk + K_UNIX_ADDR) : 0;
+	}
+	length = address ? (u32)kernel_word(address + K_UNIX_ADDRESS_LEN) : 0;
+	if (length <= 2 || length > 2 + UNIX_PATH_BYTES)
+		return 0;
+	length = (length - 2) & (UNIX_PATH_BYTES - 1);
+	s = acquire_scratch();
+	if (!s)
+		return 0;
+	volatile u64 *words = (u64 *)s->path;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < UNIX_PATH_BYTES / 8; i++)
+		words[i] = 0;
+	/* sun_path, behind sun_family */
+	bpf_probe_read_kernel(s->path, length, (void *)(address + K_UNIX_ADDRESS_NAME + 2));
+	hash = mix(0, length);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < UNIX_PATH_BYTES / 8; i++)
+		hash = mix(hash, words[i]);
+	if (!unix_paths.lookup(&hash) && unix_paths.update(&hash, (struct unix_path *)s->path))
+		hash = 0;
+	release_scratch(s);
+	return hash;
 }
 
 /* Describes a file in `objects` and returns its key there; *socket is its struct sock, 0 if it is none. */
@@ -51,7 +81,7 @@ static __always_inline u64 object_of(u64 file, u32 fd, u64 *socket)
 			o.peer_port = kernel_word(sk + K_SK_DPORT);
 		}
 		if (o.family == AF_UNIX)
-			*(u64 *)o.peer = unix_peer(sk);
+			*(u64 *)o.peer = unix_path(sk);
 		if (o.family == AF_INET) {
 			bpf_probe_read_kernel(o.local, 4, (void *)(sk + K_SK_RCV_SADDR));
 			bpf_probe_read_kernel(o.peer, 4, (void *)(sk + K_SK_DADDR));

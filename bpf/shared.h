@@ -18,6 +18,8 @@ struct config {
 #define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
 #define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
 
+#define GOROUTINE_ENDED 4
+
 /* Stop-the-world pauses; written by the programs alone. */
 struct world {
 	u64 stopped_since; /* 0 while the world runs */
@@ -90,7 +92,14 @@ struct stack {
 	u64 pcs[MAX_FRAMES]; /* leaf first */
 };
 
-/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). */
+/* What unix sockets are bound to. A first byte of 0 is an abstract name's. */
+#define UNIX_PATH_BYTES 128 /* 108 at most (include/uapi/linux/un.h); a power of two for the verifier's sake */
+struct unix_path {
+	u8 path[UNIX_PATH_BYTES];
+};
+
+/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). Of a unix
+ * socket `peer` begins with the key in `unix_paths`. */
 struct object {
 	u64 ino;
 	u32 dev;

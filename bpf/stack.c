@@ -120,6 +120,15 @@ static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64
 			value->flags |= STACK_UNREADABLE;
 		}
 	}
+	if (whose != WALK_PARKED && kind == KIND_WAKER && SWITCHED_AT && pc == SWITCHED_AT) {
+		/* Gone onto g0 through a function without a frame: its caller is the word at the saved stack pointer. */
+		u64 caller = 0;
+		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+			value->prologue_caller = caller;
+			value->flags |= STACK_IN_PROLOGUE;
+			hash = mix(hash, caller);
+		}
+	}
 	if (whose == WALK_THREAD && kind == KIND_SYSCALL) {
 		u64 caller = 0, at = sp, frame_size = 0;
 		if (frame_is_being_made(pc, &frame_size)) {

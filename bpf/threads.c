@@ -3,6 +3,7 @@
 
 #define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
 #define USER_CS 0x33
+#define PF_EXITING 4 /* include/linux/sched.h */
 #define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
 
 /* Registers with which the thread entered the kernel: at the top of its kernel stack, below a padding of 16 bytes where the
@@ -40,6 +41,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	u64 task = bpf_get_current_task(), sk;
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 tls = 0, m = 0, g = 0;
+	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
+		return; /* the thread ends, and its goroutine with it or has left it */
 	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
 		count(STAT_INTERVAL_LOST);
 		return;
@@ -50,8 +53,18 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		count(STAT_INTERVAL_LOST);
 		return;
 	}
-	if (!g)
-		return; /* the scheduler, or an idle thread */
+	if (!g) {
+		/* The scheduler, or an idle thread; or it was stopped in our own probe on runtime.execute (AX = the g that runs
+		 * next), or on its way there, and Go has not yet noted whom it runs. */
+		struct scratch *own = acquire_scratch();
+		if (own) {
+			if (!user_registers(&own->regs, task) && own->regs.ip == EXECUTE_AT)
+				g = own->regs.ax;
+			release_scratch(own);
+		}
+		if (!g)
+			return;
+	}
 	struct goroutine *state = goroutines.lookup(&g);
 	if (!state) {
 		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
@@ -63,6 +76,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		}
 		count_ns(STAT_RUN_NS, new.run_ns);
 	}
+	if (state->flags & GOROUTINE_ENDED)
+		return; /* the thread has yet to turn to the scheduler */
 	if (state->start_ns)
 		return; /* between its last instruction and the scheduler's next: its interval is open already */
 	stop_running(state, now);

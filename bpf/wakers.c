@@ -139,7 +139,9 @@ int mark_exit(struct pt_regs *ctx)
 		return 0;
 	count(STAT_HITS_EXIT);
 	struct goroutine *state = goroutines.lookup(&g);
-	if (state)
+	if (state) {
+		state->flags |= GOROUTINE_ENDED;
 		stop_running(state, draining(c, now) ? c->window_end_ns : now);
+	}
 	return 0;
 }

@@ -18,7 +18,7 @@ from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import Tracer, member_hash
+from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer, member_hash
 from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, switches_of
 from gotrace.inprogress import CutOff, Parked
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
@@ -265,7 +265,9 @@ class TracedProcess:
             alive = False
         tracer.stop()
         self.losses |= tracer.losses()
-        self.losses[Loss.MISSED_HITS] = sum(program_stats(fd).missed for fd in tracer.all_program_fds())
+        missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
+        self.losses[Loss.ARRIVALS_MISSED] = sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
+        self.losses[Loss.MISSED_HITS] = sum(missed.values())
         changed, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive)
         changed += self._take(list(cut.rows.values()))

@@ -148,6 +148,7 @@ class Loss(str, Enum):
     STACK_IN_TRANSIT = "stack_in_transit"
     THREAD_STACK_UNREADABLE = "thread_stack_unreadable"
     PAUSE_TABLE_FULL = "pause_table_full"
+    ARRIVALS_MISSED = "arrivals_missed"
 
 
 LOSS_TEXT = {
@@ -168,5 +169,6 @@ LOSS_TEXT = {
     Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
     Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
+    Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

@@ -114,7 +114,7 @@ def call_site(image: Image, caller: Function, callee: Function) -> ProbeSite:
         BadBinary: there is not exactly one.
     """
     found = [
-        insn for insn in instructions(image, caller, 1024) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)
+        insn for insn in instructions(image, caller, 8192) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)
     ]
     if len(found) != 1 or emulated_kind(bytes(found[0].bytes)) != "call":
         raise BadBinary(f"{image.name}: {caller.name} calls {callee.name} {len(found)} times, not once")

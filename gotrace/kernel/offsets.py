@@ -10,6 +10,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_TASK_TGID": ("task_struct", "tgid"),
     "K_TASK_PID": ("task_struct", "pid"),
     "K_TASK_STATE": ("task_struct", "__state"),
+    "K_TASK_FLAGS": ("task_struct", "flags"),
     "K_TASK_STACK": ("task_struct", "stack"),
     "K_TASK_FSBASE": ("task_struct", "thread", "fsbase"),
     "K_TASK_WAKE_CPU": ("task_struct", "wake_cpu"),
@@ -27,9 +28,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_INODE_SB": ("inode", "i_sb"),
     "K_SB_DEV": ("super_block", "s_dev"),
     "K_SOCKET_SK": ("socket", "sk"),
-    "K_SOCKET_INODE": ("socket_alloc", "vfs_inode"),
-    "K_SK_SOCKET": ("sock", "sk_socket"),
     "K_UNIX_PEER": ("unix_sock", "peer"),
+    "K_UNIX_ADDR": ("unix_sock", "addr"),
+    "K_UNIX_ADDRESS_LEN": ("unix_address", "len"),
+    "K_UNIX_ADDRESS_NAME": ("unix_address", "name"),
     "K_EPPOLL_WAIT": ("eppoll_entry", "wait"),
     "K_EPPOLL_BASE": ("eppoll_entry", "base"),
     "K_EPITEM_FILE": ("epitem", "ffd", "file"),
@@ -47,8 +49,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 _OLDER = {"K_TASK_STATE": ("task_struct", "state")}
 _QUOTA = ("K_TASK_WAKE_CPU", "K_TASK_GROUP", "K_GROUP_CFS_RQ", "K_CFS_RQ_THROTTLE_COUNT")
 _POLL = ("K_EPPOLL_WAIT", "K_EPPOLL_BASE", "K_EPITEM_FILE")
+_UNIX = ("K_UNIX_PEER", "K_UNIX_ADDR", "K_UNIX_ADDRESS_LEN", "K_UNIX_ADDRESS_NAME")
 _OPTIONAL = frozenset((
-    "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", "K_SOCKET_INODE", "K_SK_SOCKET", "K_UNIX_PEER", *_QUOTA, *_POLL,
+    "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX,
 ))
 
 
@@ -71,8 +74,8 @@ def kernel_offsets() -> dict[str, int]:
                 missing.add(name)
                 offset = 0
             found[name] = offset
-    if missing & set(_QUOTA):
-        found["K_TASK_GROUP"] = 0  # all of them, or none is used
-    if missing & set(_POLL):
-        found["K_EPITEM_FILE"] = 0
+    # All fields of a group, or none is used.
+    for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR")):
+        if missing & set(group):
+            found[switch] = 0
     return found

@@ -35,7 +35,7 @@ NO_STACK = RawStack((), unreadable=True)
 @dataclass(frozen=True)
 class KernelObject:
     """What a file descriptor was: `mode`, `ino`, `dev` of its inode; of a socket its family, type, state and addresses
-    (raw bytes, 4 or 16 of them used) with ports."""
+    (raw bytes, 4 or 16 of them used) with ports; of a unix socket the path that it or its other end is bound to."""
 
     fd: int
     mode: int
@@ -48,6 +48,7 @@ class KernelObject:
     local_port: int = 0
     peer: bytes = b""
     peer_port: int = 0
+    path: str = ""
 
 
 class RowKey(NamedTuple):

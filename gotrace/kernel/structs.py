@@ -10,7 +10,7 @@ MAX_FRAMES = 128
 
 PHASE_OFF, PHASE_TRACE = 0, 1
 STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE, STACK_LEAF_CALLER = 1, 2, 4, 8
-GOROUTINE_BORN, GOROUTINE_UNSURE = 1, 2
+GOROUTINE_BORN, GOROUTINE_UNSURE, GOROUTINE_ENDED = 1, 2, 4
 STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
 PARTS = 4
 SCRATCH_SLOTS = 4
@@ -79,6 +79,12 @@ class Object(ct.Structure):
         *((name, ct.c_uint16) for name in ("family", "type", "local_port", "peer_port")),
         ("state", ct.c_uint32), ("local", ct.c_uint8 * 16), ("peer", ct.c_uint8 * 16),
     ]
+
+
+class UnixPath(ct.Structure):
+    """``struct unix_path``"""
+
+    _fields_ = [("path", ct.c_uint8 * 128)]
 
 
 class Arrival(ct.Structure):

@@ -6,6 +6,7 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.structs import (
     GOROUTINE_BORN, MAX_FRAMES, MAX_PAUSES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE,
     STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue,
-    MemberKey, Object, Pause, Stack, Thread, World,
+    MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
 )
 from gotrace.plan.probes import Plan
 from gotrace.vocabulary import Loss, StartKind, Stat
@@ -56,6 +57,7 @@ _MARGIN_NS = 3_000_000
 """Time to tell the kernel side of the window's edges before they come."""
 POLL_CALLBACK = "ep_poll_callback"
 """What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
+ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 _TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking"}
 
 
@@ -302,8 +304,21 @@ class Tracer:
         """A file or socket by its number in the kernel's table."""
         if number not in self._objects:
             raw = self._element("objects", number, Object)
-            self._objects[number] = _object(Object.from_buffer_copy(raw)) if raw is not None else None
+            self._objects[number] = self._parse_object(Object.from_buffer_copy(raw)) if raw is not None else None
         return self._objects[number]
+
+    def _parse_object(self, raw: Object) -> KernelObject:
+        path, peer = "", bytes(raw.peer)
+        if raw.family == socket.AF_UNIX:
+            kept = self._element("unix_paths", int.from_bytes(peer[:8], "little"), UnixPath)
+            if kept is not None:
+                # An abstract name begins with a zero byte and has no end mark; it is shown as ss(8) does.
+                text = b"@" + kept[1:].rstrip(b"\0") if kept[:1] == b"\0" else kept.partition(b"\0")[0]
+                path = text.decode("utf-8", "replace")
+        return KernelObject(
+            raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port, peer,
+            int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"), path,
+        )
 
     def read_open(self) -> tuple[dict[int, OpenInterval], set[int]]:
         """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
@@ -362,9 +377,9 @@ class Tracer:
         """The descriptors of the loaded uprobe programs."""
         return [fd for name, fd in self._loaded.programs.items() if name in {p.program for p in self._plan.probes}]
 
-    def all_program_fds(self) -> list[int]:
-        """The descriptors of all loaded programs."""
-        return list(self._loaded.programs.values())
+    def programs(self) -> dict[str, int]:
+        """The descriptors of all loaded programs, by name."""
+        return dict(self._loaded.programs)
 
     def read_events(self) -> list[KernelEvent]:
         """The single intervals that were streamed since the last call."""
@@ -423,13 +438,6 @@ def _raw_stack(raw: bytes) -> RawStack:
         pcs, leaf_caller, bool(flags & STACK_IN_PROLOGUE), async_caller, bool(flags & STACK_EXACT),
         bool(flags & STACK_TRUNCATED), bool(flags & STACK_UNREADABLE), bool(flags & STACK_IN_TRANSIT),
         bool(flags & STACK_KERNEL),
-    )
-
-
-def _object(raw: Object) -> KernelObject:
-    return KernelObject(
-        raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port,
-        bytes(raw.peer), int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"),
     )
 
 

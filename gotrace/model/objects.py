@@ -41,9 +41,7 @@ def _socket(thing: KernelObject, names: Names) -> str:
             return f"{protocol} {local}"
         return f"{protocol} {local}→{_address(thing.family, thing.peer, thing.peer_port)}"
     if thing.family == AF_UNIX:
-        # A client's socket has no path of its own: that of the server's end, which is known by its inode.
-        own, peer = names.unix_path(thing.ino), int.from_bytes(thing.peer[:8], "little")
-        path = own or (names.unix_path(peer) if peer else "")
+        path = thing.path or names.unix_path(thing.ino)
         return f"unix {path}" if path else "unix"
     name = names.name(thing.fd, thing.ino)
     kind = _FAMILIES.get(thing.family, f"socket of family {thing.family}" if thing.family else "socket")

@@ -83,7 +83,8 @@ class Callback:
 class Plan:
     """All that the kernel side needs to know of a binary. Addresses are link-time.
 
-    `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
+    `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
+    by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
     collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
     """
 
@@ -99,6 +100,12 @@ class Plan:
     assist_frame: int
     thread_local_g: int | None = None
     has_stop_reasons: bool = False
+    frameless_switch: int = 0
+
+    @property
+    def execute(self) -> Probe:
+        """The probe at which goroutines resume."""
+        return next(probe for probe in self.probes if probe.role == "end")
 
     def has(self, role: str) -> bool:
         """Whether there is a probe of that role."""
@@ -167,6 +174,8 @@ def make_plan(
         function, found_by = _needed(binary, symbol)
         probes.append(_probe(binary, "exit", symbol, "mark_exit", probe_site(binary.image, function, "rax"), "rax", found_by))
     assist = _needed(binary, "runtime.gcAssistAlloc")[0]
+    switch = binary.function("runtime.systemstack_switch")
+    frameless = switch is not None and not binary.table.frame_size(_needed(binary, "runtime.systemstack")[0])
     return Plan(
         probe_set=probe_set,
         probes=tuple(probes),
@@ -178,6 +187,7 @@ def make_plan(
         callback=_callback(binary),
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
+        frameless_switch=switch[0].entry if frameless else 0,
         has_stop_reasons=bool(binary.stop_reasons),
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
@@ -222,15 +232,21 @@ def _creation_probe(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
 
 
 def _pause_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
-    """The functions between which the world is stopped."""
-    found = []
-    for symbol, program in (("runtime.stopTheWorldWithSema", "stop_world"), ("runtime.startTheWorldWithSema", "start_world")):
-        function = binary.function(symbol)
-        if function is None:
-            return [], [LeftOut(symbol, "the function was not found: stop-the-world pauses are not seen")]
-        site = probe_site(binary.image, function[0], "rax")
-        found.append(_probe(binary, "pause", symbol, program, site, "rax", function[1]))
-    return found, []
+    """Where the world is asked to stop, and where it goes again: startTheWorldWithSema calls wakep when it has woken every P
+    that has work, right after it has looked at the clock for the runtime's own metrics (/sched/pauses)."""
+    stop, start, wakep = (
+        binary.function(f"runtime.{name}") for name in ("stopTheWorldWithSema", "startTheWorldWithSema", "wakep")
+    )
+    if stop is None or start is None or wakep is None:
+        return [], [LeftOut("runtime.stopTheWorldWithSema", "not all functions were found: stop-the-world pauses are not seen")]
+    try:
+        sites = probe_site(binary.image, stop[0], "rax"), call_site(binary.image, start[0], wakep[0])
+    except BadBinary as error:
+        return [], [LeftOut("runtime.startTheWorldWithSema", f"{error}: stop-the-world pauses are not seen")]
+    return [
+        _probe(binary, "pause", "runtime.stopTheWorldWithSema", "stop_world", sites[0], "rax", stop[1]),
+        _probe(binary, "pause", "runtime.startTheWorldWithSema", "start_world", sites[1], "rax", start[1]),
+    ], []
 
 
 def _syscall_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
