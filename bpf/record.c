@@ -140,10 +140,10 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			key.goid = p->goid;
 		if (part <= PART_NETPOLL)
 			key.object = p->object;
-		if (part == PART_MAIN) {
+		if (part == PART_MAIN)
 			key.kernel_stack = p->kernel_stack;
+		if (part == PART_MAIN || part == PART_RUNNABLE)
 			key.waker = p->waker;
-		}
 		struct interval_value *value = intervals.lookup(&key);
 		if (!value) {
 			intervals.insert(&key, &s->zero);

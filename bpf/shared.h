@@ -130,8 +130,8 @@ struct arrival {
 	u64 stack;
 };
 
-/* The parts of an interval share stack, kind and reason; what ended it, and where in the kernel it was, is only told of
- * the first. */
+/* The parts of an interval share stack, kind and reason; where in the kernel it was is only told of the first, who ended it
+ * of that and of the wait for a P, what it waited for of the first two. */
 struct interval_key {
 	u64 stack;
 	u64 kernel_stack;

@@ -67,7 +67,7 @@ class CutOff:
         }
         for part, duration in self._parts(goid, times):
             key = RowKey(
-                identity, 0, interval.waker if part is Part.MAIN else 0,
+                identity, 0, interval.waker if part in (Part.MAIN, Part.RUNNABLE) else 0,
                 interval.object if part in (Part.MAIN, Part.NETPOLL) else 0, goid if self.per_goroutine else 0,
                 reason, interval.kind, part, 0,
             )

@@ -51,7 +51,11 @@ class Symbolizer:
 
     def _waker_frames(self, stack: GoStack) -> list[Frame]:
         """From its root on; without the last steps into runtime.ready, and without the scheduler's way to what it ran."""
-        frames = [frame for point in stack.waker for frame in self._expand(point)]
+        frames: list[Frame] = []
+        for point in stack.waker:
+            frames += self._expand(point)
+            if frames and (frames[-1].name in _FINDERS or frames[-1].name.startswith("runtime.mstart")):
+                break  # below lies the way to the scheduler, in programs with cgo in C
         start = next((index for index, frame in enumerate(frames) if not _leads_to_ready(frame.name)), 0)
         end = next((index for index, frame in enumerate(frames) if frame.name in _FINDERS and index > start), len(frames))
         return [replace(frame, kind=FrameKind.WAKER) for frame in reversed(frames[start:end])]
