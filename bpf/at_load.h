@@ -46,6 +46,7 @@
 #define MCALL AT_LOAD(MCALL)
 #define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
 #define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
+#define EXECUTE_LENGTH AT_LOAD(EXECUTE_LENGTH)
 
 /* The number of the wait reason "IO wait". */
 #define IO_WAIT AT_LOAD(IO_WAIT)

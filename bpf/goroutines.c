@@ -44,17 +44,17 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 	}
 	/* Seen for the first time: it has been running since before the window. */
 	struct goroutine new = {.start_ns = drain ? 0 : now, .kind = kind};
-	if (now > c->window_start_ns) {
+	if (now > c->window_start_ns)
 		new.run_ns = now - c->window_start_ns;
-		count_ns(STAT_RUN_NS, new.run_ns);
-	}
 	long inserted = !goroutines.insert(&g, &new);
 	known = goroutines.lookup(&g);
 	if (!known) {
 		count(STAT_GOROUTINE_TABLE_FULL);
 		return NULL;
 	}
-	if (!inserted) {
+	if (inserted) {
+		count_ns(STAT_RUN_NS, new.run_ns);
+	} else {
 		/* A tracepoint was faster: we were preempted in between. An update would give the row a new address. */
 		known->kind = kind;
 		known->flags = 0;
@@ -139,6 +139,15 @@ static __always_inline void resumed_on_thread(u64 g)
 
 /* ---- ends -------------------------------------------------------------------------------------------------------- */
 
+/* It runs since then; 0: outside the window, where that does not matter. Only then is its interval over: a tracepoint that comes
+ * in between leaves a goroutine alone whose interval is open. */
+static __always_inline void resumed(struct goroutine *state, u64 since)
+{
+	*(volatile u64 *)&state->run_since = since;
+	state->slice_base = state->run_ns;
+	*(volatile u64 *)&state->start_ns = 0;
+}
+
 /* The goroutine g resumes. */
 static __always_inline int end(struct config *c, u64 g, u64 now)
 {
@@ -163,8 +172,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	struct scratch *s = acquire_scratch();
 	if (!s) {
 		count(STAT_INTERVAL_LOST);
-		state->start_ns = 0;
-		state->run_since = drain ? 0 : now;
+		resumed(state, drain ? 0 : now);
 		return 0;
 	}
 	if (bpf_probe_read_user(s->g, G_READ, (void *)g)) {
@@ -206,9 +214,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	if (now < from)
 		now = from;
 	state->off_ns += now - from;
-	state->start_ns = 0;
-	state->run_since = drain ? 0 : now; /* running from here on, if inside the window */
-	state->slice_base = state->run_ns;
+	resumed(state, drain ? 0 : now);
 	/* [from, data) waiting, [data, ready) for the netpoller, [ready, now) for a P. */
 	u64 ready = state->ready_ns, data = state->data_ns;
 	if (ready < from || ready > now)
@@ -251,9 +257,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	commit(s, state, stack);
 	goto out;
 resumed:
-	state->start_ns = 0;
-	state->run_since = drain ? 0 : now;
-	state->slice_base = state->run_ns;
+	resumed(state, drain ? 0 : now);
 out:
 	state->ready_ns = state->data_ns = state->waker = state->waker_goid = state->object = state->arrival = 0;
 	state->long_run_ns = 0;

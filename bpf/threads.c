@@ -41,6 +41,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	u64 task = bpf_get_current_task(), sk;
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 tls = 0, m = 0, g = 0;
+	u32 resuming = 0;
 	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
 		return; /* the thread ends, and its goroutine with it or has left it */
 	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
@@ -55,17 +56,21 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	}
 	if (!g) {
 		/* The scheduler, or an idle thread; or it was stopped in our own probe on runtime.execute (AX = the g that runs
-		 * next), or on its way there, and Go has not yet noted whom it runs. */
+		 * next) or right behind it, where the kernel looks whether another is to have the CPU, and Go has not yet noted
+		 * whom it runs. */
 		struct scratch *own = acquire_scratch();
 		if (own) {
-			if (!user_registers(&own->regs, task) && own->regs.ip == EXECUTE_AT)
+			if (!user_registers(&own->regs, task) && own->regs.ip - EXECUTE_AT <= EXECUTE_LENGTH)
 				g = own->regs.ax;
 			release_scratch(own);
 		}
 		if (!g)
 			return;
+		resuming = 1;
 	}
 	struct goroutine *state = goroutines.lookup(&g);
+	if (resuming && (!state || !state->run_since))
+		return; /* our program has not run yet: it is still off the CPU */
 	if (!state) {
 		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
 		goroutines.update(&g, &new);

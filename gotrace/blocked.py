@@ -27,7 +27,7 @@ def sees_kernel_numbers() -> bool:
 
 
 def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -> Iterator[BlockedThread]:
-    """Those of process `pid`. Each may have gone on since: compare `switches` with `switches_of` afterwards."""
+    """Those of process `pid`. Each may have gone on since: ask `still_blocked` afterwards."""
     waiting = [goroutine for goroutine in reader.read() if goroutine.status == Status.SYSCALL][:_MOST]
     if not waiting:
         return
@@ -36,19 +36,25 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -
         tid = own_number.get(reader.thread_of(goroutine))
         if tid is None:
             continue
-        switches = switches_of(pid, tid)
+        switches = _switches(pid, tid)
         call = _system_call(pid, tid)
         stack = reader.stack(goroutine)
         if switches is None or call is None or stack is None:
             continue
-        number, first = call
+        number, first, place = call
         thing = open_files(pid, {first}).get(first) if number in FD_SYSCALLS else None
         yield BlockedThread(
-            tid, goroutine.address, goroutine.goid, number, stack, _kernel_stack(pid, tid, symbols), thing, switches
+            tid, goroutine.address, goroutine.goid, number, stack, _kernel_stack(pid, tid, symbols), thing, switches, place
         )
 
 
-def switches_of(pid: int, tid: int) -> int | None:
+def still_blocked(pid: int, thread: BlockedThread) -> bool:
+    """Whether the thread has slept in that call ever since: it is in it now, and has not left a CPU again."""
+    call = _system_call(pid, thread.tid)
+    return call is not None and call[2] == thread.place and _switches(pid, thread.tid) == thread.switches
+
+
+def _switches(pid: int, tid: int) -> int | None:
     """How often the thread has left a CPU, None if it is gone."""
     try:
         lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
@@ -70,8 +76,8 @@ def _threads(pid: int) -> dict[int, int]:
     return found
 
 
-def _system_call(pid: int, tid: int) -> tuple[int, int] | None:
-    """Number and first argument of the call in which the thread sleeps."""
+def _system_call(pid: int, tid: int) -> tuple[int, int, str] | None:
+    """Number and first argument of the call in which the thread sleeps, and the whole that /proc says of it."""
     try:
         fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
     except OSError:
@@ -79,7 +85,7 @@ def _system_call(pid: int, tid: int) -> tuple[int, int] | None:
     # "running", or "-1 SP PC" where it sleeps elsewhere (proc(5)).
     if len(fields) < 9 or int(fields[0]) < 0:
         return None
-    return int(fields[0]), int(fields[1], 16)
+    return int(fields[0]), int(fields[1], 16), " ".join(fields)
 
 
 def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:

@@ -19,7 +19,7 @@ from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer, member_hash
-from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, switches_of
+from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, still_blocked
 from gotrace.inprogress import CutOff, Parked
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
@@ -41,12 +41,12 @@ _PATIENCE = 9
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a goroutine's time since the window began, or, if it was `born` in it, since it first ran. ns."""
+    """What became of a goroutine's time since the window began, ns. `partial`: it was born in it, or ended."""
 
     g: int
     run_ns: int
     off_ns: int
-    born: bool
+    partial: bool
 
 
 @dataclass
@@ -180,7 +180,7 @@ class TracedProcess:
         for thread in blocked_threads(pid, self.reader, self._kernel_symbols):
             self.tracer.add_blocked(thread, self.start_ns)
             # It may have gone on while we looked; then what was put down is wrong.
-            if switches_of(pid, thread.tid) != thread.switches:
+            if not still_blocked(pid, thread):
                 self.tracer.forget_blocked(thread.tid, self.start_ns)
 
     def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
@@ -292,7 +292,7 @@ class TracedProcess:
             present = max(0, end - entry.since_ns) if entry.since_ns and entry.g not in self._ended else 0
             off = entry.off_ns + (max(0, end - max(since[entry.g], self.start_ns)) if entry.g in since else 0)
             running_ns += present
-            self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.born))
+            self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.partial))
         self.running_ns = running_ns
 
     def _count_goroutines(self, cut: CutOff) -> None:

@@ -163,6 +163,7 @@ def constants(
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
         "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
+        "EXECUTE_LENGTH": plan.execute.site.length,
         "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
         "BY_THREAD": int(plan.probe_set is ProbeSet.SCHEDULE),

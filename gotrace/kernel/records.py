@@ -151,7 +151,7 @@ class OpenThread:
 @dataclass(frozen=True)
 class BlockedThread:
     """A thread that sleeps in the kernel with a goroutine. `tid` is its number in our PID namespace; `switches` how often
-    it had left its CPU when it was looked at. Stacks are leaf first."""
+    it had left its CPU when it was looked at, `place` what /proc/PID/task/TID/syscall said then. Stacks are leaf first."""
 
     tid: int
     g: int
@@ -161,15 +161,16 @@ class BlockedThread:
     kernel_stack: tuple[int, ...]
     object: KernelObject | None
     switches: int
+    place: str
 
 
 @dataclass(frozen=True)
 class RunningTime:
     """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run
-    began, 0 if it does not run. `born`: it ran for the first time inside the window."""
+    began, 0 if it does not run. `partial`: it was born inside the window, or ended."""
 
     g: int
     run_ns: int
     off_ns: int
     since_ns: int
-    born: bool
+    partial: bool

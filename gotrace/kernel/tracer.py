@@ -28,7 +28,7 @@ from gotrace.kernel.records import (
 )
 from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.structs import (
-    GOROUTINE_BORN, MAX_FRAMES, MAX_PAUSES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE,
+    GOROUTINE_BORN, GOROUTINE_ENDED, MAX_FRAMES, MAX_PAUSES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE,
     STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue,
     MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
 )
@@ -338,7 +338,7 @@ class Tracer:
         """The accounts of all goroutines in the table."""
         entries = ((key, Goroutine.from_buffer_copy(raw)) for key, raw in self._table("goroutines", ct.c_uint64, Goroutine))
         return [
-            RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & GOROUTINE_BORN))
+            RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & (GOROUTINE_BORN | GOROUTINE_ENDED)))
             for key, e in entries
         ]
 

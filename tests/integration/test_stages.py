@@ -353,7 +353,7 @@ def test_the_books_balance(name: str, version: str) -> None:
             profile = session.run()
             process = session.processes[0]
     window = process.end_ns - process.start_ns
-    whole = [account for account in process.accounts if not account.born]
+    whole = [account for account in process.accounts if not account.partial]
     assert len(whole) >= 8
     off = [account for account in whole if abs(account.run_ns + account.off_ns - window) > window // 1000]
     # Known and not understood: where both CPUs are saturated and threads lose them in the midst of our programs, now and
