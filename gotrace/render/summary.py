@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gotrace.profile.frames import folded_frames, is_background, is_runtime
+from gotrace.profile.groups import Group, grouped
 from gotrace.profile.types import Distribution, Profile, StackStat
-from gotrace.render.groups import Group, grouped
-from gotrace.render.frames import folded_frames, is_background, is_runtime
 from gotrace.render.text import format_duration, format_share, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 

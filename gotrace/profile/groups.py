@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.render.frames import waker_of, without_waker
+from gotrace.profile.frames import waker_of, without_waker
 from gotrace.vocabulary import FrameKind
 
 
