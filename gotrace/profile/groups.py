@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, StackStat
 from gotrace.profile.frames import waker_of, without_waker
 from gotrace.vocabulary import FrameKind
@@ -12,9 +13,11 @@ from gotrace.vocabulary import FrameKind
 
 @dataclass
 class Group:
-    """Stacks that differ only in waker and in file or socket. `wakers` and `objects` give nanoseconds by name."""
+    """Stacks that differ only in waker and in file or socket: `members` are their indexes, in the order given. `wakers` and
+    `objects` give nanoseconds by name. The distribution, the sub-windows and the rest of `stack` are of all of them."""
 
     stack: StackStat
+    members: list[int] = field(default_factory=list)
     wakers: dict[str, int] = field(default_factory=dict)
     objects: dict[str, int] = field(default_factory=dict)
 
@@ -22,23 +25,29 @@ class Group:
 def grouped(stacks: Iterable[StackStat]) -> list[Group]:
     """Largest total first."""
     groups: dict[tuple, Group] = {}
-    for stack in stacks:
+    for index, stack in enumerate(stacks):
         frames, thing = _without_object(without_waker(stack.frames))
         key = (stack.pid, frames, stack.state, stack.reason, stack.goid)
         group = groups.get(key)
         if group is None:
-            group = groups[key] = Group(replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0))
+            start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[])
+            group = groups[key] = Group(start)
+        group.members.append(index)
         total_ns = stack.distribution.total_ns
         group.stack.distribution.add(stack.distribution)
         # Goroutines are counted per place in the program: each of these stacks has the same.
         group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
         group.stack.in_progress += stack.in_progress
+        group.stack.subwindows += stack.subwindows
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns
         waker = waker_of(stack.frames)
         if waker:
             # Its leaf: the function that woke.
             group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
+    for group in groups.values():
+        rows = group.stack.subwindows
+        group.stack.subwindows = with_length(rows, max((row.duration_ns for row in rows), default=1))
     return sorted(groups.values(), key=lambda group: -group.stack.distribution.total_ns)
 
 
