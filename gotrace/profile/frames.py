@@ -29,6 +29,32 @@ def _is_runtime_name(name: str) -> bool:
     return name.startswith(("runtime.", "internal/runtime/", "_.goready")) or ".runtime_" in name
 
 
+_STANDARD = frozenset(
+    "archive bufio bytes cmp compress container context crypto database debug embed encoding errors expvar flag fmt go hash html"
+    " image index internal io iter log maps math mime net os path plugin reflect regexp runtime slices sort strconv strings"
+    " structs sync syscall testing text time unicode unique unsafe vendor weak".split()
+)
+"""First elements of the standard library's import paths, of Go 1.19 to 1.27 (GOROOT/src)."""
+
+
+def package_of(function: str) -> str:
+    """The import path in a function's name: ``net/http`` of ``net/http.(*conn).serve``."""
+    folder, slash, rest = function.rpartition("/")
+    return folder + slash + rest.partition(".")[0]
+
+
+def is_program(frame: Frame) -> bool:
+    """A function of the program or of a library that it brings along: neither the runtime's nor the standard library's."""
+    if frame.kind is FrameKind.CGO:
+        return True
+    return frame.kind is FrameKind.GO and not is_runtime(frame) and package_of(frame.name).partition("/")[0] not in _STANDARD
+
+
+def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The goroutine's Go and C calls, the runtime's left out; empty for the runtime's own goroutines."""
+    return tuple(frame for frame in frames if frame.kind not in _BENEATH_GO and not is_runtime(frame))
+
+
 def is_goroutine_root(frame: Frame) -> bool:
     """The return address below a goroutine's first function; every stack has it, so it tells nothing."""
     return frame.name in _ROOTS

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gotrace.profile.frames import folded_frames, is_background, is_runtime
+from gotrace.profile.frames import folded_frames, is_background, is_program, is_runtime
 from gotrace.profile.groups import Group, grouped
 from gotrace.profile.types import Distribution, Profile, StackStat
 from gotrace.render.text import format_duration, format_share, sanitize
@@ -179,7 +179,7 @@ def _why(stack: StackStat) -> str:
 def _frame_lines(stack: StackStat, width: int) -> Iterable[Text]:
     frames = folded_frames(stack.frames)
     # The first frame with user code is where to look first: the one whose file and line are worth the width.
-    place = next((index for index, frame in enumerate(frames) if _is_program(frame.name, frame.kind)), None)
+    place = next((index for index, frame in enumerate(frames) if is_program(frame)), None)
     if place is None:
         place = next((index for index, frame in enumerate(frames) if not is_runtime(frame)), 0)
     # A long way through a library must not push that frame off the list.
@@ -200,14 +200,6 @@ def _frame_lines(stack: StackStat, width: int) -> Iterable[Text]:
     rest = len(frames) - start - len(shown)
     if rest:
         yield Text(f"      … {rest} more towards the root", "dim")
-
-
-def _is_program(name: str, kind: FrameKind) -> bool:
-    """The frame is not the standard library's: Go's import paths have a dot in their first element, `main` aside."""
-    if kind not in (FrameKind.GO, FrameKind.CGO):
-        return False
-    first, slash, _ = name.partition("/")
-    return name.startswith("main.") or bool(slash and "." in first)
 
 
 def _print_losses(losses: Mapping[Loss, int], console: Console) -> None:
