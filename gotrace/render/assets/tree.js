@@ -124,6 +124,20 @@ const profile = (() => {
     return Math.floor((low + low + width) / 2);
   }
 
+  function percentileOf(stack, fraction) {
+    const list = stacks.buckets[stack];
+    let counted = 0, seen = 0;
+    for (let i = 1; i < list.length; i += 2) counted += list[i];
+    const rank = Math.max(1, Math.ceil(fraction * counted));
+    for (let i = 0; i < list.length && rank < counted; i += 2) {
+      seen += list[i + 1];
+      if (seen >= rank) return Math.min(bucketMiddle(list[i]), stacks.max[stack]);
+    }
+    return stacks.max[stack];
+  }
+  stacks.p50 = stacks.max.map((_, stack) => percentileOf(stack, 0.5));
+  stacks.p99 = stacks.max.map((_, stack) => percentileOf(stack, 0.99));
+
   /** Figures of all stacks at and above a node, merged from their histograms; made when a card asks for them. */
   function figures(node) {
     if (node.figures) return node.figures;
