@@ -30,6 +30,7 @@ from gotrace.model.stacks import OTHER_REASONS
 from gotrace.model.syscalls import syscall_names
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
+from gotrace.profile.hotspots import Thresholds, find_hotspots
 from gotrace.profile.types import Overhead, Profile, StackStat, Window
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import CONTINUED, Loss, StartKind, Stat, State
@@ -69,6 +70,8 @@ class AttachOptions:
     events_over_ns: int | None = None
     wakers: bool = True
     kernel: bool = True
+    runtime: bool = False
+    hot: Thresholds = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ class Session:
         if self.capture is not None:
             self.capture.commit(profile)
             self.capture.close()
+        profile.hotspots = find_hotspots(profile, self.options.hot)
         profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
         self._write_outputs(profile, captures)
         return profile
@@ -350,7 +354,7 @@ class Session:
             if output == "-" or output.endswith(".gotrace"):
                 continue
             path = Path(output)
-            write(path, render(profile, format_of(output)), self.options.force)
+            write(path, render(profile, format_of(output), self.options.runtime), self.options.force)
             self.written.append(path)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from gotrace.cli.parameters import DURATION
+from gotrace.cli.parameters import DURATION, hot_options, thresholds
 from gotrace.errors import Interrupted, UsageError
 from gotrace.plan.probes import ProbeSet
 from gotrace.vocabulary import State
@@ -36,6 +36,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--events-over", type=DURATION, metavar="DURATION", help="Also keep each single interval of at least this length in the capture.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
+@hot_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
@@ -49,14 +50,15 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
               show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
+@click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
-    quiet: bool, reasons: tuple[str, ...], sample_period: int, states: tuple[str, ...], verbose: int,
+    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
+    quiet: bool, reasons: tuple[str, ...], runtime: bool, sample_period: int, states: tuple[str, ...], verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -77,7 +79,8 @@ def attach(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
-        events_over_ns=events_over, kernel=not no_kernel, wakers=not no_wakers,
+        events_over_ns=events_over, kernel=not no_kernel, wakers=not no_wakers, runtime=runtime,
+        hot=thresholds(hot_p99, hot_jitter, hot_share),
     )
     _check_pattern(match)
     try:
@@ -98,14 +101,13 @@ def attach(
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
     if "-" in outputs:
-        sys.stdout.write(render(profile, ".folded").decode())
+        sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
     if as_json:
         sys.stdout.write(render(profile, ".json").decode())
         sys.stdout.flush()
     if not quiet:
-        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False))
-    if not quiet:
+        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False), runtime=runtime)
         for path in session.written:
             err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gotrace.cli.parameters import hot_options, thresholds
 from gotrace.errors import UsageError
 from gotrace.vocabulary import State
 
@@ -14,16 +15,20 @@ from gotrace.vocabulary import State
 @click.command()
 @click.argument("capture", type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
+@hot_options
+@click.option("--ignore", metavar="REGEX", default="", help="Only stacks in which no function's name matches.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .html .folded .json; '-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
+@click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs, summary and tree.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
-@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show.")
+@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show, or branches of a fork.")
+@click.option("--tree", is_flag=True, help="The stacks as a tree from their roots on, with the hottest path marked.")
 def report(
-    capture: Path, force: bool, as_json: bool, match: str, outputs: tuple[str, ...], reasons: tuple[str, ...],
-    states: tuple[str, ...], top: int,
+    capture: Path, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str, as_json: bool, match: str,
+    outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, states: tuple[str, ...], top: int, tree: bool,
 ) -> None:
     """Render a capture that 'gotrace attach' wrote: a summary by default, files with -o."""
     from rich.console import Console
@@ -32,7 +37,9 @@ def report(
     from gotrace.export import format_of, render
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
+    from gotrace.profile.hotspots import find_hotspots
     from gotrace.render.summary import print_summary
+    from gotrace.render.tree import print_tree
 
     for output in outputs:
         if output == "-":
@@ -42,16 +49,23 @@ def report(
         check_output(Path(output), force)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one")
-    profile = filter_profile(read_capture(capture), tuple(State(state) for state in states), reasons, match)
+    if tree and (as_json or "-" in outputs):
+        raise UsageError("--tree is for people: it can't share stdout with --json or -o -", "choose one")
+    profile = read_capture(capture)
+    # Before the filters: what is suspicious, and how large a share is, does not depend on what is looked at.
+    profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
+    profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":
-            sys.stdout.write(render(profile, ".folded").decode())
+            sys.stdout.write(render(profile, ".folded", runtime).decode())
         else:
-            write(Path(output), render(profile, format_of(output)), force)
+            write(Path(output), render(profile, format_of(output), runtime), force)
             err.print(f"Wrote {output}", markup=False, soft_wrap=True)
     if as_json:
         sys.stdout.write(render(profile, ".json").decode())
+    elif tree:
+        print_tree(profile, Console(highlight=False), top, runtime)
     elif not outputs:
-        print_summary(profile, Console(highlight=False), top)
+        print_summary(profile, Console(highlight=False), top, runtime)
     sys.stdout.flush()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gotrace.errors import UsageError
 from gotrace.export.folded import render_folded
 from gotrace.export.summary_json import render_json
+from gotrace.profile.filters import without_runtime
 from gotrace.profile.types import Profile
 from gotrace.render.html import render_html
 
@@ -18,6 +19,10 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".html": render_html,
     ".json": lambda profile: render_json(profile).encode(),
 }
+
+FLAME_GRAPHS = frozenset((".folded", ".svg"))
+"""Formats that are pictures, or made for one: there the runtime's frames can be folded away. The page folds them itself,
+and the others are read by tools that have their own ways to hide a frame."""
 
 # Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
 _RESERVED = (".pb.gz", ".pftrace", ".speedscope.json", ".svg")
@@ -38,11 +43,19 @@ def format_of(path: str) -> str:
     return suffix
 
 
-def render(profile: Profile, suffix: str) -> bytes:
-    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format."""
+def render(profile: Profile, suffix: str, runtime: bool | None = None) -> bytes:
+    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format.
+
+    `runtime`: False folds the runtime's frames away in flame graphs, True shows them also in the page from the start, None
+    is each format's own way. No total depends on it.
+    """
     renderer = RENDERERS.get(suffix)
     if renderer is None:
         raise _unknown(f"no format is rendered under the suffix {suffix!r}")
+    if suffix == ".html":
+        return render_html(profile, bool(runtime))
+    if suffix in FLAME_GRAPHS and runtime is False:
+        profile = without_runtime(profile)
     return renderer(profile)
 
 

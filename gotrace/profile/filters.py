@@ -1,4 +1,4 @@
-"""Keeps only some stacks of a profile."""
+"""Keeps only some stacks of a profile, or only some frames of its stacks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gotrace.errors import UsageError
+from gotrace.profile.frames import folded_frames
 from gotrace.profile.types import Profile
 from gotrace.vocabulary import State
 
@@ -50,6 +51,11 @@ def filter_profile(
         timeline=[interval for interval in profile.timeline if id(interval.stack) in present],
         filters=list(dict.fromkeys([*profile.filters, *texts])),
     )
+
+
+def without_runtime(profile: Profile) -> Profile:
+    """A profile in whose stacks the runtime's frames are folded away (`folded_frames`); every figure stays."""
+    return replace(profile, stacks=[replace(stack, frames=folded_frames(stack.frames)) for stack in profile.stacks])
 
 
 def _matcher(flag: str, pattern: str) -> Callable[[str], bool]:

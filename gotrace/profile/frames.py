@@ -98,3 +98,13 @@ def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     if index == last:
         return tuple(frames)
     return (*kept, *frames[index:last])
+
+
+def place_of(frames: Sequence[Frame]) -> int:
+    """Where to look first: the index of the innermost frame of the program, or else of what is not the runtime's; 0 if
+    there is neither."""
+    for wanted in (is_program, lambda frame: not is_runtime(frame)):
+        index = next((index for index, frame in enumerate(frames) if wanted(frame)), None)
+        if index is not None:
+            return index
+    return 0

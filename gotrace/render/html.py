@@ -24,9 +24,12 @@ SCRIPTS = ("tree.js", "flamegraph.js")
 """In the order in which they run."""
 
 
-def render_html(profile: Profile) -> bytes:
-    """A self-contained HTML page (UTF-8): flame graph, table, totals, hot spots and losses of one profile."""
-    return render_page(_page_data(profile))
+def render_html(profile: Profile, runtime: bool = False) -> bytes:
+    """A self-contained HTML page (UTF-8): flame graph, table, totals, hot spots and losses of one profile. `runtime`: the
+    runtime's frames are shown from the start."""
+    data = _page_data(profile)
+    data["meta"]["runtime"] = runtime
+    return render_page(data)
 
 
 def render_page(data: dict[str, Any]) -> bytes:
