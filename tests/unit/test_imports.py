@@ -22,6 +22,7 @@ ORDER = (
     ("blocked", "inprogress"),
     ("traced",),
     ("capture",),
+    ("diff",),
     ("render", "export"),
     ("session",),
     ("cli", "__main__"),
