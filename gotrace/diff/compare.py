@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from gotrace.diff.identity import place_frames, same_build
+from gotrace.diff.identity import Places, same_build
 from gotrace.diff.noise import apart, errors, exceeds, percentile_range
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow
@@ -122,10 +122,9 @@ class _Place:
     process: str = ""
     frames: tuple[Frame, ...] = ()
 
-    @property
-    def key(self) -> tuple:
-        """What both sides have in common: neither file nor line."""
-        return self.state, self.reason, self.process, tuple((frame.name, frame.kind) for frame in self.frames)
+
+_Keyed = tuple[tuple, _Place]
+"""What both sides have in common, and what is shown for it."""
 
 
 @dataclass
@@ -153,8 +152,20 @@ def compare(
     notes = _notes(before, after, exact)
     left, right = select(before), select(after)
     several = max(len(before.targets), len(after.targets)) > 1
-    def changes(place: Callable[[Profile], Callable[[StackStat], _Place]]) -> list[Change]:
-        groups = [_grouped(profile.stacks, place(profile)) for profile in (left, right)]
+    places = Places(exact)
+
+    def by_place(profile: Profile) -> Callable[[StackStat], _Keyed]:
+        comms = {target.pid: target.comm for target in profile.targets} if several else {}
+
+        def keyed(stack: StackStat) -> _Keyed:
+            numbers, frames = places.of(stack)
+            process = comms.get(stack.pid, "")
+            return (stack.state.value, stack.reason, process, numbers), _Place(stack.state, stack.reason, process, frames)
+
+        return keyed
+
+    def changes(keyed: Callable[[Profile], Callable[[StackStat], _Keyed]]) -> list[Change]:
+        groups = [_grouped(profile.stacks, keyed(profile)) for profile in (left, right)]
         found = []
         for key in dict.fromkeys([*groups[1], *groups[0]]):
             pair = groups[0].get(key), groups[1].get(key)
@@ -164,17 +175,17 @@ def compare(
     def largest(found: list[Change]) -> list[Change]:
         return sorted(found, key=lambda change: -max(change.total.before, change.total.after))
 
-    stacks = changes(lambda profile: _Places(profile, exact, several))
+    stacks = changes(by_place)
     stacks.sort(key=lambda change: (not change.exceeds, -abs(change.total.change)))
-    whole = changes(lambda _: lambda stack: _Place(None, ""))
+    whole = changes(lambda _: lambda stack: ((), _Place(None, "")))
     return Diff(
         before=sides[0],
         after=sides[1],
         per=per,
         same_build=exact,
         total=whole[0] if whole else _change(_Place(None, ""), None, None, sides, per),
-        states=largest(changes(lambda _: lambda stack: _Place(stack.state, ""))),
-        reasons=largest(changes(lambda _: lambda stack: _Place(None, stack.reason))),
+        states=largest(changes(lambda _: lambda stack: ((stack.state.value,), _Place(stack.state, "")))),
+        reasons=largest(changes(lambda _: lambda stack: ((stack.reason,), _Place(None, stack.reason)))),
         stacks=stacks,
         notes=notes,
     )
@@ -185,28 +196,13 @@ def _side(profile: Profile) -> Side:
     return Side(profile, profile.window.attached_ns or profile.window.duration_ns, off_ns + (profile.running_ns or 0))
 
 
-class _Places:
-    """The place of each stack of a profile."""
-
-    def __init__(self, profile: Profile, exact: bool, several: bool) -> None:
-        self._comms = {target.pid: target.comm for target in profile.targets} if several else {}
-        self._exact = exact
-        self._frames: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
-
-    def __call__(self, stack: StackStat) -> _Place:
-        frames = self._frames.get(stack.frames)
-        if frames is None:
-            frames = self._frames[stack.frames] = place_frames(stack, self._exact)
-        return _Place(stack.state, stack.reason, self._comms.get(stack.pid, ""), frames)
-
-
-def _grouped(stacks: Iterable[StackStat], place: Callable[[StackStat], _Place]) -> dict[tuple, _Sum]:
+def _grouped(stacks: Iterable[StackStat], keyed: Callable[[StackStat], _Keyed]) -> dict[tuple, _Sum]:
     groups: dict[tuple, _Sum] = {}
     for stack in stacks:
-        found = place(stack)
-        group = groups.get(found.key)
+        key, place = keyed(stack)
+        group = groups.get(key)
         if group is None:
-            group = groups[found.key] = _Sum(found)
+            group = groups[key] = _Sum(place)
         group.add(stack)
     return groups
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from enum import Enum
 
-from gotrace.profile.frames import is_goroutine_root, is_runtime, own_frames, package_of
+from gotrace.profile.frames import is_goroutine_root, is_runtime, package_of
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.vocabulary import FrameKind
 
@@ -45,24 +46,57 @@ def stable_name(function: str) -> str:
     return _RANGE.sub("-range", _CLOSURE.sub(".func", name))
 
 
-def place_frames(stack: StackStat, exact: bool) -> tuple[Frame, ...]:
-    """The frames of the place of `stack`, leaf first. `exact`: names as they are, for two captures of one build."""
-    kept = [
-        replace(frame, name=frame.name.partition("(")[0]) if frame.kind is FrameKind.SYSCALL else frame
-        for frame in stack.frames
-        if frame.kind in (FrameKind.SYSCALL, FrameKind.LOST)
-    ]
-    own = [frame for frame in own_frames(stack.frames) if not frame.name.startswith("internal/")]
-    if not own:
-        runtime = [frame for frame in stack.frames if is_runtime(frame) and not is_goroutine_root(frame)]
-        own = runtime[-1:]
-    # The caller's side of a run of the same low-level package says what was called.
-    outer = [
-        frame
-        for index, frame in enumerate(own)
-        if package_of(frame.name) not in ("sync", "syscall")
-        or index + 1 == len(own)
-        or package_of(own[index + 1].name) != package_of(frame.name)
-    ]
-    frames = [*kept, *outer]
-    return tuple(frames) if exact else tuple(replace(frame, name=stable_name(frame.name)) for frame in frames)
+class Places:
+    """The places of stacks. `exact`: names as they are, for two captures of one build. One object serves both captures: equal
+    keys are the same place."""
+
+    def __init__(self, exact: bool) -> None:
+        self._exact = exact
+        self._numbers: dict[tuple[str, str], int] = {}
+        # By identity: frames are shared by the stacks that have them, and what is kept here stays what it is.
+        self._known: dict[int, tuple[Frame, _Kind, int, Frame, str]] = {}
+
+    def of(self, stack: StackStat) -> tuple[tuple[int, ...], tuple[Frame, ...]]:
+        """(key, frames leaf first)."""
+        kept, own, runtime = [], [], None
+        for frame in stack.frames:
+            known = self._known.get(id(frame))
+            if known is None:
+                known = self._known[id(frame)] = self._look(frame)
+            kind = known[1]
+            if kind is _Kind.OWN:
+                # The caller's side of a run of the same low-level package says what was called.
+                if own and known[4] and own[-1][4] == known[4]:
+                    own.pop()
+                own.append(known)
+            elif kind is _Kind.BOUNDARY:
+                kept.append(known)
+            elif kind is _Kind.RUNTIME:
+                runtime = known
+        if own:
+            kept += own
+        elif runtime is not None:
+            kept.append(runtime)
+        return tuple(known[2] for known in kept), tuple(known[3] for known in kept)
+
+    def _look(self, frame: Frame) -> tuple[Frame, _Kind, int, Frame, str]:
+        kind, package, name = _Kind.NONE, "", frame.name
+        if frame.kind in (FrameKind.SYSCALL, FrameKind.LOST):
+            kind = _Kind.BOUNDARY
+            name = name.partition("(")[0] if frame.kind is FrameKind.SYSCALL else name
+        elif frame.kind in (FrameKind.GO, FrameKind.RUNTIME, FrameKind.CGO):
+            if is_runtime(frame):
+                kind = _Kind.NONE if is_goroutine_root(frame) else _Kind.RUNTIME
+            elif not name.startswith("internal/"):
+                kind = _Kind.OWN
+                package = package_of(name) if package_of(name) in ("sync", "syscall") else ""
+        name = name if self._exact else stable_name(name)
+        number = self._numbers.setdefault((name, frame.kind.value), len(self._numbers))
+        return frame, kind, number, replace(frame, name=name), package
+
+
+class _Kind(Enum):
+    NONE = 0
+    OWN = 1
+    BOUNDARY = 2
+    RUNTIME = 3

@@ -14,7 +14,7 @@ from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Distribution
 from gotrace.render.diff import NOISE, delta_cells
 from gotrace.render.html import render_page
-from gotrace.render.pagedata import page_data
+from gotrace.render.pagedata import page_data, page_meta
 
 SCHEMA = 1
 SUFFIXES = (".folded", ".html", ".json")
@@ -50,19 +50,24 @@ def render_diff_folded(diff: Diff) -> bytes:
 
 
 def render_diff_html(diff: Diff) -> bytes:
-    """The interactive page with both sides: widths are those of after, colours say growth."""
+    """The interactive page with both sides: colours say growth."""
+    return render_page(diff_page_data(diff))
+
+
+def diff_page_data(diff: Diff) -> dict[str, Any]:
+    """What the page is made of, in the form that `gotrace.render.pagedata` describes for a comparison."""
     profile = merged_profile(diff)
     profile.hotspots = find_hotspots(profile)
     data = page_data(profile)
     data["stacks"]["before"], data["stacks"]["before_count"] = before_in_after(diff)
     by = "second of the window" if diff.per is Per.WINDOW else "goroutine-second"
     data["meta"]["diff"] = {
-        "before": page_data(diff.before.profile)["meta"],
-        "after": page_data(diff.after.profile)["meta"],
+        "before": page_meta(diff.before.profile),
+        "after": page_meta(diff.after.profile),
         "notes": [f"Normalised: per {by}.", NOISE + ".", *diff.notes],
         "tables": [_page_table("state", diff.states), _page_table("reason", diff.reasons)],
     }
-    return render_page(data)
+    return data
 
 
 def _page_table(title: str, changes: list[Change]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from gotrace.profile.types import Frame, StackStat
 from gotrace.vocabulary import FrameKind
@@ -25,6 +26,11 @@ def is_runtime_waker(frame: Frame) -> bool:
     return frame.kind is FrameKind.WAKER and _is_runtime_name(frame.name)
 
 
+# Profiles of 100,000 stacks have some thousand names and ask millions of times.
+_NAMES_KEPT = 1 << 16
+
+
+@lru_cache(_NAMES_KEPT)
 def _is_runtime_name(name: str) -> bool:
     return name.startswith(("runtime.", "internal/runtime/", "_.goready")) or ".runtime_" in name
 
@@ -37,6 +43,7 @@ _STANDARD = frozenset(
 """First elements of the standard library's import paths, of Go 1.19 to 1.27 (GOROOT/src)."""
 
 
+@lru_cache(_NAMES_KEPT)
 def package_of(function: str) -> str:
     """The import path in a function's name: ``net/http`` of ``net/http.(*conn).serve``."""
     folder, slash, rest = function.rpartition("/")
@@ -47,7 +54,12 @@ def is_program(frame: Frame) -> bool:
     """A function of the program or of a library that it brings along: neither the runtime's nor the standard library's."""
     if frame.kind is FrameKind.CGO:
         return True
-    return frame.kind is FrameKind.GO and not is_runtime(frame) and package_of(frame.name).partition("/")[0] not in _STANDARD
+    return frame.kind is FrameKind.GO and _is_program_name(frame.name)
+
+
+@lru_cache(_NAMES_KEPT)
+def _is_program_name(name: str) -> bool:
+    return not _is_runtime_name(name) and package_of(name).partition("/")[0] not in _STANDARD
 
 
 def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:

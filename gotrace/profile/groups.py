@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.profile.frames import waker_of, without_waker
+from gotrace.profile.frames import waker_of
 from gotrace.vocabulary import FrameKind
 
 
@@ -25,9 +25,10 @@ class Group:
 def grouped(stacks: Iterable[StackStat]) -> list[Group]:
     """Largest total first."""
     groups: dict[tuple, Group] = {}
+    bare = _Bare()
     for index, stack in enumerate(stacks):
-        frames, thing = _without_object(without_waker(stack.frames))
-        key = (stack.pid, frames, stack.state, stack.reason, stack.goid)
+        frames, numbers, thing = bare(stack.frames)
+        key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
         group = groups.get(key)
         if group is None:
             start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[])
@@ -41,22 +42,43 @@ def grouped(stacks: Iterable[StackStat]) -> list[Group]:
         group.stack.subwindows += stack.subwindows
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns
-        waker = waker_of(stack.frames)
+        waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
         if waker:
             # Its leaf: the function that woke.
             group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
     for group in groups.values():
         rows = group.stack.subwindows
-        group.stack.subwindows = with_length(rows, max((row.duration_ns for row in rows), default=1))
+        if rows:
+            group.stack.subwindows = with_length(rows, max(row.duration_ns for row in rows))
     return sorted(groups.values(), key=lambda group: -group.stack.distribution.total_ns)
 
 
-def _without_object(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], str]:
-    thing, kept = "", []
-    for frame in frames:
+class _Bare:
+    """Stacks without wakers and objects, and with a number for each frame: hashing frames would be most of the work."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Frame, int] = {}
+        # By identity: frames are shared by the stacks that have them, and what is kept here stays what it is.
+        self._known: dict[int, tuple[Frame, Frame | None, int, str]] = {}
+
+    def __call__(self, frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], tuple[int, ...], str]:
+        kept, numbers, thing = [], [], ""
+        for frame in frames:
+            known = self._known.get(id(frame))
+            if known is None:
+                known = self._known[id(frame)] = self._look(frame)
+            _, shown, number, what = known
+            if shown is not None:
+                kept.append(shown)
+                numbers.append(number)
+                thing = what or thing
+        return tuple(kept), tuple(numbers), thing
+
+    def _look(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
+        if frame.kind is FrameKind.WAKER:
+            return frame, None, -1, ""
+        shown, what = frame, ""
         if frame.kind is FrameKind.SYSCALL and "(" in frame.name:
             name, _, rest = frame.name.partition("(")
-            thing = rest.removesuffix(")")
-            frame = replace(frame, name=name)
-        kept.append(frame)
-    return tuple(kept), thing
+            shown, what = replace(frame, name=name), rest.removesuffix(")")
+        return frame, shown, self._numbers.setdefault(shown, len(self._numbers)), what

@@ -60,7 +60,7 @@ def _side(name: str, side: Side) -> Text:
         line.append(", " if index else "")
         line.append(sanitize(target.comm, 40), "bold cyan")
         line.append(f" ({target.pid}) {sanitize(target.go_version, 30)}")
-    line.append(f" · {format_duration(profile.window.duration_ns)} · {profile.goroutines:,} goroutines · {sanitize(profile.window.start[:19], 19)}")
+    line.append(f" · {format_duration(profile.window.duration_ns)} · {profile.goroutines:,} goroutines · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
     return line
 
 
@@ -97,9 +97,9 @@ def _print_stacks(diff: Diff, console: Console, top: int, everything: bool) -> N
     changed = [change for change in diff.stacks if change.changed]
     beyond = [change for change in changed if change.exceeds]
     shown = (changed if everything else beyond)[:top]
-    new, gone = sum(change.new for change in changed), sum(change.vanished for change in changed)
+    new, gone = sum(change.new for change in beyond), sum(change.vanished for change in beyond)
     heading = Text(f"{len(beyond):,} of {len(diff.stacks):,} stacks changed beyond the noise", "bold")
-    heading.append(f"; {new:,} new, {gone:,} vanished" + (f"; the {len(shown):,} largest:" if shown else ""), "not bold")
+    heading.append(f" ({new:,} new, {gone:,} vanished)" + (":" if 0 < len(shown) < top else f"; the {len(shown):,} largest:" if shown else ""), "not bold")
     _line(heading, console)
     for rank, change in enumerate(shown, 1):
         _print_stack(rank, change, diff, console)

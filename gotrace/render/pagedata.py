@@ -22,7 +22,7 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``pauses``
     Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
 ``meta``
-    What `_meta` makes: whose profile it is, its window, totals, filters, losses.
+    What `page_meta` makes: whose profile it is, its window, totals, filters, losses.
 
 A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
 no buckets, for a stack that vanished), and there are in addition:
@@ -30,7 +30,7 @@ no buckets, for a stack that vanished), and there are in addition:
 ``stacks.before``, ``stacks.before_count``
     Total and count of the same stack before, already normalised to the window of *after*; 0 for a new one.
 ``meta.diff``
-    ``{"before": meta, "after": meta}``, each as `_meta` makes it, ``before`` with its own, not normalised, figures. Optional:
+    ``{"before": meta, "after": meta}``, each as `page_meta` makes it, ``before`` with its own, not normalised, figures. Optional:
     ``"notes"``: lines of text (how it was normalised, what counts as noise);
     ``"tables"``: ``[{"title", "columns": [text], "rows": [[text]], "marked": [row index]}]``, shown as they are, the
     marked rows emphasised.
@@ -127,7 +127,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
     return {
-        "meta": _meta(profile),
+        "meta": page_meta(profile),
         "kinds": KINDS,
         "texts": [sanitize(text, NAME_LIMIT) for text in texts.index],
         "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2)},
@@ -158,7 +158,8 @@ def page_data(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _meta(profile: Profile) -> dict[str, Any]:
+def page_meta(profile: Profile) -> dict[str, Any]:
+    """Whose profile it is, its window, totals, filters, pauses and losses; made safe."""
     return {
         "gotrace": sanitize(profile.version),
         "targets": [

@@ -21,10 +21,10 @@ from rich.console import Console
 from test_export_formats import any_profile
 
 from gotrace.diff.compare import Change, Diff, Per, before_in_after, compare
-from gotrace.diff.identity import place_frames, stable_name
+from gotrace.diff.identity import Places, stable_name
 from gotrace.diff.noise import MIN_SUBWINDOWS, apart, errors, exceeds, percentile_range
 from gotrace.errors import EXIT_USAGE, UsageError
-from gotrace.export.diff import SUFFIXES, diff_dict, format_of_diff, render_diff
+from gotrace.export.diff import SUFFIXES, diff_dict, diff_page_data, format_of_diff, render_diff
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow, Window
 from gotrace.render.diff import print_diff
@@ -136,12 +136,12 @@ def test_sockets_wakers_kernel_frames_and_goroutines_do_not_count() -> None:
 def test_the_runtimes_own_goroutine_is_its_first_function() -> None:
     old = stat([GOPARK, runtime("goparkunlock"), runtime("bgsweep"), GOEXIT], [S], reason="GC sweep wait")
     new = stat([GOPARK, runtime("bgsweep.park"), runtime("bgsweep"), GOEXIT], [S], reason="GC sweep wait")
-    assert [f.name for f in place_frames(old, True)] == [f.name for f in place_frames(new, True)] == ["runtime.bgsweep"]
+    assert [f.name for f in Places(True).of(old)[1]] == [f.name for f in Places(True).of(new)[1]] == ["runtime.bgsweep"]
 
 
 def test_lost_stacks_keep_their_mark() -> None:
     lost = stat([Frame("[lost]", kind=FrameKind.LOST)], [MS])
-    assert [frame.name for frame in place_frames(lost, True)] == ["[lost]"]
+    assert [frame.name for frame in Places(True).of(lost)[1]] == ["[lost]"]
 
 
 def test_processes_are_told_apart_by_name_not_by_pid() -> None:
@@ -191,7 +191,7 @@ def test_new_and_vanished() -> None:
     assert by_name["main.new"].new and by_name["main.new"].exceeds
     assert not by_name["main.f"].changed
     text = printed(compare(before, after))
-    assert "2 of 3 stacks changed beyond the noise; 1 new, 1 vanished" in text
+    assert "2 of 3 stacks changed beyond the noise (1 new, 1 vanished):" in text
     assert re.search(r"^ \d\. \+2\.00 ms/s  new \*  waiting$", text, re.M)
     assert re.search(r"^ \d\. -2\.00 ms/s  gone \*  waiting$", text, re.M)
 
@@ -385,8 +385,8 @@ def test_json_of_a_change() -> None:
 
 def test_page_has_both_sides() -> None:
     diff = compare(shop_profile(), other_build(profile(shop()[3:]), duration_ns=20 * S, attached_ns=20 * S))
-    page = render_diff(diff, ".html").decode()
-    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)[1])
+    data = diff_page_data(diff)
+    assert json.loads(json.dumps(data)) == data
     stacks = data["stacks"]
     assert len(stacks["before"]) == len(stacks["before_count"]) == len(stacks["total"]) == len(diff.stacks)
     assert sum(stacks["before"]) == 2 * shop_profile().total().total_ns
