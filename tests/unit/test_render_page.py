@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from browser import Browser
-from conftest import unavailable
 from profiles import HOSTILE, S, hostile_profile, layers, many_stacks, profile, shop_profile, two_processes
 
-from gotrace.profile.types import Profile
 from gotrace.render.frames import folded_frames, is_background, reason_label, waker_of, without_waker
-from gotrace.render.html import render_html
 from gotrace.vocabulary import FrameKind, Loss
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        unavailable("needs a browser (remedy: apt-get install chromium)")
-    started = Browser(str(program), tmp_path_factory.mktemp("browser"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Callable[..., Browser]:
-    def open_page(profile: Profile, fragment: str = "") -> Browser:
-        page = tmp_path / "page.html"
-        page.write_bytes(render_html(profile))
-        browser.open(page.as_uri() + fragment)
-        assert browser.run("document.documentElement.dataset.ready") == str(len(profile.stacks))
-        return browser
-
-    return open_page
-
 
 Show = Callable[..., Browser]
 

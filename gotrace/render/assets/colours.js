@@ -26,6 +26,18 @@ const colours = (() => {
     const slash = name.split(/[[(]/, 1)[0].lastIndexOf('/');
     return name.slice(0, name.indexOf('.', slash + 1));
   }
+  // Relative luminance of WCAG 2.1, for r, g, b from 0 to 1: letters are dark or light, whichever stands out more.
+  function inkOn(rgb) {
+    const [r, g, b] = rgb.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? '#06101a' : '#ffffff';
+  }
+  /** A box of this hue, saturation and lightness. */
+  function box(hue, saturation, lightness) {
+    const s = saturation / 100, l = lightness / 100, reach = s * Math.min(l, 1 - l);
+    const part = n => { const k = (n + hue / 30) % 12; return l - reach * Math.max(-1, Math.min(k - 3, 9 - k, 1)); };
+    return { fill: `hsl(${hue} ${saturation}% ${lightness}%)`, ink: inkOn([part(0), part(8), part(4)]) };
+  }
+  const hexBox = fill => ({ fill, ink: inkOn([1, 3, 5].map(at => parseInt(fill.slice(at, at + 2), 16) / 255)) });
   const kindOf = (tree, node) => profile.kindOf(tree.fn[node]);
 
   /** Per node the state that most of its time was spent in. */
@@ -51,7 +63,7 @@ const colours = (() => {
     if (palette === 'growth' && profile.diff) return growth(tree.before[node], tree.total[node], dark);
     if (palette === 'state') {
       const state = profile.texts[statesOf(tree)[node]];
-      return { fill: STATE[state] || STATE.preempted, ink: state === 'runqueue' ? '#ffffff' : '#07121c' };
+      return hexBox(STATE[state] || STATE.preempted);
     }
     const name = profile.nameOf(tree.fn[node]), own = kind === 'go' || kind === 'runtime';
     const key = `${palette} ${kind} ${dark} ${own ? packageOf(name) : kind === 'reason' ? name : ''}`;
@@ -63,8 +75,7 @@ const colours = (() => {
   function byPackage(name, kind, dark) {
     if (kind === 'runtime') return byKind(name, kind, dark);
     const value = hash(packageOf(name)), [hue, saturation] = PACKAGES[value % PACKAGES.length];
-    const light = (dark ? 34 : 74) + (value >> 5) % 4 * 3;
-    return { fill: `hsl(${hue} ${dark ? saturation * 0.7 : saturation}% ${light}%)`, ink: dark ? '#f2f6fa' : '#0d1b28' };
+    return box(hue, dark ? saturation * 0.7 : saturation, (dark ? 30 : 74) + (value >> 5) % 4 * 3);
   }
 
   /** A kind's hue; within Go code and the runtime the package decides a shade, so that a change of package shows. */
@@ -72,11 +83,10 @@ const colours = (() => {
     const [hue, saturation, light, night] = KIND[kind] || KIND.lost;
     const shade = kind === 'go' || kind === 'runtime' ? hash(packageOf(name)) % 7 - 3 : 0;
     const lightness = (dark ? night : light) + shade * (dark ? 1 : 1.2);
-    const fill = `hsl(${hue + shade * 2} ${dark ? saturation * 0.75 : saturation}% ${lightness}%)`;
-    const made = { fill, ink: lightness > 49 ? '#0d1b28' : '#f2f6fa' };
+    const made = box(hue + shade * 2, dark ? saturation * 0.75 : saturation, lightness);
     if (kind === 'reason') {
-      // [state: reason]
-      made.edge = STATE[/^\[(\w+)/.exec(name)?.[1]] || STATE.preempted;
+      const state = /^\[(\w+)/.exec(name);  // [state: reason]
+      made.edge = (state && STATE[state[1]]) || STATE.preempted;
     }
     return made;
   }
@@ -85,9 +95,8 @@ const colours = (() => {
   function growth(before, after, dark) {
     const larger = Math.max(before, after), far = larger ? Math.abs(after - before) / larger : 0;
     const hue = after > before ? 8 : 214, deep = Math.sqrt(far);
-    if (far < 0.01) return { fill: dark ? '#3a424b' : '#dde2e7', ink: dark ? '#f2f6fa' : '#0d1b28' };
-    const light = dark ? 27 + 17 * deep : 92 - 32 * deep;
-    return { fill: `hsl(${hue} ${30 + 50 * deep}% ${light}%)`, ink: light > 49 ? '#0d1b28' : '#f2f6fa' };
+    if (far < 0.01) return hexBox(dark ? '#3a424b' : '#dde2e7');
+    return box(hue, 30 + 50 * deep, dark ? 27 + 17 * deep : 92 - 32 * deep);
   }
 
   /** What the legend shows: [colour, edge, text]. */
