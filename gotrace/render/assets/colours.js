@@ -14,7 +14,7 @@ const colours = (() => {
     reason: 'why it stopped', lost: 'not known', process: 'process',
   };
   const PACKAGES = [[204, 70], [40, 85], [164, 50], [16, 70], [318, 40], [54, 75], [250, 45], [186, 60], [90, 40], [340, 55]];
-  let cache = new Map(), shareOf = null, shareTree = null;
+  let cache = [], shareOf = null, shareTree = null;
 
   function hash(text) {
     let value = 0;
@@ -65,15 +65,11 @@ const colours = (() => {
       const state = profile.texts[statesOf(tree)[node]];
       return hexBox(STATE[state] || STATE.preempted);
     }
-    const name = profile.nameOf(tree.fn[node]), own = kind === 'go' || kind === 'runtime';
-    const key = `${palette} ${kind} ${dark} ${own ? packageOf(name) : kind === 'reason' ? name : ''}`;
-    let made = cache.get(key);
-    if (!made) cache.set(key, made = palette === 'package' && own ? byPackage(name, kind, dark) : byKind(name, kind, dark));
-    return made;
+    const fn = tree.fn[node], name = profile.nameOf(fn);
+    return cache[fn + 1] || (cache[fn + 1] = palette === 'package' && kind === 'go' ? byPackage(name, dark) : byKind(name, kind, dark));
   }
 
-  function byPackage(name, kind, dark) {
-    if (kind === 'runtime') return byKind(name, kind, dark);
+  function byPackage(name, dark) {
     const value = hash(packageOf(name)), [hue, saturation] = PACKAGES[value % PACKAGES.length];
     return box(hue, dark ? saturation * 0.7 : saturation, (dark ? 30 : 74) + (value >> 5) % 4 * 3);
   }
@@ -109,7 +105,7 @@ const colours = (() => {
     if (palette === 'state') {
       return [...new Set(profile.stacks.state)].map(index => profile.texts[index]).map(state => [STATE[state], '', state]);
     }
-    const present = new Set(profile.functions.kind.map(index => profile.kinds[index]));
+    const present = new Set([...new Set(profile.functions.kind)].map(index => profile.kinds[index]));
     return profile.kinds.filter(kind => present.has(kind)).map(kind => {
       const { fill, edge } = byKind('', kind, dark);
       return [palette === 'package' && kind === 'go' ? '' : fill, edge || '',
@@ -117,6 +113,6 @@ const colours = (() => {
     });
   }
 
-  const reset = () => { cache = new Map(); shareTree = null; };
+  const reset = () => { cache = []; shareTree = null; };
   return { STATE, MEANING, of, legend, reset, packageOf };
 })();

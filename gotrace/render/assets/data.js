@@ -8,7 +8,8 @@ const profile = (() => {
   let plain;  // by frame: the same boundary without its file or socket; itself where there is none
 
   async function inflate(text) {
-    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const letters = atob(text), bytes = new Uint8Array(letters.length);
+    for (let at = 0; at < bytes.length; at++) bytes[at] = letters.charCodeAt(at);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
     return JSON.parse(await new Response(stream).text());
   }
@@ -18,12 +19,11 @@ const profile = (() => {
     const parent = Int32Array.from(data.nodes.parent), frame = new Int32Array(parent.length);
     for (let node = 0; node < parent.length; node++) parent[node] = node - parent[node];
     // A frame stands as its place among the frames seen so far behind its parent's; one place more is a new one.
-    const behind = new Map(), fresh = data.nodes.fresh;
+    const behind = Array.from({ length: data.frames.function.length + 1 }, () => null), { fresh, place: places } = data.nodes;
     let used = 0;
     for (let node = 0; node < parent.length; node++) {
-      const key = parent[node] < 0 ? -1 : frame[parent[node]], place = data.nodes.place[node];
-      let known = behind.get(key);
-      if (!known) behind.set(key, known = []);
+      const key = parent[node] < 0 ? behind.length - 1 : frame[parent[node]], place = places[node];
+      const known = behind[key] || (behind[key] = []);
       if (place === known.length) known.push(fresh[used++]);
       frame[node] = known[place];
     }
@@ -32,15 +32,16 @@ const profile = (() => {
     let last = 0;
     s.node = Int32Array.from(s.node, step => last += step);
     // Buckets: of each stack how many, then each as its distance from the one before, and its count.
-    const flat = s.buckets, from = new Int32Array(s.node.length + 1), index = [], count = [];
-    for (let stack = 0, at = 0; stack < s.node.length; stack++) {
-      for (let left = flat[at++], bucket = 0; left > 0; left--, at += 2) {
-        index.push(bucket += flat[at]);
-        count.push(flat[at + 1]);
+    const flat = s.buckets, size = s.node.length, pairs = (flat.length - size) / 2;
+    const from = new Int32Array(size + 1), index = new Uint16Array(pairs), count = new Float64Array(pairs);
+    for (let stack = 0, at = 0, to = 0; stack < size; stack++) {
+      for (let left = flat[at++], bucket = 0; left > 0; left--, at += 2, to++) {
+        index[to] = bucket += flat[at];
+        count[to] = flat[at + 1];
       }
-      from[stack + 1] = index.length;
+      from[stack + 1] = to;
     }
-    s.buckets = { from, index: Uint16Array.from(index), count: Float64Array.from(count) };
+    s.buckets = { from, index, count };
     return data;
   }
 
@@ -51,12 +52,14 @@ const profile = (() => {
     beyond = kinds.map(kind => BEYOND.includes(kind));
     for (const key of ['total', 'count', 'max', 'stopped']) stacks[key] = Float64Array.from(stacks[key]);
     mergeObjects();
+    for (const [table, key] of [[functions, 'kind'], [functions, 'mark'], [frames, 'function']]) table[key] = Int32Array.from(table[key]);
+    nodes.fn = nodes.frame.map(frame => frames.function[frame]);
     const diff = Boolean(meta.diff && stacks.before);
     if (diff) for (const key of ['before', 'before_count']) stacks[key] = Float64Array.from(stacks[key]);
     // The function with which a stack's goroutine began, by node of the shared tree.
     const began = new Int32Array(nodes.parent.length);
     for (let node = 0; node < began.length; node++) {
-      const up = nodes.parent[node], fn = frames.function[nodes.frame[node]];
+      const up = nodes.parent[node], fn = nodes.fn[node];
       began[node] = up >= 0 && began[up] >= 0 ? began[up]
         : kindOf(fn) === 'process' || functions.mark[fn] === GOEXIT ? -1 : fn;
     }
@@ -94,13 +97,13 @@ const profile = (() => {
 
   const nameOf = fn => fn < 0 ? 'all' : texts[functions.name[fn]] || '(no name)';
   const kindOf = fn => fn < 0 ? 'process' : kinds[functions.kind[fn]];
-  const functionOf = node => frames.function[nodes.frame[node]];
+  const functionOf = node => nodes.fn[node];
 
   /** A stack in two: `base`, the node up to which the shared tree is shown (with its goroutine's root if `roots`), and `tail`,
    *  the frames beyond it: boundary (with its file or socket if `objects`), kernel, the reason, then who woke it, whose stack
    *  stands on its head; `woken` is how many frames that is. */
   function split(stack, { machinery, objects }) {
-    const isWaker = node => functions.kind[functionOf(node)] === kindNumber.waker;
+    const isWaker = node => functions.kind[nodes.fn[node]] === kindNumber.waker;
     let base = stacks.node[stack], roots = true, wakers = [];
     for (; base >= 0 && isWaker(base); base = nodes.parent[base]) wakers.push(nodes.frame[base]);
     const tail = [];

@@ -142,21 +142,21 @@ const flame = (() => {
   function fit(paint, tree, node, width) {
     const label = labelOf(tree, node), key = Math.round(width) + ' ' + label, known = fitted.get(key);
     if (known !== undefined) return known;
-    const fits = text => paint.measureText(text).width <= width;
-    let text = label;
-    if (!fits(text)) {
+    const wide = text => paint.measureText(text).width;
+    let text = label, has = wide(text);
+    if (has > width) {
       // Too long: first the import path's folders go, then the end.
       const slash = label.split(/[[(]/, 1)[0].lastIndexOf('/');
-      if (slash > 0 && /^(go|runtime|cgo)$/.test(kindOf(tree, node))) text = mark(tree, node) + label.slice(slash + 1);
-    }
-    if (!fits(text)) {
-      let low = 0, high = Math.min(text.length, Math.ceil(width / 2));
-      while (low < high) {
-        const middle = (low + high + 1) >> 1;
-        if (fits(text.slice(0, middle) + '…')) low = middle;
-        else high = middle - 1;
+      if (slash > 0 && /^(go|runtime|cgo)$/.test(kindOf(tree, node))) {
+        text = mark(tree, node) + label.slice(slash + 1);
+        has = wide(text);
       }
-      text = low > 1 ? text.slice(0, low) + '…' : '';
+    }
+    if (has > width) {
+      // Measuring is what drawing costs: begin with a guess.
+      let cut = Math.max(1, Math.floor(text.length * width / has) - 1);
+      while (cut > 1 && wide(text.slice(0, cut) + '…') > width) cut--;
+      text = cut > 1 ? text.slice(0, cut) + '…' : '';
     }
     if (fitted.size > 20000) fitted.clear();
     fitted.set(key, text);

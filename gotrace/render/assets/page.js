@@ -313,7 +313,7 @@ const page = (() => {
     for (const id of ['details', 'hotspots']) $(id).addEventListener('toggle', flame.resize);
     addEventListener('resize', flame.resize);
     addEventListener('hashchange', recall);
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => change({}));
+    view.system.addEventListener('change', () => change({}));
     addEventListener('keydown', onKey);
   }
 
@@ -331,6 +331,7 @@ const page = (() => {
     head.fillHotspots(jump);
     listen();
     recall();
+    performance.mark('drawn');
     document.documentElement.dataset.ready = String(profile.size);
   }
 

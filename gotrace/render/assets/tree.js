@@ -1,11 +1,11 @@
 // Stacks merged into trees: from the root, from the leaf, or around one function. Numbers in typed arrays, a node is its index.
 class Tree {
   /** `fn` is the function of the root, -1 for "all". `upward`: children are callers, not callees. */
-  constructor(fn, upward) {
+  constructor(fn, upward, room = 1024) {
     this.upward = upward;
     this.size = 0;
-    this.room(1024);
-    this.table = new Int32Array(4096);
+    this.room(room);
+    this.tabulate(Math.max(12, 33 - Math.clz32(room)));
     this.end = new Int32Array(profile.size).fill(-1);
     this.others = new Map();
     this.add(-1, fn, -1);
@@ -29,12 +29,19 @@ class Tree {
     return node;
   }
 
+  /** Makes the table of (parent, function) anew, with 2 ** bits places. */
+  tabulate(bits) {
+    this.shift = 32 - bits;
+    this.table = new Int32Array(2 ** bits);
+    for (let node = 1; node < this.size; node++) this.table[this.slot(this.parent[node], this.fn[node])] = node;
+  }
+
+  /** The place of a child in the table, free if there is no such child. */
   slot(parent, fn) {
-    const mask = this.table.length - 1;
-    let at = (Math.imul(parent, 0x9E3779B1) ^ Math.imul(fn + 1, 0x85EBCA6B)) >>> 0;
-    for (at = (at ^ at >>> 15) & mask; this.table[at]; at = (at + 1) & mask) {
-      const node = this.table[at];
-      if (this.parent[node] === parent && this.fn[node] === fn) return at;
+    const { table, parent: parents, fn: fns } = this, mask = table.length - 1;
+    let at = Math.imul(Math.imul(parent, 0x85EBCA6B) + fn | 0, 0x9E3779B1) >>> this.shift;
+    for (let node = table[at]; node; node = table[at = (at + 1) & mask]) {
+      if (parents[node] === parent && fns[node] === fn) break;
     }
     return at;
   }
@@ -42,7 +49,7 @@ class Tree {
   /** The child of `parent` that stands for the frame's function, made if there is none. */
   child(parent, frame) {
     const fn = profile.frames.function[frame];
-    let at = this.slot(parent, fn);
+    const at = this.slot(parent, fn);
     if (this.table[at]) {
       const node = this.table[at];
       if (this.frame[node] !== frame) {
@@ -54,10 +61,7 @@ class Tree {
     }
     const node = this.add(parent, fn, frame);
     this.table[at] = node;
-    if (this.size * 2 > this.table.length) {
-      this.table = new Int32Array(this.table.length * 4);
-      for (let each = 1; each < this.size; each++) this.table[this.slot(this.parent[each], this.fn[each])] = each;
-    }
+    if (this.size * 2 > this.table.length) this.tabulate(34 - this.shift);
     return node;
   }
 
@@ -65,18 +69,17 @@ class Tree {
   finish(shown, weightOf) {
     const { stacks, diff } = profile, size = this.size;
     this.shown = shown;
-    const sums = ['weight', 'total', 'count'].concat(diff ? ['before', 'before_count'] : []);
-    for (const key of sums) this[key] = new Float64Array(size);
-    for (const stack of shown) {
-      const node = this.end[stack];
-      if (node < 0) continue;
-      this.weight[node] += weightOf(stack);
-      for (const key of sums.slice(1)) this[key][node] += stacks[key][stack];
+    const sum = valueOf => {
+      const sums = new Float64Array(size), { end, parent } = this;
+      for (const stack of shown) if (end[stack] >= 0) sums[end[stack]] += valueOf(stack);
+      for (let node = size - 1; node > 0; node--) sums[parent[node]] += sums[node];
+      return sums;
+    };
+    for (const key of diff ? ['total', 'count', 'before', 'before_count'] : ['total', 'count']) {
+      const column = stacks[key];
+      this[key] = sum(stack => column[stack]);
     }
-    for (const key of sums) {
-      const sum = this[key];
-      for (let node = size - 1; node > 0; node--) sum[this.parent[node]] += sum[node];
-    }
+    this.weight = diff ? sum(weightOf) : this.total;
     const from = this.from = new Int32Array(size + 1), list = this.list = new Int32Array(size - 1);
     for (let node = 1; node < size; node++) from[this.parent[node] + 1]++;
     for (let node = 0; node < size; node++) from[node + 1] += from[node];
@@ -167,7 +170,7 @@ const trees = (() => {
   }
 
   function fromRoot(shown, options) {
-    const { nodes, functions } = profile, tree = new Tree(-1, false);
+    const { nodes, functions } = profile, tree = new Tree(-1, false, nodes.parent.length + 1024);
     // The node of this tree for each of the shared tree, with the goroutine's root and without: prefixes are walked once.
     const made = [false, true].map(() => new Int32Array(nodes.parent.length).fill(-1)), open = [];
     for (const stack of shown) {
@@ -188,7 +191,7 @@ const trees = (() => {
 
   /** The reason first, then what waited, from the leaf down; who woke it comes last. */
   function fromLeaf(shown, options) {
-    const tree = new Tree(-1, true), { nodes, functions } = profile;
+    const { nodes, functions } = profile, tree = new Tree(-1, true, nodes.parent.length + 1024);
     for (const stack of shown) {
       const { base, roots, tail, woken } = profile.split(stack, options), own = tail.length - woken;
       let node = 0;

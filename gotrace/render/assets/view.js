@@ -14,7 +14,8 @@ const view = (() => {
     sort: 'total', down: true,
   };
 
-  const isDark = () => (self.theme || (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')) === 'dark';
+  const system = matchMedia('(prefers-color-scheme: dark)');
+  const isDark = () => (self.theme || (system.matches ? 'dark' : 'light')) === 'dark';
   const palette = () => self.palette || (profile.diff ? 'growth' : 'kind');
 
   function fragment() {
@@ -49,5 +50,5 @@ const view = (() => {
     return { update, path, upward: update.sandwich >= 0 && from.get('half') === 'callers' };
   }
 
-  return Object.assign(self, { isDark, paletteName: palette, remember, recalled });
+  return Object.assign(self, { isDark, system, paletteName: palette, remember, recalled });
 })();
