@@ -1,6 +1,6 @@
 """The interactive flame graph: one HTML file that works offline, whatever the target calls its functions.
 
-Names reach the page only inside a block of data and leave it only through textContent and canvas; the
+Names reach the page only inside a block of compressed data and leave it only through textContent and canvas; the
 Content-Security-Policy names the hashes of the one script and the one style sheet, so nothing else could run even if an
 escape were missed. What the data looks like is told in `gotrace.render.pagedata`; the scripts in ``assets`` are its only
 readers.
@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import re
+import zlib
 from importlib.resources import files
 from typing import Any
 
@@ -20,7 +21,20 @@ from gotrace.profile.types import Profile
 from gotrace.render.pagedata import page_data as _page_data
 from gotrace.render.text import format_duration
 
-SCRIPTS = ("tree.js", "flamegraph.js")
+SCRIPTS = (
+    "words.js",
+    "elements.js",
+    "data.js",
+    "tree.js",
+    "view.js",
+    "colours.js",
+    "flame.js",
+    "svg.js",
+    "card.js",
+    "table.js",
+    "head.js",
+    "page.js",
+)
 """In the order in which they run."""
 
 
@@ -57,9 +71,40 @@ def render_page(data: dict[str, Any]) -> bytes:
 
 
 def _packed(data: dict[str, Any]) -> str:
-    """`data` as JSON of which nothing can be taken for markup: json.dumps has escaped all that is not ASCII."""
-    text = json.dumps(data, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    """`data` as JSON, compressed (zlib, RFC 1950), in base 64: nothing of it can be taken for markup.
+
+    The long columns go as small numbers, which compress well; `unpack` of ``assets/data.js`` is the inverse.
+    """
+    parents, frames = data["nodes"]["parent"], data["nodes"]["frame"]
+    # A frame is its place among those seen so far behind its parent's frame: a call tree has few callees per function.
+    behind: dict[int, dict[int, int]] = {}
+    places, fresh = [], []
+    for parent, frame in zip(parents, frames, strict=True):
+        known = behind.setdefault(frames[parent] if parent >= 0 else -1, {})
+        place = known.get(frame)
+        if place is None:
+            place = known[frame] = len(known)
+            fresh.append(frame)
+        places.append(place)
+    stacks = data["stacks"]
+    buckets: list[int] = []
+    for pairs in stacks["buckets"]:
+        buckets.append(len(pairs) // 2)
+        last = 0
+        for index in range(0, len(pairs), 2):
+            buckets += (pairs[index] - last, pairs[index + 1])
+            last = pairs[index]
+    packed = {
+        **data,
+        "nodes": {"parent": [node - parent for node, parent in enumerate(parents)], "place": places, "fresh": fresh},
+        "stacks": {**stacks, "node": _steps(stacks["node"]), "buckets": buckets},
+    }
+    text = json.dumps(packed, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 6)).decode()
+
+
+def _steps(values: list[int]) -> list[int]:
+    return [value - last for value, last in zip(values, [0, *values])]
 
 
 def _digest(text: str) -> str:

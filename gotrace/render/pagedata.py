@@ -87,6 +87,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
     # By identity first: hashing a frame costs more than all else here, and symbolizing shares most of them.
     index_by_id: dict[int, int] = {}
     index_of: dict[Frame, int] = {}
+    node_of = nodes.index
     columns: dict[str, list[Any]] = {
         key: []
         for key in (
@@ -105,7 +106,10 @@ def page_data(profile: Profile) -> dict[str, Any]:
                 if index is None:
                     index = index_of[frame] = frame_index(frame, frame.kind.value)
                 index_by_id[id(frame)] = index
-            node = nodes((node, index))
+            key = (node, index)
+            node = node_of.get(key, -1)
+            if node < 0:
+                node = node_of[key] = len(node_of)
         distribution = stack.distribution
         row = (
             node,
