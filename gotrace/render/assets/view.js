@@ -44,6 +44,7 @@ const view = (() => {
     for (const key of TEXTS) update[key] = from.get(key) || '';
     for (const [key, allowed] of Object.entries(CHOICES)) if (!allowed.includes(update[key])) update[key] = '';
     for (const [key, name] of Object.entries(FLAGS)) update[key] = from.get(name) === '1';
+    if (!location.hash && profile.meta.runtime) update.machinery = true;
     const fn = parseInt(from.get('sandwich') || '', 36);
     update.sandwich = fn >= 0 && fn < profile.functions.name.length ? fn : -1;
     const path = (from.get('zoom') || '').split('.').filter(Boolean).map(text => parseInt(text, 36));
