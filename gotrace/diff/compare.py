@@ -8,6 +8,7 @@ from enum import Enum
 
 from gotrace.diff.identity import Places, same_build
 from gotrace.diff.noise import apart, errors, exceeds, percentile_range
+from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow
 from gotrace.vocabulary import State
@@ -72,6 +73,8 @@ class Change:
     p99: Delta
     other_total: Delta
     """The total by the way of dividing that was not chosen."""
+    idle: bool = False
+    """Idle by design, on the side that is shown (after, unless it vanished)."""
 
     @property
     def new(self) -> bool:
@@ -96,8 +99,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Diff:
-    """`states`, `reasons`: largest first. `stacks`: every place of either side, first those that exceed the noise, the
-    largest change of the total first."""
+    """`states`, `reasons`: largest first. `stacks`: every place of either side, first those that exceed the noise, of these
+    first those that are not idle by design (`gotrace.profile.hotspots`), of these the largest change of the total first."""
 
     before: Side
     after: Side
@@ -176,7 +179,7 @@ def compare(
         return sorted(found, key=lambda change: -max(change.total.before, change.total.after))
 
     stacks = changes(by_place)
-    stacks.sort(key=lambda change: (not change.exceeds, -abs(change.total.change)))
+    stacks.sort(key=lambda change: (not change.exceeds, change.idle, -abs(change.total.change)))
     whole = changes(lambda _: lambda stack: ((), _Place(None, "")))
     return Diff(
         before=sides[0],
@@ -236,7 +239,14 @@ def _change(place: _Place, left: _Sum | None, right: _Sum | None, sides: tuple[S
         p50=percentile(0.50),
         p99=percentile(0.99),
         other_total=per_second(lambda d: d.total_ns, 1, Per.GOROUTINE if per is Per.WINDOW else Per.WINDOW),
+        idle=_idle(place, right or left),
     )
+
+
+def _idle(place: _Place, group: _Sum | None) -> bool:
+    if place.state is None or group is None or not place.frames:
+        return False
+    return idle_by_design(StackStat(place.frames, place.state, place.reason, group.distribution, in_progress=group.in_progress))
 
 
 def _errors(group: _Sum | None, side: Side) -> tuple[float, float]:

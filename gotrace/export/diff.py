@@ -112,6 +112,7 @@ def diff_dict(diff: Diff) -> dict[str, Any]:
                 "state": change.state.value if change.state else "",
                 "reason": change.reason,
                 "status": "new" if change.new else "vanished" if change.vanished else "changed",
+                "idle_by_design": change.idle,
                 **_change(change, diff.per),
             }
             for change in diff.stacks

@@ -115,6 +115,8 @@ def _print_stack(rank: int, change: Change, diff: Diff, console: Console) -> Non
     line.append(f"  {change.state.value if change.state else ''}", "cyan")
     if change.reason and (change.state is None or change.reason != change.state.value):
         line.append(f": {sanitize(change.reason, 60)}", "cyan")
+    if change.idle:
+        line.append("  (idle by design)", "dim")
     if change.process:
         line.append(f"  {sanitize(change.process, 40)}", "dim")
     _line(line, console)

@@ -311,6 +311,22 @@ def test_p99_beyond_noise_needs_enough_intervals() -> None:
     assert not one(compare(made(2000, 10 * MS), made(2000, 90 * MS))).p50.exceeds
 
 
+def test_what_idles_by_design_comes_last() -> None:
+    def made(scale: int) -> Profile:
+        worker, conn = [GOPARK, go("main.worker"), GOEXIT], [GOPARK, go("net/http.(*persistConn).readLoop"), GOEXIT]
+        return profile([
+            stat(worker, [100 * MS] * 100 * scale, reason="chan receive"), stat(conn, [100 * MS] * 90 * scale, reason="IO wait"),
+            stat([go("main.(*DB).Query"), go("main.handle"), GOEXIT], [MS] * 100 * scale, reason="IO wait"),
+            stat([go("main.calm"), go("main.handle"), GOEXIT], [MS] * 100, reason="IO wait"),
+        ])
+
+    diff = compare(made(1), made(3))
+    assert [(change.frames[0].name, change.idle) for change in diff.stacks] == [
+        ("main.(*DB).Query", False), ("main.worker", True), ("net/http.(*persistConn).readLoop", True), ("main.calm", False),
+    ]
+    assert printed(diff).count("(idle by design)") == 2
+
+
 # ---- notes
 
 

@@ -78,7 +78,7 @@ def test_capture_gives_them_back_also_after_two_became_one(tmp_path: Path) -> No
     assert [row[:4] for row in read["main.g"].subwindows] == [(4 * S, S, 1, MS)]
 
 
-@pytest.mark.parametrize("row", [(1, 0, 0, 1, 1, 1.0), (1, -5, 5, 1, 1, 1.0), (99, 0, 5, 1, 1, 1.0), (1, 0, 5, "x", 1, 1.0)])
+@pytest.mark.parametrize("row", [(1, 0, 0, 1, 1, 1.0), (1, -5, 5, 1, 1, 1.0), (99, 0, 5, 1, 1, 1.0), (1, 0, 5, "x", 1, 1.0), (1, 0, 5, 1, 1, 1e300)])
 def test_damaged_sub_windows_are_refused(tmp_path: Path, row: tuple) -> None:
     path = tmp_path / "x.gotrace"
     made = profile([stat([go("main.f")], [MS])])
