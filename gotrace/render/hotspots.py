@@ -31,7 +31,8 @@ def print_hotspots(profile: Profile, console: Console) -> None:
             line.append(" ← " if index else " in ", "not red dim")
             line.append(sanitize(frame.name, 100), "not red" if index else "not red bold")
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
-        console.print(Text(f"      {sanitize(spot.why, 300)}"), no_wrap=False)
+        for reason in spot.why.split("; "):
+            console.print(Text(f"      {sanitize(reason, 300)}"), no_wrap=True, overflow="ellipsis", crop=True)
     if len(spots) > SHOWN:
         console.print(Text(f"  and {len(spots) - SHOWN} more (--json, or the page, lists them)", "dim"))
     console.print()
