@@ -23,8 +23,10 @@
 
 /* Offsets in runtime.m and runtime.pollDesc. */
 #define M_CURG AT_LOAD(M_CURG)
+#define M_WAITLOCK AT_LOAD(M_WAITLOCK) /* 0 if not known */
 #define M_VDSO_SP AT_LOAD(M_VDSO_SP) /* 0 if not known */
 #define M_VDSO_PC AT_LOAD(M_VDSO_PC)
+#define PD_SELF AT_LOAD(PD_SELF)
 #define PD_FD AT_LOAD(PD_FD)
 #define PD_RG AT_LOAD(PD_RG)
 #define PD_WG AT_LOAD(PD_WG)
@@ -42,6 +44,11 @@
 #define ASSIST_LO AT_LOAD(ASSIST_LO)
 #define ASSIST_HI AT_LOAD(ASSIST_HI)
 #define MCALL AT_LOAD(MCALL)
+#define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
+#define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
+
+/* The number of the wait reason "IO wait". */
+#define IO_WAIT AT_LOAD(IO_WAIT)
 
 /* Frame sizes; CGOCALLBACK_FRAME is 0 where C can't call back. */
 #define CGOCALLBACK_FRAME AT_LOAD(CGOCALLBACK_FRAME)
@@ -54,8 +61,13 @@
 #define K_TASK_TGID AT_LOAD(K_TASK_TGID)
 #define K_TASK_PID AT_LOAD(K_TASK_PID)
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
+#define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
+#define K_TASK_WAKE_CPU AT_LOAD(K_TASK_WAKE_CPU)
+#define K_TASK_GROUP AT_LOAD(K_TASK_GROUP) /* 0: the kernel has no CPU quotas */
+#define K_GROUP_CFS_RQ AT_LOAD(K_GROUP_CFS_RQ)
+#define K_CFS_RQ_THROTTLE_COUNT AT_LOAD(K_CFS_RQ_THROTTLE_COUNT)
 #define K_TASK_FILES AT_LOAD(K_TASK_FILES)
 #define K_FILES_FDT AT_LOAD(K_FILES_FDT)
 #define K_FDTABLE_FD AT_LOAD(K_FDTABLE_FD)
@@ -67,6 +79,13 @@
 #define K_INODE_SB AT_LOAD(K_INODE_SB)
 #define K_SB_DEV AT_LOAD(K_SB_DEV)
 #define K_SOCKET_SK AT_LOAD(K_SOCKET_SK)
+#define K_UNIX_PEER AT_LOAD(K_UNIX_PEER)
+#define K_UNIX_ADDR AT_LOAD(K_UNIX_ADDR) /* 0: the kernel has no unix sockets */
+#define K_UNIX_ADDRESS_LEN AT_LOAD(K_UNIX_ADDRESS_LEN)
+#define K_UNIX_ADDRESS_NAME AT_LOAD(K_UNIX_ADDRESS_NAME)
+#define K_EPPOLL_WAIT AT_LOAD(K_EPPOLL_WAIT)
+#define K_EPPOLL_BASE AT_LOAD(K_EPPOLL_BASE)
+#define K_EPITEM_FILE AT_LOAD(K_EPITEM_FILE)
 #define K_SK_FAMILY AT_LOAD(K_SK_FAMILY)
 #define K_SK_TYPE AT_LOAD(K_SK_TYPE)
 #define K_SK_STATE AT_LOAD(K_SK_STATE)
@@ -94,8 +113,21 @@
 /* Whether the program runs at runtime.coroswitch_m. */
 #define COROSWITCH AT_LOAD(COROSWITCH)
 
+/* Whether the program runs where a goroutine is created, and not at runtime.ready. */
+#define AT_CREATION AT_LOAD(AT_CREATION)
+
+/* Whether the creation of goroutines is probed. */
+#define SEES_CREATION AT_LOAD(SEES_CREATION)
+
+/* Whether arrivals are known by struct file (the kprobe) and not by struct sock. */
+#define BY_FILE AT_LOAD(BY_FILE)
+
+/* Whether runtime.stopTheWorldWithSema is given a reason (Go 1.21). */
+#define HAS_STOP_REASON AT_LOAD(HAS_STOP_REASON)
+
 /* The user's options; 0 switches one off. */
 #define BY_THREAD AT_LOAD(BY_THREAD)
+#define WAKERS AT_LOAD(WAKERS)
 #define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
 #define SAMPLE_NS AT_LOAD(SAMPLE_NS)
 #define ONLY_GOID AT_LOAD(ONLY_GOID)

@@ -9,9 +9,17 @@ static __always_inline void stop_running(struct goroutine *known, u64 now)
 	known->run_since = 0;
 }
 
+/* The run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call. */
+static __always_inline u64 long_run(struct goroutine *known)
+{
+	u64 run = known->run_ns - known->slice_base;
+	return run > LONG_RUN_NS && run < 1ULL << 62 ? run : 0;
+}
+
 /* ---- starts ------------------------------------------------------------------------------------------------------ */
 
-static __always_inline void open_interval(struct config *c, u64 g, u32 kind, u64 now)
+/* Returns the goroutine's row, NULL where no interval was opened. */
+static __always_inline struct goroutine *open_interval(struct config *c, u64 g, u32 kind, u64 now)
 {
 	struct goroutine *known = goroutines.lookup(&g);
 	u32 drain = draining(c, now);
@@ -20,7 +28,7 @@ static __always_inline void open_interval(struct config *c, u64 g, u32 kind, u64
 	if (known) {
 		if (drain) {
 			stop_running(known, now);
-			return;
+			return NULL;
 		}
 		if (known->start_ns)
 			count(STAT_START_WHILE_STOPPED);
@@ -32,7 +40,7 @@ static __always_inline void open_interval(struct config *c, u64 g, u32 kind, u64
 		stop_running(known, now);
 		known->kind = kind;
 		known->flags &= ~GOROUTINE_UNSURE;
-		return;
+		goto opened;
 	}
 	/* Seen for the first time: it has been running since before the window. */
 	struct goroutine new = {.start_ns = drain ? 0 : now, .kind = kind};
@@ -40,19 +48,26 @@ static __always_inline void open_interval(struct config *c, u64 g, u32 kind, u64
 		new.run_ns = now - c->window_start_ns;
 		count_ns(STAT_RUN_NS, new.run_ns);
 	}
-	if (!goroutines.insert(&g, &new))
-		return;
-	/* A tracepoint was faster: we were preempted in between. An update would give the row a new address. */
+	long inserted = !goroutines.insert(&g, &new);
 	known = goroutines.lookup(&g);
 	if (!known) {
 		count(STAT_GOROUTINE_TABLE_FULL);
-		return;
+		return NULL;
 	}
-	known->kind = kind;
-	known->flags = 0;
-	if (!drain)
-		known->start_ns = known->run_since > now ? bpf_ktime_get_ns() : now;
-	stop_running(known, drain ? now : known->start_ns);
+	if (!inserted) {
+		/* A tracepoint was faster: we were preempted in between. An update would give the row a new address. */
+		known->kind = kind;
+		known->flags = 0;
+		if (!drain)
+			known->start_ns = known->run_since > now ? bpf_ktime_get_ns() : now;
+		stop_running(known, drain ? now : known->start_ns);
+	}
+	if (drain)
+		return NULL;
+opened:
+	known->stopped_at_start = stopped_until(known->start_ns);
+	known->long_run_ns = long_run(known);
+	return known;
 }
 
 static __always_inline void learn_process(struct config *c)
@@ -70,7 +85,9 @@ static __always_inline int start(u64 g, u32 kind)
 		return 0;
 	count(STAT_HITS_START);
 	learn_process(c);
-	open_interval(c, g, kind, now);
+	struct goroutine *known = open_interval(c, g, kind, now);
+	if (known && kind == KIND_PARK)
+		watch_parking(known, g);
 	return 0;
 }
 
@@ -120,120 +137,6 @@ static __always_inline void resumed_on_thread(u64 g)
 	*last = g;
 }
 
-/* ---- in between: who makes it runnable, and when ----------------------------------------------------------------- */
-
-/* The goroutine's entry if it is off the CPU and not yet known to be runnable. One that no probe has seen has been off the
- * CPU since before the window. */
-static __always_inline struct goroutine *waiting(struct config *c, u64 g)
-{
-	struct goroutine *state = goroutines.lookup(&g);
-	if (!state) {
-		struct goroutine new = {.start_ns = c->window_start_ns, .kind = KIND_BEFORE};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-	}
-	return state && state->start_ns && !state->ready_ns ? state : NULL;
-}
-
-/* runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that does it. */
-int mark_ready(struct pt_regs *ctx)
-{
-	u64 now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	struct goroutine *state;
-	if (!c || draining(c, now))
-		return 0;
-	count(STAT_HITS_READY);
-	u64 g = ctx->ax, g0 = ctx->r14;
-	state = waiting(c, g);
-	if (!state)
-		return 0;
-	state->ready_ns = now;
-	struct scratch *s = acquire_scratch();
-	if (!s) {
-		count(STAT_WAKER_LOST);
-		return 0;
-	}
-	/* The scheduler itself: a timer that is due, a thread that looks for work. Its frames are on g0. */
-	u64 current = user_word(user_word(g0 + G_M) + M_CURG), hash, pc = user_word(ctx->sp), sp = ctx->sp, fp = ctx->bp;
-	u64 lo = user_word(g0 + G_STACK_LO), hi = user_word(g0 + G_STACK_HI);
-	if (current) {
-		/* systemstack has saved where the goroutine went onto g0 (runtime/asm_amd64.s: gosave_systemstack_switch). */
-		if (bpf_probe_read_user(s->g, G_READ, (void *)current)) {
-			count(STAT_WAKER_LOST);
-			goto out;
-		}
-		state->waker_goid = word(s, G_GOID);
-		pc = word(s, G_SCHED_PC);
-		sp = word(s, G_SCHED_SP);
-		fp = word(s, G_SCHED_BP);
-		lo = word(s, G_STACK_LO);
-		hi = word(s, G_STACK_HI);
-	}
-	hash = walk(&s->stack, pc, sp, fp, lo, hi, KIND_WAKER, WALK_WAKER);
-	keep_stack(s, hash);
-	state->waker = hash;
-out:
-	release_scratch(s);
-	return 0;
-}
-
-static __always_inline void harvested(struct config *c, u64 descriptor, u64 waiter, u64 now)
-{
-	u64 g = user_word(waiter), sk = 0;
-	if (g <= 2) /* runtime/netpoll.go: pdNil, pdReady, pdWait */
-		return;
-	struct goroutine *state = waiting(c, g);
-	if (!state)
-		return;
-	state->ready_ns = now;
-	if (KERNEL_STAGE) {
-		u32 fd = user_word(descriptor + PD_FD);
-		state->object = object_of(file_of(bpf_get_current_task(), fd), fd, &sk);
-		if (sk) {
-			u64 *when = watched.lookup(&sk), none = 0;
-			if (when) {
-				state->data_ns = *when;
-				*when = 0;
-			} else if (watched.update(&sk, &none)) {
-				count(STAT_OBJECT_TABLE_FULL);
-			}
-		}
-	}
-}
-
-/* runtime.netpollready: BX = pollDesc, CX = 'r', 'w' or their sum. runtime.ready is not called for what it finds. */
-int mark_netpoll(struct pt_regs *ctx)
-{
-	u64 now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c || draining(c, now))
-		return 0;
-	count(STAT_HITS_READY);
-	u64 descriptor = ctx->bx;
-	u32 mode = ctx->cx;
-	/* First the reader, then the writer. */
-#pragma clang loop unroll(disable)
-	for (u32 writer = 0; writer < 2; writer++)
-		if (mode != (writer ? 'r' : 'w'))
-			harvested(c, descriptor, descriptor + (writer ? PD_WG : PD_RG), now);
-	return 0;
-}
-
-/* runtime.gdestroy, before Go 1.22 goexit0: AX = the g whose goroutine is over. */
-int mark_exit(struct pt_regs *ctx)
-{
-	u64 g = ctx->ax, now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c)
-		return 0;
-	count(STAT_HITS_EXIT);
-	struct goroutine *state = goroutines.lookup(&g);
-	if (state)
-		stop_running(state, draining(c, now) ? c->window_end_ns : now);
-	return 0;
-}
-
 /* ---- ends -------------------------------------------------------------------------------------------------------- */
 
 /* The goroutine g resumes. */
@@ -241,6 +144,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 {
 	struct goroutine *state = goroutines.lookup(&g);
 	u32 unknown = !state, drain = draining(c, now);
+	asm volatile("" : "+r"(unknown)); /* else the compiler reckons with the pointer, which the verifier forbids */
 
 	if (BY_THREAD && !drain)
 		resumed_on_thread(g);
@@ -269,14 +173,19 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	}
 	/* A goroutine that has never run has no frame pointer yet (proc.go: newproc1 clears sched). If an interval was open,
 	 * it belonged to the one that had this g before and ended while stopped (coro.go: coroexit). */
-	if (!word(s, G_SCHED_BP)) {
+	u32 first = !word(s, G_SCHED_BP);
+	if (first && unknown && SEES_CREATION && !COROSWITCH) {
+		from = c->window_start_ns; /* created before the window, and runnable since */
+		state->kind = KIND_CREATED;
+	} else if (first && !(from && state->kind == KIND_CREATED)) {
 		count(from ? STAT_FORGOTTEN : STAT_CREATED);
-		state->run_ns = state->off_ns = 0;
+		state->run_ns = state->off_ns = state->slice_base = 0;
 		state->flags = GOROUTINE_BORN;
 		goto resumed;
 	}
 	volatile struct pending *p = &s->pending;
 	u32 kind = state->kind;
+	p->in_progress = first && unknown;
 	if (!from) {
 		if (unknown) {
 			from = c->window_start_ns; /* off the CPU since before the window */
@@ -289,8 +198,9 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		}
 		kind = KIND_BEFORE;
 	}
-	state->flags &= ~GOROUTINE_UNSURE;
-	p->in_progress = drain || kind == KIND_BEFORE;
+	state->flags &= ~(GOROUTINE_UNSURE | GOROUTINE_ENDED);
+	if (drain || kind == KIND_BEFORE)
+		p->in_progress = 1;
 	if (drain)
 		now = c->window_end_ns;
 	if (now < from)
@@ -298,6 +208,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	state->off_ns += now - from;
 	state->start_ns = 0;
 	state->run_since = drain ? 0 : now; /* running from here on, if inside the window */
+	state->slice_base = state->run_ns;
 	/* [from, data) waiting, [data, ready) for the netpoller, [ready, now) for a P. */
 	u64 ready = state->ready_ns, data = state->data_ns;
 	if (ready < from || ready > now)
@@ -308,6 +219,15 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->part_ns[PART_NETPOLL] = ready - data;
 	p->part_ns[PART_RUNNABLE] = now - ready;
 	p->part_ns[PART_RUNQUEUE] = 0;
+	u64 stopped = stopped_until(now), stopped_at_ready = ready < now ? state->stopped_at_ready : stopped;
+	u64 stopped_at_data = data < ready ? state->stopped_at_data : stopped_at_ready;
+	u64 stopped_at_start = kind == KIND_BEFORE ? 0 : state->stopped_at_start;
+	p->stopped_ns[PART_MAIN] = stopped_between(stopped_at_start, stopped_at_data, data - from);
+	p->stopped_ns[PART_NETPOLL] = stopped_between(stopped_at_data, stopped_at_ready, ready - data);
+	p->stopped_ns[PART_RUNNABLE] = stopped_between(stopped_at_ready, stopped, now - ready);
+	p->stopped_ns[PART_RUNQUEUE] = 0;
+	p->last_part = PART_RUNQUEUE;
+	p->long_run_ns = state->long_run_ns;
 	p->g = g;
 	p->from = from;
 	p->goid = word(s, G_GOID);
@@ -333,8 +253,10 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 resumed:
 	state->start_ns = 0;
 	state->run_since = drain ? 0 : now;
+	state->slice_base = state->run_ns;
 out:
-	state->ready_ns = state->data_ns = state->waker = state->waker_goid = state->object = 0;
+	state->ready_ns = state->data_ns = state->waker = state->waker_goid = state->object = state->arrival = 0;
+	state->long_run_ns = 0;
 	release_scratch(s);
 	return 0;
 }

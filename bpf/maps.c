@@ -1,8 +1,8 @@
 /* Exact off-CPU intervals of goroutines: opened where one leaves its CPU, closed where it resumes, split among the stages
  * in between, summed up here. The programs only read the target's memory.
  *
- * One translation unit, compiled from these files in this order: maps.c stack.c record.c objects.c goroutines.c threads.c
- * exec.c. Kinds (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what
+ * One translation unit, compiled from these files in this order: maps.c stack.c record.c objects.c goroutines.c wakers.c
+ * world.c threads.c syscalls.c exec.c. Kinds (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what
  * depends on the target, the kernel or the user is in at_load.h. The entries of the maps are given when they are made, by
  * gotrace/kernel/tracer.py: the 1 here stands for that.
  */
@@ -24,7 +24,10 @@ BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);
-BPF_TABLE("hash", u64, u64, watched, 1); /* sockets that goroutines wait for: when data came, 0 if it has not */
+BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
+BPF_TABLE("hash", u64, struct arrival, watched, 1);
+BPF_TABLE("array", u32, struct world, world, 1);
+BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
 BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
 BPF_TABLE("hash", struct member_key, u64, members, 1);
 BPF_TABLE("hash", u32, u64, last_g, 1); /* probe set "schedule": the goroutine that a thread resumed last */
@@ -35,7 +38,10 @@ BPF_RINGBUF_OUTPUT(events, 1);
 struct pending {
 	u64 g, from, weight, goid, kernel_stack, waker, waker_goid, object;
 	u64 part_ns[PARTS];
+	u64 stopped_ns[PARTS];
+	u64 long_run_ns;
 	u32 kind, reason, in_progress, syscall;
+	u32 last_part, unused;
 };
 
 struct scratch {
@@ -46,6 +52,7 @@ struct scratch {
 	struct pt_regs regs;
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
+	u8 path[UNIX_PATH_BYTES];
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
 
@@ -74,6 +81,25 @@ static __always_inline struct config *configuration(u64 now)
 static __always_inline u32 draining(struct config *c, u64 now)
 {
 	return c->window_end_ns && now >= c->window_end_ns;
+}
+
+/* For how long the world has been stopped in all. Of a span of time it is known how much lay in pauses by asking at both
+ * ends. */
+static __always_inline u64 stopped_until(u64 now)
+{
+	u32 zero = 0;
+	struct world *w = world.lookup(&zero);
+	if (!w)
+		return 0;
+	u64 since = *(volatile u64 *)&w->stopped_since;
+	return w->stopped_ns + (since && now > since ? now - since : 0);
+}
+
+/* The part of `duration` between two answers of stopped_until. */
+static __always_inline u64 stopped_between(u64 before, u64 after, u64 duration)
+{
+	u64 stopped = after > before ? after - before : 0;
+	return stopped < duration ? stopped : duration;
 }
 
 static __always_inline void release_scratch(struct scratch *s)

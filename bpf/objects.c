@@ -4,6 +4,10 @@
 #define AF_INET6 10
 #define S_IFMT 0xF000
 #define S_IFSOCK 0xC000
+#define AF_UNIX 1
+/* runtime/netpoll_epoll.go: EPOLLIN, RDHUP, HUP and ERR wake the reader, EPOLLOUT, HUP and ERR the writer. */
+#define POLL_FOR_READER 0x2019
+#define POLL_FOR_WRITER 0x001C
 
 /* struct file of the current task's descriptor, 0 if there is none. */
 static __always_inline u64 file_of(u64 task, u32 fd)
@@ -13,6 +17,44 @@ static __always_inline u64 file_of(u64 task, u32 fd)
 	if (fd >= size)
 		return 0;
 	return kernel_word(kernel_word(fdt + K_FDTABLE_FD) + 8 * (u64)fd);
+}
+
+/* The path that a unix socket, or else its other end, is bound to: the socket of a client has none, that of its server has.
+ * Kept in `unix_paths`, since it is gone with the socket; returns its key there, 0 if there is none. */
+static __always_inline u64 unix_path(u64 sk)
+{
+	u64 address, hash;
+	struct scratch *s;
+	u32 length;
+
+	if (!K_UNIX_ADDR)
+		return 0;
+	address = kernel_word(sk + K_UNIX_ADDR);
+	if (!address) {
+		sk = kernel_word(sk + K_UNIX_PEER);
+		address = sk ? kernel_word(sk + K_UNIX_ADDR) : 0;
+	}
+	length = address ? (u32)kernel_word(address + K_UNIX_ADDRESS_LEN) : 0;
+	if (length <= 2 || length > 2 + UNIX_PATH_BYTES)
+		return 0;
+	length = (length - 2) & (UNIX_PATH_BYTES - 1);
+	s = acquire_scratch();
+	if (!s)
+		return 0;
+	volatile u64 *words = (u64 *)s->path;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < UNIX_PATH_BYTES / 8; i++)
+		words[i] = 0;
+	/* sun_path, behind sun_family */
+	bpf_probe_read_kernel(s->path, length, (void *)(address + K_UNIX_ADDRESS_NAME + 2));
+	hash = mix(0, length);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < UNIX_PATH_BYTES / 8; i++)
+		hash = mix(hash, words[i]);
+	if (!unix_paths.lookup(&hash) && unix_paths.update(&hash, (struct unix_path *)s->path))
+		hash = 0;
+	release_scratch(s);
+	return hash;
 }
 
 /* Describes a file in `objects` and returns its key there; *socket is its struct sock, 0 if it is none. */
@@ -38,6 +80,8 @@ static __always_inline u64 object_of(u64 file, u32 fd, u64 *socket)
 			o.local_port = kernel_word(sk + K_SK_NUM);
 			o.peer_port = kernel_word(sk + K_SK_DPORT);
 		}
+		if (o.family == AF_UNIX)
+			*(u64 *)o.peer = unix_path(sk);
 		if (o.family == AF_INET) {
 			bpf_probe_read_kernel(o.local, 4, (void *)(sk + K_SK_RCV_SADDR));
 			bpf_probe_read_kernel(o.peer, 4, (void *)(sk + K_SK_DADDR));
@@ -60,14 +104,84 @@ static __always_inline u64 object_of(u64 file, u32 fd, u64 *socket)
 	return hash;
 }
 
-/* Data came for a socket. In the context of whoever brought it. */
-static __always_inline int readable(u64 sk)
+/* ---- when the kernel has what a goroutine waits for -------------------------------------------------------------- */
+
+/* Describes what the pollDesc of a network wait stands for, and has its arrival noted from now on. */
+static __always_inline void watch(struct goroutine *state, u64 descriptor, u32 writer)
 {
-	u64 *when = watched.lookup(&sk);
-	if (when && !*when)
-		*when = bpf_ktime_get_ns();
-	return 0;
+	u64 sk = 0, key;
+	u32 fd = user_word(descriptor + PD_FD);
+	u64 file = file_of(bpf_get_current_task(), fd);
+	struct arrival none = {}, *known;
+
+	state->object = object_of(file, fd, &sk);
+	state->arrival = 0;
+	key = BY_FILE ? file : sk;
+	if (!key)
+		return;
+	key |= writer;
+	known = watched.lookup(&key);
+	if (known)
+		known->when = 0;
+	else if (watched.update(&key, &none)) {
+		count(STAT_OBJECT_TABLE_FULL);
+		return;
+	}
+	state->arrival = key;
+}
+
+/* At runtime.park_m: if the goroutine parks in netpollblock, its M's waitlock points to the pollDesc's rg or wg. */
+static __always_inline void watch_parking(struct goroutine *state, u64 g)
+{
+	u64 lock, descriptor;
+	u32 writer = 0;
+	u8 reason = 0;
+
+	if (!KERNEL_STAGE || !M_WAITLOCK || bpf_probe_read_user(&reason, 1, (void *)(g + G_WAITREASON)) || reason != IO_WAIT)
+		return;
+	lock = user_word(user_word(g + G_M) + M_WAITLOCK);
+	descriptor = lock - PD_RG;
+	if (user_word(descriptor + PD_SELF) != descriptor) {
+		descriptor = lock - PD_WG;
+		writer = 1;
+		if (user_word(descriptor + PD_SELF) != descriptor)
+			return;
+	}
+	watch(state, descriptor, writer);
+}
+
+/* In the context of whoever brought the data. */
+static __always_inline void arrived(void *ctx, u64 key)
+{
+	struct arrival *a = watched.lookup(&key);
+	u64 now = bpf_ktime_get_ns();
+	struct scratch *s;
+	if (!a || a->when)
+		return;
+	a->stopped_ns = stopped_until(now);
+	a->stack = 0;
+	if (WAKERS && (s = acquire_scratch())) {
+		a->stack = keep_kernel_stack(ctx, s);
+		release_scratch(s);
+	}
+	a->when = now;
 }
 
 /* Raw tracepoint sk_data_ready (Linux 6.3): sk. */
-int on_data_ready(struct bpf_raw_tracepoint_args *ctx) { return readable(ctx->args[0]); }
+int on_data_ready(struct bpf_raw_tracepoint_args *ctx)
+{
+	arrived(ctx, ctx->args[0]);
+	return 0;
+}
+
+/* kprobe on ep_poll_callback (fs/eventpoll.c): DI = wait queue entry, CX = key: which events, 0 if that is not told. */
+int on_poll_event(struct pt_regs *ctx)
+{
+	u64 file = kernel_word(kernel_word(ctx->di - K_EPPOLL_WAIT + K_EPPOLL_BASE) + K_EPITEM_FILE);
+	u32 events = ctx->cx;
+	if (!events || events & POLL_FOR_READER)
+		arrived(ctx, file);
+	if (!events || events & POLL_FOR_WRITER)
+		arrived(ctx, file | 1);
+	return 0;
+}

@@ -37,6 +37,21 @@ static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
 #endif
 }
 
+/* Two tries: another CPU that wins twice in a row has written maxima of its own. */
+static __always_inline void raise(u64 *maximum, u64 to)
+{
+	u64 max = *maximum;
+#pragma unroll
+	for (u32 attempt = 0; attempt < 2; attempt++) {
+		if (to <= max)
+			break;
+		u64 found = compare_and_swap(maximum, max, to);
+		if (found == max)
+			break;
+		max = found;
+	}
+}
+
 static __always_inline u64 add(struct interval_value *value, u64 duration, u64 weight, u32 in_progress, u32 bucket)
 {
 	u64 units = duration >> 8;
@@ -51,17 +66,7 @@ static __always_inline u64 add(struct interval_value *value, u64 duration, u64 w
 		__sync_fetch_and_add(&value->in_progress, weight);
 	if (bucket < BUCKETS)
 		__sync_fetch_and_add(&value->histogram[bucket], (u32)weight);
-	/* Two tries: another CPU that wins twice in a row has written maxima of its own. */
-	u64 max = value->max_ns;
-#pragma unroll
-	for (u32 attempt = 0; attempt < 2; attempt++) {
-		if (duration <= max)
-			break;
-		u64 found = compare_and_swap(&value->max_ns, max, duration);
-		if (found == max)
-			break;
-		max = found;
-	}
+	raise(&value->max_ns, duration);
 	return 0;
 }
 
@@ -129,16 +134,16 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		key.stack = stack;
 		key.kind = p->kind;
 		key.reason = p->reason;
-		key.part = part;
+		key.part = part == PART_RUNQUEUE ? p->last_part : part;
 		key.syscall = p->syscall;
 		if (PER_GOROUTINE)
 			key.goid = p->goid;
 		if (part <= PART_NETPOLL)
 			key.object = p->object;
-		if (part == PART_MAIN) {
+		if (part == PART_MAIN)
 			key.kernel_stack = p->kernel_stack;
+		if (part == PART_MAIN || part == PART_RUNNABLE)
 			key.waker = p->waker;
-		}
 		struct interval_value *value = intervals.lookup(&key);
 		if (!value) {
 			intervals.insert(&key, &s->zero);
@@ -149,8 +154,15 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			}
 		}
 		add(value, duration, p->weight, p->in_progress, bucket_of(duration));
-		if (part == PART_MAIN)
+		if (p->stopped_ns[part])
+			__sync_fetch_and_add(&value->stopped_ns, p->stopped_ns[part] * p->weight);
+		if (part == PART_MAIN) {
 			add_member(state, &key, p->goid);
+			if (p->long_run_ns) {
+				__sync_fetch_and_add(&value->long_runs, p->weight);
+				raise(&value->long_run_max_ns, p->long_run_ns);
+			}
+		}
 		if (STREAM && duration >= STREAM_NS) {
 			struct event event = {.start_ns = at, .duration_ns = duration, .goid = p->goid,
 					      .waker_goid = p->waker_goid, .key = key};

@@ -18,6 +18,22 @@ struct config {
 #define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
 #define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
 
+#define GOROUTINE_ENDED 4
+
+/* Stop-the-world pauses; written by the programs alone. */
+struct world {
+	u64 stopped_since; /* 0 while the world runs */
+	u64 stopped_ns;    /* sum of the pauses that are over */
+	u64 reason;
+	u64 pauses;        /* how many began inside the window */
+};
+
+struct pause {
+	u64 start_ns;
+	u64 duration_ns; /* 0 while it lasts */
+	u64 reason;      /* runtime.stwReason, 0 where the version has none */
+};
+
 /* One per g struct, never deleted: g structs are recycled by the Go runtime, not freed. */
 struct goroutine {
 	u64 start_ns;   /* when it left the CPU, 0 while it runs */
@@ -26,6 +42,12 @@ struct goroutine {
 	u64 waker;      /* stack that made it runnable, in `stacks` */
 	u64 waker_goid;
 	u64 object;     /* what it waited for, in `objects` */
+	u64 arrival;    /* its key in `watched`, 0 if the kernel will not tell */
+	u64 stopped_at_start; /* how long the world had been stopped in all, then */
+	u64 stopped_at_data;
+	u64 stopped_at_ready;
+	u64 slice_base; /* run_ns when it was last resumed */
+	u64 long_run_ns; /* the run that ended where it left the CPU, 0 unless it was a long one */
 	u64 run_since;  /* running with a CPU since, 0 if not */
 	u64 run_ns;     /* sums since it was created or the window began: running with a CPU, and in closed intervals */
 	u64 off_ns;
@@ -43,10 +65,13 @@ struct thread {
 	u64 stack;
 	u64 kernel_stack;
 	u64 object;
+	u64 stopped_at_out;
+	u64 stopped_at_woken;
+	u64 long_run_ns;
 	u32 kind;
 	u32 syscall;
 	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */
-	u32 unused;
+	u32 throttled; /* its cgroup had used up its CPU quota when it was woken */
 };
 
 #define STACK_TRUNCATED 1    /* deeper than MAX_FRAMES */
@@ -55,6 +80,7 @@ struct thread {
 #define STACK_LEAF_CALLER 8  /* prologue_caller is the caller of pcs[0] if that function has no frame */
 #define STACK_KERNEL 16
 #define STACK_EXACT 32       /* pcs[0] is the instruction that comes next, not a return address */
+#define LONG_RUN_NS 10000000 /* runtime/proc.go: forcePreemptNS */
 #define STACK_IN_TRANSIT 64  /* the goroutine's registers were nowhere: pcs[0] is where the thread was */
 #define ASYNC_AT 2 /* pcs[] of a goroutine preempted by a signal: asyncPreempt2, asyncPreempt, the interrupted function */
 
@@ -66,7 +92,14 @@ struct stack {
 	u64 pcs[MAX_FRAMES]; /* leaf first */
 };
 
-/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). */
+/* What unix sockets are bound to. A first byte of 0 is an abstract name's. */
+#define UNIX_PATH_BYTES 128 /* 108 at most (include/uapi/linux/un.h); a power of two for the verifier's sake */
+struct unix_path {
+	u8 path[UNIX_PATH_BYTES];
+};
+
+/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). Of a unix
+ * socket `peer` begins with the key in `unix_paths`. */
 struct object {
 	u64 ino;
 	u32 dev;
@@ -87,9 +120,18 @@ struct object {
 #define PART_RUNNABLE 2 /* runnable, no P took it */
 #define PART_RUNQUEUE 3 /* its thread waits for a CPU */
 #define PARTS 4
+#define PART_THROTTLED 4 /* in place of PART_RUNQUEUE: the cgroup had used up its CPU quota */
 
-/* The parts of an interval share stack, kind and reason; what ended it, and where in the kernel it was, is only told of
- * the first. */
+/* When data came for a file that a goroutine waits for, and what the kernel was doing then. The key in `watched` is the
+ * address of its struct sock, or of its struct file where the kernel has kprobes, with the lowest bit set for writers. */
+struct arrival {
+	u64 when; /* 0 until then */
+	u64 stopped_ns;
+	u64 stack;
+};
+
+/* The parts of an interval share stack, kind and reason; where in the kernel it was is only told of the first, who ended it
+ * of that and of the wait for a P, what it waited for of the first two. */
 struct interval_key {
 	u64 stack;
 	u64 kernel_stack;
@@ -109,6 +151,9 @@ struct interval_value {
 	u64 squares_low; /* sum of the low and of the high 32 bits of (duration / 256 ns) squared */
 	u64 squares_high;
 	u64 in_progress; /* intervals that began before the window or were cut by its end */
+	u64 stopped_ns;  /* part of the total inside stop-the-world pauses */
+	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
+	u64 long_run_max_ns;
 	u32 histogram[BUCKETS];
 };
 

@@ -22,6 +22,31 @@ static __always_inline int may_be_in_prologue(u32 kind)
 	return kind == KIND_GOSCHED || kind == KIND_PREEMPT_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE;
 }
 
+/* Whether the next instruction is one of those with which a prologue makes its frame, the frame pointer being still the
+ * caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
+ * %rbp,n(%rsp), lea n(%rsp),%rbp (cmd/internal/obj/x86: preprocess). */
+static __always_inline int frame_is_being_made(u64 pc, u64 *size)
+{
+	u8 code[8];
+	if (bpf_probe_read_user(code, sizeof(code), (void *)pc) || code[0] != 0x48)
+		return 0;
+	if (code[1] == 0x89 && code[2] == 0xE5) {
+		*size = 8;
+		return 1;
+	}
+	if ((code[1] != 0x89 && code[1] != 0x8D) || code[3] != 0x24)
+		return 0;
+	if (code[2] == 0x6C) {
+		*size = (u64)code[4] + 8;
+		return code[4] < 0x80;
+	}
+	if (code[2] == 0xAC) {
+		*size = (code[4] | code[5] << 8 | code[6] << 16 | (u64)(code[7] & 0x7F) << 24) + 8;
+		return code[7] < 0x80;
+	}
+	return 0;
+}
+
 /* Whose stack is walked, a literal: the compiler leaves out what can't be. A thread that is stopped anywhere may be in a
  * function without a frame, then the word at the stack pointer is its caller. */
 #define WALK_PARKED 0
@@ -72,6 +97,17 @@ static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64
 	value->prologue_caller = 0;
 	value->async_caller = 0;
 	value->pcs[0] = pc;
+	if (whose == WALK_PARKED && kind == KIND_CREATED) {
+		/* It has not run yet: its first function, and goexit as that one's caller (runtime/sys_x86.go: gostartcall). */
+		value->flags = STACK_EXACT;
+		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->pcs[1], 8, (void *)sp)) {
+			depth = 2;
+			hash = mix(hash, value->pcs[1]);
+		} else {
+			value->flags |= STACK_UNREADABLE;
+		}
+		goto done;
+	}
 	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
 		u64 caller = 0;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp)) {
@@ -84,12 +120,28 @@ static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64
 			value->flags |= STACK_UNREADABLE;
 		}
 	}
-	if (whose == WALK_THREAD && kind == KIND_SYSCALL) {
+	if (whose != WALK_PARKED && kind == KIND_WAKER && SWITCHED_AT && pc == SWITCHED_AT) {
+		/* Gone onto g0 through a function without a frame: its caller is the word at the saved stack pointer. */
 		u64 caller = 0;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
 			value->prologue_caller = caller;
-			value->flags |= STACK_LEAF_CALLER;
+			value->flags |= STACK_IN_PROLOGUE;
 			hash = mix(hash, caller);
+		}
+	}
+	if (whose == WALK_THREAD && kind == KIND_SYSCALL) {
+		u64 caller = 0, at = sp, frame_size = 0;
+		if (frame_is_being_made(pc, &frame_size)) {
+			at += frame_size;
+			value->flags |= STACK_IN_PROLOGUE;
+		} else {
+			value->flags |= STACK_LEAF_CALLER;
+		}
+		if (at >= lo && at + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)at) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+			value->prologue_caller = caller;
+			hash = mix(hash, caller);
+		} else {
+			value->flags &= ~(STACK_IN_PROLOGUE | STACK_LEAF_CALLER);
 		}
 		value->flags |= STACK_EXACT;
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
@@ -149,6 +201,26 @@ static __always_inline void keep_stack(struct scratch *s, u64 hash)
 	stacks.insert(&hash, &s->stack);
 	if (!stacks.lookup(&hash))
 		count(STAT_STACK_TABLE_FULL);
+}
+
+/* The kernel's stack, in `stacks`; returns its hash, 0 if there is none to be had. Overwrites the stack in the scratch space. */
+static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s)
+{
+	long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
+	u64 hash = 0;
+	if (size <= 0) {
+		count(STAT_KERNEL_STACK_LOST);
+		return 0;
+	}
+	s->stack.flags = STACK_KERNEL;
+	s->stack.depth = size / 8;
+	s->stack.prologue_caller = s->stack.async_caller = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
+		hash = mix(hash, s->stack.pcs[i]);
+	hash = mix(hash, STACK_KERNEL);
+	keep_stack(s, hash);
+	return hash;
 }
 
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,

@@ -3,6 +3,7 @@
 
 #define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
 #define USER_CS 0x33
+#define PF_EXITING 4 /* include/linux/sched.h */
 #define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
 
 /* Registers with which the thread entered the kernel: at the top of its kernel stack, below a padding of 16 bytes where the
@@ -25,12 +26,23 @@ static __always_inline int has_descriptor(u64 number)
 	return mask >> (number & 63) & 1;
 }
 
+/* Whether the task's cgroup, or one above it, has used up its CPU quota on that CPU (kernel/sched/fair.c). */
+static __always_inline u32 throttled(u64 task, u32 cpu)
+{
+	if (!K_TASK_GROUP)
+		return 0;
+	u64 queues = kernel_word(kernel_word(task + K_TASK_GROUP) + K_GROUP_CFS_RQ);
+	return (u32)kernel_word(kernel_word(queues + 8 * (u64)cpu) + K_CFS_RQ_THROTTLE_COUNT) != 0;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
 	u64 task = bpf_get_current_task(), sk;
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 tls = 0, m = 0, g = 0;
+	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
+		return; /* the thread ends, and its goroutine with it or has left it */
 	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
 		count(STAT_INTERVAL_LOST);
 		return;
@@ -41,8 +53,18 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		count(STAT_INTERVAL_LOST);
 		return;
 	}
-	if (!g)
-		return; /* the scheduler, or an idle thread */
+	if (!g) {
+		/* The scheduler, or an idle thread; or it was stopped in our own probe on runtime.execute (AX = the g that runs
+		 * next), or on its way there, and Go has not yet noted whom it runs. */
+		struct scratch *own = acquire_scratch();
+		if (own) {
+			if (!user_registers(&own->regs, task) && own->regs.ip == EXECUTE_AT)
+				g = own->regs.ax;
+			release_scratch(own);
+		}
+		if (!g)
+			return;
+	}
 	struct goroutine *state = goroutines.lookup(&g);
 	if (!state) {
 		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
@@ -54,6 +76,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		}
 		count_ns(STAT_RUN_NS, new.run_ns);
 	}
+	if (state->flags & GOROUTINE_ENDED)
+		return; /* the thread has yet to turn to the scheduler */
 	if (state->start_ns)
 		return; /* between its last instruction and the scheduler's next: its interval is open already */
 	stop_running(state, now);
@@ -67,7 +91,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	volatile struct thread *t = &s->thread;
 	t->out_ns = now;
 	t->g = g;
-	t->woken_ns = t->kernel_stack = t->object = t->syscall = 0;
+	t->woken_ns = t->kernel_stack = t->object = t->syscall = t->throttled = 0;
+	t->stopped_at_out = stopped_until(now);
+	t->long_run_ns = 0;
 	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
 	u32 blocked = !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE);
 	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
@@ -75,8 +101,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		goto out;
 	}
 	t->goid = word(s, G_GOID);
-	t->kind = KIND_CPU;
+	t->kind = throttled(task, bpf_get_smp_processor_id()) ? KIND_THROTTLED : KIND_CPU;
 	if (blocked) {
+		t->long_run_ns = long_run(state);
 		t->kind = KIND_FAULT;
 		if ((long)s->regs.orig_ax >= 0) {
 			t->kind = KIND_SYSCALL;
@@ -123,22 +150,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (s->stack.flags & STACK_UNREADABLE)
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
-	if (t->kind != KIND_CPU) {
-		long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
-		if (size > 0) {
-			u64 hash = 0;
-			s->stack.flags = STACK_KERNEL;
-			s->stack.depth = size / 8;
-			s->stack.prologue_caller = s->stack.async_caller = 0;
-#pragma clang loop unroll(disable)
-			for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
-				hash = mix(hash, s->stack.pcs[i]);
-			t->kernel_stack = mix(hash, STACK_KERNEL);
-			keep_stack(s, t->kernel_stack);
-		} else {
-			count(STAT_KERNEL_STACK_LOST);
-		}
-	}
+	if (blocked)
+		t->kernel_stack = keep_kernel_stack(ctx, s);
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
 	struct thread *row = threads.lookup(&thread);
 	if (row)
@@ -175,7 +188,17 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 		return;
 	}
 	volatile struct pending *p = &s->pending;
-	u32 preempted = t->kind == KIND_CPU;
+	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
+	u64 stopped = stopped_until(now), stopped_at_woken = woken < now ? t->stopped_at_woken : stopped;
+	if (!preempted)
+		state->slice_base = state->run_ns;
+	if (preempted)
+		stopped_at_woken = stopped;
+	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_at_woken, now - from);
+	p->stopped_ns[PART_NETPOLL] = p->stopped_ns[PART_RUNNABLE] = 0;
+	p->stopped_ns[PART_RUNQUEUE] = stopped_between(stopped_at_woken, stopped, now - from);
+	p->last_part = t->throttled ? PART_THROTTLED : PART_RUNQUEUE;
+	p->long_run_ns = t->long_run_ns;
 	p->part_ns[PART_MAIN] = preempted ? now - from : woken - from;
 	p->part_ns[PART_NETPOLL] = 0;
 	p->part_ns[PART_RUNNABLE] = 0;
@@ -218,7 +241,10 @@ int on_waking(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	u32 thread = kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(&thread);
-	if (t && t->out_ns && !t->woken_ns)
+	if (t && t->out_ns && !t->woken_ns) {
+		t->stopped_at_woken = stopped_until(now);
+		t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
 		t->woken_ns = now;
+	}
 	return 0;
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import BlockedThread, KernelObject
 from gotrace.live.goroutines import GoroutineReader, Status
+from gotrace.proc.sockets import internet_sockets
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _MOST = 4096
@@ -39,7 +42,7 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -
         if switches is None or call is None or stack is None:
             continue
         number, first = call
-        thing = _file(pid, first) if number in FD_SYSCALLS else None
+        thing = open_files(pid, {first}).get(first) if number in FD_SYSCALLS else None
         yield BlockedThread(
             tid, goroutine.address, goroutine.goid, number, stack, _kernel_stack(pid, tid, symbols), thing, switches
         )
@@ -79,12 +82,23 @@ def _system_call(pid: int, tid: int) -> tuple[int, int] | None:
     return int(fields[0]), int(fields[1], 16)
 
 
-def _file(pid: int, fd: int) -> KernelObject | None:
-    try:
-        status = os.stat(f"/proc/{pid}/fd/{fd}")
-    except OSError:
-        return None
-    return KernelObject(fd, status.st_mode, status.st_ino, status.st_dev & 0xFFFFFFFF)
+def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
+    """What the descriptors of process `pid` are now, with the addresses of internet sockets."""
+    found = {}
+    for fd in fds:
+        try:
+            status = os.stat(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        found[fd] = KernelObject(fd, status.st_mode, status.st_ino, status.st_dev & 0xFFFFFFFF)
+    inodes = {thing.ino: fd for fd, thing in found.items() if stat.S_ISSOCK(thing.mode)}
+    for inode, socket in (internet_sockets(pid, set(inodes)) if inodes else {}).items():
+        fd = inodes[inode]
+        found[fd] = replace(
+            found[fd], family=socket.family, type=socket.type, state=socket.state, local=socket.local,
+            local_port=socket.local_port, peer=socket.peer, peer_port=socket.peer_port,
+        )
+    return found
 
 
 def _kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gotrace.histogram import bucket_of
 from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey
@@ -13,19 +13,21 @@ from gotrace.vocabulary import Part, StartKind
 
 @dataclass(frozen=True)
 class Parked:
-    """A goroutine that was found off the CPU in the process's memory. `reason` is its g.waitreason."""
+    """A goroutine that was found off the CPU in the process's memory. `reason` is its g.waitreason. `created`: it has
+    not had its first turn yet."""
 
     g: int
     goid: int
     reason: int
     stack: RawStack
+    created: bool = False
 
 
 @dataclass
 class CutOff:
     """Collects the rows of such intervals, for the window [start_ns, end_ns). The filters are those of the options.
 
-    `goids` are the goroutines of each row.
+    `goids` are the goroutines of each row; `stopped_ns` is how long the world had been stopped in all at the window's end.
     """
 
     start_ns: int
@@ -33,12 +35,18 @@ class CutOff:
     per_goroutine: bool
     min_block_ns: int
     only_goid: int
+    stopped_ns: int = 0
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     goids: dict[RowKey, set[int]] = field(default_factory=dict)
 
-    def add_parked(self, parked: Parked, interval: OpenInterval | None) -> None:
-        """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it."""
-        interval = interval or OpenInterval(parked.g, StartKind.BEFORE, self.start_ns)
+    def add_parked(self, parked: Parked, interval: OpenInterval | None, thing: int = 0) -> None:
+        """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it; `thing` is
+        the number of the file that it waits for, 0 if there is none or it is not known."""
+        interval = interval or OpenInterval(
+            parked.g, StartKind.CREATED if parked.created else StartKind.BEFORE, self.start_ns
+        )
+        if thing and not interval.object:
+            interval = replace(interval, object=thing)
         self._add(parked.goid, parked.reason, parked.stack, interval)
 
     def add_lost(self, interval: OpenInterval) -> None:
@@ -48,25 +56,31 @@ class CutOff:
     def _add(self, goid: int, reason: int, stack: RawStack, interval: OpenInterval) -> None:
         # A number of its own (the kernel's are never negative): these figures are set once, beside the kernel's.
         identity = -1 - stack_hash(stack.pcs)
-        ready = interval.ready_ns or self.end_ns
-        data = min(interval.data_ns or ready, ready)
+        ready, at_ready = (interval.ready_ns, interval.stopped_at_ready) if interval.ready_ns else (self.end_ns, self.stopped_ns)
+        data, at_data = (interval.data_ns, interval.stopped_at_data) if 0 < interval.data_ns < ready else (ready, at_ready)
         times = {
             Part.MAIN: (interval.start_ns, data), Part.NETPOLL: (data, ready), Part.RUNNABLE: (ready, self.end_ns),
         }
+        stopped = {
+            Part.MAIN: at_data - interval.stopped_at_start, Part.NETPOLL: at_ready - at_data,
+            Part.RUNNABLE: self.stopped_ns - at_ready,
+        }
         for part, duration in self._parts(goid, times):
             key = RowKey(
-                identity, 0, interval.waker if part is Part.MAIN else 0,
+                identity, 0, interval.waker if part in (Part.MAIN, Part.RUNNABLE) else 0,
                 interval.object if part in (Part.MAIN, Part.NETPOLL) else 0, goid if self.per_goroutine else 0,
                 reason, interval.kind, part, 0,
             )
-            self._count(key, stack, goid, duration)
+            self._count(key, stack, goid, duration, stopped[part], interval.long_run_ns if part is Part.MAIN else 0)
 
     def add_thread(self, thread: OpenThread) -> None:
         """A thread that is off its CPU."""
-        woken = thread.woken_ns or self.end_ns
-        if thread.kind == StartKind.CPU:
-            woken = self.end_ns
-        times = {Part.MAIN: (thread.out_ns, woken), Part.RUNQUEUE: (woken, self.end_ns)}
+        woken, at_woken = (thread.woken_ns, thread.stopped_at_woken) if thread.woken_ns else (self.end_ns, self.stopped_ns)
+        if thread.kind in (StartKind.CPU, StartKind.THROTTLED):
+            woken, at_woken = self.end_ns, self.stopped_ns
+        last = Part.THROTTLED if thread.throttled else Part.RUNQUEUE
+        times = {Part.MAIN: (thread.out_ns, woken), last: (woken, self.end_ns)}
+        stopped = {Part.MAIN: at_woken - thread.stopped_at_out, last: self.stopped_ns - at_woken}
         for part, duration in self._parts(thread.goid, times):
             main = part is Part.MAIN
             # -1 - n: the same stack as the kernel's, in a row of its own.
@@ -74,7 +88,7 @@ class CutOff:
                 -1 - thread.stack, thread.kernel_stack if main else 0, 0, thread.object if main else 0,
                 thread.goid if self.per_goroutine else 0, 0, thread.kind, part, thread.syscall,
             )
-            self._count(key, NO_STACK, thread.goid, duration)
+            self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0)
 
     def _parts(self, goid: int, times: dict[Part, tuple[int, int]]) -> Iterator[tuple[Part, int]]:
         clipped = {
@@ -84,7 +98,7 @@ class CutOff:
             return
         yield from ((part, duration) for part, duration in clipped.items() if duration or part is Part.MAIN)
 
-    def _count(self, key: RowKey, stack: RawStack, goid: int, duration: int) -> None:
+    def _count(self, key: RowKey, stack: RawStack, goid: int, duration: int, stopped: int, long_run: int) -> None:
         row = self.rows.get(key)
         if row is None:
             row = self.rows[key] = IntervalRow(key, stack)
@@ -93,6 +107,9 @@ class CutOff:
         row.max_ns = max(row.max_ns, duration)
         row.squares += (duration >> 8) ** 2
         row.in_progress += 1
+        row.stopped_ns += min(max(0, stopped), duration)
+        row.long_runs += bool(long_run)
+        row.long_run_max_ns = max(row.long_run_max_ns, long_run)
         bucket = bucket_of(duration)
         row.histogram[bucket] = row.histogram.get(bucket, 0) + 1
         self.goids.setdefault(key, set()).add(goid)

@@ -22,7 +22,7 @@ from gotrace.export import format_of, render
 from gotrace.files import check_output, write
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
-from gotrace.kernel.offsets import kernel_offsets
+from gotrace.kernel.host import SyscallSource, choose_syscall_source
 from gotrace.kernel.program import Options
 from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats, program_stats
@@ -45,7 +45,7 @@ _KINDS_OF_STATE = {
     State.SYSCALL: {StartKind.SYSCALL, StartKind.FAULT},
     # The later parts of intervals of any kind.
     State.RUNNABLE: set(StartKind),
-    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU},
+    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED},
     State.NETPOLL: {StartKind.PARK},
 }
 _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
@@ -53,7 +53,8 @@ _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 
 @dataclass(frozen=True)
 class AttachOptions:
-    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all."""
+    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
+    `syscalls` is ``auto`` or the value of a SyscallSource."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -69,7 +70,7 @@ class AttachOptions:
     per_goroutine: bool = False
     events_over_ns: int | None = None
     wakers: bool = True
-    kernel: bool = True
+    syscalls: str = "auto"
     runtime: bool = False
     hot: Thresholds = Thresholds()
 
@@ -93,6 +94,8 @@ class Session:
     processes: list[TracedProcess] = field(default_factory=list)
     capture: CaptureWriter | None = None
     written: list[Path] = field(default_factory=list)
+    syscalls: SyscallSource = SyscallSource.NONE
+    obstacle: str = ""
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: bool = False
     _cost_ns: int | None = None
@@ -148,12 +151,12 @@ class Session:
                 check_output(Path(output), options.force)
         compilation = Compilation()  # goes on beside what follows
         self._cleanup.callback(compilation.close)
+        self.syscalls, offsets, self.obstacle = choose_syscall_source(options.syscalls)
         for pid in options.pids:
-            process = TracedProcess.prepare(pid, options.probe_set, options.wakers, options.kernel)
+            process = TracedProcess.prepare(pid, options.probe_set, options.wakers, self.syscalls)
             self._cleanup.callback(process.close)
             self.processes.append(process)
         self._check_reasons()
-        offsets = kernel_offsets() if options.kernel else {}
         with ThreadPoolExecutor(1) as pool:
             cost = pool.submit(trap_cost_ns)
             for process in self.processes:
@@ -182,7 +185,7 @@ class Session:
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
             per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=stream_ns,
-            wakers=options.wakers, kernel=options.kernel,
+            wakers=options.wakers,
         )
 
     # -- the trace -----------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ class Session:
                         ended = waiting.pop(fd)
                         ended.end_ns = ended.tracer.drain()
                 for fd, process in list(waiting.items()):
-                    if process.tracer.execed:
+                    if process.execed:
                         waiting.pop(fd).end_ns = process.tracer.drain()
                 now = time.monotonic()
                 if stats_fd is not None and now - self._begin > _STATS_FOR_S:
@@ -267,6 +270,9 @@ class Session:
             self.capture.put_stacks(stacks)
             if intervals:
                 self.capture.put_intervals(process.process.pid, intervals)
+        pauses = process.read_pauses()
+        if self.capture is not None and pauses:
+            self.capture.put_pauses(pauses)
 
     def _measure_programs(self) -> None:
         stats = [program_stats(fd) for process in self.processes for fd in process.tracer.program_fds()]
@@ -293,6 +299,7 @@ class Session:
 
     def _overhead(self, counters: dict[Stat, int], elapsed_s: float) -> Overhead:
         hits = counters[Stat.HITS_START] + counters[Stat.HITS_END] + counters[Stat.HITS_READY] + counters[Stat.HITS_EXIT]
+        hits += counters[Stat.HITS_SYSCALL]
         per_hit = (self._cost_ns or 0) + self._program_ns
         cpu_ns = sum(process.cpu_used_ns() for process in self.processes)
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -326,6 +333,7 @@ class Session:
             goroutines=goroutines or max((stack.goroutines for stack in stacks), default=0),
             running_ns=self._running_ns() if complete else None,
             cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
+            pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
             filters=self._filters(),
             complete=complete,
         )
@@ -342,6 +350,8 @@ class Session:
             (options.match, f"stacks matching {options.match}"),
             (options.min_block_ns, f"intervals of at least {options.min_block_ns} ns"),
             (options.sample_period_ns, f"sampled below {options.sample_period_ns} ns (counts and totals are estimates)"),
+            (self.syscalls is SyscallSource.UPROBES,
+             "system calls as Go sees them (uprobes): of 20 us or more, asleep or not"),
             (options.probe_set is not ProbeSet.COMPLETE, f"probe set {options.probe_set.value}"),
         ):
             if wanted:

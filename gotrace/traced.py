@@ -11,20 +11,23 @@ from dataclasses import dataclass, field, replace
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
+from gotrace.kernel.bpf import BpfError
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.program import Options
+from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
 from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import Tracer, member_hash
-from gotrace.blocked import blocked_threads, sees_kernel_numbers, switches_of
+from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer, member_hash
+from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, switches_of
 from gotrace.inprogress import CutOff, Parked
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
+from gotrace.live.polled import waiting_for
 from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, SingleInterval, StackStat, Target
+from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
@@ -76,11 +79,14 @@ class TracedProcess:
     goroutines: int = 0
     accounts: list[Account] = field(default_factory=list)
     running_ns: int | None = None
+    pauses: list[Pause] = field(default_factory=list)
+    _finished: bool = False
     _closed: bool = False
 
     @classmethod
     def prepare(
-        cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True
+        cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
+        syscalls: SyscallSource = SyscallSource.TRACEPOINTS,
     ) -> TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         process = open_process(pid)
@@ -89,7 +95,8 @@ class TracedProcess:
             bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
             if bias < 0 or bias % 4096:
                 raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
-            plan = make_plan(binary, probe_set, wakers, exits)
+            tracepoints = syscalls is SyscallSource.TRACEPOINTS
+            plan = make_plan(binary, probe_set, wakers, exits=tracepoints, syscalls=syscalls is SyscallSource.UPROBES)
             memory = Memory(pid)
             traced = cls(process, binary, bias, plan, memory, GoroutineReader(memory, binary, bias))
             try:
@@ -139,9 +146,10 @@ class TracedProcess:
             (kernel or {}) if self.plan.thread_local_g is not None else {},
         )
         self.tracer.load(compiled)
+        self._descriptors = Descriptors(self.process.pid)
         self._model = StackModel(self.binary, self.bias)
         self._kernel_symbols = KernelSymbols()
-        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, Descriptors(self.process.pid).name)
+        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, self._descriptors)
         self._per_goroutine = options.per_goroutine
         self._options = options
 
@@ -151,12 +159,17 @@ class TracedProcess:
         if not self.process.same_program():
             raise TargetGone(f"process {self.process.pid} ended or called exec while the probes were being placed")
 
+    @property
+    def execed(self) -> bool:
+        """Whether the process has called exec, or ended."""
+        return self.tracer.execed or not self.process.same_program()
+
     def begin(self) -> None:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
         self.start_ns = self.tracer.begin(self.process.pid if kernel_numbers else 0)
-        if self.tracer.sees_threads and kernel_numbers:
+        if (self.tracer.sees_threads or self.plan.has("syscall")) and kernel_numbers:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 self._add_blocked()
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
@@ -216,6 +229,22 @@ class TracedProcess:
             pid=self.process.pid,
         )
 
+    def read_pauses(self) -> list[Pause]:
+        """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
+        found = self.tracer.read_pauses(len(self.pauses))
+        if found and not found[-1].duration_ns and not self._finished:
+            found.pop()
+        reasons = self.binary.stop_reasons
+        new = [
+            Pause(
+                reasons[pause.reason] if 0 < pause.reason < len(reasons) else "stop the world",
+                pause.start_ns - self.start_ns, pause.duration_ns or self.end_ns - pause.start_ns, self.process.pid,
+            )
+            for pause in found
+        ]
+        self.pauses += new
+        return new
+
     def stacks(self) -> list[StackStat]:
         """All stacks as of the last `read`."""
         return list(self._stats.values())
@@ -225,7 +254,7 @@ class TracedProcess:
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
         tracer = self.tracer
-        alive = not tracer.execed and self.process.same_program()
+        alive = not self.execed
         self.end_ns = self.end_ns or tracer.drain()
         self.cpu_used_ns()
         self._cpu_frozen = True
@@ -239,12 +268,15 @@ class TracedProcess:
             alive = False
         tracer.stop()
         self.losses |= tracer.losses()
-        self.losses[Loss.MISSED_HITS] = sum(program_stats(fd).missed for fd in tracer.all_program_fds())
+        missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
+        self.losses[Loss.ARRIVALS_MISSED] = sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
+        self.losses[Loss.MISSED_HITS] = sum(missed.values())
         changed, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive)
         changed += self._take(list(cut.rows.values()))
         self._count_goroutines(cut)
         self._account()
+        self._finished = True
         tracer.detach()
         return list({stat.key: stat for stat in changed}.values()), intervals
 
@@ -294,6 +326,9 @@ class TracedProcess:
             for goroutine in self.reader.read(list(addresses)):
                 if goroutine.ended:
                     self._ended.add(goroutine.address)
+                if goroutine.waits_for_first_turn:
+                    found[goroutine.address] = _created(goroutine, self.reader.first_frames(goroutine))
+                    continue
                 if goroutine.status not in OFF_CPU or not goroutine.has_run:
                     continue
                 pcs = self.reader.stack(goroutine)
@@ -324,8 +359,9 @@ class TracedProcess:
     def _cut_off(self, parked: dict[int, Parked], alive: bool) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw."""
         options = self._options
-        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid)
+        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(self.end_ns))
         opened, known = self.tracer.read_open()
+        things = self._things(parked) if alive else {}
         for g, interval in opened.items():
             if alive and g in self._ended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
@@ -335,18 +371,45 @@ class TracedProcess:
             if found is None:
                 cut.add_lost(interval)  # gone with its process, or its stack never made sense
             else:
-                cut.add_parked(found, interval)
+                cut.add_parked(found, interval, things.get(g, 0))
         if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
             for g, found in parked.items():
                 if g not in known:
                     if found.stack.unreadable:
                         self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-                    cut.add_parked(found, None)
+                    cut.add_parked(found, None, things.get(g, 0))
         for thread in self.tracer.read_open_threads():
-            cut.add_thread(thread)
+            cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
         for row in cut.rows.values():
             self.tracer.resolve(row)
         return cut
+
+    def _stack_in_syscall(self, g: int) -> int:
+        """The number of the stack with which the goroutine is in a system call now, 0 if it can't be read."""
+        with contextlib.suppress(BpfError, ProcessLookupError):
+            for goroutine in self.reader.read([g]):
+                pcs = self.reader.stack(goroutine)
+                if pcs:
+                    return self.tracer.put_stack(pcs)
+        return 0
+
+    def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
+        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
+        before the window."""
+        if not self.tracer.knows_files:
+            return {}
+        reasons = self.binary.wait_reasons
+        waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
+        try:
+            fds = {g: fd for g, fd in waiting_for(self.process.pid, self.memory, self.binary.layout).items() if g in waiters}
+        except (ProcessLookupError, PermissionError):
+            return {}
+        files = open_files(self.process.pid, set(fds.values()))
+        numbers = {}
+        for fd, thing in files.items():
+            with contextlib.suppress(BpfError):
+                numbers[fd] = self.tracer.put_object(thing)
+        return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
@@ -380,11 +443,18 @@ def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
 
 
+def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
+    return Parked(goroutine.address, goroutine.goid, 0, RawStack(pcs, exact=True), created=True)
+
+
 def _sum_up(stat: StackStat, records: Iterable[IntervalRow]) -> None:
     stat.distribution = Distribution()
-    stat.in_progress = 0
+    stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
     for record in records:
         stat.distribution.add(
             Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)
         )
         stat.in_progress += record.in_progress
+        stat.stopped_ns += record.stopped_ns
+        stat.long_runs += record.long_runs
+        stat.long_run_max_ns = max(stat.long_run_max_ns, record.long_run_max_ns)

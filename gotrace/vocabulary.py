@@ -26,7 +26,9 @@ READY = "ready"
 """Reason of the part of a wait in which the goroutine was runnable and no P took it."""
 WOKEN = "thread woken"
 """Reason of the part of a system call in which the thread was runnable and no CPU took it."""
-CONTINUED = frozenset((NETPOLL, READY, WOKEN))
+WOKEN_THROTTLED = "thread woken, CPU quota"
+"""The same, while the cgroup had used up its CPU quota."""
+CONTINUED = frozenset((NETPOLL, READY, WOKEN, WOKEN_THROTTLED))
 """Reasons of parts that go on with an interval that another part began: they add time, but are no intervals of their own."""
 
 
@@ -72,6 +74,10 @@ class StartKind(IntEnum):
     """No interval: the stack of whoever made a goroutine runnable."""
     TRANSIT = 12
     """No interval: a thread whose goroutine's stack was being copied or switched."""
+    CREATED = 13
+    """``newproc``: a new goroutine waits for its first turn."""
+    THROTTLED = 14
+    """The kernel took the CPU from the thread because its cgroup had used up its CPU quota."""
 
 
 class Part(IntEnum):
@@ -81,6 +87,8 @@ class Part(IntEnum):
     NETPOLL = 1
     RUNNABLE = 2
     RUNQUEUE = 3
+    THROTTLED = 4
+    """In place of RUNQUEUE: the cgroup had used up its CPU quota."""
 
 
 class Stat(IntEnum):
@@ -114,6 +122,9 @@ class Stat(IntEnum):
     STACK_IN_TRANSIT = 21
     HITS_EXIT = 22
     THREAD_STACK_UNREADABLE = 23
+    PAUSE_TABLE_FULL = 24
+    HITS_SYSCALL = 25
+    """Hits of the probes on system calls, where the kernel's tracepoints may not be used."""
 
 
 class Loss(str, Enum):
@@ -136,6 +147,8 @@ class Loss(str, Enum):
     KERNEL_STACK_LOST = "kernel_stack_lost"
     STACK_IN_TRANSIT = "stack_in_transit"
     THREAD_STACK_UNREADABLE = "thread_stack_unreadable"
+    PAUSE_TABLE_FULL = "pause_table_full"
+    ARRIVALS_MISSED = "arrivals_missed"
 
 
 LOSS_TEXT = {
@@ -155,5 +168,7 @@ LOSS_TEXT = {
     Loss.OBJECT_TABLE_FULL: "intervals without their file or socket: more of those than the table holds",
     Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
     Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
+    Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
+    Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

@@ -54,11 +54,14 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
+@click.option("--syscalls", type=click.Choice(["auto", "tracepoints", "uprobes", "none"]), default="auto", show_default=True,
+              help="Where system calls are seen: the kernel's tracepoints, or where those may not be used two uprobes per call.")
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
-    quiet: bool, reasons: tuple[str, ...], runtime: bool, sample_period: int, states: tuple[str, ...], verbose: int,
+    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool,
+    no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
+    runtime: bool, sample_period: int, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -79,7 +82,7 @@ def attach(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
-        events_over_ns=events_over, kernel=not no_kernel, wakers=not no_wakers, runtime=runtime,
+        events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
         hot=thresholds(hot_p99, hot_jitter, hot_share),
     )
     _check_pattern(match)
@@ -88,6 +91,8 @@ def attach(
             _handle_signals(session)
             preflight()
             session.prepare()
+            if session.obstacle and not quiet:
+                err.print(f"note: system calls are seen by uprobes: {session.obstacle}", markup=False, soft_wrap=True)
             if dry_run:
                 for process in session.processes:
                     err.print(f"PID {process.process.pid}: {len(process.plan.probes)} probes planned, verified and loaded; nothing attached",

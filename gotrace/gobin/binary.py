@@ -13,7 +13,7 @@ from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import MAGIC_120, Function, Pclntab
 from gotrace.gobin.symbols import Symbols
-from gotrace.gobin.waitreasons import read_wait_reasons
+from gotrace.gobin.waitreasons import read_stop_reasons, read_wait_reasons
 
 OLDEST = GoVersion(19)
 _MAX_TEXTS = 512
@@ -103,6 +103,11 @@ class GoBinary:
     def wait_reasons(self) -> tuple[str, ...]:
         """The version's wait reason texts by number."""
         return read_wait_reasons(self.image)
+
+    @cached_property
+    def stop_reasons(self) -> tuple[str, ...]:
+        """The version's reasons to stop the world by number; () before Go 1.21."""
+        return read_stop_reasons(self.image)
 
     @cached_property
     def allgs(self) -> int:

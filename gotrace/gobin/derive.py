@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """Offsets in runtime.g as the code uses them; None where the code did not tell."""
+    """Offsets in runtime.g and runtime.m as the code uses them; None where the code did not tell."""
 
     g_sched_sp: int | None
     g_sched_pc: int | None
@@ -30,6 +30,7 @@ class CodeFacts:
     g_goid: int | None
     g_waitreason: int | None
     g_coroarg: int | None = None
+    m_waitlock: int | None = None
 
 
 def derive(image: Image, table: Pclntab) -> CodeFacts:
@@ -50,6 +51,7 @@ def derive(image: Image, table: Pclntab) -> CodeFacts:
         g_goid=status + 8 if status is not None else None,
         g_waitreason=_waitreason(image, table, status),
         g_coroarg=_coroarg(image, table),
+        m_waitlock=_waitlock(image, table),
     )
 
 
@@ -168,6 +170,23 @@ def _coroarg(image: Image, table: Pclntab) -> int | None:
         and insn.operands[1].type == X86_OP_IMM
         and insn.operands[1].imm == 0
     }
+    return found.pop() if len(found) == 1 else None
+
+
+def _waitlock(image: Image, table: Pclntab) -> int | None:
+    """gopark stores its second argument (RBX) in m.waitlock and its first (RAX) in m.waitunlockf, which lies right before
+    it, both by the same register."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_RAX, X86_REG_RBX, X86_REG_RSP
+
+    stores: dict[int, set[tuple[int, int]]] = {X86_REG_RAX: set(), X86_REG_RBX: set()}
+    for function in table.functions_named("runtime.gopark"):
+        for insn in instructions(image, function):
+            if insn.mnemonic != "mov" or insn.operands[0].type != X86_OP_MEM or insn.operands[1].type != X86_OP_REG:
+                continue
+            to, source = insn.operands
+            if to.mem.base != X86_REG_RSP and to.size == 8 and source.reg in stores and to.mem.disp > 256:
+                stores[source.reg].add((to.mem.base, to.mem.disp))
+    found = {disp for base, disp in stores[X86_REG_RBX] if (base, disp - 8) in stores[X86_REG_RAX]}
     return found.pop() if len(found) == 1 else None
 
 

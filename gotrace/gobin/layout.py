@@ -7,7 +7,7 @@ against the live process. A layout that contradicts the code is refused, never u
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from gotrace.errors import BadBinary
@@ -46,11 +46,13 @@ class Layout:
     m_procid: int | None = None
     m_curg: int | None = None
     m_p: int | None = None
+    m_waitlock: int | None = None
     m_vdsoSP: int | None = None
     m_vdsoPC: int | None = None
     pd_fd: int | None = None
     pd_rg: int | None = None
     pd_wg: int | None = None
+    pd_self: int | None = None
     source: str = ""
 
     def contradictions(self, facts: CodeFacts) -> list[str]:
@@ -85,8 +87,8 @@ def from_structs(
             source=source,
             **{f"g_{name}": g[name] for name in ("atomicstatus", "goid", "waitreason")},
             **{f"g_{name}": g.get(name) for name in _OPTIONAL_G},
-            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p", "vdsoSP", "vdsoPC")},
-            **{f"pd_{name}": poll.get(name) for name in ("fd", "rg", "wg")},
+            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p", "waitlock", "vdsoSP", "vdsoPC")},
+            **{f"pd_{name}": poll.get(name) for name in ("fd", "rg", "wg", "self")},
         )
     except KeyError:
         return None
@@ -123,7 +125,7 @@ def _minor(release: str) -> int:
 def from_code(facts: CodeFacts) -> Layout | None:
     """The layout that the machine code alone gives: the fields that exact tracing needs; None if one was not found."""
     needed = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    if any(value is None for name, value in needed.items() if name != "g_coroarg"):
+    if any(value is None for name, value in needed.items() if name not in ("g_coroarg", "m_waitlock")):
         return None
     return Layout(**needed, source="machine code")
 
@@ -143,6 +145,9 @@ def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, nam
         if layout is None:
             said.append(f"{source}: none")
             continue
+        if layout.source != "DWARF":
+            # The lower part of runtime.m moved even within minor releases (1.23.x, 1.24.x): only the code is to be believed.
+            layout = replace(layout, m_waitlock=facts.m_waitlock)
         contradictions = layout.contradictions(facts)
         if not contradictions:
             return layout

@@ -1,7 +1,9 @@
-"""The running version's own wait reasons: runtime.waitReasonStrings, found by its contents.
+"""The running version's own wait reasons, runtime.waitReasonStrings, and its reasons to stop the world,
+runtime.stwReasonStrings (from Go 1.21), found by their contents.
 
 The numbers change between releases and once within one (1.23.x), the texts of the first entries never did
-(src/runtime/runtime2.go, Go 1.19 to 1.27): entry 0 is empty, entry 1 is "GC assist marking", entry 2 "IO wait".
+(src/runtime/runtime2.go, Go 1.19 to 1.27): entry 0 is empty, entry 1 is "GC assist marking", entry 2 "IO wait"; the other table begins with
+"unknown", "GC mark termination", "GC sweep termination".
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from gotrace.gobin.image import Image
 
 _FIRST = b"GC assist marking"
 _SECOND = b"IO wait"
+_STOP_FIRST = (b"unknown", b"GC mark termination", b"GC sweep termination")
 _MAX_REASONS = 64
 _MAX_LENGTH = 48
 _MAX_MATCHES = 1 << 20
@@ -26,6 +29,16 @@ def read_wait_reasons(image: Image) -> tuple[str, ...]:
     if len(found) != 1:
         raise BadBinary(f"{image.name}: {len(found)} tables of wait reasons found, not one")
     return found.pop()
+
+
+def read_stop_reasons(image: Image) -> tuple[str, ...]:
+    """The table of reasons to stop the world, indexed by runtime.stwReason; () where the version has none."""
+    found = set()
+    for header in _string_headers(image, _STOP_FIRST[1]):
+        table = _read_texts(image, header - 16)
+        if table[: len(_STOP_FIRST)] == tuple(text.decode() for text in _STOP_FIRST):
+            found.add(table)
+    return found.pop() if len(found) == 1 else ()
 
 
 def _string_headers(image: Image, text: bytes) -> list[int]:
@@ -49,19 +62,22 @@ def _string_headers(image: Image, text: bytes) -> list[int]:
 
 
 def _read_table(image: Image, address: int) -> tuple[str, ...]:
+    if image.read_up_to(address + 8, 8) != bytes(8):
+        return ()
+    table = ("", *_read_texts(image, address + 16))
+    return table if len(table) > 16 and table[2] == _SECOND.decode() else ()
+
+
+def _read_texts(image: Image, address: int) -> tuple[str, ...]:
+    """The texts of consecutive string headers, up to one that is implausible."""
     table: list[str] = []
     for index in range(_MAX_REASONS):
         try:
             pointer, length = image.pointer(address + 16 * index), image.pointer(address + 16 * index + 8)
-            if index == 0:
-                if length:
-                    return ()
-                table.append("")
-                continue
             raw = image.read(pointer, length) if 0 < length <= _MAX_LENGTH else b""
         except BadBinary:
             break
         if not raw or not raw.isascii() or not raw.decode().isprintable():
             break
         table.append(raw.decode())
-    return tuple(table) if len(table) > 16 and table[2] == _SECOND.decode() else ()
+    return tuple(table)

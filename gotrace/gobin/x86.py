@@ -84,8 +84,9 @@ def emulated_kind(code: bytes) -> str | None:
     return None
 
 
-def probe_site(image: Image, function: Function, register: str) -> ProbeSite:
-    """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry.
+def probe_site(image: Image, function: Function, register: str, frame_allowed: bool = False) -> ProbeSite:
+    """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry; with
+    `frame_allowed` the function's frame may have been made.
 
     Raises:
         BadBinary: there is none within the prologue.
@@ -98,11 +99,29 @@ def probe_site(image: Image, function: Function, register: str) -> ProbeSite:
             text = f"{insn.mnemonic} {insn.op_str}".strip()
             return ProbeSite(function.entry, offset, insn.size, kind, text, code[: offset + insn.size])
         written = {insn.reg_name(number) for number in insn.regs_access()[1]}
-        if written & (_aliases(register) | {"rsp", "esp"}) or insn.mnemonic in ("jmp", "ret") or index > _PROLOGUE_INSTRUCTIONS:
+        untouchable = _aliases(register) | (set() if frame_allowed else {"rsp", "esp"})
+        if written & untouchable or insn.mnemonic in ("jmp", "ret") or index > _PROLOGUE_INSTRUCTIONS:
             break
     raise BadBinary(
         f"{image.name}: no instruction near the start of {function.name} can be probed cheaply: {code[:24].hex(' ')}"
     )
+
+
+def call_site(image: Image, caller: Function, callee: Function) -> ProbeSite:
+    """The one instruction of `caller` that calls `callee`: the kernel emulates it, and the arguments are in their registers.
+
+    Raises:
+        BadBinary: there is not exactly one.
+    """
+    found = [
+        insn for insn in instructions(image, caller, 8192) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)
+    ]
+    if len(found) != 1 or emulated_kind(bytes(found[0].bytes)) != "call":
+        raise BadBinary(f"{image.name}: {caller.name} calls {callee.name} {len(found)} times, not once")
+    insn = found[0]
+    offset = insn.address - caller.entry
+    code = image.read_up_to(caller.entry, offset + insn.size)
+    return ProbeSite(caller.entry, offset, insn.size, "call", f"call {callee.name}", code)
 
 
 def _aliases(register: str) -> set[str]:

@@ -15,6 +15,8 @@ _FIRST_BATCH = 256
 _LOG_BYTES = 1 << 20
 _NAME_BYTES = 15
 _NO_EXIST = 1
+EXIT_0 = bytes.fromhex("b700000000000000 9500000000000000")
+"""The shortest program: r0 = 0; exit."""
 
 
 class MapType(IntEnum):

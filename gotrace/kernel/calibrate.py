@@ -8,12 +8,11 @@ import os
 import tempfile
 import time
 
-from gotrace.kernel.bpf import ProgramType, load_program
+from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
 from gotrace.kernel.perf_event import open_uprobe
 
 # f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The probed push is emulated, as the probes on the target are.
 _LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
-_EXIT_0 = bytes.fromhex("b700000000000000 9500000000000000")
 _ROUNDS = 4000
 
 
@@ -36,7 +35,7 @@ def measure_trap_ns() -> int:
             address = _address_of(file.name)
             loop = ct.CFUNCTYPE(None, ct.c_long)(address)
             bare = _time(loop)
-            program = load_program(ProgramType.KPROBE, _EXIT_0, "empty")
+            program = load_program(ProgramType.KPROBE, EXIT_0, "empty")
             try:
                 probe = open_uprobe(file.name, 0, os.getpid(), program)
                 try:

@@ -10,11 +10,13 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from time import monotonic
 
 from gotrace.errors import GotraceError, Refused
-from gotrace.kernel.bpf import ProgramType, attach_raw_tracepoint
+from gotrace.kernel.bpf import EXIT_0, ProgramType, attach_raw_tracepoint, load_program
+from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.perf_event import UPROBE_TYPE
 
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 19, 21, 38, 39
@@ -47,6 +49,50 @@ def examine() -> list[Check]:
     checks = _cheap_checks()
     usable = all(check.ok for check in checks if check.needed)
     return checks + (_costly_checks() if usable else []) + _optional_checks()
+
+
+class SyscallSource(str, Enum):
+    """Where system calls are seen: by the kernel's tracepoints, by probes on the Go side of them, or nowhere."""
+
+    TRACEPOINTS = "tracepoints"
+    UPROBES = "uprobes"
+    NONE = "none"
+
+
+def choose_syscall_source(wanted: str) -> tuple[SyscallSource, dict[str, int], str]:
+    """(source, offsets of the kernel's structs, why it is not the best one) for ``auto`` or the value of a SyscallSource.
+
+    Raises:
+        Refused: tracepoints were asked for and can't be had.
+    """
+    if wanted == SyscallSource.NONE.value:
+        return SyscallSource.NONE, {}, ""
+    offsets: dict[str, int] = {}
+    obstacle = ""
+    try:
+        offsets = kernel_offsets()
+    except Refused as error:
+        if wanted == SyscallSource.TRACEPOINTS.value:
+            raise
+        obstacle = str(error)
+    if wanted == SyscallSource.UPROBES.value:
+        return SyscallSource.UPROBES, offsets, ""
+    try:
+        _raw_tracepoints()
+    except OSError as error:
+        if wanted == SyscallSource.TRACEPOINTS.value:
+            raise Refused(f"the kernel refuses {error.strerror}", "gotrace attach --syscalls uprobes") from None
+        obstacle = obstacle or f"the kernel refuses {error.strerror}"
+    return (SyscallSource.UPROBES if obstacle else SyscallSource.TRACEPOINTS), offsets, obstacle
+
+
+def _raw_tracepoints() -> str:
+    program = load_program(ProgramType.RAW_TRACEPOINT, EXIT_0, "empty")
+    try:
+        os.close(attach_raw_tracepoint("sched_switch", program))
+    finally:
+        os.close(program)
+    return "sched_switch can be attached to"
 
 
 def _cheap_checks() -> list[Check]:
@@ -93,6 +139,7 @@ def _bcc() -> Check:
 def _costly_checks() -> list[Check]:
     return [
         _tried("BPF programs", True, _compiles, "see the log that the message names"),
+        _tried("raw tracepoints", False, _raw_tracepoints, "CAP_PERFMON; without them gotrace sees system calls by uprobes"),
         _tried("uprobe self-test", True, _self_test, "a kernel with CONFIG_BPF_EVENTS; in a container: --privileged"),
         _tried("memory of processes", True, _reads_memory, "CAP_SYS_PTRACE; in a container: --cap-add SYS_PTRACE"),
     ]

@@ -10,8 +10,13 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_TASK_TGID": ("task_struct", "tgid"),
     "K_TASK_PID": ("task_struct", "pid"),
     "K_TASK_STATE": ("task_struct", "__state"),
+    "K_TASK_FLAGS": ("task_struct", "flags"),
     "K_TASK_STACK": ("task_struct", "stack"),
     "K_TASK_FSBASE": ("task_struct", "thread", "fsbase"),
+    "K_TASK_WAKE_CPU": ("task_struct", "wake_cpu"),
+    "K_TASK_GROUP": ("task_struct", "sched_task_group"),
+    "K_GROUP_CFS_RQ": ("task_group", "cfs_rq"),
+    "K_CFS_RQ_THROTTLE_COUNT": ("cfs_rq", "throttle_count"),
     "K_TASK_FILES": ("task_struct", "files"),
     "K_FILES_FDT": ("files_struct", "fdt"),
     "K_FDTABLE_FD": ("fdtable", "fd"),
@@ -23,6 +28,13 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_INODE_SB": ("inode", "i_sb"),
     "K_SB_DEV": ("super_block", "s_dev"),
     "K_SOCKET_SK": ("socket", "sk"),
+    "K_UNIX_PEER": ("unix_sock", "peer"),
+    "K_UNIX_ADDR": ("unix_sock", "addr"),
+    "K_UNIX_ADDRESS_LEN": ("unix_address", "len"),
+    "K_UNIX_ADDRESS_NAME": ("unix_address", "name"),
+    "K_EPPOLL_WAIT": ("eppoll_entry", "wait"),
+    "K_EPPOLL_BASE": ("eppoll_entry", "base"),
+    "K_EPITEM_FILE": ("epitem", "ffd", "file"),
     "K_SK_FAMILY": ("sock", "__sk_common", "skc_family"),
     "K_SK_TYPE": ("sock", "sk_type"),
     "K_SK_STATE": ("sock", "__sk_common", "skc_state"),
@@ -33,9 +45,14 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_SK_V6_RCV_SADDR": ("sock", "__sk_common", "skc_v6_rcv_saddr"),
     "K_SK_V6_DADDR": ("sock", "__sk_common", "skc_v6_daddr"),
 }
-# A kernel may lack these: task.state was called so up to Linux 5.13, and IPv6 is an option.
+# A kernel may lack these: task.state was called so up to Linux 5.13; IPv6, CPU quotas and unix sockets are options.
 _OLDER = {"K_TASK_STATE": ("task_struct", "state")}
-_OPTIONAL = frozenset(("K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR"))
+_QUOTA = ("K_TASK_WAKE_CPU", "K_TASK_GROUP", "K_GROUP_CFS_RQ", "K_CFS_RQ_THROTTLE_COUNT")
+_POLL = ("K_EPPOLL_WAIT", "K_EPPOLL_BASE", "K_EPITEM_FILE")
+_UNIX = ("K_UNIX_PEER", "K_UNIX_ADDR", "K_UNIX_ADDRESS_LEN", "K_UNIX_ADDRESS_NAME")
+_OPTIONAL = frozenset((
+    "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX,
+))
 
 
 def kernel_offsets() -> dict[str, int]:
@@ -44,7 +61,8 @@ def kernel_offsets() -> dict[str, int]:
     Raises:
         Refused: the kernel has no BTF, or a field is not where it has been in all kernels since 5.12.
     """
-    found = {}
+    found: dict[str, int] = {}
+    missing: set[str] = set()
     with Btf() as btf:
         for name, path in _FIELDS.items():
             offset = btf.offset(*path)
@@ -53,6 +71,11 @@ def kernel_offsets() -> dict[str, int]:
             if offset is None:
                 if name not in _OPTIONAL:
                     raise Refused(f"this kernel's {path[0]} has no {'.'.join(path[1:])}", "gotrace attach --no-kernel")
+                missing.add(name)
                 offset = 0
             found[name] = offset
+    # All fields of a group, or none is used.
+    for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR")):
+        if missing & set(group):
+            found[switch] = 0
     return found

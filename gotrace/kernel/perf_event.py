@@ -1,4 +1,4 @@
-"""uprobes through perf_event_open(2), with the errno and the file descriptor in our own hands.
+"""uprobes and kprobes through perf_event_open(2), with the errno and the file descriptor in our own hands.
 
 bcc's own attach falls back to tracefs when this call fails and writes there again when it detaches, which raises where
 tracefs is not mounted; closing the descriptor is all that is needed. The event filters by the address space of `pid`
@@ -17,6 +17,7 @@ _SYS_PERF_EVENT_OPEN = 298
 _PERF_FLAG_FD_CLOEXEC = 8
 _IOC_ENABLE = 0x2400
 _IOC_SET_BPF = 0x40042408
+KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 UPROBE_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
 
 
@@ -41,14 +42,31 @@ def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
     Raises:
         ProbeError: with the errno of the failing call.
     """
-    libc = ct.CDLL(None, use_errno=True)
-    name = os.fsencode(path)
-    buffer = ct.create_string_buffer(name)
+    buffer = ct.create_string_buffer(os.fsencode(path))
     attr = _Attr(
         type=int(UPROBE_TYPE.read_text()), size=ct.sizeof(_Attr), sample_period=1, wakeup_events=1,
         config1=ct.addressof(buffer), config2=offset,
     )
-    fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, -1, -1, _PERF_FLAG_FD_CLOEXEC)
+    return _open(attr, pid, -1, program_fd)
+
+
+def open_kprobe(function: str, program_fd: int) -> int:
+    """Runs the BPF program whenever the kernel calls `function`, in any process, until the returned descriptor is closed.
+
+    Raises:
+        ProbeError: with the errno of the failing call.
+    """
+    buffer = ct.create_string_buffer(function.encode())
+    attr = _Attr(
+        type=int(KPROBE_TYPE.read_text()), size=ct.sizeof(_Attr), sample_period=1, wakeup_events=1,
+        config1=ct.addressof(buffer),
+    )
+    return _open(attr, -1, 0, program_fd)
+
+
+def _open(attr: _Attr, pid: int, cpu: int, program_fd: int) -> int:
+    libc = ct.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
         number = ct.get_errno()
         raise ProbeError(number, f"perf_event_open: {os.strerror(number)} ({errno.errorcode.get(number, number)})")

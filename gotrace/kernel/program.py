@@ -11,25 +11,31 @@ from pathlib import Path
 from gotrace.errors import Refused
 from gotrace.gobin.layout import Layout
 from gotrace.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
-from gotrace.kernel.structs import MAX_FRAMES, SCRATCH_SLOTS
+from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
 from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.vocabulary import Stat, StartKind
 
 MAX_REASONS = 64
+_IO_WAIT = 2
+"""g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
-SOURCES = ("maps.c", "stack.c", "record.c", "objects.c", "goroutines.c", "threads.c", "exec.c")
+SOURCES = (
+    "maps.c", "stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
+)
 """One translation unit, in this order."""
 PROGRAMS = (
     "start_park", "start_gosched", "start_yield", "start_preempt_park", "start_exit_syscall", "start_gopark",
     "start_schedule", "mark_ready", "mark_netpoll", "mark_exit", "end_interval", "on_switch", "on_waking", "on_data_ready",
-    "target_exec",
+    "on_poll_event", "enter_syscall", "exit_syscall", "stop_world", "start_world", "target_exec",
 )
 """The entry points."""
 VARIANTS = {
     "end_execute": ("end_interval", {"COROSWITCH": 0}),
     "switch_coroutine": ("end_interval", {"COROSWITCH": 1}),
+    "mark_ready": ("mark_ready", {"AT_CREATION": 0}),
+    "mark_created": ("mark_ready", {"AT_CREATION": 1}),
 }
 """Programs of a plan that are an entry point with constants of their own; all others have its name."""
 
@@ -39,8 +45,7 @@ class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
-    intervals of at least that length, None streams none. `kernel` is the stage of tracepoints: system calls, CPU waits,
-    files and sockets; `wakers` that of the probes on what makes goroutines runnable.
+    intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told.
     """
 
     min_block_ns: int = 0
@@ -51,7 +56,6 @@ class Options:
     reasons: frozenset[int] | None = None
     stream_ns: int | None = None
     wakers: bool = True
-    kernel: bool = True
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -83,6 +87,8 @@ def definitions() -> dict[str, int]:
     defined = {
         "LOAD_MARK": LOAD_MARK,
         "MAX_FRAMES": MAX_FRAMES,
+        "MAX_PAUSES": MAX_PAUSES,
+        "NO_SYSCALL": NO_SYSCALL,
         "MAX_G_READ": MAX_G_READ,
         "SCRATCH_SLOTS": SCRATCH_SLOTS,
         "BUCKETS": BUCKETS,
@@ -105,10 +111,10 @@ FD_SYSCALLS = frozenset((
 
 
 def constants(
-    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int]
+    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False
 ) -> dict[str, int]:
     """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
-    of the kernel's structs, empty without the kernel stage.
+    of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events.
 
     Raises:
         Refused: a g of this layout is larger than the program can read.
@@ -133,9 +139,17 @@ def constants(
         "G_READ": size,
         "G_M": layout.g_m or 0,
         "M_CURG": layout.m_curg or 0,
+        "M_WAITLOCK": (layout.m_waitlock or 0) if None not in (layout.pd_self, layout.g_m) else 0,
         "M_VDSO_SP": layout.m_vdsoSP or 0,
         "M_VDSO_PC": layout.m_vdsoPC or 0,
         "PD_FD": layout.pd_fd or 0,
+        "PD_SELF": layout.pd_self or 0,
+        "IO_WAIT": _IO_WAIT,
+        "AT_CREATION": 0,
+        "SEES_CREATION": int(plan.has("create")),
+        "BY_FILE": int(by_file),
+        "HAS_STOP_REASON": int(plan.has_stop_reasons),
+        "WAKERS": int(options.wakers),
         "PD_RG": layout.pd_rg or 0,
         "PD_WG": layout.pd_wg or 0,
         "TLS_G": plan.thread_local_g or 0,
@@ -148,6 +162,8 @@ def constants(
         "ASMCGOCALL_FRAME": plan.callback.asmcgocall_frame,
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
+        "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
+        "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
         "BY_THREAD": int(plan.probe_set is ProbeSet.SCHEDULE),
         "MIN_BLOCK_NS": options.min_block_ns,
@@ -184,6 +200,7 @@ def map_entries(options: Options) -> dict[str, int]:
         "threads": 32768,
         "objects": options.max_objects,
         "watched": options.max_objects,
+        "unix_paths": options.max_objects,
         "members": 4 * max(options.max_goroutines, options.max_stacks),
         "last_g": 32768,
         "events": options.ring_bytes if options.stream_ns is not None else 4096,

@@ -14,6 +14,7 @@ class RawStack:
 
     `leaf_caller` is the caller of ``pcs[0]``: surely where the goroutine stopped in a prologue (`in_prologue`), else only
     if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has none. 0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address.
+    `kernel`: the kernel's own.
     `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
     """
 
@@ -25,6 +26,7 @@ class RawStack:
     truncated: bool = False
     unreadable: bool = False
     in_transit: bool = False
+    kernel: bool = False
 
 
 NO_STACK = RawStack((), unreadable=True)
@@ -33,7 +35,7 @@ NO_STACK = RawStack((), unreadable=True)
 @dataclass(frozen=True)
 class KernelObject:
     """What a file descriptor was: `mode`, `ino`, `dev` of its inode; of a socket its family, type, state and addresses
-    (raw bytes, 4 or 16 of them used) with ports."""
+    (raw bytes, 4 or 16 of them used) with ports; of a unix socket the path that it or its other end is bound to."""
 
     fd: int
     mode: int
@@ -46,6 +48,7 @@ class KernelObject:
     local_port: int = 0
     peer: bytes = b""
     peer_port: int = 0
+    path: str = ""
 
 
 class RowKey(NamedTuple):
@@ -76,6 +79,9 @@ class IntervalRow:
     max_ns: int = 0
     squares: int = 0
     in_progress: int = 0
+    stopped_ns: int = 0
+    long_runs: int = 0
+    long_run_max_ns: int = 0
     histogram: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -98,7 +104,8 @@ class KernelEvent:
 @dataclass(frozen=True)
 class OpenInterval:
     """An interval that was still open: the goroutine struct, how it began, and how far it got. Times of CLOCK_MONOTONIC; 0
-    where a stage was not reached. `waker` and `object` are numbers in the kernel's tables."""
+    where a stage was not reached. `waker` and `object` are numbers in the kernel's tables. `stopped_at_*`: how long the world
+    had been stopped in all at that stage."""
 
     g: int
     kind: int
@@ -107,6 +114,19 @@ class OpenInterval:
     ready_ns: int = 0
     waker: int = 0
     object: int = 0
+    stopped_at_start: int = 0
+    stopped_at_data: int = 0
+    stopped_at_ready: int = 0
+    long_run_ns: int = 0
+
+
+@dataclass(frozen=True)
+class WorldPause:
+    """A stop-the-world pause; `duration_ns` is 0 while it lasts, `reason` a runtime.stwReason."""
+
+    start_ns: int
+    duration_ns: int
+    reason: int
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,10 @@ class OpenThread:
     kernel_stack: int
     object: int
     syscall: int
+    stopped_at_out: int = 0
+    stopped_at_woken: int = 0
+    long_run_ns: int = 0
+    throttled: bool = False
 
 
 @dataclass(frozen=True)

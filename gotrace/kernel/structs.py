@@ -10,10 +10,13 @@ MAX_FRAMES = 128
 
 PHASE_OFF, PHASE_TRACE = 0, 1
 STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE, STACK_LEAF_CALLER = 1, 2, 4, 8
-GOROUTINE_BORN, GOROUTINE_UNSURE = 1, 2
+GOROUTINE_BORN, GOROUTINE_UNSURE, GOROUTINE_ENDED = 1, 2, 4
 STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
 PARTS = 4
 SCRATCH_SLOTS = 4
+MAX_PAUSES = 1 << 14
+NO_SYSCALL = 0xFFFFFFFF
+"""In place of a system call's number where it is not known."""
 ASYNC_AT = 2
 """Where a goroutine's stack that a signal interrupted has the interrupted function."""
 
@@ -32,20 +35,34 @@ class Config(ct.Structure):
     _fields_ = _words("phase", "window_start_ns", "window_end_ns", "execed", "tgid")
 
 
+class World(ct.Structure):
+    """``struct world``"""
+
+    _fields_ = _words("stopped_since", "stopped_ns", "reason", "pauses")
+
+
+class Pause(ct.Structure):
+    """``struct pause``"""
+
+    _fields_ = _words("start_ns", "duration_ns", "reason")
+
+
 class Goroutine(ct.Structure):
     """``struct goroutine``"""
 
     _fields_ = _words(
-        "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "run_since", "run_ns", "off_ns", "last_key",
+        "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
+        "stopped_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
     ) + _halves("kind", "flags")
 
 
 class Thread(ct.Structure):
     """``struct thread``"""
 
-    _fields_ = _words("out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object") + _halves(
-        "kind", "syscall", "how", "unused",
-    )
+    _fields_ = _words(
+        "out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object", "stopped_at_out", "stopped_at_woken",
+        "long_run_ns",
+    ) + _halves("kind", "syscall", "how", "throttled")
 
 
 class Stack(ct.Structure):
@@ -64,6 +81,18 @@ class Object(ct.Structure):
     ]
 
 
+class UnixPath(ct.Structure):
+    """``struct unix_path``"""
+
+    _fields_ = [("path", ct.c_uint8 * 128)]
+
+
+class Arrival(ct.Structure):
+    """``struct arrival``"""
+
+    _fields_ = _words("when", "stopped_ns", "stack")
+
+
 class IntervalKey(ct.Structure):
     """``struct interval_key``"""
 
@@ -73,9 +102,10 @@ class IntervalKey(ct.Structure):
 class IntervalValue(ct.Structure):
     """``struct interval_value``"""
 
-    _fields_ = _words("count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress") + [
-        ("histogram", ct.c_uint32 * BUCKETS),
-    ]
+    _fields_ = _words(
+        "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "long_runs",
+        "long_run_max_ns",
+    ) + [("histogram", ct.c_uint32 * BUCKETS)]
 
 
 class MemberKey(ct.Structure):

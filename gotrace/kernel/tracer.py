@@ -6,6 +6,7 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -19,15 +20,17 @@ from gotrace.kernel.bpf import (
 )
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.loader import LoadedPrograms, load
-from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_uprobe
+from gotrace.kernel.perf_event import KPROBE_TYPE, UPROBE_TYPE, ProbeError, open_kprobe, open_uprobe
 from gotrace.kernel.program import Options, constants, map_entries
 from gotrace.kernel.records import (
     NO_STACK, BlockedThread, IntervalRow, KernelEvent, KernelObject, OpenInterval, OpenThread, RawStack, RowKey, RunningTime,
+    WorldPause,
 )
 from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.structs import (
-    GOROUTINE_BORN, MAX_FRAMES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE, STACK_IN_TRANSIT,
-    STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue, MemberKey, Object, Stack, Thread,
+    GOROUTINE_BORN, MAX_FRAMES, MAX_PAUSES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE,
+    STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue,
+    MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
 )
 from gotrace.plan.probes import Plan
 from gotrace.vocabulary import Loss, StartKind, Stat
@@ -47,10 +50,14 @@ _LOSSES = {
     Stat.THREAD_STACK_UNREADABLE: Loss.THREAD_STACK_UNREADABLE,
     Stat.STACK_IN_TRANSIT: Loss.STACK_IN_TRANSIT,
     Stat.KERNEL_STACK_LOST: Loss.KERNEL_STACK_LOST,
+    Stat.PAUSE_TABLE_FULL: Loss.PAUSE_TABLE_FULL,
 }
 _PATIENCE = 10
 _MARGIN_NS = 3_000_000
 """Time to tell the kernel side of the window's edges before they come."""
+POLL_CALLBACK = "ep_poll_callback"
+"""What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
+ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 _TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking"}
 
 
@@ -58,10 +65,11 @@ class Tracer:
     """The kernel side of one traced process.
 
     `load`, `attach`, `begin`, then `read_rows` as often as wanted, `drain`, `detach`, `close`. Whatever happens to
-    this process, the kernel removes the probes with its file descriptors. `sees_data`: the kernel tells when data comes.
+    this process, the kernel removes the probes with its file descriptors. `data_source` says how the kernel tells when data
+    comes for those who wait in the netpoller, "" if it does not.
     """
 
-    sees_data = True
+    data_source = ""
 
     def __init__(
         self, pid: int, exe_path: str, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int]
@@ -71,7 +79,10 @@ class Tracer:
         self._plan = plan
         self._options = options
         self._kernel_stage = bool(kernel)
-        self._constants = constants(pid, plan, layout, bias, options, kernel)
+        self._tracepoints = bool(kernel) and not plan.has("syscall")
+        # A kprobe sees all kinds of files, the tracepoint sockets alone.
+        self._kprobe = bool(kernel) and bool(kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
+        self._constants = constants(pid, plan, layout, bias, options, kernel, self._kprobe)
         self._loaded = LoadedPrograms()
         self._ring: RingBuffer | None = None
         self._probes: list[int] = []
@@ -83,8 +94,9 @@ class Tracer:
         """Makes the maps and has the programs verified; raises Refused if the kernel does not take them."""
         programs = {probe.program: ProgramType.KPROBE for probe in self._plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
-        if self._kernel_stage:
+        if self._tracepoints:
             programs |= dict.fromkeys((*_TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
+            programs |= {"on_poll_event": ProgramType.KPROBE} if self._kprobe else {}
         self._loaded = load(compiled, programs, self._constants, map_entries(self._options))
         self._possible_cpus = possible_cpus()
         if self._options.stream_ns is not None:
@@ -99,8 +111,9 @@ class Tracer:
         if not UPROBE_TYPE.exists():
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
-            self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
-            if self._kernel_stage:
+            if self._tracepoints or not self._plan.has("syscall"):
+                self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
+            if self._tracepoints:
                 for program, tracepoint in _TRACEPOINTS.items():
                     self._probes.append(attach_raw_tracepoint(tracepoint, self._loaded.programs[program]))
                 self._attach_data_ready()
@@ -118,11 +131,15 @@ class Tracer:
             self._probes.append(fd)
 
     def _attach_data_ready(self) -> None:
-        # Linux 6.3. Without it the time until the kernel had the data is not split from the time until the netpoller did.
-        try:
+        # Without either the time until the kernel had the data is not split from the time until the netpoller did.
+        if self._kprobe:
+            with contextlib.suppress(ProbeError):
+                self._probes.append(open_kprobe(POLL_CALLBACK, self._loaded.programs["on_poll_event"]))
+                self.data_source = f"kprobe {POLL_CALLBACK}"
+            return
+        with contextlib.suppress(BpfError):  # Linux 6.3
             self._probes.append(attach_raw_tracepoint("sk_data_ready", self._loaded.programs["on_data_ready"]))
-        except BpfError:
-            self.sees_data = False
+            self.data_source = "raw tracepoint sk_data_ready"
 
     def begin(self, tgid: int = 0) -> int:
         """Opens the window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
@@ -144,9 +161,7 @@ class Tracer:
             if kernel:
                 self._put("stacks", kernel, _stack_struct(thread.kernel_stack))
             if thread.object is not None:
-                thing = thread.object
-                object_number = stack_hash((thing.fd, thing.ino, thing.dev, thing.mode))
-                self._put("objects", object_number, Object(fd=thing.fd, mode=thing.mode, ino=thing.ino, dev=thing.dev))
+                object_number = self.put_object(thread.object)
             self._put("goroutines", thread.g, Goroutine())
         entry = Thread(
             out_ns=since_ns, g=thread.g, goid=thread.goid, stack=stack_hash(thread.stack), kernel_stack=kernel,
@@ -162,6 +177,25 @@ class Tracer:
             raw = read_element(self._loaded.maps["threads"], key, ct.sizeof(Thread))
             if Thread.from_buffer_copy(raw).out_ns == since_ns:
                 delete_element(self._loaded.maps["threads"], key)
+
+    def put_object(self, thing: KernelObject) -> int:
+        """Adds a file or socket to the kernel's table and returns its number there; raises BpfError if that is full."""
+        raw = Object(
+            fd=thing.fd, mode=thing.mode, ino=thing.ino, dev=thing.dev, family=thing.family, type=thing.type,
+            state=thing.state, local_port=thing.local_port,
+            peer_port=int.from_bytes(thing.peer_port.to_bytes(2, "big"), "little"),
+        )
+        raw.local[: len(thing.local)] = thing.local
+        raw.peer[: len(thing.peer)] = thing.peer
+        number = stack_hash(tuple(word for word, in struct.iter_unpack("<Q", bytes(raw))))
+        self._put("objects", number, raw)
+        return number
+
+    def put_stack(self, pcs: tuple[int, ...], exact: bool = False) -> int:
+        """Adds a stack, leaf first, to the kernel's table and returns its number there; raises BpfError if that is full."""
+        number = stack_hash(pcs)
+        self._put("stacks", number, _stack_struct(pcs, exact))
+        return number
 
     def _put(self, table: str, number: int, value: ct.Structure) -> None:
         try:
@@ -223,6 +257,11 @@ class Tracer:
     @property
     def sees_threads(self) -> bool:
         """Whether the kernel's tracepoints are used."""
+        return self._tracepoints
+
+    @property
+    def knows_files(self) -> bool:
+        """Whether files and sockets are told."""
         return self._kernel_stage
 
     @property
@@ -265,8 +304,21 @@ class Tracer:
         """A file or socket by its number in the kernel's table."""
         if number not in self._objects:
             raw = self._element("objects", number, Object)
-            self._objects[number] = _object(Object.from_buffer_copy(raw)) if raw is not None else None
+            self._objects[number] = self._parse_object(Object.from_buffer_copy(raw)) if raw is not None else None
         return self._objects[number]
+
+    def _parse_object(self, raw: Object) -> KernelObject:
+        path, peer = "", bytes(raw.peer)
+        if raw.family == socket.AF_UNIX:
+            kept = self._element("unix_paths", int.from_bytes(peer[:8], "little"), UnixPath)
+            if kept is not None:
+                # An abstract name begins with a zero byte and has no end mark; it is shown as ss(8) does.
+                text = b"@" + kept[1:].rstrip(b"\0") if kept[:1] == b"\0" else kept.partition(b"\0")[0]
+                path = text.decode("utf-8", "replace")
+        return KernelObject(
+            raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port, peer,
+            int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"), path,
+        )
 
     def read_open(self) -> tuple[dict[int, OpenInterval], set[int]]:
         """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
@@ -277,7 +329,8 @@ class Tracer:
             known.add(g)
             if entry.start_ns:
                 opened[g] = OpenInterval(
-                    g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object
+                    g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
+                    entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
                 )
         return opened, known
 
@@ -293,9 +346,28 @@ class Tracer:
         """The threads that are off their CPU with a goroutine."""
         entries = (Thread.from_buffer_copy(raw) for _, raw in self._table("threads", ct.c_uint32, Thread))
         return [
-            OpenThread(e.g, e.goid, e.kind, e.out_ns, e.woken_ns, e.stack, e.kernel_stack, e.object, e.syscall)
+            OpenThread(
+                e.g, e.goid, e.kind, e.out_ns, e.woken_ns, e.stack, e.kernel_stack, e.object, e.syscall, e.stopped_at_out,
+                e.stopped_at_woken, e.long_run_ns, bool(e.throttled),
+            )
             for e in entries if e.out_ns
         ]
+
+    def read_pauses(self, since: int = 0) -> list[WorldPause]:
+        """Stop-the-world pauses from the one with number `since` on; the last one may still last."""
+        began = World.from_buffer_copy(read_element(self._loaded.maps["world"], bytes(4), ct.sizeof(World))).pauses
+        found = []
+        for index in range(since, min(began, MAX_PAUSES)):
+            entry = Pause.from_buffer_copy(
+                read_element(self._loaded.maps["pauses"], struct.pack("<I", index), ct.sizeof(Pause))
+            )
+            found.append(WorldPause(entry.start_ns, entry.duration_ns, entry.reason))
+        return found
+
+    def stopped_ns(self, until_ns: int) -> int:
+        """How long the world had been stopped in all, as bpf/maps.c: stopped_until counts it."""
+        world = World.from_buffer_copy(read_element(self._loaded.maps["world"], bytes(4), ct.sizeof(World)))
+        return world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
 
     def read_members(self) -> set[tuple[int, int]]:
         """(`member_hash`, goid) of every goroutine that was counted for a stack."""
@@ -305,9 +377,9 @@ class Tracer:
         """The descriptors of the loaded uprobe programs."""
         return [fd for name, fd in self._loaded.programs.items() if name in {p.program for p in self._plan.probes}]
 
-    def all_program_fds(self) -> list[int]:
-        """The descriptors of all loaded programs."""
-        return list(self._loaded.programs.values())
+    def programs(self) -> dict[str, int]:
+        """The descriptors of all loaded programs, by name."""
+        return dict(self._loaded.programs)
 
     def read_events(self) -> list[KernelEvent]:
         """The single intervals that were streamed since the last call."""
@@ -352,8 +424,8 @@ def _key(raw: bytes) -> RowKey:
     return RowKey(*struct.unpack("<5Q4I", raw))
 
 
-def _stack_struct(pcs: tuple[int, ...]) -> Stack:
-    value = Stack(depth=min(len(pcs), MAX_FRAMES))
+def _stack_struct(pcs: tuple[int, ...], exact: bool = False) -> Stack:
+    value = Stack(depth=min(len(pcs), MAX_FRAMES), flags=STACK_EXACT if exact else 0)
     value.pcs[: value.depth] = pcs[: value.depth]
     return value
 
@@ -365,13 +437,7 @@ def _raw_stack(raw: bytes) -> RawStack:
     return RawStack(
         pcs, leaf_caller, bool(flags & STACK_IN_PROLOGUE), async_caller, bool(flags & STACK_EXACT),
         bool(flags & STACK_TRUNCATED), bool(flags & STACK_UNREADABLE), bool(flags & STACK_IN_TRANSIT),
-    )
-
-
-def _object(raw: Object) -> KernelObject:
-    return KernelObject(
-        raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port,
-        bytes(raw.peer), int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"),
+        bool(flags & STACK_KERNEL),
     )
 
 
@@ -400,12 +466,12 @@ def member_hash(key: RowKey) -> int:
     return _mix(_mix(key.stack, key.reason), key.kind)
 
 
-_FIGURES = struct.Struct("<6Q")
+_FIGURES = struct.Struct("<9Q")
 _HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
 
 
 def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
-    count, total, maximum, low, high, in_progress = _FIGURES.unpack_from(raw)
+    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max = _FIGURES.unpack_from(raw)
     histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
     top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
     # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
@@ -413,5 +479,5 @@ def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
         maximum = bucket_range(top)[0]
     return IntervalRow(
         _key(raw_key), NO_STACK, count=count, total_ns=total, max_ns=maximum, squares=low + (high << 32),
-        in_progress=in_progress, histogram={bucket: number for bucket, number in enumerate(histogram) if number},
+        in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs, long_run_max_ns=long_run_max, histogram={bucket: number for bucket, number in enumerate(histogram) if number},
     )

@@ -63,6 +63,11 @@ class Goroutine:
         return self.status in _EMPTY
 
     @property
+    def waits_for_first_turn(self) -> bool:
+        """It was created and has not run yet."""
+        return self.status == Status.RUNNABLE and not self.bp and bool(self.pc)
+
+    @property
     def has_run(self) -> bool:
         """False for a goroutine that was created and waits for its first turn (sched.bp is still 0)."""
         return self.bp != 0 or self.status == Status.SYSCALL
@@ -114,6 +119,11 @@ class GoroutineReader:
             address, word(layout.g_goid), status, raw[layout.g_waitreason], word(pc), word(sp), word(bp),
             word(layout.g_stack_lo), word(layout.g_stack_hi), word(layout.g_m),
         )
+
+    def first_frames(self, goroutine: Goroutine) -> tuple[int, ...]:
+        """Of one that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""
+        raw = self._memory.read(goroutine.sp, 8) if goroutine.stack_lo <= goroutine.sp <= goroutine.stack_hi - 8 else None
+        return (goroutine.pc, int.from_bytes(raw, "little")) if raw else (goroutine.pc,)
 
     def thread_of(self, goroutine: Goroutine) -> int:
         """The thread that the goroutine is on (m.procid: in the process's own PID namespace), 0 if none or not known."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
 
 from gotrace.kernel.records import KernelObject
 
@@ -13,17 +13,25 @@ _STREAM, _DATAGRAM = 1, 2
 _LISTEN = 10
 _FAMILIES = {AF_UNIX: "unix", AF_NETLINK: "netlink", 17: "packet", 40: "vsock"}
 
-Resolver = Callable[[int, int], str]
-"""From a descriptor and an inode to the name that /proc gives the file, "" if it is no longer that file."""
 
 
-def describe(thing: KernelObject, resolve: Resolver) -> str:
+class Names(Protocol):
+    """What /proc calls open files (`gotrace.proc.descriptors`)."""
+
+    def name(self, fd: int, ino: int) -> str:
+        """The name of the file behind `fd`, "" if it is not inode `ino` any more."""
+
+    def unix_path(self, ino: int) -> str:
+        """The path that the unix socket with that inode is bound to, "" if none."""
+
+
+def describe(thing: KernelObject, names: Names) -> str:
     """The descriptor with the file or socket behind it."""
-    what = _socket(thing, resolve) if stat.S_ISSOCK(thing.mode) else _file(thing, resolve)
+    what = _socket(thing, names) if stat.S_ISSOCK(thing.mode) else _file(thing, names)
     return f"fd {thing.fd} → {what}" if what else f"fd {thing.fd}"
 
 
-def _socket(thing: KernelObject, resolve: Resolver) -> str:
+def _socket(thing: KernelObject, names: Names) -> str:
     if thing.family in (AF_INET, AF_INET6):
         protocol = {_STREAM: "tcp", _DATAGRAM: "udp"}.get(thing.type & 0xF, "ip")
         local = _address(thing.family, thing.local, thing.local_port)
@@ -32,7 +40,10 @@ def _socket(thing: KernelObject, resolve: Resolver) -> str:
         if not thing.peer_port:
             return f"{protocol} {local}"
         return f"{protocol} {local}→{_address(thing.family, thing.peer, thing.peer_port)}"
-    name = resolve(thing.fd, thing.ino)
+    if thing.family == AF_UNIX:
+        path = thing.path or names.unix_path(thing.ino)
+        return f"unix {path}" if path else "unix"
+    name = names.name(thing.fd, thing.ino)
     kind = _FAMILIES.get(thing.family, f"socket of family {thing.family}" if thing.family else "socket")
     return f"{kind} {name}".strip() if not name.startswith("socket:") else kind
 
@@ -46,8 +57,8 @@ def _address(family: int, raw: bytes, port: int) -> str:
     return f"[{address}]:{port}"
 
 
-def _file(thing: KernelObject, resolve: Resolver) -> str:
-    name = resolve(thing.fd, thing.ino)
+def _file(thing: KernelObject, names: Names) -> str:
+    name = names.name(thing.fd, thing.ino)
     if stat.S_ISFIFO(thing.mode):
         return "pipe" if not name or name.startswith("pipe:") else f"fifo {name}"
     if name.startswith("anon_inode:"):

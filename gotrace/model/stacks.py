@@ -7,7 +7,8 @@ BPF programs (`start_while_stopped`, `end_while_running`):
     running --goschedImpl, goyield_m, preemptPark--> preempted --execute--> running
     running --exitsyscall0/NoP--> runnable --execute--> running
     running --coroswitch_m--> waiting      --coroswitch_m of the other side--> running
-    new g   --execute, coroswitch_m (sched.bp is 0)--> running
+    new g   --newproc--> runnable          --execute (sched.bp is 0)--> running
+    new g   --coroswitch_m (sched.bp is 0)--> running
 
 Within an interval, in this order, each at most once; the parts sum to the interval:
 
@@ -27,9 +28,9 @@ from dataclasses import dataclass, field
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.kernel.structs import ASYNC_AT
+from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
 from gotrace.model.syscalls import syscall_name
-from gotrace.vocabulary import NETPOLL, READY, WOKEN, Part, StartKind, State
+from gotrace.vocabulary import NETPOLL, READY, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
 
 GOSCHED = "Gosched"
 PREEMPTED = "preempted"
@@ -39,6 +40,9 @@ COROUTINE = "coroutine"
 UNKNOWN = "unknown"
 PAGE_FAULT = "page fault"
 THREAD_PREEMPTED = "thread preempted"
+CPU_QUOTA = "CPU quota"
+CREATED = "created"
+UNKNOWN_SYSCALL = "syscall"
 
 REASON_OF_KIND = {
     StartKind.YIELD: (State.PREEMPTED, YIELD),
@@ -47,15 +51,22 @@ REASON_OF_KIND = {
     StartKind.COROSWITCH: (State.WAITING, COROUTINE),
     StartKind.FAULT: (State.SYSCALL, PAGE_FAULT),
     StartKind.CPU: (State.RUNQUEUE, THREAD_PREEMPTED),
+    StartKind.THROTTLED: (State.RUNQUEUE, CPU_QUOTA),
+    StartKind.CREATED: (State.RUNNABLE, CREATED),
 }
+"""State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or preemption."""
+
 _PARTS = {
     Part.NETPOLL: (State.NETPOLL, NETPOLL),
     Part.RUNNABLE: (State.RUNNABLE, READY),
     Part.RUNQUEUE: (State.RUNQUEUE, WOKEN),
+    Part.THROTTLED: (State.RUNQUEUE, WOKEN_THROTTLED),
 }
-"""State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or preemption."""
 
-OTHER_REASONS = frozenset((GOSCHED, PREEMPTED, YIELD, SYSCALL_EXIT, COROUTINE, PAGE_FAULT, THREAD_PREEMPTED))
+OTHER_REASONS = frozenset((
+    GOSCHED, PREEMPTED, YIELD, SYSCALL_EXIT, COROUTINE, PAGE_FAULT, THREAD_PREEMPTED, CPU_QUOTA, CREATED,
+    UNKNOWN_SYSCALL,
+))
 """Reasons that are neither Go's own wait reasons nor names of system calls."""
 
 _LEAF_KINDS = (
@@ -111,12 +122,12 @@ class StackModel:
             broken = "stack deeper than the walk"
         elif row.stack.unreadable:
             broken = "rest of the stack unreadable"
-        waker = self._chain(row.waker) if row.waker is not None else ()
+        waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
         return GoStack(points, state, reason, self._boundary(row), waker, broken)
 
     def _boundary(self, row: IntervalRow) -> str:
         if row.key.kind == StartKind.SYSCALL:
-            return syscall_name(row.key.syscall)
+            return _syscall(row.key.syscall)
         if row.key.kind == StartKind.FAULT:
             return PAGE_FAULT
         return "netpoll" if row.object is not None else ""
@@ -148,7 +159,7 @@ class StackModel:
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
             kind = next((found for name, found in _LEAF_KINDS if name in names), StartKind.GOSCHED)
         if kind is StartKind.SYSCALL:
-            return State.SYSCALL, syscall_name(row.key.syscall)
+            return State.SYSCALL, _syscall(row.key.syscall)
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""
@@ -167,3 +178,7 @@ class StackModel:
         """Whether the compiler made the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out
         (runtime/traceback.go: elideWrapperCalling)."""
         return call.func_id == self._binary.table.wrapper_id
+
+
+def _syscall(number: int) -> str:
+    return UNKNOWN_SYSCALL if number == NO_SYSCALL else syscall_name(number)

@@ -11,7 +11,9 @@ Probe sets (``--probes``):
 ``gopark``
     ``runtime.gopark`` alone: waits only. Gosched, preemption, lost Ps and coroutines are not seen.
 
-All end at ``runtime.execute``. Coroutines (iter.Pull) are switched past it, by ``runtime.coroswitch_m``: one hit there ends
+All end at ``runtime.execute``. Beside them stand those on what makes a goroutine runnable (``runtime.ready``,
+``runtime.netpollready``, the call in ``runtime.newproc.func1``), on its end (``runtime.gdestroy``) and on stop-the-world pauses.
+ Coroutines (iter.Pull) are switched past it, by ``runtime.coroswitch_m``: one hit there ends
 the interval of the side that goes on and begins that of the side that stops. ``runtime.gogo``, which sees every resume,
 is not used: every growth of a stack passes it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
 """
@@ -24,7 +26,7 @@ from enum import Enum
 from gotrace.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Function
-from gotrace.gobin.x86 import ProbeSite, probe_site
+from gotrace.gobin.x86 import ProbeSite, call_site, probe_site
 
 
 class ProbeSet(str, Enum):
@@ -81,7 +83,8 @@ class Callback:
 class Plan:
     """All that the kernel side needs to know of a binary. Addresses are link-time.
 
-    `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
+    `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
+    by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
     collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
     """
 
@@ -96,11 +99,17 @@ class Plan:
     assist: Range
     assist_frame: int
     thread_local_g: int | None = None
+    has_stop_reasons: bool = False
+    frameless_switch: int = 0
 
     @property
-    def has_wakers(self) -> bool:
-        """Whether the moment at which a goroutine becomes runnable is probed."""
-        return any(probe.role == "ready" for probe in self.probes)
+    def execute(self) -> Probe:
+        """The probe at which goroutines resume."""
+        return next(probe for probe in self.probes if probe.role == "end")
+
+    def has(self, role: str) -> bool:
+        """Whether there is a probe of that role."""
+        return any(probe.role == role for probe in self.probes)
 
 
 _STARTS = {
@@ -125,10 +134,12 @@ _OPTIONAL = {
 
 
 def make_plan(
-    binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True
+    binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True,
+    syscalls: bool = False,
 ) -> Plan:
     """The plan for `binary`; with `wakers` also the probes on what makes goroutines runnable, with `exits` that on their
-    end, without which their last run can't be timed.
+    end, without which their last run can't be timed, with `syscalls` those on system calls as Go sees them: the fallback
+    where the kernel's tracepoints may not be used.
 
     Raises:
         BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
@@ -153,15 +164,18 @@ def make_plan(
     execute, found_by = _needed(binary, "runtime.execute")
     site = probe_site(binary.image, execute, "rax")
     probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", found_by))
-    ready, not_ready = _ready_probes(binary) if wakers else ((), ())
-    probes += ready
-    left_out += not_ready
+    for wanted, find in ((wakers, _ready_probes), (wakers, _creation_probe), (True, _pause_probes), (syscalls, _syscall_probes)):
+        more, not_probed = find(binary) if wanted else ((), ())
+        probes += more
+        left_out += not_probed
     if exits:
         # gdestroy (Go 1.22) ends coroutines too, goexit0 does all before it existed.
         symbol = "runtime.gdestroy" if binary.function("runtime.gdestroy") else "runtime.goexit0"
         function, found_by = _needed(binary, symbol)
         probes.append(_probe(binary, "exit", symbol, "mark_exit", probe_site(binary.image, function, "rax"), "rax", found_by))
     assist = _needed(binary, "runtime.gcAssistAlloc")[0]
+    switch = binary.function("runtime.systemstack_switch")
+    frameless = switch is not None and not binary.table.frame_size(_needed(binary, "runtime.systemstack")[0])
     return Plan(
         probe_set=probe_set,
         probes=tuple(probes),
@@ -173,6 +187,8 @@ def make_plan(
         callback=_callback(binary),
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
+        frameless_switch=switch[0].entry if frameless else 0,
+        has_stop_reasons=bool(binary.stop_reasons),
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
 
@@ -199,6 +215,48 @@ def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
     if len(probes) < 2:
         return [], left_out + [LeftOut(probe.symbol, "of no use without the other") for probe in probes]
     return probes, left_out
+
+
+def _creation_probe(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
+    """Where newproc hands a new goroutine to its P: the call of runqput (AX = p, BX = g) in the closure that it runs on g0.
+    newproc1 itself would not do: at its entry there is no g yet."""
+    symbol = "runtime.newproc.func1"
+    caller, callee = binary.function(symbol), binary.function("runtime.runqput")
+    if caller is None or callee is None or binary.layout.g_m is None or binary.layout.m_curg is None:
+        return [], [LeftOut(symbol, "the function, its call of runqput, or the layout of runtime.m is not known")]
+    try:
+        site = call_site(binary.image, caller[0], callee[0])
+    except BadBinary as error:
+        return [], [LeftOut(symbol, str(error))]
+    return [_probe(binary, "create", symbol, "mark_created", site, "rbx", caller[1])], []
+
+
+def _pause_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
+    """Where the world is asked to stop, and where it goes again: startTheWorldWithSema calls wakep when it has woken every P
+    that has work, right after it has looked at the clock for the runtime's own metrics (/sched/pauses)."""
+    stop, start, wakep = (
+        binary.function(f"runtime.{name}") for name in ("stopTheWorldWithSema", "startTheWorldWithSema", "wakep")
+    )
+    if stop is None or start is None or wakep is None:
+        return [], [LeftOut("runtime.stopTheWorldWithSema", "not all functions were found: stop-the-world pauses are not seen")]
+    try:
+        sites = probe_site(binary.image, stop[0], "rax"), call_site(binary.image, start[0], wakep[0])
+    except BadBinary as error:
+        return [], [LeftOut("runtime.startTheWorldWithSema", f"{error}: stop-the-world pauses are not seen")]
+    return [
+        _probe(binary, "pause", "runtime.stopTheWorldWithSema", "stop_world", sites[0], "rax", stop[1]),
+        _probe(binary, "pause", "runtime.startTheWorldWithSema", "start_world", sites[1], "rax", start[1]),
+    ], []
+
+
+def _syscall_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
+    """Both run on the goroutine's own stack. Up to Go 1.20 their first emulated instruction lies behind the prologue."""
+    found = []
+    for symbol, program in (("runtime.reentersyscall", "enter_syscall"), ("runtime.exitsyscall", "exit_syscall")):
+        function, found_by = _needed(binary, symbol)
+        site = probe_site(binary.image, function, "r14", frame_allowed=True)
+        found.append(_probe(binary, "syscall", symbol, program, site, "r14", found_by))
+    return found, []
 
 
 _NEWER = "gotrace supports Go 1.19 to 1.27; what it learnt of this binary: gotrace probes FILE"

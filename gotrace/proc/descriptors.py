@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 
 _MOST = 4096
+_MOST_UNIX = 1 << 16
 
 
 class Descriptors:
@@ -13,7 +15,8 @@ class Descriptors:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._names: dict[tuple[int, int], str] = {}
-        self._unix: dict[int, str] | None = None
+        self._unix: dict[int, str] = {}
+        self._unix_again = 0.0
 
     def name(self, fd: int, ino: int) -> str:
         """The path (or ``pipe:[n]``, ``anon_inode:[eventfd]``) behind `fd`; "" if it is not inode `ino` any more.
@@ -35,16 +38,18 @@ class Descriptors:
             name = os.readlink(path)
         except OSError:
             return ""
-        return self._unix_path(ino) or name if name.startswith("socket:") else name
+        return self.unix_path(ino) or name if name.startswith("socket:") else name
 
-    def _unix_path(self, ino: int) -> str:
-        if self._unix is None:
-            self._unix = {}
+    def unix_path(self, ino: int) -> str:
+        """The path that the unix socket with that inode is bound to, "" if none. Read anew for an inode that is not known,
+        up to once a second."""
+        if ino not in self._unix and time.monotonic() >= self._unix_again:
+            self._unix_again = time.monotonic() + 1
             try:
                 with open(f"/proc/{self._pid}/net/unix", encoding="utf-8", errors="replace") as file:
                     for line in file:
                         fields = line.split(None, 7)
-                        if len(fields) == 8 and fields[6].isdigit():
+                        if len(fields) == 8 and fields[6].isdigit() and len(self._unix) < _MOST_UNIX:
                             self._unix[int(fields[6])] = fields[7].rstrip("\n")
             except OSError:
                 pass

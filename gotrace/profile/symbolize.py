@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.model.objects import Resolver, describe
+from gotrace.kernel.tracer import POLL_CALLBACK
+from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import Frame
-from gotrace.vocabulary import FrameKind
+from gotrace.vocabulary import FrameKind, StartKind
 
 _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 
@@ -17,10 +18,10 @@ _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 class Symbolizer:
     """Frames of one process's stacks. `unknown` counts the distinct program counters that no function claims."""
 
-    def __init__(self, model: StackModel, kernel: KernelSymbols, resolve: Resolver) -> None:
+    def __init__(self, model: StackModel, kernel: KernelSymbols, names: Names) -> None:
         self._model = model
         self._kernel = kernel
-        self._resolve = resolve
+        self._names = names
         self._frames: dict[CodePoint, tuple[Frame, ...]] = {}
         self.unknown = 0
 
@@ -28,13 +29,20 @@ class Symbolizer:
         """Leaf first: the waker's stack from its root on, the kernel's, the boundary with what lies behind it, the
         goroutine's own. Without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost``
         that says why."""
-        frames = self._waker_frames(stack)
+        if row.waker is not None and row.waker.kernel:
+            # The data came: what brought it.
+            frames = [replace(frame, kind=FrameKind.WAKER) for frame in reversed(self._kernel_frames(row.waker))]
+        else:
+            frames = self._waker_frames(stack)
         if row.kernel_stack is not None:
             frames += self._kernel_frames(row.kernel_stack)
         if stack.boundary:
-            what = f"({describe(row.object, self._resolve)})" if row.object is not None else ""
+            what = f"({describe(row.object, self._names)})" if row.object is not None else ""
             frames.append(Frame(stack.boundary + what, kind=FrameKind.SYSCALL))
         own = [frame for point in stack.points for frame in self._expand(point)]
+        if row.key.kind == StartKind.CREATED and stack.points:
+            # Of `go f(x)` the compiler's wrapper is all that there is yet.
+            own = [*self._physical(stack.points[0]), *(f for point in stack.points[1:] for f in self._expand(point))]
         # On the scheduler's stack for the goroutine: the mark of where it went there is no call.
         frames += own[1:] if own and own[0].name == "runtime.systemstack_switch" else own
         if stack.broken:
@@ -43,20 +51,35 @@ class Symbolizer:
 
     def _waker_frames(self, stack: GoStack) -> list[Frame]:
         """From its root on; without the last steps into runtime.ready, and without the scheduler's way to what it ran."""
-        frames = [frame for point in stack.waker for frame in self._expand(point)]
+        frames: list[Frame] = []
+        for point in stack.waker:
+            frames += self._expand(point)
+            if frames and (frames[-1].name in _FINDERS or frames[-1].name.startswith("runtime.mstart")):
+                break  # below lies the way to the scheduler, in programs with cgo in C
         start = next((index for index, frame in enumerate(frames) if not _leads_to_ready(frame.name)), 0)
         end = next((index for index, frame in enumerate(frames) if frame.name in _FINDERS and index > start), len(frames))
         return [replace(frame, kind=FrameKind.WAKER) for frame in reversed(frames[start:end])]
 
     def _kernel_frames(self, stack: RawStack) -> list[Frame]:
         found = [self._kernel.function(pc) for pc in stack.pcs]
-        # Above __schedule lie only the tracepoint and we.
+        # Above __schedule, or the function that the probe is on, lie only the kernel's ways to us.
         names = [function.name if function else "" for function in found]
         start = next((index + 1 for index, name in enumerate(names) if name.startswith("__schedule")), 0)
+        if not start:
+            start = names.index(POLL_CALLBACK) if POLL_CALLBACK in names else 0
+            start = next((index for index, name in enumerate(names) if index >= start and not name.startswith(_WAYS_TO_US)), 0)
+        # What an interrupt came upon has nothing to do with it.
+        end = next((index for index, name in enumerate(names) if name.startswith(_INTERRUPT)), len(names))
         return [
             Frame(function.name, function.module, kind=FrameKind.KERNEL) if function
             else Frame("[kernel]" if self._kernel.restricted else f"[kernel at {pc:#x}]", kind=FrameKind.KERNEL)
-            for pc, function in zip(stack.pcs[start:], found[start:])
+            for pc, function in zip(stack.pcs[start:end], found[start:end])
+        ]
+
+    def _physical(self, point: CodePoint) -> list[Frame]:
+        return [
+            Frame(shown_name(call.function), call.file, call.line, kind_of(call.function))
+            for call in self._model.calls(point)[-1:]
         ]
 
     def _expand(self, point: CodePoint) -> tuple[Frame, ...]:
@@ -76,6 +99,8 @@ class Symbolizer:
         return known
 
 
+_WAYS_TO_US = ("bpf_", "__bpf_", "__traceiter_", "__probestub_")
+_INTERRUPT = ("asm_common_interrupt", "asm_sysvec_")
 _FINDERS = frozenset(("runtime.findRunnable", "runtime.findrunnable", "runtime.schedule"))
 """Where the scheduler looks for work: what made the goroutine runnable was called from there."""
 

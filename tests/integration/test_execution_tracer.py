@@ -15,8 +15,7 @@ from workload import Workload
 
 pytestmark = pytest.mark.bpf
 
-# The tracer's format of Go 1.22 and later; before, its clock and its stacks at a wait were others.
-VERSIONS = [version for version in GO_VERSIONS if int(version.split(".")[1]) >= 22]
+VERSIONS = [version for version in GO_VERSIONS if int(version.split(".")[1]) >= 21]
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"go{version}")
@@ -24,7 +23,7 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """(go, the execution trace, gotrace's summary) of one and the same run."""
     folder = tmp_path_factory.mktemp("oracle")
     recorded = folder / "trace.out"
-    with Workload(build("stages", request.param, "plain"), "-trace", str(recorded)) as workload:
+    with Workload(build("stages", request.param, "plain"), "-trace", str(recorded), undisturbed=True) as workload:
         with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "x.gotrace") as trace:
             workload.send("go")
             workload.read_json(60)
@@ -54,7 +53,7 @@ def raw_profile(text: str) -> dict[tuple[str, ...], int]:
         elif number and line.startswith("    ") and line.split():
             functions[number].append(line.split()[0])  # the next frame of an inlined call
     stacks: dict[tuple[str, ...], int] = defaultdict(int)
-    for found in re.finditer(r"^\s+(\d+)\s+(\d+): ([\d ]+)$", samples, re.MULTILINE):
+    for found in re.finditer(r"^\s+(\d+)\s+(\d+): ([\d ]*)$", samples, re.MULTILINE):
         stack = own(name for location in found.group(3).split() for name in functions[location])
         stacks[stack] += int(found.group(2))
     return stacks
@@ -65,44 +64,88 @@ def own(names) -> tuple[str, ...]:
     return tuple(name for name in names if name.startswith("main."))
 
 
-def gotrace_s(summary: dict, wanted) -> dict[tuple[str, ...], int]:
+def minor(summary: dict) -> int:
+    return int(summary["target"]["go_version"].split(".")[1])
+
+
+def goroutine_s(stack: dict) -> tuple[str, ...]:
+    return own(f["name"] for f in stack["frames"] if f["kind"] in ("go", "runtime", "cgo"))
+
+
+def waker_s(stack: dict) -> tuple[str, ...]:
+    return own(f["name"] for f in reversed(stack["frames"]) if f["kind"] == "waker")
+
+
+def gotrace_s(summary: dict, wanted, key=goroutine_s) -> dict[tuple[str, ...], int]:
     stacks: dict[tuple[str, ...], int] = defaultdict(int)
     for stack in summary["stacks"]:
         if wanted(stack):
-            stacks[own(f["name"] for f in stack["frames"] if f["kind"] in ("go", "runtime", "cgo"))] += stack["total_ns"]
+            stacks[key(stack)] += stack["total_ns"]
     return stacks
 
 
-def compare(theirs: dict, mine: dict, tolerance: float = 0.02) -> None:
+def compare(theirs: dict, mine: dict, share: float = 0.01, stackless: bool = False) -> None:
+    """Every stack of more than `share` of their profile has the same total in mine, within 2 %."""
     total = sum(theirs.values())
     compared = 0
     for stack, amount in theirs.items():
-        if amount > 0.01 * total and stack:
+        if amount > share * total and (stack or stackless):
             compared += 1
-            assert abs(mine.get(stack, 0) - amount) <= tolerance * amount, (stack, amount, mine.get(stack))
+            assert abs(mine.get(stack, 0) - amount) <= 0.02 * amount, (stack, amount, mine.get(stack))
     assert compared >= 1
 
 
 def test_synchronisation(traced: tuple) -> None:
     go, recorded, summary = traced
     reasons = {"chan receive", "chan send", "select", "sync.Mutex.Lock", "sync.WaitGroup.Wait", "semacquire", "sync.Cond.Wait"}
-    mine = gotrace_s(summary, lambda stack: stack["reason"] in reasons)
-    compare(tracer_s(go, recorded, "sync"), mine)
+    # Stacks without a function of the program's own are the runtime's (timers of the test, collectors): the tracer
+    # leaves most of them out.
+    compare(tracer_s(go, recorded, "sync"), gotrace_s(summary, lambda stack: stack["reason"] in reasons))
 
 
 def test_network(traced: tuple) -> None:
     go, recorded, summary = traced
-    # The tracer's wait ends when the netpoller has made the goroutine runnable.
-    mine = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll"))
-    compare(tracer_s(go, recorded, "net"), mine)
+    # The tracer's wait ends when the netpoller has made the goroutine runnable. From Go 1.22 to 1.25 `go tool trace` passes
+    # over events without a stack (cmd/trace: makeComputePprofFunc), which that is: there the wait goes on to the next event
+    # with one, through the wait for a P.
+    reasons = ("IO wait", "netpoll", "ready") if 22 <= minor(summary) <= 25 else ("IO wait", "netpoll")
+    compare(tracer_s(go, recorded, "net"), gotrace_s(summary, lambda stack: stack["reason"] in reasons))
 
 
 def test_system_calls(traced: tuple) -> None:
     go, recorded, summary = traced
-    # The tracer's system call lasts until the goroutine is back on a P: the wait for a CPU is in it.
-    states = {"syscall", "runqueue"}
-    # Up to Go 1.25 the tracer's nanosleeps of 5 ms are up to 0.2 ms longer than what the kernel and the wait for a P add up
-    # to; the program's own clock agrees with gotrace (test_stages). Not explained yet.
-    minor = int(summary["target"]["go_version"].split(".")[1])
-    mine = gotrace_s(summary, lambda stack: stack["state"] in states or stack["reason"] == "syscall exit")
-    compare(tracer_s(go, recorded, "syscall"), mine, 0.02 if minor >= 26 else 0.06)
+    theirs = tracer_s(go, recorded, "syscall")
+    # The tracer's system call lasts until the goroutine is back on a P: the waits for a CPU and for a P are in it.
+    mine = gotrace_s(summary, lambda stack: stack["state"] in ("syscall", "runqueue") or stack["reason"] == "syscall exit")
+    if minor(summary) == 21:
+        # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), and they end before the wait
+        # for another.
+        sleeping = ("main.sleepInKernel", "main.nanosleep", "main.main")
+        assert 0 < theirs[sleeping] <= 1.02 * mine[sleeping]
+        return
+    # Calls that do not block count with the tracer, from Go 1.22 to 1.25 with what follows them up to the next event that has
+    # a stack. So only those of more than 5 % of the profile are compared: they are the ones that block.
+    compare(theirs, mine, share=0.05)
+
+
+def test_scheduling(traced: tuple) -> None:
+    go, recorded, summary = traced
+    theirs = tracer_s(go, recorded, "sched")
+    ready = gotrace_s(summary, lambda stack: stack["reason"] == "ready", waker_s)
+    created = gotrace_s(summary, lambda stack: stack["reason"] == "created", waker_s)
+    if minor(summary) == 21:
+        # By the stack of who made it runnable, also of who created it; preempted goroutines are left out.
+        compare(theirs, {stack: ready.get(stack, 0) + created.get(stack, 0) for stack in theirs}, share=0.05)
+        return
+    if minor(summary) <= 25:
+        # Passing over events without a stack, which the start of a goroutine is, it knows hardly any of these waits.
+        preempted = gotrace_s(summary, lambda stack: stack["state"] == "preempted")
+        assert sum(theirs.values()) < 0.5 * (sum(ready.values()) + sum(preempted.values()))
+        return
+    # By the stack of who made it runnable, where that has one, else by its own; not before a goroutine has run for the
+    # first time. Timers and the netpoller have none.
+    mine = gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit")
+    for stack, amount in ready.items():
+        mine[stack] += amount
+    # With more Ps than CPUs a thread may lose its CPU between the two readings of the clock, by a time slice of the kernel's.
+    compare({stack: amount for stack, amount in theirs.items() if "main.crowdedBurner" not in stack}, mine, stackless=True)

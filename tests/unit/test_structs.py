@@ -16,7 +16,8 @@ from gotrace.vocabulary import Part
 MIRRORS = {
     "config": structs.Config, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
     "interval_value": structs.IntervalValue, "member_key": structs.MemberKey, "event": structs.Event,
-    "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object,
+    "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object, "world": structs.World,
+    "pause": structs.Pause, "arrival": structs.Arrival, "unix_path": structs.UnixPath,
 }
 DEFINED = [
     f"-DMAX_FRAMES={structs.MAX_FRAMES}", f"-DBUCKETS={histogram.BUCKETS}", f"-DSUBBITS={histogram.SUBBITS}",
@@ -37,7 +38,7 @@ def test_structs(tmp_path: Path) -> None:
     for name, mirror in MIRRORS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{field[0]} %zu\\n", offsetof(struct {name}, {field[0]}));' for field in mirror._fields_]
-    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "STACK_IN_TRANSIT", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
+    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "GOROUTINE_ENDED", "STACK_IN_TRANSIT", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
         lines.append(f'printf("{constant} %d\\n", {constant});')
     program = compiled(
         tmp_path,

@@ -1,0 +1,147 @@
+/* Between an interval's start and its end: who makes the goroutine runnable, and when. */
+
+/* The goroutine's entry if it is off the CPU and not yet known to be runnable. One that no probe has seen has been off the
+ * CPU since before the window. */
+static __always_inline struct goroutine *waiting(struct config *c, u64 g)
+{
+	struct goroutine *state = goroutines.lookup(&g);
+	if (!state) {
+		struct goroutine new = {.start_ns = c->window_start_ns, .kind = KIND_BEFORE};
+		goroutines.update(&g, &new);
+		state = goroutines.lookup(&g);
+	}
+	return state && state->start_ns && !state->ready_ns ? state : NULL;
+}
+
+/* A goroutine that comes into being: its g is new, or belonged to another that has ended. */
+static __always_inline struct goroutine *created(u64 g, u64 now)
+{
+	struct goroutine *state = goroutines.lookup(&g);
+	if (!state) {
+		struct goroutine new = {};
+		goroutines.update(&g, &new);
+		state = goroutines.lookup(&g);
+		if (!state) {
+			count(STAT_GOROUTINE_TABLE_FULL);
+			return NULL;
+		}
+	}
+	if (state->start_ns)
+		count(STAT_FORGOTTEN); /* coro.go: coroexit */
+	state->ready_ns = state->data_ns = state->object = state->arrival = state->waker = state->waker_goid = 0;
+	state->run_since = state->run_ns = state->off_ns = state->slice_base = state->long_run_ns = 0;
+	state->stopped_at_start = stopped_until(now);
+	state->kind = KIND_CREATED;
+	state->flags = GOROUTINE_BORN;
+	state->start_ns = now;
+	return state;
+}
+
+/* Loaded twice. With AT_CREATION 0 for runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that does it.
+ * With AT_CREATION 1 for the call of runtime.runqput in runtime.newproc.func1: BX = the g of the new goroutine. */
+int mark_ready(struct pt_regs *ctx)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct config *c = configuration(now);
+	struct goroutine *state;
+	if (!c || draining(c, now))
+		return 0;
+	count(STAT_HITS_READY);
+	u64 ax = *(volatile unsigned long *)&ctx->ax, bx = *(volatile unsigned long *)&ctx->bx; /* not one load of a chosen place */
+	u64 g = AT_CREATION ? bx : ax, g0 = ctx->r14;
+	if (AT_CREATION) {
+		state = created(g, now);
+		if (!state)
+			return 0;
+	} else {
+		state = waiting(c, g);
+		if (!state)
+			return 0;
+		state->stopped_at_ready = stopped_until(now);
+		state->ready_ns = now;
+	}
+	struct scratch *s = acquire_scratch();
+	if (!s) {
+		count(STAT_WAKER_LOST);
+		return 0;
+	}
+	/* The scheduler itself: a timer that is due, a thread that looks for work. Its frames are on g0. */
+	u64 current = user_word(user_word(g0 + G_M) + M_CURG), hash, pc = user_word(ctx->sp), sp = ctx->sp, fp = ctx->bp;
+	u64 lo = user_word(g0 + G_STACK_LO), hi = user_word(g0 + G_STACK_HI);
+	if (current) {
+		/* systemstack has saved where the goroutine went onto g0 (runtime/asm_amd64.s: gosave_systemstack_switch). */
+		if (bpf_probe_read_user(s->g, G_READ, (void *)current)) {
+			count(STAT_WAKER_LOST);
+			goto out;
+		}
+		state->waker_goid = word(s, G_GOID);
+		pc = word(s, G_SCHED_PC);
+		sp = word(s, G_SCHED_SP);
+		fp = word(s, G_SCHED_BP);
+		lo = word(s, G_STACK_LO);
+		hi = word(s, G_STACK_HI);
+	}
+	hash = walk(&s->stack, pc, sp, fp, lo, hi, KIND_WAKER, WALK_WAKER);
+	keep_stack(s, hash);
+	state->waker = hash;
+out:
+	release_scratch(s);
+	return 0;
+}
+
+static __always_inline void harvested(struct config *c, u64 descriptor, u64 waiter, u32 writer, u64 now)
+{
+	u64 g = user_word(waiter);
+	if (g <= 2) /* runtime/netpoll.go: pdNil, pdReady, pdWait */
+		return;
+	struct goroutine *state = waiting(c, g);
+	if (!state)
+		return;
+	state->stopped_at_ready = stopped_until(now);
+	state->ready_ns = now;
+	if (!KERNEL_STAGE)
+		return;
+	if (!state->object) /* it has been waiting since before the window */
+		watch(state, descriptor, writer);
+	u64 key = state->arrival;
+	struct arrival *a = key ? watched.lookup(&key) : NULL;
+	if (a && a->when) {
+		state->data_ns = a->when;
+		state->stopped_at_data = a->stopped_ns;
+		state->waker = a->stack;
+	}
+}
+
+/* runtime.netpollready: BX = pollDesc, CX = 'r', 'w' or their sum. runtime.ready is not called for what it finds. */
+int mark_netpoll(struct pt_regs *ctx)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct config *c = configuration(now);
+	if (!c || draining(c, now))
+		return 0;
+	count(STAT_HITS_READY);
+	u64 descriptor = ctx->bx;
+	u32 mode = ctx->cx;
+	/* First the reader, then the writer. */
+#pragma clang loop unroll(disable)
+	for (u32 writer = 0; writer < 2; writer++)
+		if (mode != (writer ? 'r' : 'w'))
+			harvested(c, descriptor, descriptor + (writer ? PD_WG : PD_RG), writer, now);
+	return 0;
+}
+
+/* runtime.gdestroy, before Go 1.22 goexit0: AX = the g whose goroutine is over. */
+int mark_exit(struct pt_regs *ctx)
+{
+	u64 g = ctx->ax, now = bpf_ktime_get_ns();
+	struct config *c = configuration(now);
+	if (!c)
+		return 0;
+	count(STAT_HITS_EXIT);
+	struct goroutine *state = goroutines.lookup(&g);
+	if (state) {
+		state->flags |= GOROUTINE_ENDED;
+		stop_running(state, draining(c, now) ? c->window_end_ns : now);
+	}
+	return 0;
+}

@@ -1,0 +1,46 @@
+"""Which descriptors goroutines wait for in the netpoller, read from the process: for waits that no probe saw begin."""
+
+from __future__ import annotations
+
+from gotrace.gobin.layout import Layout
+from gotrace.proc.epoll import watched_descriptors
+from gotrace.proc.memory import Memory
+
+_TAG_BITS = 19
+
+
+def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
+    """Descriptor by g address, of the goroutines that are parked in a pollDesc now.
+
+    Raises:
+        ProcessLookupError: the process is gone.
+    """
+    if None in (layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self):
+        return {}
+    try:
+        watched = watched_descriptors(pid)
+    except FileNotFoundError:
+        raise ProcessLookupError(f"process {pid} is gone") from None
+    # The runtime gives epoll_ctl the address of its pollDesc, from Go 1.21 on packed with a sequence number
+    # (runtime/netpoll_epoll.go: netpollopen; tagptr_64bit.go).
+    candidates = [(fd, pointer) for fd, data in watched for pointer in {data, _unpacked(data)} if pointer]
+    size = max(layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self) + 8
+    found: dict[int, int] = {}
+    raws = memory.read_many([(pointer, size) for _, pointer in candidates])
+    for (fd, pointer), raw in zip(candidates, raws):
+        if raw is None or _word(raw, layout.pd_self) != pointer or _word(raw, layout.pd_fd) != fd:
+            continue
+        for offset in (layout.pd_rg, layout.pd_wg):
+            g = _word(raw, offset)
+            if g > 2:  # runtime/netpoll.go: pdNil, pdReady, pdWait
+                found[g] = fd
+    return found
+
+
+def _unpacked(data: int) -> int:
+    signed = data - (1 << 64) if data >> 63 else data
+    return (signed >> _TAG_BITS << 3) & ((1 << 64) - 1)
+
+
+def _word(raw: bytes, offset: int) -> int:
+    return int.from_bytes(raw[offset : offset + 8], "little")
