@@ -1,6 +1,6 @@
 // The table beside the graph: the same stacks in rows, for those who sort, and for those who do not see the canvas.
 const table = (() => {
-  const { duration, number, share, change } = words;
+  const { brief, duration, number, share, change } = words;
   const ROWS = 500;
 
   function columns() {
@@ -20,7 +20,7 @@ const table = (() => {
     ];
     if (view.show !== 'table') {
       // Beside the graph there is room for the least.
-      if (diff) return [found[1], found[2], found[3]];
+      if (diff) return found.slice(0, 4);
       return [...found, ['p99', s => p99[s], s => duration(p99[s])]];
     }
     found.push(['p50', s => p50[s], s => duration(p50[s])], ['p99', s => p99[s], s => duration(p99[s])],
@@ -57,10 +57,10 @@ const table = (() => {
   function stackCell(stack) {
     const { frames } = profile, path = profile.pathOf(stack, { ...view, objects: true }), cell = element('td', undefined, 'stack');
     const at = path.lastIndexOf(profile.stacks.reason[stack]), own = path.slice(0, at).reverse(), woken = path.slice(at + 1);
-    const kind = frame => profile.kindOf(frames.function[frame]), name = frame => profile.nameOf(frames.function[frame]);
+    const kind = frame => profile.kindOf(frames.function[frame]), name = frame => brief(profile.nameOf(frames.function[frame]), 140);
     const first = Math.max(0, own.findIndex(frame => !/^(kernel|syscall)$/.test(kind(frame)))), beneath = own.slice(0, first);
     if (own.length) {
-      const place = profile.place(own[first]);
+      const place = brief(profile.place(own[first]), 100);
       cell.append(element('b', name(own[first])), document.createTextNode(place ? `  ${place}` : ''));
     } else cell.append(element('b', name(path[at])));
     const boundary = beneath.find(frame => kind(frame) === 'syscall');
@@ -94,7 +94,7 @@ const table = (() => {
         }
         row.append(cell);
       }
-      const why = profile.nameOf(frames.function[stacks.reason[stack]]), cell = stackCell(stack);
+      const why = brief(profile.nameOf(frames.function[stacks.reason[stack]]), 60), cell = stackCell(stack);
       if (view.show === 'table') row.append(element('td', why, 'left'));
       else (cell.querySelector('div') ? cell.insertBefore(element('div', why, 'why'), cell.querySelector('div')) : cell.append(element('div', why, 'why')));
       row.append(cell);
