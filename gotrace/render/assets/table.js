@@ -38,11 +38,12 @@ const table = (() => {
       const cell = element('th'), here = title === sorted;
       cell.scope = 'col';
       if (value) {
-        cell.setAttribute('aria-sort', here ? (view.down ? 'descending' : 'ascending') : 'none');
-        cell.append(button(title + (here ? (view.down ? ' ▾' : ' ▴') : ''), () => {
-          view.down = here ? !view.down : true;
+        cell.setAttribute('aria-sort', here ? (view.ascending ? 'ascending' : 'descending') : 'none');
+        cell.append(button(title + (here ? (view.ascending ? ' ▴' : ' ▾') : ''), () => {
+          view.ascending = here && !view.ascending;
           view.sort = title;
           draw();
+          view.remember();
           $('table').querySelectorAll('th button').forEach(each => { if (each.textContent.startsWith(title)) each.focus(); });
         }));
       } else cell.append(title);
@@ -65,8 +66,11 @@ const table = (() => {
     } else cell.append(element('b', name(path[at])));
     const boundary = beneath.find(frame => kind(frame) === 'syscall');
     if (boundary !== undefined) cell.append(element('div', `⇥ ${name(boundary)}`));
-    const rest = own.slice(first + 1, first + 12).map(name);
-    if (rest.length) cell.append(element('div', '← ' + rest.join(' ← ') + (own.length > first + 12 ? ' ← …' : '')));
+    const rest = own.slice(first + 1, first + 12), callers = element('div');
+    // The program's own functions are what a reader looks for.
+    for (const frame of rest) callers.append('← ', profile.isProgram(frames.function[frame]) ? element('b', name(frame)) : name(frame), ' ');
+    if (own.length > first + 12) callers.append('← …');
+    if (rest.length) cell.append(callers);
     if (woken.length) cell.append(element('div', 'woken by ' + woken.slice(0, 4).map(name).join(' ← ')));
     return cell;
   }
@@ -76,8 +80,8 @@ const table = (() => {
     const within = view.zoom ? view.zoom.tree.stacksBelow(view.zoom.node) : tree.stacksBelow(0);
     const hit = !marks ? null : stack => flame.trees.some((each, at) => each.end[stack] >= 0 && flame.marks[at][each.end[stack]] & 2);
     const rows = hit ? within.filter(hit) : within.slice();
-    const wanted = view.sort === 'total' && profile.diff ? 'change' : view.sort;
-    const by = list.find(([title, value]) => title === wanted && value) || list[0], sign = view.down ? -1 : 1;
+    const wanted = view.sort || (profile.diff ? 'change' : 'total'), sign = view.ascending ? 1 : -1;
+    const by = list.find(([title, value]) => title === wanted && value) || list[0];
     // In a comparison what changed most comes first, whichever way it went.
     const key = by[0] === 'change' ? stack => Math.abs(by[1](stack)) : by[1];
     const values = Float64Array.from({ length: profile.size }, () => 0);
