@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from browser import Browser
-from profiles import HOSTILE, MS, hostile_profile, layers, profile, recursion, shop_profile, target
+from profiles import HOSTILE, MS, hostile_profile, layers, many_stacks, profile, recursion, shop_profile, target
 
 from gotrace.profile.types import Hotspot, Pause, Profile
 from gotrace.render.html import render_page
@@ -106,6 +106,19 @@ def test_icicle_has_its_root_at_the_top(show: Show) -> None:
     page.key("i", "i")
     root, leaf = page.run(ends)
     assert root < leaf and fragment(page) == {"icicle": "1"}
+
+
+def test_a_graph_taller_than_the_window_begins_at_its_root(show: Show) -> None:
+    made = many_stacks(3, depth=90)
+    page = show(made)
+    room = page.run("document.getElementById('scroller').clientHeight")
+    assert page.run("flame.height") > room
+    assert 0 <= page.run(f"{NODE}('all').seen") < room
+    page.key("i", "i")
+    assert page.run(f"{NODE}('all').seen") == 0
+    page.run("document.getElementById('scroller').scrollTop = 300")
+    page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.run(f"{NODE}('all').seen") == -300
 
 
 def test_search_counts_recursion_once(show: Show) -> None:
@@ -301,6 +314,8 @@ def test_hot_spots_jump_to_their_frames(show: Show) -> None:
     ]
     page = show(made, "#state=syscall&show=table")
     assert page.text("#hotspots-name") == "2 hot spots"
+    locked = page.run(f"profile.whereOf({index['sync.Mutex.Lock']})")
+    assert locked == "internal/sync.(*Mutex).lockSlow in main.(*Cache).Put"
     assert "main.stage p99 is 9 times the median" in page.text("#hotspots-list")
     page.run("document.querySelector('#hotspots-list button').click()")
     assert page.run("profile.nameOf(view.zoom.tree.fn[view.zoom.node])") == "main.stage"
@@ -448,7 +463,7 @@ def test_a_changed_address_changes_the_view(show: Show) -> None:
     page.key("Escape")
     page.run(f"location.hash = {json.dumps(address + '&palette=state')}")
     page.run("new Promise(done => setTimeout(done, 50))")
-    assert page.text("#crumbs span").startswith("main.stage")
+    assert page.text("#crumbs > :last-child").startswith("main.stage")
     assert page.run("document.getElementById('palette').value") == "state"
 
 

@@ -147,13 +147,21 @@ def test_address_brings_the_view_back(show: Show) -> None:
     )
 
 
+COUNTS = "[...document.querySelectorAll('#table tbody tr')].map(row => row.cells[2].textContent)"
+
+
 def test_table_sorts_and_opens_the_graph(show: Show) -> None:
     made = shop_profile()
     page = show(made, "#show=table&rg=1")
     page.run("[...document.querySelectorAll('th button')].find(b => b.textContent === 'count').click()")
-    counts = page.run("[...document.querySelectorAll('#table tbody tr')].map(row => row.cells[2].textContent)")
+    counts = page.run(COUNTS)
     assert counts == [f"{count:,}" for count in sorted((s.distribution.count for s in made.stacks), reverse=True)]
     assert page.run("document.querySelectorAll('#table th')[2].getAttribute('aria-sort')") == "descending"
+    page.run("[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('count')).click()")
+    again = show(made, page.run("location.hash"))
+    assert again.run(COUNTS) == counts[::-1]
+    assert again.run("document.querySelectorAll('#table th')[2].getAttribute('aria-sort')") == "ascending"
+    page.run("[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('count')).click()")
     page.run("document.querySelector('#table tbody tr').click()")
     assert not page.run("document.getElementById('graph').hidden")
     assert page.text("#crumbs > :last-child").startswith("internal/poll.(*pollDesc).wait  ")
@@ -171,7 +179,7 @@ def test_arrow_keys_move_and_speak(show: Show) -> None:
     assert page.text("#spoken").startswith("all, ")
     page.key("ArrowUp")
     page.key("Enter")
-    assert page.text("#crumbs span").startswith("net/http.(*Server).Serve.gowrap3  ")
+    assert page.text("#crumbs > :last-child").startswith("net/http.(*Server).Serve.gowrap3  ")
     page.key("Backspace")
     assert page.text("#crumbs") == ""
 

@@ -1,13 +1,13 @@
 // The card beside the pointer or the focus: all figures of one box.
 const card = (() => {
-  const { duration, number, counted, share, change } = words;
+  const { brief, duration, number, counted, share, change } = words;
   let last = null;
 
   function figuresOf(tree, node) {
     if (!last || last.tree !== tree || last.node !== node) last = { tree, node, figures: trees.figures(tree, node) };
     return last.figures;
   }
-  const some = list => list.slice(0, 2).map(([name, time]) => `${name} (${duration(time)})`).join(', ')
+  const some = list => list.slice(0, 2).map(([name, time]) => `${brief(name, 100)} (${duration(time)})`).join(', ')
     + (list.length > 2 ? ` and ${list.length - 2} more` : '');
 
   /** [name, text] of each figure. */
@@ -62,7 +62,7 @@ const card = (() => {
 
   function show(tree, node, x, y) {
     const box = $('card'), f = figuresOf(tree, node), table = element('table');
-    const where = f.lines.slice(0, 2).join(' · ') + (f.lines.length > 2 ? ` and ${f.lines.length - 2} more` : '');
+    const where = f.lines.slice(0, 2).map(line => brief(line, 120)).join(' · ') + (f.lines.length > 2 ? ` and ${f.lines.length - 2} more` : '');
     for (const [name, value] of rowsOf(tree, node)) {
       const row = element('tr');
       row.append(element('td', name), element('td', value));
@@ -75,7 +75,7 @@ const card = (() => {
       scale.append(element('span', labels[0]), element('span', labels[1]));
       scale.style.width = Math.max(110, labels[2]) + 'px';
     }
-    const parts = [element('h2', profile.nameOf(tree.fn[node])), element('p', where ? `${kind} · ${where}` : kind), table];
+    const parts = [element('h2', brief(profile.nameOf(tree.fn[node]), 240)), element('p', where ? `${kind} · ${where}` : kind), table];
     box.replaceChildren(...parts, ...(labels ? [bars, scale] : []));
     if (flame.hot.has(node) && tree === flame.trees[0]) {
       const whys = profile.hotspots.filter(spot => flame.hotNodes.get(spot) === node).map(spot => spot.why);

@@ -209,10 +209,24 @@ const profile = (() => {
     return { object, waker };
   }
 
+  /** The rule of render/summary.py: import paths of the standard library have no dot in their first element. */
+  const isProgram = fn => /^(go|cgo)$/.test(kindOf(fn)) && /^main\.|^[^/]*\.[^/]*\//.test(nameOf(fn));
+
+  /** Where a stack waits, in words: its leaf, and the program's own function that called it, if that is another. */
+  function whereOf(stack) {
+    const { base, tail } = split(stack, {});
+    if (base < 0) return nameOf(frames.function[tail[0]]);
+    let own = base;
+    while (own >= 0 && !isProgram(nodes.fn[own])) own = nodes.parent[own];
+    const leaf = nameOf(nodes.fn[base]);
+    return own < 0 || own === base ? leaf : `${leaf} in ${nameOf(nodes.fn[own])}`;
+  }
+
   const place = frame => texts[frames.file[frame]]
     ? texts[frames.file[frame]] + (frames.line[frame] ? ':' + frames.line[frame] : '') : '';
 
   return Object.assign(self, {
-    load, nameOf, kindOf, functionOf, split, isRoot, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, place,
+    load, nameOf, kindOf, functionOf, split, isRoot, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
+    place,
   });
 })();

@@ -68,6 +68,7 @@ const flame = (() => {
     $('spacer').style.height = $('canvas').style.height = '0';
     Object.assign(self, layout(scroller.clientWidth));
     const seen = scroller.clientHeight;
+    $('canvas').style.height = seen + 'px';
     $('spacer').style.height = Math.max(0, self.height - seen) + 'px';
     if (scroller.clientWidth !== self.width) Object.assign(self, layout(scroller.clientWidth));
     scroller.scrollTop = self.trees.length === 2 ? self.middle - seen / 2 : view.icicle ? 0 : self.height;

@@ -1,6 +1,6 @@
 // What stands around the graph: whose profile it is, what was lost, time by state, filters, hot spots, pauses, legend.
 const head = (() => {
-  const { duration, number, counted, share, change } = words;
+  const { brief, duration, number, counted, share, change } = words;
   const STARTS = 200;
 
   function fillHead() {
@@ -101,7 +101,7 @@ const head = (() => {
       const options = timeBy(valueOf, stacks.total).slice(0, STARTS)
         .map(([value, time]) => [id === 'start' ? (value < 0 ? '' : profile.nameOf(value)) : texts[value], time]).filter(([name]) => name);
       if (view[id] && !options.some(([name]) => name === view[id])) options.push([view[id], 0]);
-      const made = [['', `all ${plural}`]].concat(options.map(([name, time]) => [name, `${name} (${duration(time)})`]));
+      const made = [['', `all ${plural}`]].concat(options.map(([name, time]) => [name, `${brief(name, 80)} (${duration(time)})`]));
       $(id).replaceChildren(...made.map(([value, text]) => Object.assign(element('option', text), { value })));
       $(id).value = view[id];
     }
@@ -149,7 +149,7 @@ const head = (() => {
     const list = element('ol');
     for (const [index, spot] of spots.entries()) {
       const item = element('li'), made = button('', () => jump(index), 'Show in the flame graph (n: next)');
-      made.append(element('b', profile.hotName(spot.stack)), element('span', ` ${spot.why}`));
+      made.append(element('b', brief(profile.whereOf(spot.stack), 160)), element('span', ` ${brief(spot.why, 200)}`));
       item.append(made);
       list.append(item);
     }

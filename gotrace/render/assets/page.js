@@ -112,7 +112,7 @@ const page = (() => {
         : element('span', `${profile.nameOf(zoom.tree.fn[node])}  ${duration(total)}, ${share(total, profile.meta.total)}`));
       // A deep zoom: the root, then the last few.
       if (links.length > 6) links = [links[0], element('span', '…'), ...links.slice(-4)];
-      made.push(...links.flatMap((item, index) => index ? [document.createTextNode('›'), item] : [item]));
+      made.push(...links.flatMap((item, index) => index ? [element('span', '›', 'between'), item] : [item]));
     }
     bar.replaceChildren(...made);
   }
@@ -128,10 +128,6 @@ const page = (() => {
     for (let left = profile.split(stack, view).tail.length; left > 0 && tree.parent[node] > 0; left--) node = tree.parent[node];
     return node;
   }
-  profile.hotName = stack => {
-    const { base, tail } = profile.split(stack, {});
-    return profile.nameOf(base < 0 ? profile.frames.function[tail[0]] : profile.functionOf(base));
-  };
   function findHot() {
     flame.hotNodes = new Map(flame.trees.length === 1 ? profile.hotspots.map(spot => [spot, boxOf(spot.stack)]) : []);
     flame.hot = new Set([...flame.hotNodes.values()].filter(node => node > 0));
@@ -327,6 +323,7 @@ const page = (() => {
     }
     if (!profile.diff) $('palette').querySelector('[value="growth"]').remove();
     $('width-label').hidden = !profile.diff;
+    if (profile.diff) document.documentElement.dataset.diff = '1';
     head.fillHead();
     head.fillHotspots(jump);
     listen();

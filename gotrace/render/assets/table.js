@@ -1,6 +1,6 @@
 // The table beside the graph: the same stacks in rows, for those who sort, and for those who do not see the canvas.
 const table = (() => {
-  const { duration, number, share, change } = words;
+  const { brief, duration, number, share, change } = words;
   const ROWS = 500;
 
   function columns() {
@@ -20,7 +20,7 @@ const table = (() => {
     ];
     if (view.show !== 'table') {
       // Beside the graph there is room for the least.
-      if (diff) return [found[1], found[2], found[3]];
+      if (diff) return found.slice(0, 4);
       return [...found, ['p99', s => p99[s], s => duration(p99[s])]];
     }
     found.push(['p50', s => p50[s], s => duration(p50[s])], ['p99', s => p99[s], s => duration(p99[s])],
@@ -38,11 +38,12 @@ const table = (() => {
       const cell = element('th'), here = title === sorted;
       cell.scope = 'col';
       if (value) {
-        cell.setAttribute('aria-sort', here ? (view.down ? 'descending' : 'ascending') : 'none');
-        cell.append(button(title + (here ? (view.down ? ' ▾' : ' ▴') : ''), () => {
-          view.down = here ? !view.down : true;
+        cell.setAttribute('aria-sort', here ? (view.ascending ? 'ascending' : 'descending') : 'none');
+        cell.append(button(title + (here ? (view.ascending ? ' ▴' : ' ▾') : ''), () => {
+          view.ascending = here && !view.ascending;
           view.sort = title;
           draw();
+          view.remember();
           $('table').querySelectorAll('th button').forEach(each => { if (each.textContent.startsWith(title)) each.focus(); });
         }));
       } else cell.append(title);
@@ -57,16 +58,19 @@ const table = (() => {
   function stackCell(stack) {
     const { frames } = profile, path = profile.pathOf(stack, { ...view, objects: true }), cell = element('td', undefined, 'stack');
     const at = path.lastIndexOf(profile.stacks.reason[stack]), own = path.slice(0, at).reverse(), woken = path.slice(at + 1);
-    const kind = frame => profile.kindOf(frames.function[frame]), name = frame => profile.nameOf(frames.function[frame]);
+    const kind = frame => profile.kindOf(frames.function[frame]), name = frame => brief(profile.nameOf(frames.function[frame]), 140);
     const first = Math.max(0, own.findIndex(frame => !/^(kernel|syscall)$/.test(kind(frame)))), beneath = own.slice(0, first);
     if (own.length) {
-      const place = profile.place(own[first]);
+      const place = brief(profile.place(own[first]), 100);
       cell.append(element('b', name(own[first])), document.createTextNode(place ? `  ${place}` : ''));
     } else cell.append(element('b', name(path[at])));
     const boundary = beneath.find(frame => kind(frame) === 'syscall');
     if (boundary !== undefined) cell.append(element('div', `⇥ ${name(boundary)}`));
-    const rest = own.slice(first + 1, first + 12).map(name);
-    if (rest.length) cell.append(element('div', '← ' + rest.join(' ← ') + (own.length > first + 12 ? ' ← …' : '')));
+    const rest = own.slice(first + 1, first + 12), callers = element('div');
+    // The program's own functions are what a reader looks for.
+    for (const frame of rest) callers.append('← ', profile.isProgram(frames.function[frame]) ? element('b', name(frame)) : name(frame), ' ');
+    if (own.length > first + 12) callers.append('← …');
+    if (rest.length) cell.append(callers);
     if (woken.length) cell.append(element('div', 'woken by ' + woken.slice(0, 4).map(name).join(' ← ')));
     return cell;
   }
@@ -76,8 +80,8 @@ const table = (() => {
     const within = view.zoom ? view.zoom.tree.stacksBelow(view.zoom.node) : tree.stacksBelow(0);
     const hit = !marks ? null : stack => flame.trees.some((each, at) => each.end[stack] >= 0 && flame.marks[at][each.end[stack]] & 2);
     const rows = hit ? within.filter(hit) : within.slice();
-    const wanted = view.sort === 'total' && profile.diff ? 'change' : view.sort;
-    const by = list.find(([title, value]) => title === wanted && value) || list[0], sign = view.down ? -1 : 1;
+    const wanted = view.sort || (profile.diff ? 'change' : 'total'), sign = view.ascending ? 1 : -1;
+    const by = list.find(([title, value]) => title === wanted && value) || list[0];
     // In a comparison what changed most comes first, whichever way it went.
     const key = by[0] === 'change' ? stack => Math.abs(by[1](stack)) : by[1];
     const values = Float64Array.from({ length: profile.size }, () => 0);
@@ -94,7 +98,7 @@ const table = (() => {
         }
         row.append(cell);
       }
-      const why = profile.nameOf(frames.function[stacks.reason[stack]]), cell = stackCell(stack);
+      const why = brief(profile.nameOf(frames.function[stacks.reason[stack]]), 60), cell = stackCell(stack);
       if (view.show === 'table') row.append(element('td', why, 'left'));
       else (cell.querySelector('div') ? cell.insertBefore(element('div', why, 'why'), cell.querySelector('div')) : cell.append(element('div', why, 'why')));
       row.append(cell);

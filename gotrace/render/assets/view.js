@@ -1,17 +1,16 @@
 // What is looked at, and the fragment of the address that brings it back.
 const view = (() => {
-  const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width'];
-  const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', icicle: 'icicle', reversed: 'reversed', byName: 'name' };
+  const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort'];
+  const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', ascending: 'up', icicle: 'icicle', reversed: 'reversed', byName: 'name' };
   const CHOICES = {
     theme: ['dark', 'light'], palette: ['package', 'state', 'growth', 'kind'], show: ['both', 'table'], width: ['after', 'before'],
   };
   const self = {
-    state: '', reason: '', start: '', search: '', theme: '', palette: '', show: '', width: '',
-    background: false, machinery: false, objects: false, icicle: false, reversed: false, byName: false,
+    state: '', reason: '', start: '', search: '', theme: '', palette: '', show: '', width: '', sort: '',
+    background: false, machinery: false, objects: false, ascending: false, icicle: false, reversed: false, byName: false,
     sandwich: -1,        // a function
     zoom: null,          // { tree, node }, null: all
     focus: null,         // likewise, where the keyboard is
-    sort: 'total', down: true,
   };
 
   const system = matchMedia('(prefers-color-scheme: dark)');

@@ -21,15 +21,19 @@ const words = (() => {
     return percent > 0 && percent < 0.05 ? '<0.1 %' : percent.toFixed(1) + ' %';
   }
 
-  /** Growth from before to after: "new", "vanished", "+12.0 %", "×3.4". */
+  /** Growth from before to after: "new", "vanished", "unchanged", "+12.0 %", "×3.4". */
   function change(before, after) {
     if (!before && !after) return '';
     if (!before) return 'new';
     if (!after) return 'vanished';
     const ratio = after / before;
+    if (Math.abs(ratio - 1) < 0.0005) return 'unchanged';
     if (ratio >= 3) return '×' + digits(ratio);
     return (ratio >= 1 ? '+' : '−') + (100 * Math.abs(ratio - 1)).toFixed(1) + ' %';
   }
 
-  return { duration, number, counted, share, change };
+  /** A name of which no more than `most` characters are shown: its middle goes. */
+  const brief = (name, most) => name.length <= most ? name : name.slice(0, most / 2 - 1) + '…' + name.slice(1 - most / 2);
+
+  return { brief, duration, number, counted, share, change };
 })();
