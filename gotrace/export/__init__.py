@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gotrace.errors import UsageError
 from gotrace.export.folded import render_folded
+from gotrace.export.pprof import render_pprof
 from gotrace.export.summary_json import render_json
 from gotrace.profile.types import Profile
 from gotrace.render.html import render_html
@@ -17,10 +18,11 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".folded": lambda profile: render_folded(profile).encode(),
     ".html": render_html,
     ".json": lambda profile: render_json(profile).encode(),
+    ".pb.gz": render_pprof,
 }
 
 # Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
-_RESERVED = (".pb.gz", ".pftrace", ".speedscope.json", ".svg")
+_RESERVED = (".pftrace", ".speedscope.json", ".svg")
 
 
 def format_of(path: str) -> str:
