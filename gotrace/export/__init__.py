@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gotrace.errors import UsageError
 from gotrace.export.folded import render_folded
+from gotrace.export.perfetto import render_perfetto
 from gotrace.export.pprof import render_pprof
 from gotrace.export.speedscope import render_speedscope
 from gotrace.export.summary_json import render_json
@@ -20,11 +21,12 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".html": render_html,
     ".json": lambda profile: render_json(profile).encode(),
     ".pb.gz": render_pprof,
+    ".pftrace": render_perfetto,
     ".speedscope.json": render_speedscope,
 }
 
 # Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
-_RESERVED = (".pftrace", ".svg")
+_RESERVED = (".svg",)
 
 
 def format_of(path: str) -> str:

@@ -10,7 +10,7 @@ from gotrace.vocabulary import State
 
 
 def filter_profile(profile: Profile, states: tuple[State, ...], reasons: tuple[str, ...], match: str) -> Profile:
-    """The profile with only those stacks; raises UsageError if `match` is no regular expression."""
+    """The profile with only those stacks and their single intervals; raises UsageError if `match` is no regular expression."""
     try:
         pattern = re.compile(match) if match else None
     except re.error as error:
@@ -22,4 +22,6 @@ def filter_profile(profile: Profile, states: tuple[State, ...], reasons: tuple[s
         and (pattern is None or any(pattern.search(frame.name) for frame in stack.frames))
     ]
     profile.stacks = kept
+    identities = {id(stack) for stack in kept}
+    profile.timeline = [part for part in profile.timeline if id(part.stack) in identities]
     return profile
