@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gotrace.errors import GotraceError
 from gotrace.export.labels import boundary_labels
 from gotrace.export.pprof import comments, start_ns
-from gotrace.export.protobuf import chunk, fixed64, integer, text, varint
+from gotrace.export.protobuf import chunk, fixed64, integer, text
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import folded_frames, is_goroutine_root, reason_label, without_waker
 from gotrace.render.text import sanitize
@@ -83,7 +83,7 @@ class _Trace:
             for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS, _SOURCES, _STRINGS)
         }
         self._bodies: dict[int, bytes] = {}
-        self._frame_ids: dict[int, int] = {}
+        self._frame_ids: dict[int, bytes] = {}
         self._uuid = _FIRST_UUID
         self._descriptors: list[bytes] = []
         self._events: list[tuple[int, bytes]] = []
@@ -184,7 +184,7 @@ class _Trace:
             own = folded_frames(without_waker(stack.frames))
             function = next((frame.name for frame in own if frame.kind in (FrameKind.GO, FrameKind.CGO)), "")
             body = self._plain(stack.state.value, reason_label(stack)[1:-1])
-            body += integer(56, self._callstack(without_waker(stack.frames)))
+            body += self._callstack(without_waker(stack.frames))
             for name, value in (("function", function), ("syscall", syscall), ("peer", peer)):
                 body += self._annotation(name, value) if value else b""
             self._bodies[id(stack)] = body
@@ -194,16 +194,19 @@ class _Trace:
         body = self._annotation("woken_by", part.waker) if part.waker else b""
         return body + (self._annotation("in_progress", 1) if part.in_progress else b"")
 
-    def _callstack(self, frames: tuple[Frame, ...]) -> int:
+    def _callstack(self, frames: tuple[Frame, ...]) -> bytes:
+        if not frames:
+            return b""
         ids = []
         for frame in reversed(frames):
-            number = self._frame_ids.get(id(frame))
-            if number is None:
+            encoded = self._frame_ids.get(id(frame))
+            if encoded is None:
                 source = self._interned[_SOURCES](frame.file) if frame.file else 0
                 number = self._interned[_FRAMES]((self._interned[_FUNCTIONS](frame.name or "(no name)"), source, frame.line))
-                self._frame_ids[id(frame)] = number
-            ids.append(number)
-        return self._interned[_CALLSTACKS](tuple(ids))
+                # One by one: Perfetto's decoder takes no packed list for a field that is not declared so.
+                encoded = self._frame_ids[id(frame)] = integer(2, number)
+            ids.append(encoded)
+        return integer(56, self._interned[_CALLSTACKS](b"".join(ids)))
 
     def _first_packet(self) -> bytes:
         """Everything interned. A frame without a mapping is dropped by trace_processor, so all share one."""
@@ -219,8 +222,7 @@ class _Trace:
             frame += (integer(5, source) if source else b"") + (integer(6, line) if line else b"")
             content += chunk(_FRAMES, frame)
         for ids, number in self._interned[_CALLSTACKS].ids.items():
-            # Perfetto's own decoder takes no packed list for a field that is not declared so.
-            content += chunk(_CALLSTACKS, integer(1, number) + b"".join(b"\x10" + varint(i) for i in ids))  # type: ignore[attr-defined]
+            content += chunk(_CALLSTACKS, integer(1, number) + ids)  # type: ignore[operator]
         return chunk(_INTERNED, bytes(content)) + _FIRST
 
     def _clocks(self) -> bytes:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 
-_SMALL = tuple(bytes((value,)) for value in range(0x80))
-
-
+@lru_cache(1 << 16)
 def varint(value: int) -> bytes:
     """`value` in base 128, least significant group first; a negative one as its 64-bit two's complement."""
-    if 0 <= value < 0x80:
-        return _SMALL[value]
     value &= 0xFFFF_FFFF_FFFF_FFFF
     result = bytearray()
     while value >= 0x80:
