@@ -16,6 +16,9 @@ from gotrace.render.html import render_html
 CAPTURE = ".gotrace"
 """The capture itself: written while tracing, not rendered."""
 
+NEEDS_TIMELINE = ".pftrace"
+"""The format that shows single intervals: a trace with such an output records them."""
+
 RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".folded": lambda profile: render_folded(profile).encode(),
     ".html": render_html,
