@@ -17,7 +17,8 @@ from gotrace.vocabulary import State
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .html .folded .json; '-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+                   "'-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show.")
@@ -29,7 +30,8 @@ def report(
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
-    from gotrace.export import format_of, render
+    from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
+    from gotrace.export.perfetto import require_timeline
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.render.summary import print_summary
@@ -38,11 +40,14 @@ def report(
         if output == "-":
             continue
         if format_of(output) == ".gotrace":
-            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: .html .folded .json")
+            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: " + " ".join(sorted(RENDERERS)))
         check_output(Path(output), force)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one")
-    profile = filter_profile(read_capture(capture), tuple(State(state) for state in states), reasons, match)
+    profile = read_capture(capture)
+    if any(output != "-" and format_of(output) == NEEDS_TIMELINE for output in outputs):
+        require_timeline(profile)
+    profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":
