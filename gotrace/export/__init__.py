@@ -12,6 +12,7 @@ from gotrace.export.speedscope import render_speedscope
 from gotrace.export.summary_json import render_json
 from gotrace.profile.types import Profile
 from gotrace.render.html import render_html
+from gotrace.render.svg import render_svg
 
 CAPTURE = ".gotrace"
 """The capture itself: written while tracing, not rendered."""
@@ -25,11 +26,9 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".json": lambda profile: render_json(profile).encode(),
     ".pb.gz": render_pprof,
     ".pftrace": render_perfetto,
+    ".svg": render_svg,
     ".speedscope.json": render_speedscope,
 }
-
-# Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
-_RESERVED = (".svg",)
 
 
 def format_of(path: str) -> str:
@@ -40,9 +39,10 @@ def format_of(path: str) -> str:
     if path == "-":
         return ".folded"
     name = path.rsplit("/", 1)[-1].lower()
-    known = sorted((*RENDERERS, CAPTURE, *_RESERVED), key=len, reverse=True)
+    # A suffix that ends in a shorter one comes first: x.speedscope.json is never taken for a summary.
+    known = sorted((*RENDERERS, CAPTURE), key=len, reverse=True)
     suffix = next((suffix for suffix in known if name.endswith(suffix)), None)
-    if suffix is None or (suffix != CAPTURE and suffix not in RENDERERS):
+    if suffix is None:
         raise _unknown(f"cannot tell a format that gotrace writes from the output's name: {path!r}")
     return suffix
 
