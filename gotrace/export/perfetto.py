@@ -1,14 +1,15 @@
 """Perfetto's trace format: a track per goroutine with its states as slices, wake-ups as flow arrows. Field numbers:
 google/perfetto, protos/perfetto/trace.
 
-Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. Which thread ran it is not recorded, so
-there are no tracks of threads.
+Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. Which thread ran it is not recorded,
+so there are no tracks of threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from gotrace.errors import GotraceError
 from gotrace.export.labels import boundary_labels
@@ -47,11 +48,12 @@ def require_timeline(profile: Profile) -> None:
 def render_perfetto(profile: Profile) -> bytes:
     """A ``perfetto.protos.Trace``; `require_timeline` tells whether there is anything to show in it.
 
-    Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the program's
-    own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the window ended is
-    not among the single intervals: where goroutines were kept apart it is made up from the sums, and marked
-    ``in_progress``. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which N became
-    runnable, or to an instant where it ran at once. Stop-the-world pauses have a track, window and losses another.
+    Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the
+    program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
+    window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
+    marked ``in_progress``. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
+    N became runnable, or to an instant where it ran at once. Stop-the-world pauses have a track, window and losses
+    another.
     """
     return _Trace(profile).encode()
 
@@ -69,9 +71,9 @@ class _Interned:
     """Texts (or other keys) of one field of InternedData, numbered from 1."""
 
     def __init__(self) -> None:
-        self.ids: dict[object, int] = {}
+        self.ids: dict[Any, int] = {}
 
-    def __call__(self, key: object) -> int:
+    def __call__(self, key: Any) -> int:
         return self.ids.setdefault(key, len(self.ids) + 1)
 
 
@@ -121,7 +123,8 @@ class _Trace:
         if pauses:
             track = self._track("stop the world", process)
             for pause in pauses:
-                self._span(track, pause.start_ns, pause.start_ns + pause.duration_ns, self._plain("pause", pause.reason))
+                end_ns = pause.start_ns + pause.duration_ns
+                self._span(track, pause.start_ns, end_ns, self._plain("pause", pause.reason))
         # Tracks that are direct children of a process stand among its threads, in no order of ours.
         parent = self._track("goroutines", process, more=integer(11, _EXPLICIT_ORDER))
         wakers = {part.waker for parts in slices.values() for part in parts if part.waker}
@@ -202,7 +205,8 @@ class _Trace:
             encoded = self._frame_ids.get(id(frame))
             if encoded is None:
                 source = self._interned[_SOURCES](frame.file) if frame.file else 0
-                number = self._interned[_FRAMES]((self._interned[_FUNCTIONS](frame.name or "(no name)"), source, frame.line))
+                function = self._interned[_FUNCTIONS](frame.name or "(no name)")
+                number = self._interned[_FRAMES]((function, source, frame.line))
                 # One by one: Perfetto's decoder takes no packed list for a field that is not declared so.
                 encoded = self._frame_ids[id(frame)] = integer(2, number)
             ids.append(encoded)
@@ -217,31 +221,32 @@ class _Trace:
         exe = self._profile.targets[0].exe if self._profile.targets else ""
         content += chunk(_MAPPING_PATHS, integer(1, 1) + text(2, sanitize(exe, NAME_LIMIT)))
         content += chunk(_MAPPINGS, integer(1, 1) + integer(7, 1))
-        for (function, source, line), number in self._interned[_FRAMES].ids.items():  # type: ignore[misc]
+        for (function, source, line), number in self._interned[_FRAMES].ids.items():
             frame = integer(1, number) + integer(2, function) + integer(3, 1)
             frame += (integer(5, source) if source else b"") + (integer(6, line) if line else b"")
             content += chunk(_FRAMES, frame)
         for ids, number in self._interned[_CALLSTACKS].ids.items():
-            content += chunk(_CALLSTACKS, integer(1, number) + ids)  # type: ignore[operator]
+            content += chunk(_CALLSTACKS, integer(1, number) + ids)
         return chunk(_INTERNED, bytes(content)) + _FIRST
 
     def _clocks(self) -> bytes:
-        """Perfetto's default clock is 0 at the window's start; what the wall clock said then lets it show the time of day."""
+        """Perfetto's default clock is 0 at the window's start; what the wall clock said then lets it show the time of
+        day."""
         clocks = [integer(1, _BOOTTIME) + integer(2, 0)]
         if start_ns(self._profile):
             clocks.append(integer(1, _REALTIME) + integer(2, start_ns(self._profile)))
         return chunk(_CLOCK_SNAPSHOT, b"".join(chunk(1, clock) for clock in clocks)) + integer(_SEQUENCE, 1)
 
 
-# ---- slices -------------------------------------------------------------------------------------------------------------
+# ---- slices ---------------------------------------------------------------------------------------------------------
 
 
 def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
     """By pid and goroutine id, in time order, none overlapping the next."""
     found: dict[tuple[int, int], list[_Slice]] = {}
-    for part in profile.timeline:
-        end_ns = part.start_ns + part.duration_ns
-        found.setdefault((part.stack.pid, part.goid), []).append(_Slice(part.start_ns, end_ns, part.stack, part.waker_goid))
+    for single in profile.timeline:
+        part = _Slice(single.start_ns, single.start_ns + single.duration_ns, single.stack, single.waker_goid)
+        found.setdefault((single.stack.pid, single.goid), []).append(part)
     for parts in found.values():
         parts.sort(key=lambda part: part.start_ns)
         before = 0
@@ -251,12 +256,12 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
             before = part.end_ns = max(part.start_ns, part.end_ns)
     for key, open_parts in _still_open(profile).items():
         parts = found.setdefault(key, [])
-        start_ns_ = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
-        if start_ns_ < (parts[-1].end_ns if parts else 0):
+        at_ns = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
+        if at_ns < (parts[-1].end_ns if parts else 0):
             continue  # then it is something else that is missing: events that were lost, or too short for --events-over
         for ns, stack in open_parts:
-            parts.append(_Slice(start_ns_, start_ns_ + ns, stack, in_progress=True))
-            start_ns_ += ns
+            parts.append(_Slice(at_ns, at_ns + ns, stack, in_progress=True))
+            at_ns += ns
     return dict(sorted((key, parts) for key, parts in found.items() if parts))
 
 
@@ -264,7 +269,8 @@ _ORDER = {State.NETPOLL: 1, State.RUNNABLE: 2, State.RUNQUEUE: 3}
 
 
 def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, StackStat]]]:
-    """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in progress."""
+    """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in
+    progress."""
     seen: dict[int, tuple[int, int]] = {}
     for part in profile.timeline:
         count, ns = seen.get(id(part.stack), (0, 0))
@@ -281,8 +287,8 @@ def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, Stack
 
 
 def _wakes(parts: Iterable[_Slice]) -> Iterator[tuple[int, int]]:
-    """Index of the slice that a wake-up leads to, and its moment: all parts of an interval name the waker, the goroutine was
-    woken where its runnable part begins, or where the last part ends if it ran at once."""
+    """Index of the slice that a wake-up leads to, and its moment: all parts of an interval name the waker, the
+    goroutine was woken where its runnable part begins, or where the last part ends if it ran at once."""
     parts = list(parts)
     for index, part in enumerate(parts):
         if not part.waker:
@@ -296,8 +302,8 @@ def _wakes(parts: Iterable[_Slice]) -> Iterator[tuple[int, int]]:
 
 
 def _start_function(stack: StackStat) -> str:
-    own = [frame for frame in without_waker(stack.frames) if frame.kind in (FrameKind.GO, FrameKind.RUNTIME, FrameKind.CGO)]
-    own = [frame for frame in own if not is_goroutine_root(frame)]
+    code = (FrameKind.GO, FrameKind.RUNTIME, FrameKind.CGO)
+    own = [frame for frame in stack.frames if frame.kind in code and not is_goroutine_root(frame)]
     if len(own) > 1 and own[-1].name == "runtime.main":
         own.pop()
     return own[-1].name if own else ""

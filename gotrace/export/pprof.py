@@ -1,8 +1,8 @@
 """pprof's gzip-compressed protobuf, for ``go tool pprof`` and all that reads its files. Field numbers: google/pprof,
 proto/profile.proto.
 
-Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so that
-the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1.
+Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so
+that the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ DROP_FRAMES = "|".join((
     r"(internal/)?sync\.runtime_(Sem|notifyList).*",
     r"internal/poll\.runtime_.*",
 ))  # fmt: skip
-"""pprof hides these functions and what they call: the runtime's way from an operation that waits into the scheduler, which
-Go's block profile leaves out as well. The file has them. Methods can't be named: pprof compares what stands before the
-first bracket."""
+"""pprof hides these functions and what they call: the runtime's way from an operation that waits into the scheduler,
+which Go's block profile leaves out as well. The file has them. Methods can't be named: pprof compares what stands
+before the first bracket."""
 
 
 def render_pprof(profile: Profile) -> bytes:
     """A gzip-compressed ``perftools.profiles.Profile``.
 
-    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary and
-    ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels: ``state``,
-    ``reason``, ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is no part of
-    the sample's), ``goroutine`` where those are kept apart, ``process`` where there are several. Inlined calls are lines of
-    their caller's location; kernel functions are in a mapping ``[kernel]``. Comments: window, filters and losses.
+    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary
+    and ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels:
+    ``state``, ``reason``, ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is
+    no part of the sample's), ``goroutine`` where those are kept apart, ``process`` where there are several. Inlined
+    calls are lines of their caller's location; kernel functions are in a mapping ``[kernel]``. Comments: window,
+    filters and losses.
     """
     return gzip.compress(_Encoder(profile).encode(), compresslevel=6, mtime=0)
 
@@ -154,7 +155,8 @@ class _Encoder:
             "process": self._process.get(stack.pid, f"({stack.pid})") if self._several else "",
         }
         return b"".join(
-            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value))) for key, value in labels.items() if value
+            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value)))
+            for key, value in labels.items() if value
         )
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable
 from functools import lru_cache
 
+
 @lru_cache(1 << 16)
 def varint(value: int) -> bytes:
     """`value` in base 128, least significant group first; a negative one as its 64-bit two's complement."""

@@ -1,4 +1,5 @@
-"""speedscope's own format. Its definition: src/lib/file-format-spec.ts and the JSON schema that is published with it."""
+"""speedscope's own format. Its definition: src/lib/file-format-spec.ts and the JSON schema that is published with
+it."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 def render_speedscope(profile: Profile) -> bytes:
-    """JSON (ASCII) with one sampled profile per state, largest first; weights are nanoseconds off the CPU in the window.
+    """JSON (ASCII) with one sampled profile per state, largest first; weights are nanoseconds off the CPU in the
+    window.
 
-    A sample is a stack, root first: the process where there are several, the goroutine's own functions, the kernel's, why it
-    stopped (``[waiting: chan receive]``) and, where it is known, who made it runnable (``woken by main.send``). speedscope
-    counts a function once however often it occurs in the list of frames, so a line is given only where a function has one
-    alone. Losses are in the name of the whole.
+    A sample is a stack, root first: the process where there are several, the goroutine's own functions, the kernel's,
+    why it stopped (``[waiting: chan receive]``) and, where it is known, who made it runnable (``woken by main.send``).
+    speedscope counts a function once however often it occurs in the list of frames, so a line is given only where a
+    function has one alone. Losses are in the name of the whole.
     """
     frames = _Frames(profile)
     samples: dict[str, dict[tuple[int, ...], int]] = {state.value: {} for state in profile.by_state()}
@@ -110,7 +112,7 @@ class _Frames:
 
     def listed(self) -> list[dict[str, Any]]:
         result = []
-        for (name, file), lines in zip(self._entries, self._lines):
+        for (name, file), lines in zip(self._entries, self._lines, strict=True):
             entry: dict[str, Any] = {"name": sanitize(name, NAME_LIMIT)}
             if file:
                 entry["file"] = sanitize(file, NAME_LIMIT)

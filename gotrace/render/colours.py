@@ -46,8 +46,8 @@ MEANING = {
 
 
 def frame_colours(kind: str, name: str = "") -> tuple[str, str]:
-    """Fill and ink, ``#rrggbb``. Within Go code and the runtime the package decides a shade, so that a change of package
-    shows."""
+    """Fill and ink, ``#rrggbb``. Within Go code and the runtime the package decides a shade, so that a change of
+    package shows."""
     hue, saturation, lightness = _KIND.get(kind, _KIND[FrameKind.LOST])
     shade = _hash(package_of(name)) % 7 - 3 if name and kind in (FrameKind.GO, FrameKind.RUNTIME) else 0
     rgb = colorsys.hls_to_rgb((hue + shade * 2) / 360, (lightness + shade * 1.2) / 100, saturation / 100)

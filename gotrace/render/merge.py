@@ -9,8 +9,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Tree(Generic[Key]):
-    """Nodes are numbers, 0 is the root, a parent's is less than its children's. A node is a function in the context of its
-    callers; `total_ns` and `count` are those of all stacks that pass through it.
+    """Nodes are numbers, 0 is the root, a parent's is less than its children's. A node is a function in the context of
+    its callers; `total_ns` and `count` are those of all stacks that pass through it.
 
     Columns, not objects: of a hundred thousand of those Python's garbage collector would take longer than the merging.
     """

@@ -82,7 +82,7 @@ def render_svg(profile: Profile, runtime: bool = False) -> bytes:
     return ("\n".join(parts) + "\n").encode()
 
 
-# ---- the tree -----------------------------------------------------------------------------------------------------------
+# ---- the tree -------------------------------------------------------------------------------------------------------
 
 
 def _merge(profile: Profile, runtime: bool) -> _Picture:
@@ -95,8 +95,8 @@ def _merge(profile: Profile, runtime: bool) -> _Picture:
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
     for stack in shown:
         path: list[Key] = [(process.get(stack.pid, f"({stack.pid})"), PROCESS)] if several else []
-        frames = [(frame.name or "(no name)", frame.kind) for frame in (stack.frames if runtime else folded_frames(stack.frames))]
-        frames.reverse()
+        kept = stack.frames if runtime else folded_frames(stack.frames)
+        frames = [(frame.name or "(no name)", frame.kind) for frame in reversed(kept)]
         # What stopped the goroutine, then who made it runnable: that stack stands on its head.
         path += [key for key in frames if key[1] is not FrameKind.WAKER]
         path.append((reason_label(stack), FrameKind.REASON))
@@ -130,7 +130,7 @@ def _boxes(picture: _Picture) -> Iterator[_Box]:
             x += width
 
 
-# ---- what is drawn ------------------------------------------------------------------------------------------------------
+# ---- what is drawn --------------------------------------------------------------------------------------------------
 
 
 class _Looks:
@@ -155,8 +155,8 @@ def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
     y = bottom - (level + 1) * ROW
     count = f"{tree.count[node]:,} interval" + ("" if tree.count[node] == 1 else "s")
     share = format_share(total_ns, tree.total_ns[0]).replace("<", "&lt;")
-    # The script takes the name from the first line: a name has no line end. From the box it takes the true width, so the
-    # gap to the next one can be told from it: a tenth, at most 0.3.
+    # The script takes the name from the first line: a name has no line end. From the box it takes the true width, so
+    # the gap to the next one can be told from it: a tenth, at most 0.3.
     title = f"<title>{escaped}\n{format_duration(total_ns)}, {share}, {count}</title>"
     drawn = f"{width - 0.3:.2f}" if width >= 3 else f"{0.9 * width:.3f}"
     words = _fit(label, width, key[1])
@@ -165,7 +165,8 @@ def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
 
 
 def _fit(label: str, width: float, kind: str) -> str:
-    """As much of a name as the width holds: first the import path's folders go, then the end. The script does the same."""
+    """As much of a name as the width holds: first the import path's folders go, then the end. The script does the
+    same."""
     room = int((width - 6) / _LETTER)
     if room < 3:
         return ""
@@ -184,8 +185,9 @@ def _state_bar(profile: Profile, y: int) -> Iterator[str]:
         words = f"{state.value} {format_duration(distribution.total_ns)}"
         yield (
             f'<g><title>{words}, {_safe(format_share(distribution.total_ns, total))}</title><rect x="{x:.2f}" y="{y}" '
-            f'width="{width:.2f}" height="8" fill="{STATE[state]}"/><rect x="{key_x:.0f}" y="{y + 14}" width="9" height="9" '
-            f'fill="{STATE[state]}"/>{_text(key_x + 13, y + 23, words, "#5a6672")}</g>'
+            f'width="{width:.2f}" height="8" fill="{STATE[state]}"/>'
+            f'<rect x="{key_x:.0f}" y="{y + 14}" width="9" height="9" fill="{STATE[state]}"/>'
+            f'{_text(key_x + 13, y + 23, words, "#5a6672")}</g>'
         )
         x += width
         key_x += 13 + _LETTER * len(words) + 18
@@ -197,12 +199,13 @@ def _legend(tree: Tree[Key], y: int) -> Iterator[str]:
     for kind, words in MEANING.items():
         if kind in present:
             fill, _ = frame_colours(kind)
-            yield f'<rect x="{x:.0f}" y="{y - 9}" width="9" height="9" fill="{fill}" stroke="#8b8f98" stroke-width=".5"/>'
+            box = f'x="{x:.0f}" y="{y - 9}" width="9" height="9"'
+            yield f'<rect {box} fill="{fill}" stroke="#8b8f98" stroke-width=".5"/>'
             yield _text(x + 13, y, words, "#5a6672")
             x += 13 + _LETTER * len(words) + 18
 
 
-# ---- what is told -------------------------------------------------------------------------------------------------------
+# ---- what is told ---------------------------------------------------------------------------------------------------
 
 _ALARM, _QUIET = "#b00020", "#5a6672"
 
@@ -218,7 +221,8 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
     versions = sorted({sanitize(target.go_version, 40) for target in profile.targets})
     facts = [
         sanitize(window.start, 40), f"{format_duration(window.duration_ns)} window", *versions,
-        f"{format_duration(total.total_ns)} off-CPU", f"{profile.goroutines:,} goroutines", f"{profile.intervals:,} intervals",
+        f"{format_duration(total.total_ns)} off-CPU", f"{profile.goroutines:,} goroutines",
+        f"{profile.intervals:,} intervals",
     ]  # fmt: skip
     if window.attached_ns < window.duration_ns:
         facts.append(f"probes attached for {format_share(window.attached_ns, window.duration_ns)}")
@@ -235,22 +239,21 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
 def _foot(picture: _Picture, boxes: list[_Box], profile: Profile) -> Iterator[tuple[str, str]]:
     whole = profile.total().total_ns
     if picture.hidden_ns:
-        hidden = picture.hidden_ns
+        hidden = f"{format_duration(picture.hidden_ns)}, {format_share(picture.hidden_ns, whole)}"
         yield (
-            f"Not drawn: goroutines of the runtime itself, {format_duration(hidden)}, {format_share(hidden, whole)} of all "
-            "off-CPU time; shares are of what is drawn.", _QUIET,
-        )  # fmt: skip
+            f"Not drawn: goroutines of the runtime itself, {hidden} of all off-CPU time; shares are of what is drawn.",
+            _QUIET,
+        )
     if picture.narrow:
-        yield (
-            f"Not drawn: {picture.narrow:,} frames narrower than {MIN_WIDTH} pixels, {format_duration(picture.narrow_ns)}, "
-            f"{format_share(picture.narrow_ns, whole)}.", _QUIET,
-        )  # fmt: skip
+        narrow = f"{format_duration(picture.narrow_ns)}, {format_share(picture.narrow_ns, whole)}"
+        yield f"Not drawn: {picture.narrow:,} frames narrower than {MIN_WIDTH} pixels, {narrow}.", _QUIET
     if len(boxes) == 1:
         yield "Nothing to draw.", _QUIET
 
 
 def _text(
-    x: float, y: float, words: str, fill: str = "#17202a", size: int = 0, anchor: str = "", ident: str = "", classes: str = ""
+    x: float, y: float, words: str, fill: str = "#17202a", size: int = 0, anchor: str = "", ident: str = "",
+    classes: str = "",
 ) -> str:
     attributes = f'x="{x:.0f}" y="{y:.0f}" fill="{fill}"'
     for name, value in (("font-size", size), ("text-anchor", anchor), ("id", ident), ("class", classes)):

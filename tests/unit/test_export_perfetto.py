@@ -1,5 +1,5 @@
-"""The Perfetto trace as the protocol buffers of PyPI's package ``perfetto`` decode it. Its trace_processor is a program that
-the package downloads when it is first used, so queries are no part of these tests."""
+"""The Perfetto trace as the protocol buffers of PyPI's package ``perfetto`` decode it. Its trace_processor is a program
+that the package downloads when it is first used, so queries are no part of these tests."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def stack_of(goid: int | None, name: str, values: list[int], state: State = Stat
 
 def pipeline() -> Profile:
     """Goroutine 5 waits, is woken by 9, waits for a CPU, and waits again until the window ends; 9 sleeps once."""
-    waits, ready = stack_of(5, "consume", [3 * MS, 4 * MS], in_progress=1), stack_of(5, "consume", [MS], State.RUNNABLE, READY)
+    waits = stack_of(5, "consume", [3 * MS, 4 * MS], in_progress=1)
+    ready = stack_of(5, "consume", [MS], State.RUNNABLE, READY)
     sleeps = stack_of(9, "produce", [2 * MS], reason="sleep")
     made = profile([waits, ready, sleeps], pauses=[Pause("GC mark", 6 * MS, MS, 4242)])
     made.timeline = [
@@ -171,7 +172,8 @@ def test_pauses_and_losses_have_tracks() -> None:
     made = pipeline()
     made.losses = {Loss.RING_FULL: 1234}
     tracks = read(made)
-    assert [(part.name, part.begin, part.end) for part in tracks["stop the world"].slices] == [("GC mark", 6 * MS, 7 * MS)]
+    pause, = tracks["stop the world"].slices
+    assert (pause.name, pause.begin, pause.end) == ("GC mark", 6 * MS, 7 * MS)
     about, = tracks["gotrace: window and losses"].slices
     assert "LOSS ring_full: 1,234 single events" in about.name and (about.begin, about.end) == (0, 10 * S)
     assert "no losses" in read(pipeline())["gotrace: window and losses"].slices[0].name

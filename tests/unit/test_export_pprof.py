@@ -12,12 +12,25 @@ import pytest
 from gobuild import build, go_command, go_environment
 from hypothesis import given
 from hypothesis import strategies as st
-from profiles import GOEXIT, GOPARK, HOSTILE, MS, go, hostile_profile, profile, runtime, shop_profile, stat, two_processes
+from profiles import (
+    GOEXIT,
+    GOPARK,
+    HOSTILE,
+    MS,
+    go,
+    hostile_profile,
+    profile,
+    runtime,
+    shop_profile,
+    stat,
+    two_processes,
+)
 from test_export_formats import any_profile
 from wire import each, fields, packed
 
 from gotrace.export.pprof import render_pprof
-from gotrace.export.protobuf import integer, packed as write_packed, text
+from gotrace.export.protobuf import integer, text
+from gotrace.export.protobuf import packed as write_packed
 from gotrace.profile.types import Frame, Profile
 from gotrace.vocabulary import CONTINUED, READY, FrameKind, Loss, State
 
@@ -103,16 +116,16 @@ def test_diff_shows_what_grew(tool: Tool) -> None:
 def test_merges_with_gos_own_block_profile(tool: Tool, tmp_path: Path) -> None:
     block = tmp_path / "block.pb.gz"
     subprocess.run([build("blocked", GO, "plain"), block], check=True, timeout=60)
-    ours = profile([
-        stat([GOPARK, runtime("chanrecv", "chan.go", 664), runtime("chanrecv1", "chan.go", 509), go("main.receive"), GOEXIT],
-             [40 * MS, 2 * MS], reason="chan receive"),
-    ])  # fmt: skip
+    receiving = [runtime("chanrecv", "chan.go", 664), runtime("chanrecv1", "chan.go", 509), go("main.receive")]
+    ours = profile([stat([GOPARK, *receiving, GOEXIT], [40 * MS, 2 * MS], reason="chan receive")])
     merged = tmp_path / "merged.pb.gz"
     tool("-proto", f"-output={merged}", ours, block)
     contentions, delay = raw_sums(tool("-raw", merged))
-    theirs = tool("-raw", block).replace("contentions/count delay/nanoseconds\n", "contentions/count delay/nanoseconds[dflt]\n")
-    assert raw_sums(theirs)[0] >= 3
-    assert (contentions, delay) == tuple(a + b for a, b in zip(raw_sums(theirs), (2, 42 * MS)))
+    # Go's own names no default.
+    raw = tool("-raw", block).replace("delay/nanoseconds\n", "delay/nanoseconds[dflt]\n")
+    their_contentions, their_delay = raw_sums(raw)
+    assert their_contentions >= 3
+    assert (contentions, delay) == (their_contentions + 2, their_delay + 42 * MS)
     # One line for the operation that both call the leaf: the runtime's way on into the scheduler is hidden.
     lines = re.findall(r"^ +([\d.]+)ms.* runtime\.chanrecv1$", tool("-top", "-unit=ms", merged), re.MULTILINE)
     assert len(lines) == 1 and float(lines[0]) > 42
@@ -201,7 +214,9 @@ def test_same_bytes_every_time(made: Profile) -> None:
 
 
 def test_later_parts_are_no_intervals_of_their_own() -> None:
-    made = profile([stat([go("main.f")], [MS, MS], reason="sleep"), stat([go("main.f")], [MS, MS], State.RUNNABLE, READY)])
+    sleeps = stat([go("main.f")], [MS, MS], reason="sleep")
+    ready = stat([go("main.f")], [MS, MS], State.RUNNABLE, READY)
+    made = profile([sleeps, ready])
     data = gzip.decompress(render_pprof(made))
     assert READY in CONTINUED
     assert sorted(packed(each(sample, 2)[0]) for sample in each(data, 2)) == [[0, 2 * MS], [2, 2 * MS]]

@@ -69,7 +69,8 @@ def test_stack_root_first_then_why_then_the_waker() -> None:
 
 
 def test_a_function_is_one_frame_whatever_its_line() -> None:
-    made = profile([stat([go("main.f", "/f.go", line), go("main.g", "/f.go", 9)], [MS], reason="sleep") for line in (3, 4)])
+    paths = [[go("main.f", "/f.go", line), go("main.g", "/f.go", 9)] for line in (3, 4)]
+    made = profile([stat(path, [MS], reason="sleep") for path in paths])
     frames = {frame["name"]: frame for frame in read(made)["shared"]["frames"]}
     assert len(frames) == len(read(made)["shared"]["frames"])
     assert "line" not in frames["main.f"] and frames["main.g"]["line"] == 9

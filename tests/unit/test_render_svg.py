@@ -16,7 +16,19 @@ from browser import Browser
 from conftest import unavailable
 from hypothesis import given
 from hypothesis import strategies as st
-from profiles import GOEXIT, HOSTILE, MS, S, go, hostile_profile, many_stacks, profile, shop_profile, stat, two_processes
+from profiles import (
+    GOEXIT,
+    HOSTILE,
+    MS,
+    S,
+    go,
+    hostile_profile,
+    many_stacks,
+    profile,
+    shop_profile,
+    stat,
+    two_processes,
+)
 from test_export_formats import any_profile
 
 from gotrace.export.folded import render_folded
@@ -73,7 +85,8 @@ def test_frames_stand_on_their_callers() -> None:
         "all", "main.main", "read(fd 7 → pipe)", "anon_pipe_read", "[syscall: read]", "main.feed", "main.root",
     ]  # fmt: skip
     kinds = [FrameKind.GO, FrameKind.SYSCALL, FrameKind.KERNEL, FrameKind.REASON, FrameKind.WAKER, FrameKind.WAKER]
-    assert [box.fill for box in boxes[1:]] == [frame_colours(kind, box.name)[0] for kind, box in zip(kinds, boxes[1:])]
+    expected = [frame_colours(kind, box.name)[0] for kind, box in zip(kinds, boxes[1:], strict=True)]
+    assert [box.fill for box in boxes[1:]] == expected
     assert len({box.fill for box in boxes[1:6]}) == 5
 
 
@@ -149,7 +162,7 @@ def test_frames_add_up(made: Profile) -> None:
         rows.setdefault(box.y, []).append(box)
     for y, row in rows.items():
         row.sort(key=lambda box: box.x)
-        assert all(a.x + a.width <= b.x + 0.03 for a, b in zip(row, row[1:]))
+        assert all(a.x + a.width <= b.x + 0.03 for a, b in zip(row, row[1:], strict=False))
         below = rows.get(y + 17, [])
         if below:
             assert all(any(p.x - 0.03 <= b.x and b.x + b.width <= p.x + p.width + 0.03 for p in below) for b in row)
@@ -157,7 +170,8 @@ def test_frames_add_up(made: Profile) -> None:
 
 # ---- the tree
 
-names = st.text(st.characters(exclude_characters=";\n", exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=4)
+letters = st.characters(exclude_characters=";", exclude_categories=["Cs", "Cc", "Zl", "Zp"])
+names = st.text(letters, min_size=1, max_size=4)
 
 
 def to_tree(folded: str) -> Tree[str]:
@@ -173,7 +187,7 @@ def to_folded(tree: Tree[str]) -> str:
     for node in range(1, len(tree)):
         own[tree.parent[node]] -= tree.total_ns[node]
         paths[node] = f"{paths[tree.parent[node]]};{tree.key[node]}" if tree.parent[node] else tree.key[node]
-    return "".join(sorted(f"{path} {value}\n" for path, value in zip(paths[1:], own[1:]) if value))
+    return "".join(sorted(f"{path} {value}\n" for path, value in zip(paths[1:], own[1:], strict=True) if value))
 
 
 @given(st.dictionaries(st.lists(names, min_size=1, max_size=6).map(";".join), st.integers(1, 2**50), max_size=20))
@@ -263,13 +277,16 @@ def show(chromium: Browser, tmp_path: Path) -> Show:
 
 
 SEEN = """[...document.querySelectorAll('#frames > g:not(.off)')].map(group => [
-  group.querySelector('title').textContent.split('\\n')[0], Math.round(group.querySelector('rect').getBoundingClientRect().width),
+  group.querySelector('title').textContent.split('\\n')[0],
+  Math.round(group.querySelector('rect').getBoundingClientRect().width),
   group.classList.contains('above')])"""
 
 
 def click(browser: Browser, name: str) -> None:
-    box = browser.run(f"""(() => {{ const box = [...document.querySelectorAll('#frames > g:not(.off)')].find(group =>
-      group.querySelector('title').textContent.split('\\n')[0] === {name!r}).querySelector('rect').getBoundingClientRect();
+    box = browser.run(f"""(() => {{
+      const named = group => group.querySelector('title').textContent.split('\\n')[0] === {name!r};
+      const shown = [...document.querySelectorAll('#frames > g:not(.off)')];
+      const box = shown.find(named).querySelector('rect').getBoundingClientRect();
       return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
         browser.mouse(kind, *box)
@@ -293,7 +310,9 @@ def test_click_zooms_and_an_ancestor_zooms_out(show: Show) -> None:
 
 def test_zoom_gives_names_the_room_they_have(show: Show) -> None:
     browser = show(shop_profile())
-    label = "[...document.querySelectorAll('#frames > g:not(.off)')].filter(g => g.textContent.startsWith('pipe_read')).map(g => g.querySelector('text').textContent)"
+    label = """[...document.querySelectorAll('#frames > g:not(.off)')]
+      .filter(group => group.textContent.startsWith('pipe_read'))
+      .map(group => group.querySelector('text').textContent)"""
     assert browser.run(label) == ["pi…"]
     click(browser, "pipe_read")
     assert browser.run(label) == ["pipe_read"]
@@ -302,7 +321,8 @@ def test_zoom_gives_names_the_room_they_have(show: Show) -> None:
 def test_search_counts_nested_hits_once(show: Show) -> None:
     made = shop_profile()
     browser = show(made)
-    browser.run("window.prompt = () => 'ServeHTTP'; document.getElementById('search').dispatchEvent(new MouseEvent('click'))")
+    browser.run("window.prompt = () => 'ServeHTTP'; 0")
+    browser.run("document.getElementById('search').dispatchEvent(new MouseEvent('click'))")
     drawn = [stack for stack in made.stacks if not is_background(stack)]
     hit = sum(s.distribution.total_ns for s in drawn if any("ServeHTTP" in frame.name for frame in s.frames))
     expected = 100 * hit / sum(stack.distribution.total_ns for stack in drawn)
