@@ -21,6 +21,7 @@ Examples:
   sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
   sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
   sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+  sudo gotrace attach 4242 -d 5s -o waits.pb.gz -o waits.pftrace    for go tool pprof, and a timeline for Perfetto
 
 \b
 Overhead: up to three traps per off-CPU interval (two with --no-wakers), each about half a microsecond in a virtual machine,

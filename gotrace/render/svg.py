@@ -120,14 +120,16 @@ def _boxes(picture: _Picture) -> Iterator[_Box]:
         box = waiting.pop()
         yield box
         level, x, _, node = box
+        above: list[_Box] = []
         for child in children[node]:
             width = totals[child] * scale
             if width < MIN_WIDTH:
                 picture.narrow += sizes[child]
                 picture.narrow_ns += totals[child]
                 continue
-            waiting.append((level + 1, x, width, child))
+            above.append((level + 1, x, width, child))
             x += width
+        waiting += reversed(above)
 
 
 # ---- what is drawn --------------------------------------------------------------------------------------------------
