@@ -21,6 +21,28 @@ from gotrace.profile.types import Profile  # noqa: E402
 from gotrace.render.html import render_html  # noqa: E402
 
 
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="Write tests/golden anew from what the tests make now.")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with the file of that name in tests/golden; ``pytest --bless`` writes the file instead."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--bless"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"there is no {path}: look at what `pytest --bless {request.node.nodeid}` writes and commit it"
+        assert text == path.read_text(encoding="utf-8"), f"if the change is meant: pytest --bless {request.node.nodeid}"
+
+    return check
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("bpf") is None:
         return

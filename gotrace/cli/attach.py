@@ -21,6 +21,7 @@ Examples:
   sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
   sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
   sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+  sudo gotrace attach 4242 -d 5s -o waits.pb.gz -o waits.pftrace    for go tool pprof, and a timeline for Perfetto
 
 \b
 Overhead: up to three traps per off-CPU interval (two with --no-wakers), each about half a microsecond in a virtual machine,
@@ -44,7 +45,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .gotrace .html .folded .json; '-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+                   "'-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
 @click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
               show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
@@ -140,9 +142,16 @@ def _handle_signals(session) -> None:
         signal.signal(number, stop)
 
 
+_HOW_TO_OPEN = {
+    ".html": "open: xdg-open {}",
+    ".svg": "open: xdg-open {}",
+    ".gotrace": "again: gotrace report {}",
+    ".pb.gz": "open: go tool pprof -http=: {}",
+    ".speedscope.json": "open: drop it on https://www.speedscope.app",
+    ".pftrace": "open: drop it on https://ui.perfetto.dev",
+}
+
+
 def _how_to_open(path) -> str:
-    if path.suffix == ".html":
-        return f"   (open: xdg-open {path})"
-    if path.suffix == ".gotrace":
-        return f"   (again: gotrace report {path})"
-    return ""
+    how = next((text for suffix, text in _HOW_TO_OPEN.items() if path.name.lower().endswith(suffix)), "")
+    return f"   ({how.format(path)})" if how else ""

@@ -20,7 +20,8 @@ from gotrace.vocabulary import State
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .html .folded .json; '-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+                   "'-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs, summary and tree.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
@@ -34,7 +35,8 @@ def report(
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
-    from gotrace.export import format_of, render
+    from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
+    from gotrace.export.perfetto import require_timeline
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.profile.hotspots import find_hotspots
@@ -45,13 +47,15 @@ def report(
         if output == "-":
             continue
         if format_of(output) == ".gotrace":
-            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: .html .folded .json")
+            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: " + " ".join(sorted(RENDERERS)))
         check_output(Path(output), force)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one")
     if tree and (as_json or "-" in outputs):
         raise UsageError("--tree is for people: it can't share stdout with --json or -o -", "choose one")
     profile = read_capture(capture)
+    if any(output != "-" and format_of(output) == NEEDS_TIMELINE for output in outputs):
+        require_timeline(profile)
     # Before the filters: what is suspicious, and how large a share is, does not depend on what is looked at.
     profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
     profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
