@@ -42,7 +42,8 @@ def render_html(profile: Profile, runtime: bool = False) -> bytes:
     """A self-contained HTML page (UTF-8): flame graph, table, totals, hot spots and losses of one profile. `runtime`: the
     runtime's frames are shown from the start."""
     data = _page_data(profile)
-    data["meta"]["runtime"] = runtime
+    if runtime:
+        data["meta"]["runtime"] = True
     return render_page(data)
 
 

@@ -22,7 +22,8 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``pauses``
     Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
 ``meta``
-    What `page_meta` makes: whose profile it is, its window, totals, filters, losses.
+    What `page_meta` makes: whose profile it is, its window, totals, filters, losses. ``runtime``: True where the runtime's
+    frames are to be shown from the start.
 
 A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
 no buckets, for a stack that vanished), and there are in addition:
