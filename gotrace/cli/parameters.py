@@ -38,7 +38,7 @@ _HOT = Thresholds()
 
 
 def _default(duration_ns: int) -> str:
-    return format_duration(duration_ns).replace(" ", "")
+    return format_duration(duration_ns).replace(".0 ", " ").replace(" ", "")
 
 
 HOT_OPTIONS = (
