@@ -77,8 +77,14 @@ def is_background(stack: StackStat) -> bool:
 
     A finalizer that waits in user code, and main blocked before its ``main.main``, are the user's business.
     """
-    own = [frame for frame in stack.frames if frame.kind not in _BENEATH_GO and not is_goroutine_root(frame)]
-    return bool(own) and all(is_runtime(frame) for frame in own) and own[-1].name != "runtime.main"
+    root = None
+    for frame in reversed(stack.frames):
+        if is_goroutine_root(frame) or frame.kind in _BENEATH_GO:
+            continue
+        if not is_runtime(frame):
+            return False
+        root = root or frame
+    return root is not None and root.name != "runtime.main"
 
 
 def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:

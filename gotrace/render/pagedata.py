@@ -85,9 +85,9 @@ def page_data(profile: Profile) -> dict[str, Any]:
         function = functions((texts(frame.name), KINDS.index(kind), mark))
         return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
 
-    # By identity first: hashing a frame costs more than all else here, and symbolizing shares most of them.
+    # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
     index_by_id: dict[int, int] = {}
-    index_of: dict[Frame, int] = {}
+    index_of: dict[tuple[Any, ...], int] = {}
     node_of = nodes.index
     columns: dict[str, list[Any]] = {
         key: []
@@ -103,9 +103,10 @@ def page_data(profile: Profile) -> dict[str, Any]:
         for frame in reversed(stack.frames):
             index = index_by_id.get(id(frame))
             if index is None:
-                index = index_of.get(frame)
+                same = (frame.name, frame.file, frame.line, id(frame.kind), frame.inlined)
+                index = index_of.get(same)
                 if index is None:
-                    index = index_of[frame] = frame_index(frame, frame.kind.value)
+                    index = index_of[same] = frame_index(frame, frame.kind.value)
                 index_by_id[id(frame)] = index
             key = (node, index)
             node = node_of.get(key, -1)
