@@ -9,12 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gotrace.kernel.host import preflight  # noqa: E402
 from gotrace.errors import Refused  # noqa: E402
 
+
+# On a busy machine any example may take long: that is no failure.
+settings.register_profile("gotrace", deadline=None)
+settings.load_profile("gotrace")
 
 GOLDEN = Path(__file__).parent / "golden"
 
