@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,6 +21,10 @@ from gotrace.kernel.host import preflight  # noqa: E402
 from gotrace.profile.types import Profile  # noqa: E402
 from gotrace.render.html import render_html  # noqa: E402
 
+
+# On a busy machine any example may take long: that is no failure.
+settings.register_profile("gotrace", deadline=None)
+settings.load_profile("gotrace")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gotrace.errors import GotraceError
+from gotrace.export.about import comments, start_ns
 from gotrace.export.labels import boundary_labels
-from gotrace.export.pprof import comments, start_ns
 from gotrace.export.protobuf import chunk, fixed64, integer, text
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import folded_frames, is_goroutine_root, reason_label, without_waker
