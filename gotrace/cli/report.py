@@ -18,8 +18,8 @@ Hot spots are places whose waits are suspicious, not just large; the three --hot
 thresholds say from where on. Waits for a lock, a full channel, a system call, a P
 or a CPU are judged by their length; waits that may be for work or for a time
 (channel receive, select, network, sleep) only where their p99 is also at least 10
-times their p50. Waits that last the whole window, and those in the loop of a
-goroutine's first function, idle by design.
+times their p50. Waits for work that last the whole window, and those in the loop of
+a goroutine's first function, are idle by design and no hot spots.
 """
 
 
