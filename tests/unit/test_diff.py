@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from profiles import (
     GOEXIT, GOPARK, HOSTILE, MS, S, durations, go, hostile_profile, profile, runtime, shop, shop_profile, stat, target,
@@ -76,7 +76,6 @@ def test_what_the_compiler_numbers_is_no_name(name: str, stable: str) -> None:
     assert stable_name(stable) == stable
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_name_has_a_stable_one(name: str) -> None:
     assert stable_name(stable_name(name)) == stable_name(name)
@@ -206,7 +205,6 @@ def test_what_is_divided_by_does_not_depend_on_what_is_looked_at() -> None:
     assert diff.before.goroutine_ns == shop_profile().total().total_ns
 
 
-@settings(deadline=None)
 @given(any_profile, st.sampled_from(Per))
 def test_a_capture_and_itself_have_no_difference(made: Profile, per: Per) -> None:
     diff = compare(made, copy.deepcopy(made), per)
@@ -219,7 +217,6 @@ def test_a_capture_and_itself_have_no_difference(made: Profile, per: Per) -> Non
         assert first == second
 
 
-@settings(deadline=None)
 @given(any_profile, any_profile)
 def test_sums_of_both_sides_are_the_captures(before: Profile, after: Profile) -> None:
     diff = compare(before, other_build(after))
@@ -231,7 +228,6 @@ def test_sums_of_both_sides_are_the_captures(before: Profile, after: Profile) ->
     assert sum(int(line[2]) for line in lines) == after.total().total_ns
 
 
-@settings(deadline=None)
 @given(any_profile, any_profile)
 def test_forth_is_the_opposite_of_back(before: Profile, after: Profile) -> None:
     forth, back = compare(before, after), compare(after, before)
@@ -301,7 +297,6 @@ def test_ranges_of_percentiles() -> None:
     assert apart((0, 5), (5, 9)) and apart((5, 9), (0, 5)) and not apart((0, 6), (5, 9)) and not apart((0, math.inf), (5, math.inf))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**43), min_size=1, max_size=40), st.floats(0.01, 0.99))
 def test_a_percentile_is_in_its_range(values: list[int], fraction: float) -> None:
     d = durations(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from profiles import GOEXIT, GOPARK, MS, S, durations, go, many_stacks, profile, runtime, shop, spread, stat
 from test_export_formats import any_profile
@@ -159,7 +159,6 @@ def test_most_reasons_first_then_the_largest_and_not_too_many() -> None:
     assert totals == sorted(totals, reverse=True)
 
 
-@settings(deadline=None)
 @given(any_profile, st.integers(0, 10 * S), st.integers(0, 10 * S), st.floats(0, 1))
 def test_any_profile_has_sound_hot_spots(made: Profile, p99: int, jitter: int, share: float) -> None:
     for spot in find_hotspots(made, Thresholds(p99, jitter, share)):

@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from profiles import GOEXIT, GOPARK, MS, S, go, hostile_profile, many_stacks, profile, runtime, shop_profile, stat, two_processes
 from rich.console import Console
 from test_export_formats import any_profile
@@ -94,7 +94,6 @@ def test_tree_fits_and_is_safe(make: object, options: dict, width: int) -> None:
     assert sum("▶" in line for line in lines) > 2
 
 
-@settings(deadline=None)
 @given(any_profile)
 def test_tree_of_any_profile(made: Profile) -> None:
     assert all(line.isprintable() and len(line) <= 80 for line in tree(made).splitlines())
@@ -148,7 +147,6 @@ def test_runtime_frames_are_folded_unless_asked_for() -> None:
     assert [stack.frames for stack in without_runtime(made).stacks] != [stack.frames for stack in made.stacks]
 
 
-@settings(deadline=None)
 @given(any_profile)
 def test_folding_changes_no_total(made: Profile) -> None:
     def total(text: bytes) -> int:

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from profiles import MS, S, durations, go, profile, stat
 
@@ -35,7 +35,6 @@ def test_each_second_has_what_ended_in_it() -> None:
     assert busy.subwindows[0].jitter_ns == pytest.approx(MS, rel=0.01)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 400_000), st.lists(st.integers(0, 10**10), max_size=3)), max_size=120))
 def test_sums_are_kept_and_rows_bounded_in_traces_of_any_length(steps: list[tuple[int, list[int]]]) -> None:
     tracker, stack, now = SubWindows(), stat([go("main.f")], []), 0
