@@ -18,7 +18,7 @@ from pathlib import Path
 from gotrace import __version__
 from gotrace.capture.writer import CaptureWriter
 from gotrace.errors import Interrupted, UsageError
-from gotrace.export import format_of, render
+from gotrace.export import NEEDS_TIMELINE, format_of, render
 from gotrace.files import check_output, write
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
@@ -30,13 +30,16 @@ from gotrace.model.stacks import OTHER_REASONS
 from gotrace.model.syscalls import syscall_names
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
-from gotrace.profile.types import Overhead, Profile, StackStat, Window
+from gotrace.profile.hotspots import Thresholds, find_hotspots
+from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import CONTINUED, Loss, StartKind, Stat, State
 
 _TICK_S = 0.1
 _COMMIT_EVERY_S = 0.9
 _STATS_FOR_S = 1.0
+_TIMELINE_LIMIT = 500_000
+"""Single intervals that are kept in memory for an output with a time axis: up to 200 MB."""
 
 _KINDS_OF_STATE = {
     State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
@@ -70,6 +73,8 @@ class AttachOptions:
     events_over_ns: int | None = None
     wakers: bool = True
     syscalls: str = "auto"
+    runtime: bool = False
+    hot: Thresholds = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Session:
     _program_ns: float = 0.0
     _last: tuple[float, int] = (0.0, 0)
     _wake: tuple[int, int] = (-1, -1)
+    _intervals: list[SingleInterval] = field(default_factory=list)
+    _intervals_dropped: int = 0
 
     def __enter__(self) -> Session:
         self._cleanup = ExitStack()
@@ -124,6 +131,10 @@ class Session:
     def running(self) -> bool:
         """Whether probes have been placed."""
         return self._running
+
+    @property
+    def _wants_timeline(self) -> bool:
+        return any(output.lower().endswith(NEEDS_TIMELINE) for output in self.options.outputs)
 
     def use_outputs(self, outputs: tuple[str, ...]) -> None:
         """Sets the outputs of a session that was prepared without any."""
@@ -177,7 +188,7 @@ class Session:
             if not CONTINUED & set(options.reasons):  # those are parts of intervals of any reason
                 reasons = frozenset(numbers)
         stream_ns = options.events_over_ns
-        if options.per_goroutine and stream_ns is None:
+        if (options.per_goroutine or self._wants_timeline) and stream_ns is None:
             stream_ns = 0
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
@@ -221,6 +232,7 @@ class Session:
         if self.capture is not None:
             self.capture.commit(profile)
             self.capture.close()
+        profile.hotspots = find_hotspots(profile, self.options.hot)
         profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
         self._write_outputs(profile, captures)
         return profile
@@ -266,6 +278,10 @@ class Session:
             self.capture.put_stacks(stacks)
             if intervals:
                 self.capture.put_intervals(process.process.pid, intervals)
+        if self._wants_timeline:
+            room = _TIMELINE_LIMIT - len(self._intervals)
+            self._intervals += intervals[:room]
+            self._intervals_dropped += max(0, len(intervals) - room)
         pauses = process.read_pauses()
         if self.capture is not None and pauses:
             self.capture.put_pauses(pauses)
@@ -317,6 +333,7 @@ class Session:
         for process in self.processes:
             for loss, count in (process.losses if complete else process.losses | process.tracer.losses()).items():
                 losses[loss] += count
+        losses[Loss.TIMELINE_FULL] = self._intervals_dropped
         duration = max((p.end_ns or now) for p in self.processes) - min(p.start_ns for p in self.processes)
         goroutines = sum(process.goroutines for process in self.processes)
         return Profile(
@@ -330,9 +347,21 @@ class Session:
             running_ns=self._running_ns() if complete else None,
             cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
             pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
+            timeline=self._timeline(stacks) if complete else [],
             filters=self._filters(),
             complete=complete,
         )
+
+    def _timeline(self, stacks: list[StackStat]) -> list[TimelineInterval]:
+        by_key = {stack.key: stack for stack in stacks} if self._intervals else {}
+        # A key holds a whole stack: it is hashed once for all intervals that share the object.
+        known: dict[int, StackStat] = {}
+        for interval in self._intervals:
+            if id(interval.stack_key) not in known:
+                known[id(interval.stack_key)] = by_key[interval.stack_key]
+        return [
+            TimelineInterval(i.goid, i.start_ns, i.duration_ns, known[id(i.stack_key)], i.waker_goid) for i in self._intervals
+        ]
 
     def _running_ns(self) -> int | None:
         times = [process.running_ns for process in self.processes]
@@ -360,7 +389,7 @@ class Session:
             if output == "-" or output.endswith(".gotrace"):
                 continue
             path = Path(output)
-            write(path, render(profile, format_of(output)), self.options.force)
+            write(path, render(profile, format_of(output), self.options.runtime), self.options.force)
             self.written.append(path)
 
 

@@ -25,6 +25,7 @@ from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
 from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
+from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
@@ -69,6 +70,7 @@ class TracedProcess:
     _stats: dict[tuple, StackStat] = field(default_factory=dict)
     _by_kernel_key: dict[RowKey, tuple[IntervalRow, tuple]] = field(default_factory=dict)
     _members: dict[tuple, dict[RowKey, IntervalRow]] = field(default_factory=dict)
+    _subwindows: SubWindows = field(default_factory=SubWindows)
     _first_seen: dict[int, Parked] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
     _cpu_start: int = 0
@@ -194,6 +196,7 @@ class TracedProcess:
                 known = self._by_kernel_key.get(event.key)
             if known is not None:
                 intervals.append(self._interval(event, known[1]))
+        self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         return changed, intervals
 
     def _interval(self, event: KernelEvent, key: tuple) -> SingleInterval:

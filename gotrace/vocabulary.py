@@ -149,6 +149,7 @@ class Loss(str, Enum):
     THREAD_STACK_UNREADABLE = "thread_stack_unreadable"
     PAUSE_TABLE_FULL = "pause_table_full"
     ARRIVALS_MISSED = "arrivals_missed"
+    TIMELINE_FULL = "timeline_full"
 
 
 LOSS_TEXT = {
@@ -170,5 +171,6 @@ LOSS_TEXT = {
     Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
+    Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

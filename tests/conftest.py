@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from gotrace.kernel.host import preflight  # noqa: E402
+from browser import Browser  # noqa: E402
+
 from gotrace.errors import Refused  # noqa: E402
+from gotrace.kernel.host import preflight  # noqa: E402
+from gotrace.profile.types import Profile  # noqa: E402
+from gotrace.render.html import render_html  # noqa: E402
+
+
+# On a busy machine any example may take long: that is no failure.
+settings.register_profile("gotrace", deadline=None)
+settings.load_profile("gotrace")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="Write tests/golden anew from what the tests make now.")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with the file of that name in tests/golden; ``pytest --bless`` writes the file instead."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--bless"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"there is no {path}: look at what `pytest --bless {request.node.nodeid}` writes and commit it"
+        assert text == path.read_text(encoding="utf-8"), f"if the change is meant: pytest --bless {request.node.nodeid}"
+
+    return check
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -43,3 +75,28 @@ def gotrace() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium with one page open."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        unavailable("needs a browser (remedy: apt-get install chromium)")
+    started = Browser(str(program), tmp_path_factory.mktemp("browser"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Callable[..., Browser]:
+    """`show(profile, fragment="")` opens the flame graph of a profile in the browser."""
+
+    def open_page(profile: Profile, fragment: str = "") -> Browser:
+        page = tmp_path / "page.html"
+        page.write_bytes(render_html(profile))
+        browser.open(page.as_uri() + fragment)
+        assert browser.run("document.documentElement.dataset.ready") == str(len(profile.stacks))
+        return browser
+
+    return open_page

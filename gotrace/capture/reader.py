@@ -9,7 +9,10 @@ from urllib.parse import quote
 
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
 from gotrace.errors import GotraceError
-from gotrace.profile.types import Distribution, Frame, Overhead, Pause, Profile, StackStat, Target, TimelineInterval, Window
+from gotrace.profile.subwindows import MAX_SUBWINDOWS
+from gotrace.profile.types import (
+    Distribution, Frame, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
+)
 from gotrace.vocabulary import FrameKind, Loss, State
 
 
@@ -55,12 +58,21 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
     ):
         number, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram, *rest = row
         distribution = Distribution(
-            count, total, maximum, int(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
+            count, total, maximum, _squares(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
         )
         by_number[number] = StackStat(
             tuple(frames[i] for i in json.loads(ids)), State(state), str(reason), distribution, goroutines,
             in_progress, goid, targets[target].pid, *(int(value) for value in rest),
         )
+    if version > 1:
+        for stack, *figures in db.execute(
+            "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
+        ):
+            rows, row = by_number[stack].subwindows, SubWindow(*(int(figure) for figure in figures[:-1]), _squares(figures[-1]))
+            if row.start_ns < 0 or row.duration_ns <= 0:
+                raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
+            if len(rows) < MAX_SUBWINDOWS:
+                rows.append(row)
     waker = "waker_goid" if version > 1 else "0"
     timeline = [
         TimelineInterval(int(goid), int(start), int(length), by_number[stack], int(waker_goid))
@@ -89,3 +101,9 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         filters=[str(text) for text in meta["filters"]],
         complete=bool(meta["complete"]),
     )
+
+
+def _squares(value: float) -> int:
+    if not 0 <= value < 2.0**128:
+        raise ValueError(f"a sum of squares of {value}")
+    return int(value)

@@ -10,6 +10,9 @@ stack     one row per distinct (target, frames, state, reason, goid): `frames` i
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
           the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
           long_run_max_ns (runs of more than 10 ms without a break that ended there)
+subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
+          and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
+          a long trace neighbours become one, so that no stack has more than 64
 pause     stop-the-world pauses: target, reason, start_ns from the window's start, duration_ns
 interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
           from the window's start, duration_ns, stack, waker_goid (0: not known)
@@ -17,7 +20,7 @@ interval  the parts of single intervals where they were asked for (--per-gorouti
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
 
-Version 1 has no table pause, no interval.waker_goid and none of stack's last three columns.
+Version 1 has no tables pause and subwindow, no interval.waker_goid and none of stack's last three columns.
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ CREATE TABLE interval (
     duration_ns INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id),
     waker_goid INTEGER NOT NULL
 );
+CREATE TABLE subwindow (
+    stack INTEGER NOT NULL REFERENCES stack(id), start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL,
+    count INTEGER NOT NULL, total_ns INTEGER NOT NULL, squares REAL NOT NULL, PRIMARY KEY (stack, start_ns)
+) WITHOUT ROWID;
 CREATE TABLE pause (
     target INTEGER NOT NULL REFERENCES target(id), reason TEXT NOT NULL, start_ns INTEGER NOT NULL,
     duration_ns INTEGER NOT NULL

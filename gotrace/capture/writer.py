@@ -12,7 +12,7 @@ from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
-from gotrace.profile.types import Frame, Overhead, Pause, Profile, SingleInterval, StackStat, Target, Window
+from gotrace.profile.types import Frame, Overhead, Pause, Profile, SingleInterval, StackStat, SubWindow, Target, Window
 
 
 class CaptureWriter:
@@ -27,6 +27,7 @@ class CaptureWriter:
         self._frames: dict[Frame, int] = {}
         self._stacks: dict[tuple[object, ...], int] = {}
         self._targets: dict[int, int] = {}
+        self._subwindow_ns: dict[int, int] = {}
         create(path, force)
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -71,6 +72,20 @@ class CaptureWriter:
                         " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=? WHERE id=?",
                         (*figures, known),
                     )
+                self._put_subwindows(self._stacks[stack.key], stack.subwindows)
+
+    def _put_subwindows(self, stack: int, rows: list[SubWindow]) -> None:
+        if not rows:
+            return
+        if self._subwindow_ns.get(stack) == rows[-1].duration_ns:
+            rows = rows[-1:]  # those before are there
+        else:
+            self._subwindow_ns[stack] = rows[-1].duration_ns
+            self._db.execute("DELETE FROM subwindow WHERE stack = ?", (stack,))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO subwindow VALUES (?,?,?,?,?,?)",
+            ((stack, r.start_ns, r.duration_ns, r.count, r.total_ns, float(r.squares)) for r in rows),
+        )
 
     def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
         """Adds single intervals; their stacks were put before."""

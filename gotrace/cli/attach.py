@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from gotrace.cli.parameters import DURATION
+from gotrace.cli.parameters import DURATION, hot_options, thresholds
 from gotrace.errors import Interrupted, UsageError
 from gotrace.plan.probes import ProbeSet
 from gotrace.vocabulary import State
@@ -21,6 +21,7 @@ Examples:
   sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
   sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
   sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+  sudo gotrace attach 4242 -d 5s -o waits.pb.gz -o waits.pftrace    for go tool pprof, and a timeline for Perfetto
 
 \b
 Overhead: up to three traps per off-CPU interval (two with --no-wakers), each about half a microsecond in a virtual machine,
@@ -36,6 +37,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--events-over", type=DURATION, metavar="DURATION", help="Also keep each single interval of at least this length in the capture.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
+@hot_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
@@ -43,12 +45,14 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .gotrace .html .folded .json; '-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+                   "'-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
 @click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
               show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
+@click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
@@ -57,8 +61,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str,
-    quiet: bool, reasons: tuple[str, ...], sample_period: int, states: tuple[str, ...], syscalls: str, verbose: int,
+    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool,
+    no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
+    runtime: bool, sample_period: int, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -79,7 +84,8 @@ def attach(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
-        events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers,
+        events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
+        hot=thresholds(hot_p99, hot_jitter, hot_share),
     )
     _check_pattern(match)
     try:
@@ -102,14 +108,13 @@ def attach(
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
     if "-" in outputs:
-        sys.stdout.write(render(profile, ".folded").decode())
+        sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
     if as_json:
         sys.stdout.write(render(profile, ".json").decode())
         sys.stdout.flush()
     if not quiet:
-        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False))
-    if not quiet:
+        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False), runtime=runtime)
         for path in session.written:
             err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
 
@@ -137,9 +142,16 @@ def _handle_signals(session) -> None:
         signal.signal(number, stop)
 
 
+_HOW_TO_OPEN = {
+    ".html": "open: xdg-open {}",
+    ".svg": "open: xdg-open {}",
+    ".gotrace": "again: gotrace report {}",
+    ".pb.gz": "open: go tool pprof -http=: {}",
+    ".speedscope.json": "open: drop it on https://www.speedscope.app",
+    ".pftrace": "open: drop it on https://ui.perfetto.dev",
+}
+
+
 def _how_to_open(path) -> str:
-    if path.suffix == ".html":
-        return f"   (open: xdg-open {path})"
-    if path.suffix == ".gotrace":
-        return f"   (again: gotrace report {path})"
-    return ""
+    how = next((text for suffix, text in _HOW_TO_OPEN.items() if path.name.lower().endswith(suffix)), "")
+    return f"   ({how.format(path)})" if how else ""

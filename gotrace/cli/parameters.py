@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import click
+
+from gotrace.profile.hotspots import Thresholds
+from gotrace.units import format_duration
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)?")
@@ -30,3 +34,30 @@ class Duration(click.ParamType):
 
 
 DURATION = Duration()
+_HOT = Thresholds()
+
+
+def _default(duration_ns: int) -> str:
+    return format_duration(duration_ns).replace(".0 ", " ").replace(" ", "")
+
+
+HOT_OPTIONS = (
+    click.option("--hot-jitter", type=DURATION, default=_default(_HOT.jitter_ns), show_default=True, metavar="DURATION",
+                 help="Hot spots: a standard deviation above this in three sub-windows in a row; 0: not asked."),
+    click.option("--hot-p99", type=DURATION, default=_default(_HOT.p99_ns), show_default=True, metavar="DURATION",
+                 help="Hot spots: a p99 above this, a tenth of it in waits for a P or a CPU; 0: not asked."),
+    click.option("--hot-share", type=click.FloatRange(0, 100), default=100 * _HOT.share, show_default=True, metavar="PERCENT",
+                 help="Hot spots: a share above this of the off-CPU time that is not idle by design; 0: not asked."),
+)
+
+
+def hot_options(command: Callable) -> Callable:
+    """The flags of the hot spots' thresholds; `thresholds` makes them one value."""
+    for option in reversed(HOT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def thresholds(hot_p99: int, hot_jitter: int, hot_share: float) -> Thresholds:
+    """The values of `hot_options`."""
+    return Thresholds(hot_p99, hot_jitter, hot_share / 100)

@@ -7,51 +7,80 @@ from pathlib import Path
 
 import click
 
+from gotrace.cli.parameters import hot_options, thresholds
 from gotrace.errors import UsageError
 from gotrace.vocabulary import State
 
 
-@click.command()
+HOT_SPOTS = """
+\b
+Hot spots are places whose waits are suspicious, not just large; the three --hot
+thresholds say from where on. Waits for a lock, a full channel, a system call, a P
+or a CPU are judged by their length; waits that may be for work or for a time
+(channel receive, select, network, sleep) only where their p99 is also at least 10
+times their p50. Waits for work that last the whole window, and those in the loop of
+a goroutine's first function, are idle by design and no hot spots.
+"""
+
+
+@click.command(epilog=HOT_SPOTS)
 @click.argument("capture", type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
+@hot_options
+@click.option("--ignore", metavar="REGEX", default="", help="Only stacks in which no function's name matches.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .html .folded .json; '-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+                   "'-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
+@click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs, summary and tree.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
-@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show.")
+@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show, or branches of a fork.")
+@click.option("--tree", is_flag=True, help="The stacks as a tree from their roots on, with the hottest path marked.")
 def report(
-    capture: Path, force: bool, as_json: bool, match: str, outputs: tuple[str, ...], reasons: tuple[str, ...],
-    states: tuple[str, ...], top: int,
+    capture: Path, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str, as_json: bool, match: str,
+    outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, states: tuple[str, ...], top: int, tree: bool,
 ) -> None:
     """Render a capture that 'gotrace attach' wrote: a summary by default, files with -o."""
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
-    from gotrace.export import format_of, render
+    from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
+    from gotrace.export.perfetto import require_timeline
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
+    from gotrace.profile.hotspots import find_hotspots
     from gotrace.render.summary import print_summary
+    from gotrace.render.tree import print_tree
 
     for output in outputs:
         if output == "-":
             continue
         if format_of(output) == ".gotrace":
-            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: .html .folded .json")
+            raise UsageError(f"{output}: a report does not write captures", "give it another suffix: " + " ".join(sorted(RENDERERS)))
         check_output(Path(output), force)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one")
-    profile = filter_profile(read_capture(capture), tuple(State(state) for state in states), reasons, match)
+    if tree and (as_json or "-" in outputs):
+        raise UsageError("--tree is for people: it can't share stdout with --json or -o -", "choose one")
+    profile = read_capture(capture)
+    if any(output != "-" and format_of(output) == NEEDS_TIMELINE for output in outputs):
+        require_timeline(profile)
+    # Before the filters: what is suspicious, and how large a share is, does not depend on what is looked at.
+    profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
+    profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":
-            sys.stdout.write(render(profile, ".folded").decode())
+            sys.stdout.write(render(profile, ".folded", runtime).decode())
         else:
-            write(Path(output), render(profile, format_of(output)), force)
+            write(Path(output), render(profile, format_of(output), runtime), force)
             err.print(f"Wrote {output}", markup=False, soft_wrap=True)
     if as_json:
         sys.stdout.write(render(profile, ".json").decode())
+    elif tree:
+        print_tree(profile, Console(highlight=False), top, runtime)
     elif not outputs:
-        print_summary(profile, Console(highlight=False), top)
+        print_summary(profile, Console(highlight=False), top, runtime)
     sys.stdout.flush()

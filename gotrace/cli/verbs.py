@@ -6,6 +6,7 @@ import click
 
 from gotrace import __version__
 from gotrace.cli.attach import attach
+from gotrace.cli.diff import diff
 from gotrace.cli.doctor import doctor
 from gotrace.cli.probes import probes
 from gotrace.cli.report import report
@@ -19,10 +20,11 @@ def gotrace() -> None:
     \b
       sudo gotrace attach PID           trace for 30 s, write a capture and a flame graph
       gotrace report X.gotrace          the summary again, without root
+      gotrace diff BEFORE AFTER         two captures compared
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
       gotrace doctor                    what this host can do, and how to mend what it can't
     """
 
 
-for verb in (attach, report, probes, doctor):
+for verb in (attach, report, diff, probes, doctor):
     gotrace.add_command(verb)

@@ -6,21 +6,30 @@ from collections.abc import Callable
 
 from gotrace.errors import UsageError
 from gotrace.export.folded import render_folded
+from gotrace.export.perfetto import render_perfetto
+from gotrace.export.pprof import render_pprof
+from gotrace.export.speedscope import render_speedscope
 from gotrace.export.summary_json import render_json
+from gotrace.profile.filters import without_runtime
 from gotrace.profile.types import Profile
 from gotrace.render.html import render_html
+from gotrace.render.svg import render_svg
 
 CAPTURE = ".gotrace"
 """The capture itself: written while tracing, not rendered."""
+
+NEEDS_TIMELINE = ".pftrace"
+"""The format that shows single intervals: a trace with such an output records them."""
 
 RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".folded": lambda profile: render_folded(profile).encode(),
     ".html": render_html,
     ".json": lambda profile: render_json(profile).encode(),
+    ".pb.gz": render_pprof,
+    ".pftrace": render_perfetto,
+    ".svg": render_svg,
+    ".speedscope.json": render_speedscope,
 }
-
-# Suffixes that end in a shorter one's: matched first, so that x.speedscope.json is never taken for a summary.
-_RESERVED = (".pb.gz", ".pftrace", ".speedscope.json", ".svg")
 
 
 def format_of(path: str) -> str:
@@ -31,18 +40,30 @@ def format_of(path: str) -> str:
     if path == "-":
         return ".folded"
     name = path.rsplit("/", 1)[-1].lower()
-    known = sorted((*RENDERERS, CAPTURE, *_RESERVED), key=len, reverse=True)
+    # A suffix that ends in a shorter one comes first: x.speedscope.json is never taken for a summary.
+    known = sorted((*RENDERERS, CAPTURE), key=len, reverse=True)
     suffix = next((suffix for suffix in known if name.endswith(suffix)), None)
-    if suffix is None or (suffix != CAPTURE and suffix not in RENDERERS):
+    if suffix is None:
         raise _unknown(f"cannot tell a format that gotrace writes from the output's name: {path!r}")
     return suffix
 
 
-def render(profile: Profile, suffix: str) -> bytes:
-    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format."""
+def render(profile: Profile, suffix: str, runtime: bool | None = None) -> bytes:
+    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format.
+
+    `runtime`: False folds the runtime's frames away in flame graphs (page, picture, folded text), True shows them there;
+    None is each renderer's own way. The other formats have all frames: what reads them can hide some. No total depends
+    on it.
+    """
     renderer = RENDERERS.get(suffix)
     if renderer is None:
         raise _unknown(f"no format is rendered under the suffix {suffix!r}")
+    if suffix == ".html":
+        return render_html(profile, bool(runtime))
+    if suffix == ".svg":
+        return render_svg(profile, bool(runtime))
+    if suffix == ".folded" and runtime is False:
+        profile = without_runtime(profile)
     return renderer(profile)
 
 

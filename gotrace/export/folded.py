@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gotrace.profile.types import Frame, Profile
+from collections.abc import Iterator
+
+from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import reason_label, without_waker
 from gotrace.render.text import sanitize
 from gotrace.vocabulary import FrameKind
@@ -20,17 +22,22 @@ def render_folded(profile: Profile) -> str:
     ``_[w]`` waker, ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes
     ``:``; what is not printable becomes its escape.
     """
+    lines: dict[str, int] = {}
+    for line, stack in folded_lines(profile):
+        lines[line] = lines.get(line, 0) + stack.distribution.total_ns
+    return "".join(f"{line} {value}\n" for line, value in sorted(lines.items()))
+
+
+def folded_lines(profile: Profile) -> Iterator[tuple[str, StackStat]]:
+    """The text of each stack, in the profile's order, not merged."""
     several = len(profile.targets) > 1
     process = {target.pid: _clean(f"{target.comm} ({target.pid})") for target in profile.targets}
-    lines: dict[str, int] = {}
     for stack in profile.stacks:
         parts = [process.get(stack.pid, f"({stack.pid})")] if several else []
         parts += [_frame(frame) for frame in reversed(without_waker(stack.frames))]
         parts.append(_clean(reason_label(stack)))
         parts += [_frame(frame) for frame in reversed(stack.frames) if frame.kind is FrameKind.WAKER]
-        line = ";".join(parts)
-        lines[line] = lines.get(line, 0) + stack.distribution.total_ns
-    return "".join(f"{line} {value}\n" for line, value in sorted(lines.items()))
+        yield ";".join(parts), stack
 
 
 def _frame(frame: Frame) -> str:

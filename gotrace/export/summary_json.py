@@ -15,7 +15,8 @@ SCHEMA = 1
 def summary_dict(profile: Profile) -> dict[str, Any]:
     """The summary as plain dicts and lists. All ``*_ns`` are int nanoseconds; frames are leaf first.
 
-    With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
+    A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them,
+    only in waker and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
     """
     several = len(profile.targets) > 1
     total = profile.total()

@@ -1,25 +1,74 @@
-"""Keeps only some stacks of a profile."""
+"""Keeps only some stacks of a profile, or only some frames of its stacks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 from gotrace.errors import UsageError
+from gotrace.profile.frames import folded_frames
 from gotrace.profile.types import Profile
 from gotrace.vocabulary import State
 
 
-def filter_profile(profile: Profile, states: tuple[State, ...], reasons: tuple[str, ...], match: str) -> Profile:
-    """The profile with only those stacks; raises UsageError if `match` is no regular expression."""
+def filter_profile(
+    profile: Profile, states: tuple[State, ...] = (), reasons: tuple[str, ...] = (), match: str = "", ignore: str = ""
+) -> Profile:
+    """A profile with only those stacks; `profile` itself stays as it is.
+
+    `match`: some frame's name matches; `ignore`: none does. Hot spots keep their figures and point to the new places of
+    their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct goroutines
+    the stacks have together is not recorded: `goroutines` is then at most so many.
+
+    Raises:
+        UsageError: `match` or `ignore` is no regular expression.
+    """
+    matches, ignored = _matcher("--match", match), _matcher("--ignore", ignore)
+    index_of: dict[int, int] = {}
+    kept = []
+    for index, stack in enumerate(profile.stacks):
+        if (states and stack.state not in states) or (reasons and stack.reason not in reasons):
+            continue
+        if match and not any(matches(frame.name) for frame in stack.frames):
+            continue
+        if ignore and any(ignored(frame.name) for frame in stack.frames):
+            continue
+        index_of[index] = len(kept)
+        kept.append(stack)
+    texts = [f"state {state.value}" for state in states] + [f"reason {reason}" for reason in reasons]
+    texts += [f"stacks matching {match}"] if match else []
+    texts += [f"stacks not matching {ignore}"] if ignore else []
+    goroutines = profile.goroutines
+    if len(kept) < len(profile.stacks):
+        goroutines = min(goroutines, sum(stack.goroutines for stack in kept))
+    present = {id(stack) for stack in kept}
+    return replace(
+        profile,
+        stacks=kept,
+        hotspots=[replace(spot, stack=index_of[spot.stack]) for spot in profile.hotspots if spot.stack in index_of],
+        goroutines=goroutines,
+        timeline=[interval for interval in profile.timeline if id(interval.stack) in present],
+        filters=list(dict.fromkeys([*profile.filters, *texts])),
+    )
+
+
+def without_runtime(profile: Profile) -> Profile:
+    """A profile in whose stacks the runtime's frames are folded away (`folded_frames`); every figure stays."""
+    return replace(profile, stacks=[replace(stack, frames=folded_frames(stack.frames)) for stack in profile.stacks])
+
+
+def _matcher(flag: str, pattern: str) -> Callable[[str], bool]:
     try:
-        pattern = re.compile(match) if match else None
+        search = re.compile(pattern).search
     except re.error as error:
-        raise UsageError(f"--match: {match!r} is not a regular expression: {error}") from None
-    kept = [
-        stack for stack in profile.stacks
-        if (not states or stack.state in states)
-        and (not reasons or stack.reason in reasons)
-        and (pattern is None or any(pattern.search(frame.name) for frame in stack.frames))
-    ]
-    profile.stacks = kept
-    return profile
+        raise UsageError(f"{flag}: {pattern!r} is not a regular expression: {error}") from None
+    known: dict[str, bool] = {}  # 100,000 stacks share some thousand names
+
+    def matches(name: str) -> bool:
+        found = known.get(name)
+        if found is None:
+            found = known[name] = search(name) is not None
+        return found
+
+    return matches

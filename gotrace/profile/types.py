@@ -63,6 +63,27 @@ class Distribution:
         return int(math.sqrt(variance)) if variance > 0 else 0
 
 
+class SubWindow(NamedTuple):
+    """The intervals of a stack that ended in one part of the window. `start_ns` is from the window's start, `squares` is in
+    (256 ns)**2. A sub-window in which none ended has no row."""
+
+    start_ns: int
+    duration_ns: int
+    count: int
+    total_ns: int
+    squares: int
+
+    def __add__(self, other: SubWindow) -> SubWindow:  # type: ignore[override]
+        return self._replace(
+            count=self.count + other.count, total_ns=self.total_ns + other.total_ns, squares=self.squares + other.squares
+        )
+
+    @property
+    def jitter_ns(self) -> int:
+        """Standard deviation, as that of `Distribution`."""
+        return Distribution(self.count, self.total_ns, squares=self.squares).jitter_ns
+
+
 @dataclass
 class StackStat:
     """All intervals that ended with the same stack, state and reason (and goroutine, where those are kept apart)."""
@@ -80,6 +101,8 @@ class StackStat:
     long_runs: int = 0
     """How many of the intervals ended a run of more than `LONG_RUN_NS` without a break."""
     long_run_max_ns: int = 0
+    subwindows: list[SubWindow] = field(default_factory=list)
+    """In time order; all of one length, a multiple of a second."""
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -1,77 +1,22 @@
-"""What a reader wants to see of a stack: whose goroutine it is, and which frames are only the machinery of waiting."""
+"""Words for a stack, beside what `gotrace.profile.frames` says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from gotrace.profile.frames import (
+    folded_frames,
+    is_background,
+    is_goroutine_root,
+    is_runtime,
+    is_runtime_waker,
+    waker_of,
+    without_waker,
+)
+from gotrace.profile.types import StackStat
 
-from gotrace.profile.types import Frame, StackStat
-from gotrace.vocabulary import FrameKind
-
-_BENEATH_GO = frozenset({FrameKind.KERNEL, FrameKind.SYSCALL, FrameKind.WAKER, FrameKind.REASON, FrameKind.LOST})
-_ROOTS = frozenset({"runtime.goexit", "runtime.goexit0", "runtime.goexit.abi0"})
-
-
-def is_runtime(frame: Frame) -> bool:
-    """The frame is of the Go runtime, also under a name linked into another package (``sync.runtime_Semacquire``)."""
-    if frame.kind is FrameKind.RUNTIME:
-        return True
-    if frame.kind is not FrameKind.GO:
-        return False
-    return _is_runtime_name(frame.name)
-
-
-def is_runtime_waker(frame: Frame) -> bool:
-    """A frame of a waker's stack that is the runtime's."""
-    return frame.kind is FrameKind.WAKER and _is_runtime_name(frame.name)
-
-
-def _is_runtime_name(name: str) -> bool:
-    return name.startswith(("runtime.", "internal/runtime/", "_.goready")) or ".runtime_" in name
-
-
-def is_goroutine_root(frame: Frame) -> bool:
-    """The return address below a goroutine's first function; every stack has it, so it tells nothing."""
-    return frame.name in _ROOTS
-
-
-def is_background(stack: StackStat) -> bool:
-    """The goroutine is the runtime's own (GC workers, sweeper, scavenger, finalizer): idle by design, not by fault.
-
-    A finalizer that waits in user code, and main blocked before its ``main.main``, are the user's business.
-    """
-    own = [frame for frame in stack.frames if frame.kind not in _BENEATH_GO and not is_goroutine_root(frame)]
-    return bool(own) and all(is_runtime(frame) for frame in own) and own[-1].name != "runtime.main"
-
-
-def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The goroutine's own part of a stack, with the kernel's."""
-    return tuple(frame for frame in frames if frame.kind is not FrameKind.WAKER)
-
-
-def waker_of(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The stack of who made the goroutine runnable, its root first; the runtime's frames only where there are no others."""
-    waker = tuple(frame for frame in frames if frame.kind is FrameKind.WAKER and not is_goroutine_root(frame))
-    return tuple(frame for frame in waker if not is_runtime_waker(frame)) or waker
-
-
-def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """`frames` without the leaf-side machinery of waiting and without ``goexit``; as they are if nothing else is left.
-
-    Kernel, syscall and waker frames beyond the machinery stay: they say what was waited for.
-    """
-    kept: list[Frame] = []
-    frames = (*waker_of(frames), *without_waker(frames))
-    last = len(frames)
-    while last and is_goroutine_root(frames[last - 1]):
-        last -= 1
-    index = 0
-    while index < last and (frames[index].kind in _BENEATH_GO or is_runtime(frames[index])):
-        if frames[index].kind in _BENEATH_GO:
-            kept.append(frames[index])
-        index += 1
-    if index == last:
-        return tuple(frames)
-    return (*kept, *frames[index:last])
+__all__ = (
+    "folded_frames", "is_background", "is_goroutine_root", "is_runtime", "is_runtime_waker", "reason_label", "waker_of",
+    "without_waker",
+)
 
 
 def reason_label(stack: StackStat) -> str:

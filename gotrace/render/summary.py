@@ -12,15 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gotrace.profile.frames import folded_frames, is_background, is_program, place_of
+from gotrace.profile.groups import Group, grouped
 from gotrace.profile.types import Distribution, Profile, StackStat
-from gotrace.render.groups import Group, grouped
-from gotrace.render.frames import folded_frames, is_background, is_runtime
+from gotrace.render.hotspots import print_hotspots, why
 from gotrace.render.text import format_duration, format_share, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
 _NAMES_SHOWN = 2
 FRAMES_SHOWN = 6
 REASONS_SHOWN = 15
+WIDE = 120
+"""Columns from which on there is room for more than the necessary."""
+_ROOMY = 100
+_BAR = 16
 
 _ANOMALIES = (Loss.START_WHILE_STOPPED, Loss.END_WHILE_RUNNING)
 _FRAME_STYLE = {
@@ -32,11 +37,11 @@ _FRAME_STYLE = {
 }
 
 
-def print_summary(profile: Profile, console: Console, top: int = 10) -> None:
-    """Prints header, totals by state and by reason, the `top` stacks, losses and overhead to `console`.
+def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bool = False) -> None:
+    """Prints header, totals by state and by reason, hot spots, the `top` stacks, losses and overhead to `console`.
 
     Shares are of all off-CPU time. Goroutines of the runtime itself come after the user's, in one line; every total and
-    share counts them.
+    share counts them. `runtime`: the runtime's frames are shown as well. A wider terminal gets more columns and frames.
     """
     total = profile.total()
     _print_header(profile, total, console)
@@ -54,7 +59,8 @@ def print_summary(profile: Profile, console: Console, top: int = 10) -> None:
             more = f"and {len(reasons) - REASONS_SHOWN} more reasons, {format_duration(rest)} together"
             console.print(Text(more, "dim"))
         console.print()
-        _print_stacks(profile, total, console, top)
+        print_hotspots(profile, console)
+        _print_stacks(profile, total, console, top, runtime)
     _print_losses(profile.losses, console)
     _print_overhead(profile, console)
 
@@ -81,7 +87,7 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         console.print(Text(f"Probes were attached for {attached} of the window.", "yellow"))
     if profile.filters:
         filters = ", ".join(sanitize(text, 80) for text in profile.filters)
-        console.print(Text(f"Only a part was recorded: {filters}", "yellow"))
+        console.print(Text(f"Only a part is shown: {filters}", "yellow"))
     if not profile.complete:
         console.print(Text("INCOMPLETE: the trace was cut short; figures are those of the last commit.", "bold red"))
     console.print()
@@ -89,25 +95,31 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
 
 def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, width: int) -> Table:
     # The figures need up to 58 columns; rich would shrink those as well to make room for a long name.
-    room = min(60, max(12, width - 58))
+    extra = 10 if width >= _ROOMY else 0
+    room = min(60, max(12, width - 58 - extra - (_BAR + 2 if width >= WIDE else 0)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=10)
-    for heading in ("count", "total", "share", "p50", "p99", "max"):
+    for heading in ("count", "total", "share", "p50", *(("p90",) if extra else ()), "p99", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
+    if width >= WIDE:
+        table.add_column("", no_wrap=True)
     for name, distribution in rows.items():
         cells = [
             f"{distribution.count:,}",
             format_duration(distribution.total_ns),
             format_share(distribution.total_ns, total.total_ns),
             format_duration(distribution.percentile_ns(0.50)),
+            *((format_duration(distribution.percentile_ns(0.90)),) if extra else ()),
             format_duration(distribution.percentile_ns(0.99)),
             format_duration(distribution.max_ns),
         ]
+        if width >= WIDE:
+            cells.append("█" * round(_BAR * distribution.total_ns / total.total_ns) if total.total_ns else "")
         table.add_row(Text(sanitize(name, room), "cyan"), *(Text(cell) for cell in cells))
     return table
 
 
-def _print_stacks(profile: Profile, total: Distribution, console: Console, top: int) -> None:
+def _print_stacks(profile: Profile, total: Distribution, console: Console, top: int, runtime: bool) -> None:
     background = [stack for stack in profile.stacks if is_background(stack)]
     hidden = {id(stack) for stack in background}
     own = grouped(stack for stack in profile.stacks if id(stack) not in hidden)
@@ -119,7 +131,7 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
         console.print(heading)
         comm = {target.pid: sanitize(target.comm, 40) for target in profile.targets} if len(profile.targets) > 1 else {}
         for rank, group in enumerate(shown, 1):
-            _print_stack(rank, group, total, console, comm)
+            _print_stack(rank, group, total, console, comm, runtime)
         console.print()
     if background:
         idle = _merged(background)
@@ -134,13 +146,15 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
         console.print()
 
 
-def _print_stack(rank: int, group: Group, total: Distribution, console: Console, comm: Mapping[int, str]) -> None:
+def _print_stack(
+    rank: int, group: Group, total: Distribution, console: Console, comm: Mapping[int, str], runtime: bool
+) -> None:
     stack = group.stack
     distribution = stack.distribution
     line = Text(f"{rank:>2}. ")
     line.append(format_duration(distribution.total_ns), "bold")
     line.append(f"  {format_share(distribution.total_ns, total.total_ns)}  ")
-    line.append(_why(stack), "cyan")
+    line.append(why(stack), "cyan")
     if comm:
         line.append(f"  {comm.get(stack.pid, '?')} ({stack.pid})", "dim")
     if stack.goid is not None:
@@ -159,7 +173,7 @@ def _print_stack(rank: int, group: Group, total: Distribution, console: Console,
     for title, names in (("on", group.objects), ("woken by", group.wakers)):
         if names:
             _print_line(Text(f"    {title} {_shares(names, distribution.total_ns)}", "magenta"), console)
-    for frame_line in _frame_lines(stack, console.width):
+    for frame_line in _frame_lines(stack, console.width, runtime):
         _print_line(frame_line, console)
 
 
@@ -171,25 +185,20 @@ def _shares(names: Mapping[str, int], total_ns: int) -> str:
     return ", ".join(parts)
 
 
-def _why(stack: StackStat) -> str:
-    reason = sanitize(stack.reason, 60)
-    return f"{stack.state.value}: {reason}" if reason and reason != stack.state.value else stack.state.value
-
-
-def _frame_lines(stack: StackStat, width: int) -> Iterable[Text]:
-    frames = folded_frames(stack.frames)
+def _frame_lines(stack: StackStat, width: int, runtime: bool) -> Iterable[Text]:
+    frames = stack.frames if runtime else folded_frames(stack.frames)
+    limit = FRAMES_SHOWN if width < WIDE else 2 * FRAMES_SHOWN
     # The first frame with user code is where to look first: the one whose file and line are worth the width.
-    place = next((index for index, frame in enumerate(frames) if _is_program(frame.name, frame.kind)), None)
-    if place is None:
-        place = next((index for index, frame in enumerate(frames) if not is_runtime(frame)), 0)
+    place = place_of(frames)
     # A long way through a library must not push that frame off the list.
-    start = max(0, place - FRAMES_SHOWN + 2)
-    shown = frames[start : start + FRAMES_SHOWN]
+    start = 0 if runtime else max(0, place - limit + 2)
+    limit = max(limit, place + 2) if runtime else limit
+    shown = frames[start : start + limit]
     if start:
         yield Text(f"      … {start} more towards the leaf", "dim")
     for index, frame in enumerate(shown, start):
         where = ""
-        if frame.file and index == place:
+        if frame.file and (index == place or (width >= WIDE and is_program(frame))):
             where = f"{sanitize(frame.file.rsplit('/', 1)[-1], 30)}:{frame.line}"
         room = width - 6 - (len(where) + 2 if where else 0)
         line = Text("      ")
@@ -200,14 +209,6 @@ def _frame_lines(stack: StackStat, width: int) -> Iterable[Text]:
     rest = len(frames) - start - len(shown)
     if rest:
         yield Text(f"      … {rest} more towards the root", "dim")
-
-
-def _is_program(name: str, kind: FrameKind) -> bool:
-    """The frame is not the standard library's: Go's import paths have a dot in their first element, `main` aside."""
-    if kind not in (FrameKind.GO, FrameKind.CGO):
-        return False
-    first, slash, _ = name.partition("/")
-    return name.startswith("main.") or bool(slash and "." in first)
 
 
 def _print_losses(losses: Mapping[Loss, int], console: Console) -> None:

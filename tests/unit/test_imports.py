@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gotrace"
 # From left to right as in the design; a module may import what stands before it. Modules of one rank may import
 # each other.
 ORDER = (
-    ("vocabulary", "errors", "histogram", "files", "__init__"),
+    ("vocabulary", "errors", "histogram", "files", "units", "__init__"),
     ("proc",),
     ("gobin",),
     ("live",),
@@ -22,6 +22,7 @@ ORDER = (
     ("blocked", "inprogress"),
     ("traced",),
     ("capture",),
+    ("diff",),
     ("render", "export"),
     ("session",),
     ("cli", "__main__"),

@@ -150,7 +150,7 @@ def test_summary_says_when_figures_are_partial() -> None:
     made.window = Window("2026-03-01T03:14:15Z", 10 * S, "sample", 5 * S)
     text = printed(made)
     assert "INCOMPLETE" in text
-    assert "Only a part was recorded: state waiting" in text
+    assert "Only a part is shown: state waiting" in text
     assert "Probes were attached for 50.0 % of the window." in text
 
 

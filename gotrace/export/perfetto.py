@@ -1,0 +1,309 @@
+"""Perfetto's trace format: a track per goroutine with its states as slices, wake-ups as flow arrows. Field numbers:
+google/perfetto, protos/perfetto/trace.
+
+Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. Which thread ran it is not recorded,
+so there are no tracks of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gotrace.errors import GotraceError
+from gotrace.export.about import comments, start_ns
+from gotrace.export.labels import boundary_labels
+from gotrace.export.protobuf import chunk, fixed64, integer, text
+from gotrace.profile.types import Frame, Profile, StackStat
+from gotrace.render.frames import folded_frames, is_goroutine_root, reason_label, without_waker
+from gotrace.render.text import sanitize
+from gotrace.vocabulary import FrameKind, State
+
+NAME_LIMIT = 600
+"""Characters of one string: as many as the HTML page holds."""
+
+# TracePacket's fields, TrackEvent's types, and InternedData's fields.
+_CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE, _TRACK_EVENT, _INTERNED, _FLAGS, _TRACK_DESCRIPTOR = 6, 8, 10, 11, 12, 13, 60
+_BEGIN, _END, _INSTANT = 1, 2, 3
+_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS = 1, 2, 3, 5, 6, 7
+_MAPPING_PATHS, _SOURCES, _MAPPINGS, _STRINGS = 17, 18, 19, 29
+# One sequence; its first packet clears what readers have interned, all others need it.
+_NEEDS_INTERNED = integer(_SEQUENCE, 1) + integer(_FLAGS, 2)
+_FIRST = integer(_SEQUENCE, 1) + integer(_FLAGS, 1 | 2)
+_REALTIME, _BOOTTIME = 1, 6
+_EXPLICIT_ORDER, _NEVER_MERGED = 3, 2
+_FIRST_UUID = 0x676F7472 << 32
+
+
+def require_timeline(profile: Profile) -> None:
+    """Raises `GotraceError` if single intervals were not recorded, so that there is nothing to put on a time axis."""
+    if not profile.timeline:
+        raise GotraceError(
+            "the capture has no single intervals, and a Perfetto trace shows nothing else",
+            "record them: sudo gotrace attach --per-goroutine -o FILE.gotrace PID",
+        )
+
+
+def render_perfetto(profile: Profile) -> bytes:
+    """A ``perfetto.protos.Trace``; `require_timeline` tells whether there is anything to show in it.
+
+    Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the
+    program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
+    window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
+    marked ``in_progress``. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
+    N became runnable, or to an instant where it ran at once. Stop-the-world pauses have a track, window and losses
+    another.
+    """
+    return _Trace(profile).encode()
+
+
+@dataclass
+class _Slice:
+    start_ns: int
+    end_ns: int
+    stack: StackStat
+    waker: int = 0
+    in_progress: bool = False
+
+
+class _Interned:
+    """Texts (or other keys) of one field of InternedData, numbered from 1."""
+
+    def __init__(self) -> None:
+        self.ids: dict[Any, int] = {}
+
+    def __call__(self, key: Any) -> int:
+        return self.ids.setdefault(key, len(self.ids) + 1)
+
+
+class _Trace:
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._interned = {
+            field: _Interned()
+            for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS, _SOURCES, _STRINGS)
+        }
+        self._bodies: dict[int, bytes] = {}
+        self._frame_ids: dict[int, bytes] = {}
+        self._uuid = _FIRST_UUID
+        self._descriptors: list[bytes] = []
+        self._events: list[tuple[int, bytes]] = []
+        self._flow = 0
+
+    def encode(self) -> bytes:
+        profile = self._profile
+        self._about()
+        processes = {target.pid: target.comm for target in profile.targets}
+        slices = _slices(profile)
+        for pid in dict.fromkeys((*processes, *(pid for pid, _ in slices))):
+            own = {goid: found for (owner, goid), found in slices.items() if owner == pid}
+            self._process(pid, processes.get(pid, ""), own)
+        packets = [self._clocks(), self._first_packet(), *self._descriptors]
+        # Stable: what happens to a track at one moment stays in its order, an end before the next begin.
+        packets += [event for _, event in sorted(self._events, key=lambda event: event[0])]
+        return b"".join(chunk(1, packet) for packet in packets)
+
+    # -- tracks --------------------------------------------------------------------------------------------------------
+
+    def _track(self, name: str, parent: int = 0, rank: int | None = None, more: bytes = b"") -> int:
+        self._uuid += 1
+        content = integer(1, self._uuid) + (text(2, sanitize(name, NAME_LIMIT)) if name else b"") + more
+        if parent:
+            content += integer(5, parent) + integer(15, _NEVER_MERGED)
+        if rank is not None:
+            content += integer(12, rank)
+        self._descriptors.append(chunk(_TRACK_DESCRIPTOR, content) + _NEEDS_INTERNED)
+        return self._uuid
+
+    def _process(self, pid: int, comm: str, slices: dict[int, list[_Slice]]) -> None:
+        description = integer(1, pid) + text(6, sanitize(comm, NAME_LIMIT))
+        process = self._track("", more=chunk(3, description))
+        pauses = [pause for pause in self._profile.pauses if pause.pid == pid]
+        if pauses:
+            track = self._track("stop the world", process)
+            for pause in pauses:
+                end_ns = pause.start_ns + pause.duration_ns
+                self._span(track, pause.start_ns, end_ns, self._plain("pause", pause.reason))
+        # Tracks that are direct children of a process stand among its threads, in no order of ours.
+        parent = self._track("goroutines", process, more=integer(11, _EXPLICIT_ORDER))
+        wakers = {part.waker for parts in slices.values() for part in parts if part.waker}
+        tracks = {}
+        for goid in sorted({*slices, *wakers}):
+            start = next((_start_function(part.stack) for part in slices.get(goid, ())), "")
+            tracks[goid] = self._track(f"goroutine {goid} {start}".rstrip(), parent, goid)
+        for goid, parts in slices.items():
+            wakes = dict(_wakes(parts))
+            for index, part in enumerate(parts):
+                flow = self._wake(part, tracks[part.waker], goid, wakes[index]) if index in wakes else 0
+                body = self._body(part.stack) + self._extra(part)
+                at_once = flow and part.stack.state is not State.RUNNABLE
+                target = integer(11, tracks[goid])
+                begin = body + (fixed64(48, flow) if flow and not at_once else b"")
+                self._event(part.start_ns, integer(9, _BEGIN) + target + begin)
+                self._event(part.end_ns, integer(9, _END) + target)
+                if at_once:
+                    woken = self._plain("wake", f"woken by goroutine {part.waker}") + fixed64(48, flow)
+                    self._event(part.end_ns, integer(9, _INSTANT) + target + woken)
+
+    def _wake(self, part: _Slice, waker_track: int, goid: int, at_ns: int) -> int:
+        self._flow += 1
+        name = self._plain("wake", f"wakes goroutine {goid}")
+        self._event(at_ns, integer(9, _INSTANT) + integer(11, waker_track) + name + fixed64(47, self._flow))
+        return self._flow
+
+    def _about(self) -> None:
+        profile = self._profile
+        lines = comments(profile)
+        lost = [line for line in lines if line.startswith(("LOSS", "INCOMPLETE"))]
+        name = "; ".join(lost) or f"gotrace {profile.version}: no losses"
+        notes = b"".join(self._annotation(f"note {number}", line) for number, line in enumerate(lines, 1))
+        track = self._track("gotrace: window and losses")
+        self._span(track, 0, profile.window.duration_ns, self._plain("gotrace", name) + notes)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _event(self, at_ns: int, body: bytes) -> None:
+        self._events.append((at_ns, integer(_TIMESTAMP, at_ns) + chunk(_TRACK_EVENT, body) + _NEEDS_INTERNED))
+
+    def _span(self, track: int, start_ns: int, end_ns: int, body: bytes) -> None:
+        self._event(start_ns, integer(9, _BEGIN) + integer(11, track) + body)
+        self._event(end_ns, integer(9, _END) + integer(11, track))
+
+    def _plain(self, category: str, name: str) -> bytes:
+        return integer(3, self._interned[_CATEGORIES](category)) + integer(10, self._interned[_NAMES](name))
+
+    def _annotation(self, name: str, value: str | int) -> bytes:
+        key = integer(1, self._interned[_ANNOTATION_NAMES](name))
+        if isinstance(value, int):
+            return chunk(4, key + integer(4, value))
+        return chunk(4, key + integer(17, self._interned[_STRINGS](value)))
+
+    def _body(self, stack: StackStat) -> bytes:
+        """What all slices of a stack have in common."""
+        body = self._bodies.get(id(stack))
+        if body is None:
+            syscall, peer = boundary_labels(stack)
+            own = folded_frames(without_waker(stack.frames))
+            function = next((frame.name for frame in own if frame.kind in (FrameKind.GO, FrameKind.CGO)), "")
+            body = self._plain(stack.state.value, reason_label(stack)[1:-1])
+            body += self._callstack(without_waker(stack.frames))
+            for name, value in (("function", function), ("syscall", syscall), ("peer", peer)):
+                body += self._annotation(name, value) if value else b""
+            self._bodies[id(stack)] = body
+        return body
+
+    def _extra(self, part: _Slice) -> bytes:
+        body = self._annotation("woken_by", part.waker) if part.waker else b""
+        return body + (self._annotation("in_progress", 1) if part.in_progress else b"")
+
+    def _callstack(self, frames: tuple[Frame, ...]) -> bytes:
+        if not frames:
+            return b""
+        ids = []
+        for frame in reversed(frames):
+            encoded = self._frame_ids.get(id(frame))
+            if encoded is None:
+                source = self._interned[_SOURCES](frame.file) if frame.file else 0
+                function = self._interned[_FUNCTIONS](frame.name or "(no name)")
+                number = self._interned[_FRAMES]((function, source, frame.line))
+                # One by one: Perfetto's decoder takes no packed list for a field that is not declared so.
+                encoded = self._frame_ids[id(frame)] = integer(2, number)
+            ids.append(encoded)
+        return integer(56, self._interned[_CALLSTACKS](b"".join(ids)))
+
+    def _first_packet(self) -> bytes:
+        """Everything interned. A frame without a mapping is dropped by trace_processor, so all share one."""
+        content = bytearray()
+        for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _SOURCES, _STRINGS):
+            for string, number in self._interned[field].ids.items():
+                content += chunk(field, integer(1, number) + text(2, sanitize(str(string), NAME_LIMIT)))
+        exe = self._profile.targets[0].exe if self._profile.targets else ""
+        content += chunk(_MAPPING_PATHS, integer(1, 1) + text(2, sanitize(exe, NAME_LIMIT)))
+        content += chunk(_MAPPINGS, integer(1, 1) + integer(7, 1))
+        for (function, source, line), number in self._interned[_FRAMES].ids.items():
+            frame = integer(1, number) + integer(2, function) + integer(3, 1)
+            frame += (integer(5, source) if source else b"") + (integer(6, line) if line else b"")
+            content += chunk(_FRAMES, frame)
+        for ids, number in self._interned[_CALLSTACKS].ids.items():
+            content += chunk(_CALLSTACKS, integer(1, number) + ids)
+        return chunk(_INTERNED, bytes(content)) + _FIRST
+
+    def _clocks(self) -> bytes:
+        """Perfetto's default clock is 0 at the window's start; what the wall clock said then lets it show the time of
+        day."""
+        clocks = [integer(1, _BOOTTIME) + integer(2, 0)]
+        if start_ns(self._profile):
+            clocks.append(integer(1, _REALTIME) + integer(2, start_ns(self._profile)))
+        return chunk(_CLOCK_SNAPSHOT, b"".join(chunk(1, clock) for clock in clocks)) + integer(_SEQUENCE, 1)
+
+
+# ---- slices ---------------------------------------------------------------------------------------------------------
+
+
+def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
+    """By pid and goroutine id, in time order, none overlapping the next."""
+    found: dict[tuple[int, int], list[_Slice]] = {}
+    for single in profile.timeline:
+        part = _Slice(single.start_ns, single.start_ns + single.duration_ns, single.stack, single.waker_goid)
+        found.setdefault((single.stack.pid, single.goid), []).append(part)
+    for parts in found.values():
+        parts.sort(key=lambda part: part.start_ns)
+        before = 0
+        for part in parts:
+            # Slices of a track must nest or follow each other; a capture says what it likes.
+            part.start_ns = max(part.start_ns, before)
+            before = part.end_ns = max(part.start_ns, part.end_ns)
+    for key, open_parts in _still_open(profile).items():
+        parts = found.setdefault(key, [])
+        at_ns = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
+        if at_ns < (parts[-1].end_ns if parts else 0):
+            continue  # then it is something else that is missing: events that were lost, or too short for --events-over
+        for ns, stack in open_parts:
+            parts.append(_Slice(at_ns, at_ns + ns, stack, in_progress=True))
+            at_ns += ns
+    return dict(sorted((key, parts) for key, parts in found.items() if parts))
+
+
+_ORDER = {State.NETPOLL: 1, State.RUNNABLE: 2, State.RUNQUEUE: 3}
+
+
+def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, StackStat]]]:
+    """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in
+    progress."""
+    seen: dict[int, tuple[int, int]] = {}
+    for part in profile.timeline:
+        count, ns = seen.get(id(part.stack), (0, 0))
+        seen[id(part.stack)] = count + 1, ns + part.duration_ns
+    found: dict[tuple[int, int], list[tuple[int, StackStat]]] = {}
+    for stack in profile.stacks:
+        count, ns = seen.get(id(stack), (0, 0))
+        rest_ns = stack.distribution.total_ns - ns
+        if stack.goid is not None and stack.in_progress and stack.distribution.count - count == 1 and rest_ns > 0:
+            found.setdefault((stack.pid, stack.goid), []).append((rest_ns, stack))
+    for parts in found.values():
+        parts.sort(key=lambda part: _ORDER.get(part[1].state, 0))
+    return found
+
+
+def _wakes(parts: Iterable[_Slice]) -> Iterator[tuple[int, int]]:
+    """Index of the slice that a wake-up leads to, and its moment: all parts of an interval name the waker, the
+    goroutine was woken where its runnable part begins, or where the last part ends if it ran at once."""
+    parts = list(parts)
+    for index, part in enumerate(parts):
+        if not part.waker:
+            continue
+        after = parts[index + 1] if index + 1 < len(parts) else None
+        goes_on = after is not None and after.start_ns == part.end_ns and after.waker == part.waker
+        if part.stack.state is State.RUNNABLE:
+            yield index, part.start_ns
+        elif not (goes_on and after is not None and after.stack.state in _ORDER):
+            yield index, part.end_ns
+
+
+def _start_function(stack: StackStat) -> str:
+    code = (FrameKind.GO, FrameKind.RUNTIME, FrameKind.CGO)
+    own = [frame for frame in stack.frames if frame.kind in code and not is_goroutine_root(frame)]
+    if len(own) > 1 and own[-1].name == "runtime.main":
+        own.pop()
+    return own[-1].name if own else ""

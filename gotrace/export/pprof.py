@@ -1,0 +1,182 @@
+"""pprof's gzip-compressed protobuf, for ``go tool pprof`` and all that reads its files. Field numbers: google/pprof,
+proto/profile.proto.
+
+Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so
+that the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+
+from gotrace.export.about import comments, start_ns
+from gotrace.export.labels import NETPOLL_BOUNDARY, boundary_labels, split_boundary, waker_label
+from gotrace.export.protobuf import chunk, integer, packed, text, varint
+from gotrace.profile.types import Frame, Profile, StackStat
+from gotrace.render.text import sanitize
+from gotrace.vocabulary import CONTINUED, FrameKind
+
+NAME_LIMIT = 1000
+"""Characters of one string."""
+
+# Profile's fields.
+_SAMPLE_TYPE, _SAMPLE, _MAPPING, _LOCATION, _FUNCTION, _STRING, _DROP_FRAMES = 1, 2, 3, 4, 5, 6, 7
+_TIME, _DURATION, _PERIOD_TYPE, _PERIOD, _COMMENT, _DEFAULT_SAMPLE_TYPE = 9, 10, 11, 12, 13, 14
+
+DROP_FRAMES = "|".join((
+    r"runtime\.(gopark|goparkunlock|chansend|chanrecv|semacquire1|netpollblock)",
+    r"(internal/)?sync\.runtime_(Sem|notifyList).*",
+    r"internal/poll\.runtime_.*",
+))  # fmt: skip
+"""pprof hides these functions and what they call: the runtime's way from an operation that waits into the scheduler,
+which Go's block profile leaves out as well. The file has them. Methods can't be named: pprof compares what stands
+before the first bracket."""
+
+
+def render_pprof(profile: Profile) -> bytes:
+    """A gzip-compressed ``perftools.profiles.Profile``.
+
+    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary
+    and ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels:
+    ``state``, ``reason``, ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is
+    no part of the sample's), ``goroutine`` where those are kept apart, ``process`` where there are several. Inlined
+    calls are lines of their caller's location; kernel functions are in a mapping ``[kernel]``. Comments: window,
+    filters and losses.
+    """
+    return gzip.compress(_Encoder(profile).encode(), compresslevel=6, mtime=0)
+
+
+class _Encoder:
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._strings: dict[str, int] = {"": 0}
+        self._functions: dict[tuple[int, int], int] = {}
+        self._locations: dict[tuple[int, tuple[Frame, ...]], bytes] = {}
+        self._seen: dict[int, dict[int, bytes]] = {}
+        self._tables = bytearray()
+        self._mappings = {target.pid: number for number, target in enumerate(profile.targets, 1)}
+        self._kernel = len(profile.targets) + 1
+        self._several = len(profile.targets) > 1
+        self._process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
+
+    def encode(self) -> bytes:
+        profile = self._profile
+        contentions, delay = self._value_type("contentions", "count"), self._value_type("delay", "nanoseconds")
+        head = chunk(_SAMPLE_TYPE, contentions) + chunk(_SAMPLE_TYPE, delay)
+        for target in profile.targets:
+            self._mapping(self._mappings[target.pid], target.exe, target.build_id)
+        self._mapping(self._kernel, "[kernel]", "")
+        samples: dict[tuple[bytes, bytes], list[int]] = {}
+        for stack in profile.stacks:
+            # Equal once the waker's stack and descriptor numbers are left out.
+            values = samples.setdefault((self._stack(stack), self._labels(stack)), [0, 0])
+            values[0] += 0 if stack.reason in CONTINUED else stack.distribution.count
+            values[1] += stack.distribution.total_ns
+        body = b"".join(
+            chunk(_SAMPLE, chunk(1, locations) + packed(2, values) + labels)
+            for (locations, labels), values in samples.items()
+        )
+        tail = b"".join((
+            integer(_DROP_FRAMES, self._string(DROP_FRAMES)),
+            integer(_TIME, start_ns(profile)),
+            integer(_DURATION, profile.window.duration_ns),
+            chunk(_PERIOD_TYPE, contentions),
+            integer(_PERIOD, 1),
+            packed(_COMMENT, [self._string(comment) for comment in comments(profile)]),
+            integer(_DEFAULT_SAMPLE_TYPE, self._string("delay")),
+        ))
+        strings = b"".join(text(_STRING, string) for string in self._strings)
+        return b"".join((head, body, bytes(self._tables), tail, strings))
+
+    def _string(self, value: str) -> int:
+        index = self._strings.get(value)
+        if index is None:
+            # Never twice the same string: two names that differ only beyond the limit are one from here on.
+            value = sanitize(value, NAME_LIMIT)
+            index = self._strings.setdefault(value, len(self._strings))
+        return index
+
+    def _value_type(self, kind: str, unit: str) -> bytes:
+        return integer(1, self._string(kind)) + integer(2, self._string(unit))
+
+    def _mapping(self, number: int, name: str, build_id: str) -> None:
+        # has_functions and its like keep pprof from looking for symbols itself.
+        content = integer(1, number) + integer(5, self._string(name)) + integer(6, self._string(build_id))
+        self._tables += chunk(_MAPPING, content + b"".join(integer(field, 1) for field in (7, 8, 9, 10)))
+
+    def _stack(self, stack: StackStat) -> bytes:
+        """The packed ids of the locations."""
+        # Captures share their frames among stacks: an object that was seen is found without hashing what it holds.
+        seen = self._seen.setdefault(stack.pid, {})
+        ids = []
+        for group in _physical_frames(stack.frames):
+            encoded = seen.get(id(group[0])) if len(group) == 1 else None
+            if encoded is None:
+                encoded = self._location(stack.pid, group)
+                if len(group) == 1:
+                    seen[id(group[0])] = encoded
+            ids.append(encoded)
+        return b"".join(ids)
+
+    def _location(self, pid: int, frames: tuple[Frame, ...]) -> bytes:
+        beneath = frames[0].kind in (FrameKind.KERNEL, FrameKind.SYSCALL)
+        mapping = self._kernel if beneath else self._mappings.get(pid, 0)
+        encoded = self._locations.get((mapping, frames))
+        if encoded is None:
+            number = len(self._locations) + 1
+            encoded = self._locations[mapping, frames] = varint(number)
+            content = integer(1, number) + (integer(2, mapping) if mapping else b"")
+            for frame in frames:
+                content += chunk(4, integer(1, self._function(frame)) + integer(2, frame.line))
+            self._tables += chunk(_LOCATION, content)
+        return encoded
+
+    def _function(self, frame: Frame) -> int:
+        name = split_boundary(frame.name)[0] if frame.kind is FrameKind.SYSCALL else frame.name
+        key = self._string(name or "(no name)"), self._string(frame.file)
+        number = self._functions.get(key)
+        if number is None:
+            number = self._functions[key] = len(self._functions) + 1
+            self._tables += chunk(
+                _FUNCTION, integer(1, number) + integer(2, key[0]) + integer(3, key[0]) + integer(4, key[1])
+            )
+        return number
+
+    def _labels(self, stack: StackStat) -> bytes:
+        syscall, peer = boundary_labels(stack)
+        labels = {
+            "state": stack.state.value,
+            "reason": stack.reason,
+            "syscall": syscall,
+            "peer": peer,
+            "waker": waker_label(stack),
+            "goroutine": "" if stack.goid is None else str(stack.goid),
+            "process": self._process.get(stack.pid, f"({stack.pid})") if self._several else "",
+        }
+        return b"".join(
+            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value)))
+            for key, value in labels.items() if value
+        )
+
+
+def _physical_frames(frames: Sequence[Frame]) -> list[tuple[Frame, ...]]:
+    """Inlined calls together with the function whose code they are in, innermost first, as a Location's lines are;
+    without the waker's stack. The mark of a wait for the netpoller is no function: label ``peer`` says what it says."""
+    groups: list[tuple[Frame, ...]] = []
+    inlined: list[Frame] = []
+    for frame in frames:
+        if frame.kind is FrameKind.WAKER:
+            continue
+        if frame.kind is FrameKind.SYSCALL and split_boundary(frame.name)[0] == NETPOLL_BOUNDARY:
+            continue
+        if inlined and frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL):
+            groups.append(tuple(inlined))
+            inlined = []
+        inlined.append(frame)
+        if not frame.inlined:
+            groups.append(tuple(inlined))
+            inlined = []
+    if inlined:
+        groups.append(tuple(inlined))
+    return groups or [(Frame("[no stack]", kind=FrameKind.LOST),)]

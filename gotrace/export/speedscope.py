@@ -1,0 +1,122 @@
+"""speedscope's own format. Its definition: src/lib/file-format-spec.ts and the JSON schema that is published with
+it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gotrace.export.labels import split_boundary, waker_label
+from gotrace.profile.types import Frame, Profile
+from gotrace.render.frames import without_waker
+from gotrace.render.text import format_duration, sanitize
+from gotrace.vocabulary import FrameKind, Loss
+
+NAME_LIMIT = 600
+"""Characters of one string: as many as the HTML page holds."""
+
+_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+
+
+def render_speedscope(profile: Profile) -> bytes:
+    """JSON (ASCII) with one sampled profile per state, largest first; weights are nanoseconds off the CPU in the
+    window.
+
+    A sample is a stack, root first: the process where there are several, the goroutine's own functions, the kernel's,
+    why it stopped (``[waiting: chan receive]``) and, where it is known, who made it runnable (``woken by main.send``).
+    speedscope counts a function once however often it occurs in the list of frames, so a line is given only where a
+    function has one alone. Losses are in the name of the whole.
+    """
+    frames = _Frames(profile)
+    samples: dict[str, dict[tuple[int, ...], int]] = {state.value: {} for state in profile.by_state()}
+    several = len(profile.targets) > 1
+    process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
+    for stack in profile.stacks:
+        path = [frames.marker(process.get(stack.pid, f"({stack.pid})"))] if several else []
+        path += [frames.of(frame) for frame in reversed(without_waker(stack.frames))]
+        reason = stack.reason if stack.reason != stack.state.value else ""
+        path.append(frames.marker(f"[{stack.state.value}: {reason}]" if reason else f"[{stack.state.value}]"))
+        waker = waker_label(stack)
+        if waker:
+            path.append(frames.marker(f"woken by {waker}"))
+        rows, key = samples[stack.state.value], tuple(path)
+        rows[key] = rows.get(key, 0) + stack.distribution.total_ns
+    name = _name(profile)
+    document: dict[str, Any] = {
+        "$schema": _SCHEMA,
+        "exporter": f"gotrace@{sanitize(profile.version, 40)}",
+        "name": name,
+        "activeProfileIndex": 0,
+        "shared": {"frames": frames.listed()},
+        # A file without any profile is refused.
+        "profiles": [_sampled(state, rows) for state, rows in samples.items()] or [_sampled("nothing recorded", {})],
+    }
+    return (json.dumps(document, separators=(",", ":")) + "\n").encode()
+
+
+def _sampled(state: str, rows: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    return {
+        "type": "sampled",
+        "name": state,
+        "unit": "nanoseconds",
+        "startValue": 0,
+        "endValue": sum(rows.values()),
+        "samples": list(rows),
+        "weights": list(rows.values()),
+    }
+
+
+def _name(profile: Profile) -> str:
+    targets = ", ".join(f"{sanitize(target.comm, 40)} ({target.pid})" for target in profile.targets[:4])
+    name = f"{targets or 'gotrace'} off-CPU {format_duration(profile.window.duration_ns)}"
+    lost = [f"{profile.losses[loss]:,} {loss.value}" for loss in Loss if profile.losses.get(loss)]
+    if lost:
+        name += " LOSSES: " + ", ".join(lost)
+    return name if profile.complete else name + " INCOMPLETE"
+
+
+class _Frames:
+    """The table of frames: one entry for each function."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._entries: dict[tuple[str, str], int] = {}
+        self._lines: list[set[int]] = []
+        # The profile is kept, so an object's identity stays its own: captures share frames among stacks.
+        self._profile = profile
+        self._seen: dict[int, int] = {}
+
+    def of(self, frame: Frame) -> int:
+        index = self._seen.get(id(frame))
+        if index is None:
+            name, file = frame.name or "(no name)", frame.file
+            if frame.kind is FrameKind.SYSCALL:
+                name = split_boundary(name)[0]
+            if frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL):
+                # speedscope colours by file: kernel functions stand apart.
+                file = file or "[kernel]"
+            index = self._seen[id(frame)] = self._index(name, file)
+            if frame.line:
+                self._lines[index].add(frame.line)
+        return index
+
+    def marker(self, name: str) -> int:
+        return self._index(name, "")
+
+    def _index(self, name: str, file: str) -> int:
+        key = name, file
+        index = self._entries.get(key)
+        if index is None:
+            index = self._entries[key] = len(self._entries)
+            self._lines.append(set())
+        return index
+
+    def listed(self) -> list[dict[str, Any]]:
+        result = []
+        for (name, file), lines in zip(self._entries, self._lines, strict=True):
+            entry: dict[str, Any] = {"name": sanitize(name, NAME_LIMIT)}
+            if file:
+                entry["file"] = sanitize(file, NAME_LIMIT)
+            if len(lines) == 1:
+                entry["line"] = next(iter(lines))
+            result.append(entry)
+        return result

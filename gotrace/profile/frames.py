@@ -1,0 +1,128 @@
+"""What a reader wants to see of a stack: whose goroutine it is, and which frames are only the machinery of waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from gotrace.profile.types import Frame, StackStat
+from gotrace.vocabulary import FrameKind
+
+_BENEATH_GO = frozenset({FrameKind.KERNEL, FrameKind.SYSCALL, FrameKind.WAKER, FrameKind.REASON, FrameKind.LOST})
+_ROOTS = frozenset({"runtime.goexit", "runtime.goexit0", "runtime.goexit.abi0"})
+
+
+def is_runtime(frame: Frame) -> bool:
+    """The frame is of the Go runtime, also under a name linked into another package (``sync.runtime_Semacquire``)."""
+    if frame.kind is FrameKind.RUNTIME:
+        return True
+    if frame.kind is not FrameKind.GO:
+        return False
+    return _is_runtime_name(frame.name)
+
+
+def is_runtime_waker(frame: Frame) -> bool:
+    """A frame of a waker's stack that is the runtime's."""
+    return frame.kind is FrameKind.WAKER and _is_runtime_name(frame.name)
+
+
+# Profiles of 100,000 stacks have some thousand names and ask millions of times.
+_NAMES_KEPT = 1 << 16
+
+
+@lru_cache(_NAMES_KEPT)
+def _is_runtime_name(name: str) -> bool:
+    return name.startswith(("runtime.", "internal/runtime/", "_.goready")) or ".runtime_" in name
+
+
+_STANDARD = frozenset(
+    "archive bufio bytes cmp compress container context crypto database debug embed encoding errors expvar flag fmt go hash html"
+    " image index internal io iter log maps math mime net os path plugin reflect regexp runtime slices sort strconv strings"
+    " structs sync syscall testing text time unicode unique unsafe vendor weak".split()
+)
+"""First elements of the standard library's import paths, of Go 1.19 to 1.27 (GOROOT/src)."""
+
+
+@lru_cache(_NAMES_KEPT)
+def package_of(function: str) -> str:
+    """The import path in a function's name: ``net/http`` of ``net/http.(*conn).serve``."""
+    folder, slash, rest = function.rpartition("/")
+    return folder + slash + rest.partition(".")[0]
+
+
+def is_program(frame: Frame) -> bool:
+    """A function of the program or of a library that it brings along: neither the runtime's nor the standard library's."""
+    if frame.kind is FrameKind.CGO:
+        return True
+    return frame.kind is FrameKind.GO and _is_program_name(frame.name)
+
+
+@lru_cache(_NAMES_KEPT)
+def _is_program_name(name: str) -> bool:
+    return not _is_runtime_name(name) and package_of(name).partition("/")[0] not in _STANDARD
+
+
+def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The goroutine's Go and C calls, the runtime's left out; empty for the runtime's own goroutines."""
+    return tuple(frame for frame in frames if frame.kind not in _BENEATH_GO and not is_runtime(frame))
+
+
+def is_goroutine_root(frame: Frame) -> bool:
+    """The return address below a goroutine's first function; every stack has it, so it tells nothing."""
+    return frame.name in _ROOTS
+
+
+def is_background(stack: StackStat) -> bool:
+    """The goroutine is the runtime's own (GC workers, sweeper, scavenger, finalizer): idle by design, not by fault.
+
+    A finalizer that waits in user code, and main blocked before its ``main.main``, are the user's business.
+    """
+    root = None
+    for frame in reversed(stack.frames):
+        if is_goroutine_root(frame) or frame.kind in _BENEATH_GO:
+            continue
+        if not is_runtime(frame):
+            return False
+        root = root or frame
+    return root is not None and root.name != "runtime.main"
+
+
+def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The goroutine's own part of a stack, with the kernel's."""
+    return tuple(frame for frame in frames if frame.kind is not FrameKind.WAKER)
+
+
+def waker_of(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The stack of who made the goroutine runnable, its root first; the runtime's frames only where there are no others."""
+    waker = tuple(frame for frame in frames if frame.kind is FrameKind.WAKER and not is_goroutine_root(frame))
+    return tuple(frame for frame in waker if not is_runtime_waker(frame)) or waker
+
+
+def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """`frames` without the leaf-side machinery of waiting and without ``goexit``; as they are if nothing else is left.
+
+    Kernel, syscall and waker frames beyond the machinery stay: they say what was waited for.
+    """
+    kept: list[Frame] = []
+    frames = (*waker_of(frames), *without_waker(frames))
+    last = len(frames)
+    while last and is_goroutine_root(frames[last - 1]):
+        last -= 1
+    index = 0
+    while index < last and (frames[index].kind in _BENEATH_GO or is_runtime(frames[index])):
+        if frames[index].kind in _BENEATH_GO:
+            kept.append(frames[index])
+        index += 1
+    if index == last:
+        return tuple(frames)
+    return (*kept, *frames[index:last])
+
+
+def place_of(frames: Sequence[Frame]) -> int:
+    """Where to look first: the index of the innermost frame of the program, or else of what is not the runtime's; 0 if
+    there is neither."""
+    for wanted in (is_program, lambda frame: not is_runtime(frame)):
+        index = next((index for index, frame in enumerate(frames) if wanted(frame)), None)
+        if index is not None:
+            return index
+    return 0

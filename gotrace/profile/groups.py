@@ -1,0 +1,84 @@
+"""Stacks as a reader counts them: one entry per place in the program, with who woke it and what it waited for as shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from gotrace.profile.subwindows import with_length
+from gotrace.profile.types import Distribution, Frame, StackStat
+from gotrace.profile.frames import waker_of
+from gotrace.vocabulary import FrameKind
+
+
+@dataclass
+class Group:
+    """Stacks that differ only in waker and in file or socket: `members` are their indexes, in the order given. `wakers` and
+    `objects` give nanoseconds by name. The distribution, the sub-windows and the rest of `stack` are of all of them."""
+
+    stack: StackStat
+    members: list[int] = field(default_factory=list)
+    wakers: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+
+
+def grouped(stacks: Iterable[StackStat]) -> list[Group]:
+    """Largest total first."""
+    groups: dict[tuple, Group] = {}
+    bare = _Bare()
+    for index, stack in enumerate(stacks):
+        frames, numbers, thing = bare(stack.frames)
+        key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
+        group = groups.get(key)
+        if group is None:
+            start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[])
+            group = groups[key] = Group(start)
+        group.members.append(index)
+        total_ns = stack.distribution.total_ns
+        group.stack.distribution.add(stack.distribution)
+        # Goroutines are counted per place in the program: each of these stacks has the same.
+        group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
+        group.stack.in_progress += stack.in_progress
+        group.stack.subwindows += stack.subwindows
+        if thing:
+            group.objects[thing] = group.objects.get(thing, 0) + total_ns
+        waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
+        if waker:
+            # Its leaf: the function that woke.
+            group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
+    for group in groups.values():
+        rows = group.stack.subwindows
+        if rows:
+            group.stack.subwindows = with_length(rows, max(row.duration_ns for row in rows))
+    return sorted(groups.values(), key=lambda group: -group.stack.distribution.total_ns)
+
+
+class _Bare:
+    """Stacks without wakers and objects, and with a number for each frame: hashing frames would be most of the work."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Frame, int] = {}
+        # By identity: frames are shared by the stacks that have them, and what is kept here stays what it is.
+        self._known: dict[int, tuple[Frame, Frame | None, int, str]] = {}
+
+    def __call__(self, frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], tuple[int, ...], str]:
+        kept, numbers, thing = [], [], ""
+        for frame in frames:
+            known = self._known.get(id(frame))
+            if known is None:
+                known = self._known[id(frame)] = self._look(frame)
+            _, shown, number, what = known
+            if shown is not None:
+                kept.append(shown)
+                numbers.append(number)
+                thing = what or thing
+        return tuple(kept), tuple(numbers), thing
+
+    def _look(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
+        if frame.kind is FrameKind.WAKER:
+            return frame, None, -1, ""
+        shown, what = frame, ""
+        if frame.kind is FrameKind.SYSCALL and "(" in frame.name:
+            name, _, rest = frame.name.partition("(")
+            shown, what = replace(frame, name=name), rest.removesuffix(")")
+        return frame, shown, self._numbers.setdefault(shown, len(self._numbers)), what

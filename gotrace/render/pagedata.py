@@ -1,0 +1,206 @@
+"""What the interactive page is made of: a profile, or two of them compared, as plain lists and dicts.
+
+The page data, column-oriented, every text, function, frame and common stack prefix stored once; durations are ns:
+
+``kinds``
+    Names of the frame kinds; ``functions.kind`` counts in it.
+``texts``
+    Every string that came from the target, already made safe (`sanitize`) and cut to `NAME_LIMIT`.
+``functions``
+    ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away).
+``frames``
+    ``function``, ``file`` (text), ``line`` (0: not known), ``inlined`` (0 or 1).
+``nodes``
+    The stacks as a tree, parents before children: ``parent`` (node, -1 at the root) and ``frame``.
+``stacks``
+    One row per stack, in the order of the profile's: ``node`` (its leaf; -1: no frames), ``reason`` (the frame that says
+    why), ``state`` and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1),
+    ``goid`` (None where goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its
+    intervals ended), ``buckets`` ([bucket, count, bucket, count, ...], ascending).
+``hotspots``
+    ``stack``, ``why`` (words), ``p99``, ``jitter``, ``share`` (0 to 1), in the order in which they are to be read.
+``pauses``
+    Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
+``meta``
+    What `page_meta` makes: whose profile it is, its window, totals, filters, losses. ``runtime``: True where the runtime's
+    frames are to be shown from the start.
+
+A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
+no buckets, for a stack that vanished), and there are in addition:
+
+``stacks.before``, ``stacks.before_count``
+    Total and count of the same stack before, already normalised to the window of *after*; 0 for a new one.
+``meta.diff``
+    ``{"before": meta, "after": meta}``, each as `page_meta` makes it, ``before`` with its own, not normalised, figures. Optional:
+    ``"notes"``: lines of text (how it was normalised, what counts as noise);
+    ``"tables"``: ``[{"title", "columns": [text], "rows": [[text]], "marked": [row index]}]``, shown as they are, the
+    marked rows emphasised.
+
+A maker of a comparison builds one profile with the stacks of both sides, calls `page_data` on it and adds these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gotrace.profile.types import Frame, Profile
+from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
+from gotrace.render.text import sanitize
+from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
+
+NAME_LIMIT = 600
+"""Characters of one name that the page holds."""
+PAUSES = 5_000
+"""Pauses that the page lists one by one, the first ones."""
+
+PROCESS = "process"
+"""Kind of the root frame that stands for a process: the page's own, not part of the public vocabulary."""
+KINDS = [kind.value for kind in FrameKind] + [PROCESS]
+
+# What `folded_frames` does in Python, the page does itself when a box is ticked: the marks it needs, per function.
+_PLAIN, _RUNTIME, _GOEXIT = 0, 1, 2
+
+
+class _Interned:
+    """Values in order of first appearance, each with its index."""
+
+    def __init__(self) -> None:
+        self.index: dict[Any, int] = {}
+
+    def __call__(self, value: Any) -> int:
+        return self.index.setdefault(value, len(self.index))
+
+    def column(self, position: int) -> list[Any]:
+        return [value[position] for value in self.index]
+
+
+def page_data(profile: Profile) -> dict[str, Any]:
+    """The page data of one profile, in the form that this module's docstring describes."""
+    texts, functions, frames, nodes = _Interned(), _Interned(), _Interned(), _Interned()
+    several = len(profile.targets) > 1
+    process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
+
+    def frame_index(frame: Frame, kind: str) -> int:
+        mark = _GOEXIT if is_goroutine_root(frame) else _RUNTIME if is_runtime(frame) or is_runtime_waker(frame) else _PLAIN
+        function = functions((texts(frame.name), KINDS.index(kind), mark))
+        return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
+
+    # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
+    index_by_id: dict[int, int] = {}
+    index_of: dict[tuple[Any, ...], int] = {}
+    node_of = nodes.index
+    columns: dict[str, list[Any]] = {
+        key: []
+        for key in (
+            "node reason state why count total max goroutines progress background goid stopped runs run_max buckets"
+        ).split()
+    }
+    for stack in profile.stacks:
+        node = -1
+        if several:
+            name = process.get(stack.pid, f"({stack.pid})")
+            node = nodes((node, frame_index(Frame(name), PROCESS)))
+        for frame in reversed(stack.frames):
+            index = index_by_id.get(id(frame))
+            if index is None:
+                same = (frame.name, frame.file, frame.line, id(frame.kind), frame.inlined)
+                index = index_of.get(same)
+                if index is None:
+                    index = index_of[same] = frame_index(frame, frame.kind.value)
+                index_by_id[id(frame)] = index
+            key = (node, index)
+            node = node_of.get(key, -1)
+            if node < 0:
+                node = node_of[key] = len(node_of)
+        distribution = stack.distribution
+        row = (
+            node,
+            frame_index(Frame(reason_label(stack)), FrameKind.REASON.value),
+            texts(stack.state.value),
+            texts(stack.reason),
+            distribution.count,
+            distribution.total_ns,
+            distribution.max_ns,
+            stack.goroutines,
+            stack.in_progress,
+            int(is_background(stack)),
+            stack.goid,
+            stack.stopped_ns,
+            stack.long_runs,
+            stack.long_run_max_ns,
+            [number for pair in sorted(distribution.histogram.items()) for number in pair],
+        )
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    return {
+        "meta": page_meta(profile),
+        "kinds": KINDS,
+        "texts": [sanitize(text, NAME_LIMIT) for text in texts.index],
+        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2)},
+        "frames": {
+            "function": frames.column(0),
+            "file": frames.column(1),
+            "line": frames.column(2),
+            "inlined": frames.column(3),
+        },
+        "nodes": {"parent": nodes.column(0), "frame": nodes.column(1)},
+        "stacks": columns,
+        "hotspots": [
+            {
+                "stack": hotspot.stack,
+                "why": sanitize(hotspot.why, NAME_LIMIT),
+                "p99": hotspot.p99_ns,
+                "jitter": hotspot.jitter_ns,
+                "share": hotspot.share,
+            }
+            for hotspot in profile.hotspots
+            if 0 <= hotspot.stack < len(profile.stacks)
+        ],
+        "pauses": {
+            "reason": [sanitize(pause.reason) for pause in profile.pauses[:PAUSES]],
+            "start": [pause.start_ns for pause in profile.pauses[:PAUSES]],
+            "duration": [pause.duration_ns for pause in profile.pauses[:PAUSES]],
+        },
+    }
+
+
+def page_meta(profile: Profile) -> dict[str, Any]:
+    """Whose profile it is, its window, totals, filters, pauses and losses; made safe."""
+    return {
+        "gotrace": sanitize(profile.version),
+        "targets": [
+            {
+                "name": f"{sanitize(target.comm, 40)} ({target.pid})",
+                "exe": sanitize(target.exe, NAME_LIMIT),
+                "go": sanitize(target.go_version, 40),
+                "build": sanitize(target.build_id, 80),
+            }
+            for target in profile.targets
+        ],
+        "start": sanitize(profile.window.start, 40),
+        "duration": profile.window.duration_ns,
+        "attached": profile.window.attached_ns,
+        "mode": sanitize(profile.window.mode, 40),
+        "intervals": profile.intervals,
+        "total": profile.total().total_ns,
+        "goroutines": profile.goroutines,
+        "running": profile.running_ns,
+        "cpu": profile.cpu_ns,
+        "complete": profile.complete,
+        "filters": [sanitize(text) for text in profile.filters],
+        "pauses": [
+            {
+                "reason": sanitize(reason),
+                "count": pauses.count,
+                "total": pauses.total_ns,
+                "p99": pauses.percentile_ns(0.99),
+                "max": pauses.max_ns,
+            }
+            for reason, pauses in profile.pauses_by_reason().items()
+        ],
+        "losses": [
+            {"name": loss.value, "count": profile.losses[loss], "text": LOSS_TEXT[loss]}
+            for loss in Loss
+            if profile.losses.get(loss)
+        ],
+    }

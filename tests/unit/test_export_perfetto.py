@@ -1,0 +1,254 @@
+"""The Perfetto trace as the protocol buffers of PyPI's package ``perfetto`` decode it. Its trace_processor is a program
+that the package downloads when it is first used, so queries are no part of these tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
+from profiles import GOEXIT, GOPARK, HOSTILE, MS, S, go, profile, runtime, shop_profile, stat
+
+from gotrace.errors import GotraceError
+from gotrace.export.perfetto import render_perfetto, require_timeline
+from gotrace.profile.filters import filter_profile
+from gotrace.profile.types import Frame, Pause, Profile, StackStat, TimelineInterval
+from gotrace.vocabulary import READY, FrameKind, Loss, State
+
+
+@dataclass
+class Slice:
+    name: str
+    begin: int
+    end: int
+    arrows_in: list[int]
+    notes: dict[str, Any]
+    callstack: list[str]
+
+
+@dataclass
+class Track:
+    name: str
+    parent: str
+    slices: list[Slice] = field(default_factory=list)
+    instants: list[Slice] = field(default_factory=list)
+    arrows_out: dict[int, int] = field(default_factory=dict)
+
+
+def read(made: Profile) -> dict[str, Track]:
+    """Tracks by name; checks on the way what trace_processor demands: known ids, ordered time, balanced slices."""
+    trace = pb.Trace.FromString(render_perfetto(made))
+    data = next(packet.interned_data for packet in trace.packet if packet.HasField("interned_data"))
+    names = {entry.iid: entry.name for entry in data.event_names}
+    categories = {entry.iid for entry in data.event_categories}
+    note_names = {entry.iid: entry.name for entry in data.debug_annotation_names}
+    strings = {entry.iid: entry.str.decode() for entry in data.debug_annotation_string_values}
+    functions = {entry.iid: entry.str.decode() for entry in data.function_names}
+    mappings = {entry.iid for entry in data.mappings}
+    assert all(frame.mapping_id in mappings for frame in data.frames)
+    frames = {frame.iid: functions[frame.function_name_id] for frame in data.frames}
+    stacks = {stack.iid: [frames[number] for number in stack.frame_ids] for stack in data.callstacks}
+    tracks: dict[int, Track] = {}
+    opened: dict[int, Slice] = {}
+    flows: dict[int, int] = {}
+    before = 0
+    for packet in trace.packet:
+        assert packet.trusted_packet_sequence_id == 1
+        if packet.HasField("track_descriptor"):
+            described = packet.track_descriptor
+            parent = tracks[described.parent_uuid].name if described.parent_uuid else ""
+            tracks[described.uuid] = Track(described.name or described.process.process_name, parent)
+        if not packet.HasField("track_event"):
+            continue
+        event = packet.track_event
+        assert packet.timestamp >= before and packet.sequence_flags == 2
+        before = packet.timestamp
+        if event.type == pb.TrackEvent.TYPE_SLICE_END:
+            opened.pop(event.track_uuid).end = packet.timestamp
+            continue
+        assert set(event.category_iids) <= categories
+        notes = {
+            note_names[note.name_iid]: strings[note.string_value_iid] if note.string_value_iid else note.int_value
+            for note in event.debug_annotations
+        }
+        assert all(flow in flows for flow in event.terminating_flow_ids)
+        made_slice = Slice(
+            names[event.name_iid], packet.timestamp, packet.timestamp, list(event.terminating_flow_ids), notes,
+            stacks[event.callstack_iid] if event.callstack_iid else [],
+        )  # fmt: skip
+        track = tracks[event.track_uuid]
+        for flow in event.flow_ids:
+            assert flow not in flows
+            flows[flow] = track.arrows_out[flow] = packet.timestamp
+        if event.type == pb.TrackEvent.TYPE_INSTANT:
+            track.instants.append(made_slice)
+        else:
+            assert event.track_uuid not in opened
+            opened[event.track_uuid] = made_slice
+            track.slices.append(made_slice)
+    assert not opened
+    assert len({track.name for track in tracks.values()}) == len(tracks)
+    return {track.name: track for track in tracks.values()}
+
+
+def stack_of(goid: int | None, name: str, values: list[int], state: State = State.WAITING, reason: str = "chan receive",
+             in_progress: int = 0) -> StackStat:  # fmt: skip
+    made = stat([GOPARK, runtime("chanrecv"), go(f"main.{name}", "/m.go", 7), GOEXIT], values, state, reason)
+    made.goid, made.in_progress = goid, in_progress
+    return made
+
+
+def pipeline() -> Profile:
+    """Goroutine 5 waits, is woken by 9, waits for a CPU, and waits again until the window ends; 9 sleeps once."""
+    waits = stack_of(5, "consume", [3 * MS, 4 * MS], in_progress=1)
+    ready = stack_of(5, "consume", [MS], State.RUNNABLE, READY)
+    sleeps = stack_of(9, "produce", [2 * MS], reason="sleep")
+    made = profile([waits, ready, sleeps], pauses=[Pause("GC mark", 6 * MS, MS, 4242)])
+    made.timeline = [
+        TimelineInterval(5, 0, 3 * MS, waits, 9),
+        TimelineInterval(5, 3 * MS, MS, ready, 9),
+        TimelineInterval(9, MS, 2 * MS, sleeps),
+    ]
+    return made
+
+
+def test_golden(golden: Callable[[str, str], None]) -> None:
+    trace = pb.Trace.FromString(render_perfetto(pipeline()))
+    golden("pipeline.pftrace.txt", text_format.MessageToString(trace))
+
+
+def test_states_are_slices_of_the_goroutines_track() -> None:
+    tracks = read(pipeline())
+    track = tracks["goroutine 5 main.consume"]
+    assert track.parent == "goroutines" and tracks["goroutines"].parent == "shop"
+    assert [(part.name, part.begin, part.end) for part in track.slices] == [
+        ("waiting: chan receive", 0, 3 * MS),
+        ("runnable: ready", 3 * MS, 4 * MS),
+        ("waiting: chan receive", 10 * S - 4 * MS, 10 * S),
+    ]
+    assert [part.notes.get("in_progress") for part in track.slices] == [None, None, 1]
+    assert track.slices[0].notes["function"] == "main.consume" and track.slices[0].notes["woken_by"] == 9
+    assert track.slices[0].callstack == ["runtime.goexit", "main.consume", "runtime.chanrecv", "runtime.gopark"]
+
+
+def test_wakeups_are_arrows_from_the_waker() -> None:
+    tracks = read(pipeline())
+    (flow, at), = tracks["goroutine 9 main.produce"].arrows_out.items()
+    assert at == 3 * MS
+    assert [instant.name for instant in tracks["goroutine 9 main.produce"].instants] == ["wakes goroutine 5"]
+    assert [part.arrows_in for part in tracks["goroutine 5 main.consume"].slices] == [[], [flow], []]
+
+
+def test_a_goroutine_that_ran_at_once_has_an_instant_where_it_was_woken() -> None:
+    waits = stack_of(5, "consume", [3 * MS])
+    made = profile([waits])
+    made.timeline = [TimelineInterval(5, 0, 3 * MS, waits, 9)]
+    tracks = read(made)
+    # The waker was never off the CPU: it has a track all the same.
+    (flow, at), = tracks["goroutine 9"].arrows_out.items()
+    woken, = tracks["goroutine 5 main.consume"].instants
+    assert (woken.name, woken.begin, woken.arrows_in, at) == ("woken by goroutine 9", 3 * MS, [flow], 3 * MS)
+
+
+def test_an_arrow_for_each_interval_through_the_netpoller() -> None:
+    parts = [(State.WAITING, "IO wait"), (State.NETPOLL, "netpoll"), (State.RUNNABLE, READY)]
+    stacks = [stack_of(5, "serve", [MS, MS], state, reason) for state, reason in parts]
+    made = profile(stacks)
+    made.timeline = [
+        TimelineInterval(5, (10 * round_ + index) * MS, MS, stack, 9)
+        for round_ in range(2) for index, stack in enumerate(stacks)
+    ]  # fmt: skip
+    tracks = read(made)
+    assert list(tracks["goroutine 9"].arrows_out.values()) == [2 * MS, 12 * MS]
+    assert [len(part.arrows_in) for part in tracks["goroutine 5 main.serve"].slices] == [0, 0, 1, 0, 0, 1]
+
+
+def test_pauses_and_losses_have_tracks() -> None:
+    made = pipeline()
+    made.losses = {Loss.RING_FULL: 1234}
+    tracks = read(made)
+    pause, = tracks["stop the world"].slices
+    assert (pause.name, pause.begin, pause.end) == ("GC mark", 6 * MS, 7 * MS)
+    about, = tracks["gotrace: window and losses"].slices
+    assert "LOSS ring_full: 1,234 single events" in about.name and (about.begin, about.end) == (0, 10 * S)
+    assert "no losses" in read(pipeline())["gotrace: window and losses"].slices[0].name
+
+
+def test_what_is_open_at_the_end_is_not_made_up_from_losses() -> None:
+    """Two intervals of a stack are missing from the timeline: which was the last is not known."""
+    waits = stack_of(5, "consume", [3 * MS, 4 * MS, 5 * MS], in_progress=1)
+    made = profile([waits])
+    made.timeline = [TimelineInterval(5, 0, 3 * MS, waits)]
+    assert len(read(made)["goroutine 5 main.consume"].slices) == 1
+
+
+def test_processes_have_their_own_goroutines() -> None:
+    stacks = [stack_of(5, "consume", [3 * MS]), stack_of(5, "consume", [3 * MS])]
+    stacks[1].pid = 4300
+    made = profile(stacks)
+    made.timeline = [TimelineInterval(5, 0, 3 * MS, stack) for stack in stacks]
+    trace = pb.Trace.FromString(render_perfetto(made))
+    names = [packet.track_descriptor.name for packet in trace.packet if packet.HasField("track_descriptor")]
+    assert names.count("goroutine 5 main.consume") == 2
+
+
+def test_filters_apply_to_the_timeline() -> None:
+    made = filter_profile(pipeline(), (State.RUNNABLE,), (), "")
+    assert [part.name for part in read(made)["goroutine 5 main.consume"].slices] == ["runnable: ready"]
+
+
+def test_without_single_intervals_the_user_is_told_how_to_record_them() -> None:
+    with pytest.raises(GotraceError) as caught:
+        require_timeline(shop_profile())
+    assert "--per-goroutine" in str(caught.value.hint)
+    require_timeline(pipeline())
+
+
+def test_hostile_names() -> None:
+    made = profile([])
+    for goid, name in enumerate(HOSTILE.values(), 1):
+        stack = stat([Frame(f"read(fd 3 → {name})", kind=FrameKind.SYSCALL), go(name, name), GOEXIT], [MS], reason=name)
+        stack.goid = goid
+        made.stacks.append(stack)
+        made.timeline.append(TimelineInterval(goid, 0, MS, stack, 77))
+    for track in read(made).values():
+        assert track.name.isprintable()
+        for part in (*track.slices, *track.instants):
+            assert part.name.isprintable() and len(part.name) <= 600
+            assert all(str(value).isprintable() for value in part.notes.values())
+
+
+spans = st.lists(st.tuples(st.integers(-(2**40), 2**40), st.integers(-5, 2**40), st.integers(0, 3)), max_size=12)
+
+
+@given(spans)
+def test_a_capture_that_contradicts_itself_still_makes_slices_that_nest(found: list[tuple[int, int, int]]) -> None:
+    stack = stack_of(2, "f", [MS])
+    made = profile([stack])
+    made.timeline = [TimelineInterval(2, start, length, stack, waker) for start, length, waker in found]
+    read(made)
+
+
+@given(st.lists(st.tuples(st.integers(0, MS), st.integers(1, MS), st.booleans()), min_size=1, max_size=12))
+def test_slices_add_up_to_the_off_cpu_time(rounds: list[tuple[int, int, bool]]) -> None:
+    """Gap, wait, and whether a runnable part of the same length follows; the last wait goes on beyond the window."""
+    waits, ready = stack_of(2, "f", []), stack_of(2, "f", [], State.RUNNABLE, READY)
+    made = profile([waits, ready])
+    at = 0
+    for gap, wait, then_ready in rounds:
+        at += gap
+        for stack in (waits, ready) if then_ready else (waits,):
+            made.timeline.append(TimelineInterval(2, at, wait, stack, 3))
+            stack.distribution.count += 1
+            stack.distribution.total_ns += wait
+            at += wait
+    waits.distribution.count += 1
+    waits.distribution.total_ns += made.window.duration_ns - at
+    waits.in_progress = 1
+    parts = read(made)["goroutine 2 main.f"].slices
+    assert sum(part.end - part.begin for part in parts) == made.total().total_ns

@@ -1,0 +1,234 @@
+"""The pprof file, as `go tool pprof` itself reads it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gobuild import build, go_command, go_environment
+from hypothesis import given
+from hypothesis import strategies as st
+from profiles import (
+    GOEXIT,
+    GOPARK,
+    HOSTILE,
+    MS,
+    go,
+    hostile_profile,
+    profile,
+    runtime,
+    shop_profile,
+    stat,
+    two_processes,
+)
+from test_export_formats import any_profile
+from wire import each, fields, packed
+
+from gotrace.export.pprof import render_pprof
+from gotrace.export.protobuf import integer, text
+from gotrace.export.protobuf import packed as write_packed
+from gotrace.profile.types import Frame, Profile
+from gotrace.vocabulary import CONTINUED, READY, FrameKind, Loss, State
+
+GO = "1.27.3"
+Tool = Callable[..., str]
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Tool:
+    """Runs ``go tool pprof`` with some flags on profiles, or on files, and returns what it prints."""
+    go_program = go_command(GO)
+
+    def run(*arguments: str | Path | Profile) -> str:
+        command: list[str | Path] = [go_program, "tool", "pprof"]
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, Profile):
+                path = tmp_path / f"{number}.pb.gz"
+                path.write_bytes(render_pprof(argument))
+                argument = path
+            command.append(argument)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env=go_environment() | {"PPROF_TMPDIR": str(tmp_path)}
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+def raw_sums(raw: str) -> tuple[int, int]:
+    """Sums of both values over the samples that ``-raw`` lists."""
+    body = raw.split("[dflt]\n", 1)[1].split("Locations\n")[0]
+    rows = [(int(count), int(delay)) for count, delay in re.findall(r"^ +(-?\d+) +(-?\d+): ", body, re.MULTILINE)]
+    return sum(count for count, _ in rows), sum(delay for _, delay in rows)
+
+
+def seconds(ns: int) -> float:
+    return ns / 1e9
+
+
+def total_of(report: str) -> float:
+    """Seconds of the whole, as the header of a report with ``-unit=s`` says."""
+    return float(re.search(r"Total samples = ([\d.]+)s", report)[1])  # type: ignore[index]
+
+
+def test_golden(tool: Tool, golden: Callable[[str, str], None]) -> None:
+    golden("shop.pprof.txt", tool("-raw", shop_profile(losses={Loss.MISSED_HITS: 3})))
+
+
+@pytest.mark.parametrize("make", [shop_profile, two_processes, hostile_profile])
+def test_totals_are_the_profiles(tool: Tool, make: Callable[[], Profile]) -> None:
+    made = make()
+    assert raw_sums(tool("-raw", made)) == (made.intervals, made.total().total_ns)
+    assert total_of(tool("-top", "-unit=s", made)) == pytest.approx(seconds(made.total().total_ns), abs=0.01)
+
+
+def test_delay_is_what_is_shown_first(tool: Tool) -> None:
+    assert "Type: delay" in tool("-top", shop_profile())
+
+
+def test_tags_split_the_total(tool: Tool) -> None:
+    made = shop_profile()
+    for state, distribution in made.by_state().items():
+        report = tool("-top", "-unit=s", "-nodefraction=0", f"-tagfocus=state=^{state.value}$", made)
+        assert re.search(rf"accounting for {seconds(distribution.total_ns):.2f}s", report), report
+    roots = tool("-top", "-cum", "-unit=s", "-nodefraction=0", "-tagroot=state", made)
+    for state, distribution in made.by_state().items():
+        assert re.search(rf"{seconds(distribution.total_ns):.2f}s +\S+%  {state.value}$", roots, re.MULTILINE), roots
+
+
+def test_a_profile_against_itself_is_nothing(tool: Tool) -> None:
+    made = shop_profile()
+    report = tool("-top", "-diff_base", made, made)
+    assert "Showing nodes accounting for 0, 0% of" in report
+
+
+def test_diff_shows_what_grew(tool: Tool) -> None:
+    before = profile([stat([GOPARK, runtime("chanrecv"), go("main.f"), GOEXIT], [5 * MS], reason="chan receive")])
+    after = profile([stat([GOPARK, runtime("chanrecv"), go("main.f"), GOEXIT], [7 * MS], reason="chan receive")])
+    assert re.search(r"^ +2ms .* main\.f$", tool("-top", "-unit=ms", "-diff_base", before, after), re.MULTILINE)
+
+
+def test_merges_with_gos_own_block_profile(tool: Tool, tmp_path: Path) -> None:
+    block = tmp_path / "block.pb.gz"
+    subprocess.run([build("blocked", GO, "plain"), block], check=True, timeout=60)
+    receiving = [runtime("chanrecv", "chan.go", 664), runtime("chanrecv1", "chan.go", 509), go("main.receive")]
+    ours = profile([stat([GOPARK, *receiving, GOEXIT], [40 * MS, 2 * MS], reason="chan receive")])
+    merged = tmp_path / "merged.pb.gz"
+    tool("-proto", f"-output={merged}", ours, block)
+    contentions, delay = raw_sums(tool("-raw", merged))
+    # Go's own names no default.
+    raw = tool("-raw", block).replace("delay/nanoseconds\n", "delay/nanoseconds[dflt]\n")
+    their_contentions, their_delay = raw_sums(raw)
+    assert their_contentions >= 3
+    assert (contentions, delay) == (their_contentions + 2, their_delay + 42 * MS)
+    # One line for the operation that both call the leaf: the runtime's way on into the scheduler is hidden.
+    lines = re.findall(r"^ +([\d.]+)ms.* runtime\.chanrecv1$", tool("-top", "-unit=ms", merged), re.MULTILINE)
+    assert len(lines) == 1 and float(lines[0]) > 42
+    assert "gopark" not in tool("-top", merged)
+
+
+def test_inlined_calls_are_lines_of_one_location(tool: Tool) -> None:
+    made = profile([stat([go("main.leaf", "/f.go", 3, inlined=True), go("main.outer", "/f.go", 9), GOEXIT], [MS])])
+    raw = tool("-raw", made)
+    assert re.search(r"1: 0x0 M=1 main\.leaf /f\.go:3:0 s=0\n +main\.outer /f\.go:9:0 s=0\n", raw), raw
+
+
+def test_below_the_go_stack(tool: Tool) -> None:
+    frames = [
+        Frame("main.feed", kind=FrameKind.WAKER), Frame("anon_pipe_read", kind=FrameKind.KERNEL),
+        Frame("read(fd 7 → pipe)", kind=FrameKind.SYSCALL), go("main.main"), GOEXIT,
+    ]  # fmt: skip
+    made = profile([stat(frames, [MS], State.SYSCALL, "read")])
+    raw = tool("-raw", made)
+    # The waker is a label: its functions did not wait.
+    assert "waker:[main.feed]" in raw and "main.feed" not in raw.split("Locations\n")[1]
+    assert "syscall:[read]" in raw and "peer:[pipe]" in raw
+    assert re.search(r"1: 0x0 M=2 anon_pipe_read", raw) and re.search(r"2: 0x0 M=2 read :0", raw)
+    assert re.search(r"2: 0x0/0x0/0x0 \[kernel\]", raw)
+    assert re.search(r"100%  anon_pipe_read$", tool("-top", made), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("boundary", "syscall", "peer"), [
+    ("netpoll(fd 8 → tcp 10.0.0.1:40312→10.0.0.2:6379)", None, "tcp 10.0.0.2:6379"),
+    ("write(fd 3 → /var/log/a (b).log)", "write", "/var/log/a (b).log"),
+    ("accept4(fd 5 → tcp listening on 0.0.0.0:80)", "accept4", "tcp listening on 0.0.0.0:80"),
+    ("futex", "futex", None),
+    ("read(fd 9)", "read", None),
+])  # fmt: skip
+def test_syscall_and_peer(tool: Tool, boundary: str, syscall: str | None, peer: str | None) -> None:
+    raw = tool("-raw", profile([stat([Frame(boundary, kind=FrameKind.SYSCALL), go("main.main")], [MS], reason="x")]))
+    for label, value in (("syscall", syscall), ("peer", peer)):
+        found = re.search(rf"\b{label}:\[(.*?)\](?: |$)", raw, re.MULTILINE)
+        assert (found and found[1]) == value
+
+
+def test_goroutines_and_processes_are_labels_where_kept_apart(tool: Tool) -> None:
+    stack = stat([go("main.main")], [MS], reason="sleep")
+    stack.goid = 57
+    assert "goroutine:[57]" in tool("-raw", profile([stack]))
+    assert "process:[cart (4300)]" in tool("-raw", two_processes())
+    assert not re.search("goroutine:|process:", tool("-raw", shop_profile()))
+
+
+def test_comments_tell_window_filters_and_losses(tool: Tool) -> None:
+    made = shop_profile(losses={Loss.RING_FULL: 1234}, filters=["state waiting"], complete=False)
+    for text_ in ("window: 2026-03-01T03:14:15.926Z, 10.0 s, mode exact", "only a part was recorded: state waiting",
+                  "LOSS ring_full: 1,234 single events", "INCOMPLETE"):  # fmt: skip
+        assert f"{text_}" in tool("-top", made)
+    assert "losses: none" in tool("-top", shop_profile())
+
+
+def test_no_name_acts_on_a_terminal(tool: Tool) -> None:
+    for flag in ("-raw", "-top", "-traces", "-tags"):
+        assert tool(flag, hostile_profile()).replace("\n", "").replace("\t", "").isprintable()
+    assert "main.a;b c 17" in tool("-raw", hostile_profile())
+    assert HOSTILE["markup"] in tool("-raw", hostile_profile())
+
+
+@given(any_profile)
+def test_values_add_up(made: Profile) -> None:
+    data = gzip.decompress(render_pprof(made))
+    values = [packed(each(sample, 2)[0]) for sample in each(data, 2)]
+    assert sum(delay for _, delay in values) == made.total().total_ns
+    assert sum(count for count, _ in values) == made.intervals
+    strings = [value.decode() for value in each(data, 6)]  # type: ignore[union-attr]
+    assert strings[0] == "" and len(set(strings)) == len(strings)
+    assert all(string.isprintable() for string in strings)
+    numbers = {number: [each(part, 1)[0] for part in each(data, number)] for number in (3, 4, 5)}
+    assert all(ids == list(range(1, len(ids) + 1)) for ids in numbers.values())
+    for sample in each(data, 2):
+        assert set(packed(each(sample, 1)[0])) <= set(numbers[4])
+    for location in each(data, 4):
+        assert set(each(location, 2)) <= set(numbers[3])
+        assert {each(line, 1)[0] for line in each(location, 4)} <= set(numbers[5])
+
+
+@given(any_profile)
+def test_same_bytes_every_time(made: Profile) -> None:
+    assert render_pprof(made) == render_pprof(made)
+
+
+def test_later_parts_are_no_intervals_of_their_own() -> None:
+    sleeps = stat([go("main.f")], [MS, MS], reason="sleep")
+    ready = stat([go("main.f")], [MS, MS], State.RUNNABLE, READY)
+    made = profile([sleeps, ready])
+    data = gzip.decompress(render_pprof(made))
+    assert READY in CONTINUED
+    assert sorted(packed(each(sample, 2)[0]) for sample in each(data, 2)) == [[0, 2 * MS], [2, 2 * MS]]
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_integers_on_the_wire(value: int) -> None:
+    (number, read), = fields(integer(5, value))
+    assert number == 5 and read == value % 2**64
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)), st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_lists_and_texts_on_the_wire(values: list[int], string: str) -> None:
+    data = write_packed(1, values) + text(2, string)
+    assert packed(each(data, 1)[0]) == values and each(data, 2) == [string.encode()]
