@@ -184,7 +184,9 @@ def test_arrow_keys_move_and_speak(show: Show) -> None:
     assert page.text("#crumbs") == ""
 
 
-@pytest.mark.parametrize("fragment", ["", "#show=table", "#show=both&reversed=1&palette=package", "#theme=dark&search=%3Cscript%3E"])
+@pytest.mark.parametrize(
+    "fragment", ["", "#show=table", "#show=both&reversed=1&palette=package", "#theme=dark&search=%3Cscript%3E"]
+)
 def test_hostile_names_are_only_text(show: Show, fragment: str) -> None:
     page = show(hostile_profile(), fragment)
     page.run("document.getElementById('tab-table').click()")
