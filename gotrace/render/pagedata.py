@@ -13,10 +13,10 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``nodes``
     The stacks as a tree, parents before children: ``parent`` (node, -1 at the root) and ``frame``.
 ``stacks``
-    One row per stack, in the order of the profile's: ``node`` (its leaf; -1: no frames), ``reason`` (the frame that
-    says why), ``state`` and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``,
-    ``background`` (0 or 1), ``goid`` (None where goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max``
-    (long runs that its intervals ended), ``buckets`` ([bucket, count, bucket, count, ...], ascending).
+    One row per stack, in the order of the profile's: ``node`` (its leaf; -1: no frames), ``reason`` (the frame that says
+    why), ``state`` and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1),
+    ``goid`` (None where goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its
+    intervals ended), ``buckets`` ([bucket, count, bucket, count, ...], ascending).
 ``hotspots``
     ``stack``, ``why`` (words), ``p99``, ``jitter``, ``share`` (0 to 1), in the order in which they are to be read.
 ``pauses``
@@ -24,14 +24,14 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``meta``
     What `_meta` makes: whose profile it is, its window, totals, filters, losses.
 
-A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0,
-and no buckets, for a stack that vanished), and there are in addition:
+A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
+no buckets, for a stack that vanished), and there are in addition:
 
 ``stacks.before``, ``stacks.before_count``
     Total and count of the same stack before, already normalised to the window of *after*; 0 for a new one.
 ``meta.diff``
-    ``{"before": meta, "after": meta}``, each as `_meta` makes it, ``before`` with its own, not normalised, figures.
-    Optional: ``"notes"``: lines of text (how it was normalised, what counts as noise);
+    ``{"before": meta, "after": meta}``, each as `_meta` makes it, ``before`` with its own, not normalised, figures. Optional:
+    ``"notes"``: lines of text (how it was normalised, what counts as noise);
     ``"tables"``: ``[{"title", "columns": [text], "rows": [[text]], "marked": [row index]}]``, shown as they are, the
     marked rows emphasised.
 
