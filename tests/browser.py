@@ -86,7 +86,7 @@ class Browser:
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=url)
         deadline = time.monotonic() + 60
-        ready = "location.protocol === 'file:' && document.readyState === 'complete' && document.documentElement.dataset.ready"
+        ready = "location.protocol === 'file:' && document.documentElement?.dataset.ready"
         while not self.run(ready):
             assert time.monotonic() < deadline, self.problems()
             time.sleep(0.02)

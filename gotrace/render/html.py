@@ -2,8 +2,8 @@
 
 Names reach the page only inside a block of compressed data and leave it only through textContent and canvas; the
 Content-Security-Policy names the hashes of the one script and the one style sheet, so nothing else could run even if an
-escape were missed. What the data looks like is told in `gotrace.render.pagedata`; the scripts in ``assets`` are its only
-readers.
+escape were missed. What the data looks like is told in `gotrace.render.pagedata`; the scripts in ``assets`` are its
+only readers.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _packed(data: dict[str, Any]) -> str:
 
 
 def _steps(values: list[int]) -> list[int]:
-    return [value - last for value, last in zip(values, [0, *values])]
+    return [value - last for value, last in zip(values, [0, *values], strict=False)]
 
 
 def _digest(text: str) -> str:

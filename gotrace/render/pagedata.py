@@ -81,7 +81,13 @@ def page_data(profile: Profile) -> dict[str, Any]:
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
 
     def frame_index(frame: Frame, kind: str) -> int:
-        mark = _GOEXIT if is_goroutine_root(frame) else _RUNTIME if is_runtime(frame) or is_runtime_waker(frame) else _PLAIN
+        mark = (
+            _GOEXIT
+            if is_goroutine_root(frame)
+            else _RUNTIME
+            if is_runtime(frame) or is_runtime_waker(frame)
+            else _PLAIN
+        )
         function = functions((texts(frame.name), KINDS.index(kind), mark))
         return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
 

@@ -1,54 +1,21 @@
-"""The page's views in a real browser: orders, sandwich, filters, palettes, hot spots, comparison, keys, what leaves it."""
+"""The page's views in a real browser: orders, sandwich, filters, palettes, hot spots, keys, what leaves it."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from browser import Browser
+from flamepage import CONTRAST, NODE, ROOTS, card_of, click, fragment, go_to, hover, wait_for
 from profiles import HOSTILE, MS, hostile_profile, layers, many_stacks, profile, recursion, shop_profile, target
 
 from gotrace.profile.types import Hotspot, Pause, Profile
-from gotrace.render.html import render_page
-from gotrace.render.pagedata import page_data
 from gotrace.vocabulary import Loss
 
 Show = Callable[..., Browser]
-
-CHILDREN = "[...TREE.children(NODE, view.byName)].map(node => profile.nameOf(TREE.fn[node]))"
-ROOTS = CHILDREN.replace("TREE", "flame.trees[0]").replace("NODE", "0")
-NODE = "(name => flame.rows.find(row => profile.nameOf(row.tree.fn[row.node]) === name))"
-CENTRE = """(name => {
-  const row = flame.rows.find(each => profile.nameOf(each.tree.fn[each.node]) === name);
-  const box = document.getElementById('canvas').getBoundingClientRect();
-  return [box.left + row.x + Math.min(row.w / 2, 40), box.top + row.seen + flame.ROW / 2];
-})"""
-
-
-def hover(page: Browser, name: str) -> None:
-    x, y = page.run(f"{CENTRE}({json.dumps(name)})")
-    page.mouse("mouseMoved", x, y)
-
-
-def click(page: Browser, name: str) -> None:
-    x, y = page.run(f"{CENTRE}({json.dumps(name)})")
-    page.mouse("mousePressed", x, y)
-    page.mouse("mouseReleased", x, y)
-
-
-def fragment(page: Browser) -> dict[str, str]:
-    return dict(pair.split("=") for pair in page.run("location.hash.slice(1)").split("&") if pair)
-
-
-def total_of(made: Profile, *reasons: str) -> int:
-    return sum(stack.distribution.total_ns for stack in made.stacks if stack.reason in reasons)
-
 
 # ---- trees
 
@@ -81,8 +48,17 @@ def test_merge_from_the_leaf_begins_with_the_reasons(show: Show) -> None:
         "[waiting: sleep]",
         "[preempted]",
     ]
-    path = page.run(f"(() => {{ const r = {NODE}('main.producer'); return r.tree.path(r.node).map(profile.nameOf); }})()")
-    assert path == ["[waiting: chan receive]", "main.(*Pool).Get", "main.handle", "main.serve", "main.(*Pool).Put", "main.producer"]
+    path = page.run(
+        f"(() => {{ const r = {NODE}('main.producer'); return r.tree.path(r.node).map(profile.nameOf); }})()"
+    )
+    assert path == [
+        "[waiting: chan receive]",
+        "main.(*Pool).Get",
+        "main.handle",
+        "main.serve",
+        "main.(*Pool).Put",
+        "main.producer",
+    ]
     assert fragment(page) == {"reversed": "1"}
     page.key("r", "r")
     assert page.run(ROOTS) == ["main.serve"]
@@ -124,8 +100,7 @@ def test_a_graph_taller_than_the_window_begins_at_its_root(show: Show) -> None:
 def test_search_counts_recursion_once(show: Show) -> None:
     page = show(profile(recursion()), "#search=walk")
     assert page.text("#matched") == "matched 75.0 %"
-    page.run("location.hash = '#search=leaf%7Cother'")
-    page.run("new Promise(done => setTimeout(done, 50))")
+    go_to(page, "#search=leaf%7Cother")
     assert page.text("#matched") == "matched 75.0 %"
 
 
@@ -187,7 +162,8 @@ def test_filters_by_state_reason_and_start_function(show: Show) -> None:
         stacks = [
             stack
             for stack in made.stacks
-            if value in (stack.state.value, stack.reason) or (field == "start" and stack.frames[-2:-1] and stack.frames[-2].name == value)
+            if value in (stack.state.value, stack.reason)
+            or (field == "start" and stack.frames[-2:-1] and stack.frames[-2].name == value)
         ]
         assert page.run("flame.trees[0].total[0]") == sum(stack.distribution.total_ns for stack in stacks) > 0
         page.key("Escape")
@@ -212,7 +188,9 @@ def test_layers_are_told_apart_without_the_legend(show: Show) -> None:
     names = ["main.handle", "runtime.gopark", "read", "vfs_read", "main.producer"]
     for theme in ("light", "dark"):
         page.run(f"page.change({{theme: '{theme}'}})")
-        fills = page.run(f"{json.dumps(names)}.map(name => {{ const r = {NODE}(name); return colours.of(r.tree, r.node).fill; }})")
+        fills = page.run(
+            f"{json.dumps(names)}.map(name => {{ const r = {NODE}(name); return colours.of(r.tree, r.node).fill; }})"
+        )
         assert len(set(fills)) == len(names)
         assert page.run(CONTRAST) == {}
     labels = page.run("flame.rows.map(row => flame.labelOf(row.tree, row.node))")
@@ -220,28 +198,6 @@ def test_layers_are_told_apart_without_the_legend(show: Show) -> None:
     legend = page.text("#legend")
     for words in ("Go code", "Go runtime", "into the kernel", "kernel", "who woke it", "why it stopped"):
         assert words in legend
-
-
-# WCAG 2.1, relative luminance: boxes whose ink stands out too little from their fill.
-CONTRAST = """(() => {
-  const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const light = colour => {
-    paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
-    const [r, g, b] = [...paint.getImageData(0, 0, 1, 1).data].map(v => v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const found = {};
-  for (const palette of ['kind', 'package', 'state', 'growth']) {
-    view.palette = palette; colours.reset();
-    for (const faded of [false, true]) for (const row of flame.rows) {
-      const { fill, ink } = colours.of(row.tree, row.node, faded), [a, b] = [light(fill), light(ink)].sort((x, y) => y - x);
-      const contrast = (a + 0.05) / (b + 0.05);
-      if (contrast < 4.5) found[`${palette} ${flame.labelOf(row.tree, row.node)} ${faded}`] = contrast;
-    }
-  }
-  view.palette = ''; colours.reset();
-  return found;
-})()"""
 
 
 def test_palettes(show: Show) -> None:
@@ -253,7 +209,9 @@ def test_palettes(show: Show) -> None:
         assert fragment(page) == {"palette": name}
         seen.append(page.run(fills))
     assert len({tuple(each) for each in seen}) == 3
-    states = page.run("flame.rows.map(row => [colours.of(row.tree, row.node).fill, profile.nameOf(row.tree.fn[row.node])])")
+    states = page.run(
+        "flame.rows.map(row => [colours.of(row.tree, row.node).fill, profile.nameOf(row.tree.fn[row.node])])"
+    )
     assert ["#dd6a3a", "[syscall: read]"] in states and ["#4a90c2", "[waiting: sleep]"] in states
 
 
@@ -263,8 +221,7 @@ def test_theme_follows_the_system_until_it_is_toggled(show: Show, scheme: str) -
     other = {"dark": "light", "light": "dark"}[scheme]
     page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     try:
-        page.run("new Promise(done => setTimeout(done, 50))")
-        assert page.run("document.documentElement.dataset.theme") == scheme
+        wait_for(lambda: page.run("document.documentElement.dataset.theme") == scheme)
         page.run("document.getElementById('theme').click()")
         assert page.run("document.documentElement.dataset.theme") == other
         assert fragment(page) == {"theme": other}
@@ -280,7 +237,7 @@ def test_card_says_what_was_waited_on_and_who_woke(show: Show) -> None:
     stacks[2].stopped_ns, stacks[2].long_runs, stacks[2].long_run_max_ns = 4 * MS, 2, 31 * MS
     page = show(profile(stacks))
     hover(page, "net.(*conn).Read")
-    card = page.run("Object.fromEntries([...document.querySelectorAll('#card tr')].map(row => [...row.cells].map(c => c.textContent)))")
+    card = card_of(page)
     assert card["on"] == "fd 9 → tcp 10.0.0.1:5→10.0.0.2:6379 (45.0 ms)"
     assert card["count"] == "5 intervals"
     assert card["p50 / p99 / max"] == "9.00 ms / 9.00 ms / 9.00 ms" or card["p50 / p99 / max"].endswith("/ 9.00 ms")
@@ -298,7 +255,8 @@ def test_card_draws_the_distribution(show: Show) -> None:
     inked = page.run(
         "(() => { const c = document.querySelector('#card canvas');"
         "  const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const columns = new Set();"
-        "  for (let i = 3; i < data.length; i += 4) if (data[i]) columns.add((i >> 2) % c.width); return columns.size; })()"
+        "  for (let i = 3; i < data.length; i += 4) if (data[i]) columns.add((i >> 2) % c.width);"
+        "  return columns.size; })()"
     )
     assert inked > 30
     low, high = page.run("[...document.querySelectorAll('#card .scale span')].map(span => span.textContent)")
@@ -324,15 +282,24 @@ def test_hot_spots_jump_to_their_frames(show: Show) -> None:
     assert page.text("#card .hot") == "hot: p99 is 9 times the median"
     page.key("n", "n")
     assert "GC scavenge" not in page.text("#crumbs") and page.run("document.getElementById('background').checked")
-    assert page.run("profile.texts[profile.stacks.why[view.zoom.tree.stacksBelow(view.zoom.node)[0]]]") == "GC scavenge wait"
+    assert (
+        page.run("profile.texts[profile.stacks.why[view.zoom.tree.stacksBelow(view.zoom.node)[0]]]")
+        == "GC scavenge wait"
+    )
 
 
 def test_pauses_stand_in_the_details(show: Show) -> None:
-    pauses = [Pause("GC sweep termination", 5 * MS, MS), Pause("GC mark termination", 9 * MS, 3 * MS), Pause("GC mark termination", 50 * MS, MS)]
+    pauses = [
+        Pause("GC sweep termination", 5 * MS, MS),
+        Pause("GC mark termination", 9 * MS, 3 * MS),
+        Pause("GC mark termination", 50 * MS, MS),
+    ]
     page = show(shop_profile(pauses=pauses))
     assert page.text("#details-name") == "Details, 3 stop-the-world pauses (longest 3.00 ms)"
     page.run("document.getElementById('details').open = true")
-    rows = page.run("[...document.querySelectorAll('#details tbody tr')].map(row => [...row.cells].map(c => c.textContent))")
+    rows = page.run(
+        "[...document.querySelectorAll('#details tbody tr')].map(row => [...row.cells].map(c => c.textContent))"
+    )
     assert rows[0][:3] == ["GC mark termination", "2", "4.00 ms"]
     assert page.run("document.querySelectorAll('#details .strip i').length") == 3
 
@@ -343,86 +310,6 @@ def test_losses_cannot_be_missed(show: Show) -> None:
     assert box["height"] > 30 and box["bottom"] < 250
     assert page.run("getComputedStyle(document.getElementById('warnings')).display") == "block"
     assert "77 stack_table_full" in page.text("#warnings") and "Incomplete" in page.text("#warnings")
-
-
-# ---- comparison
-
-
-def comparison() -> dict[str, Any]:
-    """`reads` doubled, `waits` unchanged, `locks` vanished, the preemption new."""
-    stacks = layers()
-    before_ns = [60 * MS, 60 * MS, 90 * MS, 33 * MS, 10 * MS, 0, 25 * MS]
-    vanished = replace(stacks[4], distribution=type(stacks[4].distribution)())
-    made = profile([*stacks[:4], vanished, *stacks[5:]])
-    place = {id(stack): at for at, stack in enumerate([*stacks[:4], vanished, *stacks[5:]])}
-    data = page_data(made)
-    data["stacks"]["before"] = [before_ns[place[id(stack)]] for stack in made.stacks]
-    data["stacks"]["before_count"] = [2 if before_ns[place[id(stack)]] else 0 for stack in made.stacks]
-    side = data["meta"]
-    data["meta"] = {
-        **side,
-        "diff": {
-            "before": {**side, "total": 300 * MS, "start": "2026-01-01T00:00:00Z"},
-            "after": side,
-            "notes": ["before is scaled by 1.00"],
-            "tables": [{"title": "by state", "columns": ["state", "before"], "rows": [["<b>syscall", "1"], ["x", "2"]], "marked": [0]}],
-        },
-    }
-    return data
-
-
-@pytest.fixture
-def compare(browser: Browser, tmp_path: Path) -> Callable[..., Browser]:
-    def open_page(data: dict[str, Any], fragment: str = "") -> Browser:
-        page = tmp_path / "diff.html"
-        page.write_bytes(render_page(data))
-        browser.open(page.as_uri() + fragment)
-        return browser
-
-    return open_page
-
-
-def test_comparison_colours_growth_and_marks_what_is_new(compare: Callable[..., Browser]) -> None:
-    page = compare(comparison(), "#fd=1")
-    assert page.problems() == [] and page.run(CONTRAST) == {}
-    labels = page.run("flame.rows.map(row => flame.labelOf(row.tree, row.node))")
-    assert "NEW [preempted]" in labels and "GONE [waiting: sleep]" in labels
-    fill = {
-        name: page.run(f"(() => {{ const r = {NODE}({json.dumps(name)}); return colours.of(r.tree, r.node).fill; }})()")
-        for name in ("read(fd 7 → /var/lib/db)", "read(fd 8 → /var/lib/index)", "net.(*conn).Read", "[preempted]", "[waiting: sleep]")
-    }
-    hue = {name: re.match(r"hsl\((\d+)", colour) for name, colour in fill.items()}
-    assert hue["read(fd 7 → /var/lib/db)"][1] == hue["[preempted]"][1] == "8"
-    assert hue["net.(*conn).Read"][1] == hue["[waiting: sleep]"][1] == "214"
-    assert hue["read(fd 8 → /var/lib/index)"] is None
-    assert page.text("#legend") == "only after (new)moreunchangedlessonly before (vanished)"
-    assert "before: 300 ms" in page.text("#facts") and "2026-01-01" in page.text("#facts")
-    assert page.run("document.querySelectorAll('.barline .bar').length") == 2
-
-
-def test_comparison_shows_both_values(compare: Callable[..., Browser]) -> None:
-    page = compare(comparison(), "#fd=1&show=both&rg=1")
-    hover(page, "read(fd 7 → /var/lib/db)")
-    card = page.run("Object.fromEntries([...document.querySelectorAll('#card tr')].map(row => [...row.cells].map(c => c.textContent)))")
-    assert card["before"] == "60.0 ms in 2 intervals, normalised"
-    assert card["after"] == "120 ms in 4 intervals"
-    assert card["change"] == "+60.0 ms, +100.0 %"
-    page.key("t", "t")
-    rows = page.run("[...document.querySelectorAll('#table tbody tr')].map(row => [...row.cells].slice(0, 4).map(c => c.textContent))")
-    assert rows[0] == ["60.0 ms", "120 ms", "+60.0 ms", "+100.0 %"]
-    assert ["0 ns", "2.00 ms", "+2.00 ms", "new"] in rows and ["10.0 ms", "0 ns", "−10.0 ms", "vanished"] in rows
-    assert page.text("#details h2") == "by state"
-    assert page.run("document.querySelector('#details .marked').textContent") == "<b>syscall1"
-
-
-def test_comparison_widths(compare: Callable[..., Browser]) -> None:
-    data = comparison()
-    before, after = data["stacks"]["before"], data["stacks"]["total"]
-    page = compare(data, "#rg=1")
-    assert page.run("flame.trees[0].weight[0]") == sum(map(max, before, after))
-    page.run("page.change({width: 'before'})")
-    assert page.run("flame.trees[0].weight[0]") == sum(before) and fragment(page)["width"] == "before"
-    assert page.run("flame.trees[0].total[0]") == sum(after)
 
 
 # ---- keys, address, what leaves the page
@@ -436,7 +323,17 @@ def test_help_names_every_key_and_each_does_something(show: Show) -> None:
     keys = page.run("[...document.querySelectorAll('#help kbd')].map(key => key.textContent)")
     page.key("Escape")
     page.run("document.getElementById('help').close()")
-    expected = {"r": "reversed", "i": "icicle", "o": "name", "p": "palette", "f": "rf", "g": "rg", "x": "fd", "d": "theme", "t": "show"}
+    expected = {
+        "r": "reversed",
+        "i": "icicle",
+        "o": "name",
+        "p": "palette",
+        "f": "rf",
+        "g": "rg",
+        "x": "fd",
+        "d": "theme",
+        "t": "show",
+    }
     for key, name in expected.items():
         assert key in keys
         page.run("view.theme = ''; page.change({}, [])")
@@ -461,13 +358,20 @@ def test_a_changed_address_changes_the_view(show: Show) -> None:
     click(page, "main.stage")
     address = page.run("location.hash")
     page.key("Escape")
-    page.run(f"location.hash = {json.dumps(address + '&palette=state')}")
-    page.run("new Promise(done => setTimeout(done, 50))")
+    go_to(page, address + "&palette=state")
     assert page.text("#crumbs > :last-child").startswith("main.stage")
     assert page.run("document.getElementById('palette').value") == "state"
 
 
-@pytest.mark.parametrize("address", ["#zoom=zzzz.1&sandwich=zzzzz", "#palette=constructor&show=x&theme=%3Cb%3E", "#state=nothing&start=%00", "#search=("])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "#zoom=zzzz.1&sandwich=zzzzz",
+        "#palette=constructor&show=x&theme=%3Cb%3E",
+        "#state=nothing&start=%00",
+        "#search=(",
+    ],
+)
 def test_an_address_that_makes_no_sense_does_no_harm(show: Show, address: str) -> None:
     page = show(shop_profile(), address)
     assert page.problems() == []
@@ -489,14 +393,16 @@ def test_name_is_copied(show: Show) -> None:
 
 @pytest.mark.parametrize("made", [shop_profile(), hostile_profile()], ids=["shop", "hostile"])
 def test_view_is_saved_as_svg(show: Show, tmp_path: Path, made: Profile) -> None:
+    made.losses = {Loss.RING_FULL: 5}
     page = show(made, "#search=main")
     page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.key("e", "e")
     saved = tmp_path / "gotrace.svg"
-    page.run(f"new Promise(done => setTimeout(done, {1500}))")
+    wait_for(lambda: saved.exists() and saved.read_bytes().endswith(b"</svg>"))
     tree = ElementTree.fromstring(saved.read_bytes())
     space = "{http://www.w3.org/2000/svg}"
     assert {element.tag.removeprefix(space) for element in tree.iter()} == {"svg", "rect", "text", "g", "title"}
+    assert "5 ring_full" in "".join(tree.itertext())
     titles = [element.text or "" for element in tree.iter(f"{space}title")]
     assert len(titles) == page.run("flame.rows.length")
     assert all(text.isprintable() for text in titles)

@@ -157,7 +157,9 @@ const flame = (() => {
       // Measuring is what drawing costs: begin with a guess.
       let cut = Math.max(1, Math.floor(text.length * width / has) - 1);
       while (cut > 1 && wide(text.slice(0, cut) + '…') > width) cut--;
-      text = cut > 1 ? text.slice(0, cut) + '…' : '';
+      // A few letters of a name say nothing; that a stack is new does.
+      const marked = mark(tree, node).trim();
+      text = cut >= marked.length + 5 ? text.slice(0, cut) + '…' : marked && wide(marked) <= width ? marked : '';
     }
     if (fitted.size > 20000) fitted.clear();
     fitted.set(key, text);

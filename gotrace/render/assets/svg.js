@@ -10,6 +10,15 @@ const picture = (() => {
   }
   const short = value => String(Math.round(value * 10) / 10);
 
+  /** A picture travels without its page: what was lost goes with it. */
+  function losses() {
+    const sides = profile.diff ? Object.entries(profile.meta.diff).filter(([name]) => /^(before|after)$/.test(name)) : [['', profile.meta]];
+    return sides.flatMap(([name, meta]) => [
+      ...(meta.complete ? [] : [`${name} incomplete`]),
+      ...meta.losses.map(loss => `${name} ${words.number(loss.count)} ${loss.name}`),
+    ]).map((text, index) => (index ? ', ' : ' · LOSSES: ') + text.trim()).join('');
+  }
+
   /** The whole height of what is zoomed to, with a title and the legend. */
   function svg(title, note) {
     const { rows, width, height, ROW, FONT } = flame, dark = view.isDark(), head = 46, foot = 28;
@@ -20,7 +29,7 @@ const picture = (() => {
     const ink = dark ? '#e6ebf0' : '#17202a';
     root.append(node('rect', { width: '100%', height: '100%', fill: dark ? '#12171d' : '#ffffff' }),
       node('text', { x: 6, y: 18, fill: ink, 'font-size': '15', 'font-weight': '600' }, title),
-      node('text', { x: 6, y: 36, fill: ink }, note));
+      node('text', { x: 6, y: 36, fill: ink }, note + losses()));
     const paint = document.createElement('canvas').getContext('2d');
     paint.font = FONT;
     for (const row of rows) {
@@ -30,6 +39,10 @@ const picture = (() => {
         + `${words.share(tree.total[at], profile.meta.total)}, ${words.counted(tree.count[at], 'interval')}`));
       group.append(node('rect', { x: short(x), y: short(y), width: short(Math.max(w - (w > 3 ? 1 : 0), 0.5)), height: ROW - 1, fill }));
       if (edge && !faded && w > 6) group.append(node('rect', { x: short(x), y: short(y), width: 4, height: ROW - 1, fill: edge }));
+      if (flame.kindOf(tree, at) === 'syscall' && !faded && !tree.upward) {
+        const under = view.icicle || flame.trees.length === 2 ? y : y + ROW - 3;
+        group.append(node('rect', { x: short(x), y: short(under), width: short(w), height: 2, fill: dark ? '#ffffff' : '#1b1200' }));
+      }
       const text = w > 30 ? flame.fit(paint, tree, at, w - 12) : '';
       if (text) group.append(node('text', { x: short(x + (edge ? 8 : 5)), y: short(y + ROW / 2 + 4), fill: letters }, text));
       root.append(group);

@@ -108,7 +108,7 @@ const table = (() => {
       row.addEventListener('keydown', event => { if (event.key === 'Enter') page.showStack(stack); });
       body.append(row);
     }
-    made.append(top, body);
+    made.append(element('caption', 'Stacks, one in a row; Enter shows one in the flame graph', 'spoken'), top, body);
     const note = rows.length > ROWS ? `The first ${ROWS} of ${number(rows.length)} stacks.` : '';
     $('table').replaceChildren(made, ...(note ? [element('p', note)] : []));
   }
