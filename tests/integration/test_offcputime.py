@@ -1,4 +1,4 @@
-"""bcc's offcputime is the oracle for kernel stacks: both watch the same run, and agree on where its threads slept and how long."""
+"""bcc's offcputime is the oracle for kernel stacks: both watch the same run, and agree on where threads slept and how long."""
 
 from __future__ import annotations
 
@@ -98,11 +98,12 @@ def test_the_tool_s_output_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("functions", "in_kernel"),
-    [(("main.pipeRead", "main.readPipe"), "pipe_read"), (("main.sleepInKernel",), "nanosleep")],
+    ("functions", "in_kernel", "others"),
+    # Threads without a goroutine that look for work sleep in nanosleep too, some microseconds at a time (runtime.usleep).
+    [(("main.pipeRead", "main.readPipe"), "pipe_read", False), (("main.sleepInKernel",), "nanosleep", True)],
     ids=["pipe", "nanosleep"],
 )
-def test_the_same_kernel_stacks_for_the_same_time(both: tuple, functions: tuple, in_kernel: str) -> None:
+def test_the_same_kernel_stacks_for_the_same_time(both: tuple, functions: tuple, in_kernel: str, others: bool) -> None:
     summary, threads, monitor = both
     theirs: Counter[Chain] = Counter()
     for thread, chains in threads.items():
@@ -115,4 +116,5 @@ def test_the_same_kernel_stacks_for_the_same_time(both: tuple, functions: tuple,
         if any(in_kernel in name for name in chain):
             ours[chain] += stack["total_ns"]
     assert ours.keys() == theirs.keys() and ours
-    assert all(abs(ours[chain] - theirs[chain]) <= 0.05 * theirs[chain] for chain in theirs), (ours, theirs)
+    for chain, time in theirs.items():
+        assert ours[chain] <= 1.05 * time and (others or ours[chain] >= 0.95 * time), (ours, theirs)
