@@ -63,3 +63,9 @@ def build(program: str, version: str, variant: str) -> Path:
                 raise RuntimeError(f"go {version} build of {program} ({variant}):\n{result.stdout}{result.stderr}")
             temporary.rename(binary)
     return binary
+
+
+if __name__ == "__main__":
+    # What scripts/vm has made beforehand: a compiler is slow under emulation.
+    for made in sorted(path.name for path in FIXTURES.iterdir()):
+        build(made, GO_VERSIONS[-1], "stripped")

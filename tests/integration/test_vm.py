@@ -1,0 +1,159 @@
+"""What must hold on every kernel, also on an emulated CPU that is 20 times slower: `scripts/vm test` runs these. Counts and
+stacks are exact; times are only compared with the program's own clock, and generously."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from attach import Attached, probes_of
+from gobuild import GO_VERSIONS, build
+from summaries import at, count, names, total_ns
+from workload import Workload
+
+from gotrace.capture.reader import read_capture
+
+pytestmark = [pytest.mark.bpf, pytest.mark.vm]
+
+# A thread is stopped anywhere, also where its goroutine's stack can't be read: counted.
+OF_THREADS = {"stack_in_transit", "thread_stack_unreadable"}
+SYMBOLS = Path("/proc/kallsyms")
+
+
+def has_symbol(name: str) -> bool:
+    with SYMBOLS.open() as symbols:
+        return any(line.split()[2] == name for line in symbols)
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
+    """(what the program says of itself, by scenario; what gotrace says of it)."""
+    folder = tmp_path_factory.mktemp("vm")
+    with Workload(build("stages", GO_VERSIONS[-1], "stripped"), undisturbed=True) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "stages.gotrace", "-o", folder / "stages.html") as trace:
+            workload.send("go")
+            own = {scenario["name"]: scenario for scenario in workload.read_json(120)}
+            summary = trace.end_json()
+        assert not probes_of(workload.pid)
+        assert workload.finish()[0] == 0
+    assert (folder / "stages.html").stat().st_size > 1000
+    return own, summary
+
+
+def agrees(stacks: list[dict], scenario: dict) -> bool:
+    """The program's clock starts before the wait and ends after it: its own figure is the larger one, by much where the
+    machine's CPUs are others'. That they agree closely is test_stages.py's and test_offcputime.py's business."""
+    return 0.5 * scenario["total_ns"] <= total_ns(stacks) <= 1.01 * scenario["total_ns"]
+
+
+def test_doctor_tells_the_truth(gotrace) -> None:
+    result = gotrace("doctor", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["attach_possible"] is True
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert [check for check in checks.values() if check["needed"] and not check["ok"]] == []
+    assert os.uname().release in checks["linux/amd64"]["why"]
+    assert checks["kprobes"]["ok"] == has_symbol("register_kprobe")
+    assert checks["BTF"]["ok"] == Path("/sys/kernel/btf/vmlinux").exists()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "functions", "reason", "in_kernel", "boundary"),
+    [
+        ("pipe", ("main.pipeRead", "main.readPipe"), "read", "pipe_read", "→ pipe)"),
+        ("nanosleep", ("main.sleepInKernel",), "nanosleep", "nanosleep", "nanosleep"),
+    ],
+)
+def test_the_kernel_beneath_a_blocking_call(
+    traced: tuple, scenario: str, functions: tuple, reason: str, in_kernel: str, boundary: str
+) -> None:
+    own, summary = traced
+    stacks = at(summary, *functions, state="syscall")
+    # A call that Go's preemption signal wakes goes to sleep again: now and then one blocks twice.
+    assert own[scenario]["count"] <= count(stacks) + 1 and count(stacks) <= own[scenario]["count"] + 4
+    for stack in stacks:
+        assert stack["reason"] == reason
+        kernel, (call,) = names(stack, "kernel"), names(stack, "syscall")
+        assert any(in_kernel in name for name in kernel) and "do_syscall_64" in kernel
+        assert call.startswith(reason) and call.endswith(boundary)
+        kinds = [frame["kind"] for frame in stack["frames"]]
+        assert kinds == sorted(kinds, key=lambda kind: {"kernel": 0, "syscall": 1}.get(kind, 2))
+        assert names(stack)[-1] == "runtime.goexit"
+    assert agrees(at(summary, *functions), own[scenario])
+
+
+def test_a_call_that_outlasts_the_window(traced: tuple) -> None:
+    _, summary = traced
+    (stack,) = (s for s in at(summary, "main.readPipe", state="syscall") if "main.pipeRead" not in names(s))
+    assert (stack["count"], stack["in_progress"], stack["reason"]) == (1, 1, "read")
+    assert stack["total_ns"] == summary["window"]["duration_ns"]
+    assert any("pipe_read" in name for name in names(stack, "kernel"))
+
+
+def test_a_network_wait_names_its_peer(traced: tuple) -> None:
+    own, summary = traced
+    stacks = at(summary, "main.awaitReply")
+    waiting = [stack for stack in stacks if stack["state"] == "waiting"]
+    assert count(waiting) == own["network"]["count"]
+    for stack in waiting:
+        (boundary,) = names(stack, "syscall")
+        assert boundary.startswith("netpoll(fd ")
+        assert boundary.endswith(f"tcp {own['network']['local']}→{own['network']['peer']})")
+    assert agrees(stacks, own["network"])
+
+
+def test_the_kernel_had_the_data_before_the_netpoller(traced: tuple) -> None:
+    """Through a kprobe, else a tracepoint of Linux 6.3 and later."""
+    own, summary = traced
+    if not has_symbol("register_kprobe") and not has_symbol("__tracepoint_sk_data_ready"):
+        pytest.skip("this kernel can't tell when a socket has data (remedy: Linux 6.3, or kprobes: sudo ./scripts/vm test)")
+    stacks = at(summary, "main.awaitReply", state="netpoll")
+    # The socket is known from its first wait on.
+    assert own["network"]["count"] - 1 <= count(stacks) <= own["network"]["count"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "waits", "waker"),
+    [("channel", "main.awaitChannel", "main.wakeByChannel"), ("mutex", "main.awaitMutex", "main.wakeByUnlock")],
+)
+def test_a_wait_names_its_waker(traced: tuple, scenario: str, waits: str, waker: str) -> None:
+    own, summary = traced
+    stacks = at(summary, waits)
+    waiting = [stack for stack in stacks if stack["state"] == "waiting"]
+    assert count(waiting) == own[scenario]["count"]
+    assert count([stack for stack in waiting if waker in names(stack, "waker")]) == own[scenario]["count"]
+    assert agrees(stacks, own[scenario])
+
+
+def test_nothing_is_lost(traced: tuple) -> None:
+    _, summary = traced
+    assert {name: number for name, number in summary["losses"].items() if number and name not in OF_THREADS} == {}
+
+
+def test_the_target_s_exit_ends_the_trace(tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("selftimed", GO_VERSIONS[-1], "stripped"), "-scenarios", "sleep") as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            workload.send("go")
+            workload.read_json(120)
+            workload.finish()
+            assert trace.process.wait(120) == 0
+    profile = read_capture(capture)
+    assert profile.complete
+    sleeps = [stack for stack in profile.stacks if stack.reason == "sleep" and any(f.name == "main.sleepOnce" for f in stack.frames)]
+    assert sum(stack.distribution.count for stack in sleeps) == 40
+
+
+def test_exec_ends_the_trace(tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("execer", GO_VERSIONS[-1], "stripped")) as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            workload.send("exec")
+            assert trace.process.wait(120) == 0
+        assert read_capture(capture).complete
+        # The new program is the same executable: probes left in the file would be hit there.
+        assert workload.read_line(60).startswith("ready again")
+        assert not probes_of(workload.pid)
