@@ -6,7 +6,8 @@ from gotrace.gobin.layout import Layout
 from gotrace.proc.epoll import watched_descriptors
 from gotrace.proc.memory import Memory
 
-_TAG_BITS = 19
+_TAG_BITS = (18, 19)
+"""Low bits of a packed pointer that hold a tag: 19 up to Go 1.23, 18 since addresses are taken to have 49 bits."""
 
 
 def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
@@ -23,7 +24,7 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
         raise ProcessLookupError(f"process {pid} is gone") from None
     # The runtime gives epoll_ctl the address of its pollDesc, from Go 1.21 on packed with a sequence number
     # (runtime/netpoll_epoll.go: netpollopen; tagptr_64bit.go).
-    candidates = [(fd, pointer) for fd, data in watched for pointer in {data, _unpacked(data)} if pointer]
+    candidates = [(fd, pointer) for fd, data in watched for pointer in _pointers(data)]
     size = max(layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self) + 8
     found: dict[int, int] = {}
     raws = memory.read_many([(pointer, size) for _, pointer in candidates])
@@ -37,9 +38,9 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
     return found
 
 
-def _unpacked(data: int) -> int:
+def _pointers(data: int) -> set[int]:
     signed = data - (1 << 64) if data >> 63 else data
-    return (signed >> _TAG_BITS << 3) & ((1 << 64) - 1)
+    return {pointer & ((1 << 64) - 1) for pointer in (data, *(signed >> bits << 3 for bits in _TAG_BITS))} - {0}
 
 
 def _word(raw: bytes, offset: int) -> int:

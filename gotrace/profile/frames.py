@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from gotrace.profile.types import Frame, StackStat
+from gotrace.profile.types import KERNEL_PATH, Frame, StackStat
 from gotrace.vocabulary import FrameKind
 
 _BENEATH_GO = frozenset({FrameKind.KERNEL, FrameKind.SYSCALL, FrameKind.WAKER, FrameKind.REASON, FrameKind.LOST})
@@ -22,8 +22,8 @@ def is_runtime(frame: Frame) -> bool:
 
 
 def is_runtime_waker(frame: Frame) -> bool:
-    """A frame of a waker's stack that is the runtime's."""
-    return frame.kind is FrameKind.WAKER and _is_runtime_name(frame.name)
+    """A frame of a waker's stack that is the runtime's, or on the kernel's way to where the data arrived."""
+    return frame.kind is FrameKind.WAKER and (frame.file == KERNEL_PATH or _is_runtime_name(frame.name))
 
 
 # Profiles of 100,000 stacks have some thousand names and ask millions of times.

@@ -9,7 +9,7 @@ from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.tracer import POLL_CALLBACK
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
-from gotrace.profile.types import Frame
+from gotrace.profile.types import KERNEL_PATH, Frame
 from gotrace.vocabulary import FrameKind, StartKind
 
 _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
@@ -30,8 +30,10 @@ class Symbolizer:
         goroutine's own. Without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost``
         that says why."""
         if row.waker is not None and row.waker.kernel:
-            # The data came: what brought it.
-            frames = [replace(frame, kind=FrameKind.WAKER) for frame in reversed(self._kernel_frames(row.waker))]
+            # The data came: what brought it. Its innermost function says where it arrived, the rest is the way there.
+            path = self._kernel_frames(row.waker)
+            frames = [replace(frame, kind=FrameKind.WAKER, file=KERNEL_PATH) for frame in reversed(path[1:])]
+            frames += [replace(frame, kind=FrameKind.WAKER) for frame in path[:1]]
         else:
             frames = self._waker_frames(stack)
         if row.kernel_stack is not None:

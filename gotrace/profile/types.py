@@ -14,6 +14,10 @@ from gotrace.histogram import bucket_of, percentile
 from gotrace.vocabulary import CONTINUED, FrameKind, Loss, State
 
 
+KERNEL_PATH = "[kernel path]"
+"""`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function that had it arrive."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One function of a stack. `file` is "" and `line` 0 where they are not known."""

@@ -14,12 +14,13 @@ from rich.text import Text
 
 from gotrace.profile.frames import folded_frames, is_background, is_program, place_of
 from gotrace.profile.groups import Group, grouped
-from gotrace.profile.types import Distribution, Profile, StackStat
+from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
 from gotrace.render.text import format_duration, format_share, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
 _NAMES_SHOWN = 2
+_REASONS_TO_STOP = 3
 FRAMES_SHOWN = 6
 REASONS_SHOWN = 15
 WIDE = 120
@@ -82,6 +83,7 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
             f"{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the "
             "runtime's own (scheduler, GC, idle spinning)"
         ))
+    _print_pauses(profile, total, console)
     if profile.window.attached_ns < profile.window.duration_ns:
         attached = format_share(profile.window.attached_ns, profile.window.duration_ns)
         console.print(Text(f"Probes were attached for {attached} of the window.", "yellow"))
@@ -91,6 +93,28 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     if not profile.complete:
         console.print(Text("INCOMPLETE: the trace was cut short; figures are those of the last commit.", "bold red"))
     console.print()
+
+
+def _print_pauses(profile: Profile, total: Distribution, console: Console) -> None:
+    """Stop-the-world pauses, what they cost the goroutines, and runs longer than Go's time slice; nothing where there are none."""
+    reasons = profile.pauses_by_reason()
+    if reasons:
+        stopped = sum(stack.stopped_ns for stack in profile.stacks)
+        parts = [
+            f"{sanitize(reason, 40)} {distribution.count:,} ({format_duration(distribution.total_ns)}, max "
+            f"{format_duration(distribution.max_ns)})"
+            for reason, distribution in list(reasons.items())[:_REASONS_TO_STOP]
+        ]
+        console.print(Text(
+            f"stop-the-world pauses: {', '.join(parts)}; {format_duration(stopped)} of the goroutines' waits "
+            f"({format_share(stopped, total.total_ns)}) lay inside them"
+        ))
+    runs = sum(stack.long_runs for stack in profile.stacks)
+    if runs:
+        longest = max(stack.long_run_max_ns for stack in profile.stacks)
+        console.print(Text(
+            f"runs longer than {format_duration(LONG_RUN_NS)} without a break: {runs:,}, the longest {format_duration(longest)}"
+        ))
 
 
 def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, width: int) -> Table:

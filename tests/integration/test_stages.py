@@ -191,6 +191,13 @@ def test_the_first_wait_on_a_socket_is_told_apart(traced: tuple) -> None:
     assert abs(total_ns(stacks) - scenario["total_ns"]) <= 0.02 * scenario["total_ns"]
 
 
+def test_a_wait_that_outlasts_the_window_names_its_peer(traced: tuple) -> None:
+    own, summary = traced
+    (stack,) = at(summary, "main.awaitForever")
+    assert (stack["count"], stack["in_progress"], stack["total_ns"]) == (1, 1, summary["window"]["duration_ns"])
+    assert names(stack, "syscall")[0].endswith(f"tcp {own['hung']['local']}→{own['hung']['peer']})")
+
+
 def test_a_starved_netpoller_is_to_blame_for_its_part(traced: tuple) -> None:
     own, summary = traced
     scenario = own["starved-poller"]
