@@ -233,6 +233,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->stopped_ns[PART_RUNNABLE] = stopped_between(stopped_at_ready, stopped, now - ready);
 	p->stopped_ns[PART_RUNQUEUE] = 0;
 	p->last_part = PART_RUNQUEUE;
+	p->tid = bpf_get_current_pid_tgid();
 	p->long_run_ns = state->long_run_ns;
 	p->g = g;
 	p->from = from;

@@ -41,7 +41,7 @@ struct pending {
 	u64 stopped_ns[PARTS];
 	u64 long_run_ns;
 	u32 kind, reason, in_progress, syscall;
-	u32 last_part, unused;
+	u32 last_part, tid;
 };
 
 struct scratch {

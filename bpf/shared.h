@@ -168,4 +168,6 @@ struct event {
 	u64 goid;
 	u64 waker_goid;
 	struct interval_key key;
+	u32 tid; /* the thread that the goroutine goes on with, as the kernel numbers it */
+	u32 unused;
 };

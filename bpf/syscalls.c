@@ -73,6 +73,7 @@ int exit_syscall(struct pt_regs *ctx)
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_until(now), now - from);
 	p->long_run_ns = t->long_run_ns;
 	p->last_part = PART_RUNQUEUE;
+	p->tid = thread;
 	p->g = g;
 	p->from = from;
 	p->goid = word(s, G_GOID);

@@ -211,6 +211,7 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 	p->g = g;
 	p->from = from;
 	p->goid = t->goid;
+	p->tid = thread;
 	p->kernel_stack = t->kernel_stack;
 	p->syscall = t->syscall;
 	p->object = t->object;

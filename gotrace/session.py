@@ -360,7 +360,7 @@ class Session:
             if id(interval.stack_key) not in known:
                 known[id(interval.stack_key)] = by_key[interval.stack_key]
         return [
-            TimelineInterval(i.goid, i.start_ns, i.duration_ns, known[id(i.stack_key)], i.waker_goid) for i in self._intervals
+            TimelineInterval(i.goid, i.start_ns, i.duration_ns, known[id(i.stack_key)], i.waker_goid, i.tid) for i in self._intervals
         ]
 
     def _running_ns(self) -> int | None:

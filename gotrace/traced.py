@@ -201,7 +201,7 @@ class TracedProcess:
 
     def _interval(self, event: KernelEvent, key: tuple) -> SingleInterval:
         start = max(0, event.start_ns - self.start_ns)
-        return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid)
+        return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid, event.tid)
 
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         touched = {}

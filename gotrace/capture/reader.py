@@ -73,11 +73,11 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
                 raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
             if len(rows) < MAX_SUBWINDOWS:
                 rows.append(row)
-    waker = "waker_goid" if version > 1 else "0"
+    later = "waker_goid, tid" if version > 1 else "0, 0"
     timeline = [
-        TimelineInterval(int(goid), int(start), int(length), by_number[stack], int(waker_goid))
-        for goid, start, length, stack, waker_goid in db.execute(
-            f"SELECT goid, start_ns, duration_ns, stack, {waker} FROM interval ORDER BY start_ns"
+        TimelineInterval(int(goid), int(start), int(length), by_number[stack], int(waker_goid), int(tid))
+        for goid, start, length, stack, waker_goid, tid in db.execute(
+            f"SELECT goid, start_ns, duration_ns, stack, {later} FROM interval ORDER BY start_ns"
         )
     ]
     pauses = [

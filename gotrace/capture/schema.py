@@ -15,12 +15,12 @@ subwindow how a stack's figures changed in the course of the window: stack, star
           a long trace neighbours become one, so that no stack has more than 64
 pause     stop-the-world pauses: target, reason, start_ns from the window's start, duration_ns
 interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
-          from the window's start, duration_ns, stack, waker_goid (0: not known)
+          from the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread that it went on with)
 
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
 
-Version 1 has no tables pause and subwindow, no interval.waker_goid and none of stack's last three columns.
+Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and none of stack's last three columns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CREATE TABLE stack (
 CREATE TABLE interval (
     target INTEGER NOT NULL REFERENCES target(id), goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,
     duration_ns INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id),
-    waker_goid INTEGER NOT NULL
+    waker_goid INTEGER NOT NULL, tid INTEGER NOT NULL
 );
 CREATE TABLE subwindow (
     stack INTEGER NOT NULL REFERENCES stack(id), start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL,

@@ -91,9 +91,9 @@ class CaptureWriter:
         """Adds single intervals; their stacks were put before."""
         with self._guarded():
             self._db.executemany(
-                "INSERT INTO interval VALUES (?,?,?,?,?,?)",
+                "INSERT INTO interval VALUES (?,?,?,?,?,?,?)",
                 (
-                    (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid)
+                    (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid, i.tid)
                     for i in intervals
                 ),
             )

@@ -1,8 +1,8 @@
 """Perfetto's trace format: a track per goroutine with its states as slices, wake-ups as flow arrows. Field numbers:
 google/perfetto, protos/perfetto/trace.
 
-Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. Which thread ran it is not recorded,
-so there are no tracks of threads.
+Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. The tracks of the threads below show which
+goroutine each had.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from gotrace.errors import GotraceError
 from gotrace.export.about import comments, start_ns
 from gotrace.export.labels import boundary_labels
+from gotrace.export.threads import runs_by_thread
 from gotrace.export.protobuf import chunk, fixed64, integer, text
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import folded_frames, is_goroutine_root, reason_label, without_waker
@@ -52,8 +53,8 @@ def render_perfetto(profile: Profile) -> bytes:
     program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
     window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
     marked ``in_progress``. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
-    N became runnable, or to an instant where it ran at once. Stop-the-world pauses have a track, window and losses
-    another.
+    N became runnable, or to an instant where it ran at once. The threads have tracks of their own, with the goroutine
+    that each had. Stop-the-world pauses have a track, window and losses another.
     """
     return _Trace(profile).encode()
 
@@ -132,6 +133,7 @@ class _Trace:
         for goid in sorted({*slices, *wakers}):
             start = next((_start_function(part.stack) for part in slices.get(goid, ())), "")
             tracks[goid] = self._track(f"goroutine {goid} {start}".rstrip(), parent, goid)
+        self._threads(pid, process)
         for goid, parts in slices.items():
             wakes = dict(_wakes(parts))
             for index, part in enumerate(parts):
@@ -145,6 +147,17 @@ class _Trace:
                 if at_once:
                     woken = self._plain("wake", f"woken by goroutine {part.waker}") + fixed64(48, flow)
                     self._event(part.end_ns, integer(9, _INSTANT) + target + woken)
+
+    def _threads(self, pid: int, process: int) -> None:
+        own = (part for part in self._profile.timeline if part.stack.pid == pid)
+        threads = runs_by_thread(own, self._profile.window.duration_ns)
+        if not threads:
+            return
+        parent = self._track("threads", process, more=integer(11, _EXPLICIT_ORDER))
+        for tid, runs in threads.items():
+            track = self._track(f"thread {tid}", parent, tid)
+            for run in runs:
+                self._span(track, run.start_ns, run.end_ns, self._plain("thread", f"goroutine {run.goid}"))
 
     def _wake(self, part: _Slice, waker_track: int, goid: int, at_ns: int) -> int:
         self._flow += 1

@@ -92,13 +92,14 @@ class IntervalRow:
 
 @dataclass(frozen=True)
 class KernelEvent:
-    """One part of a closed interval, streamed. `key` is that of its row."""
+    """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread that the goroutine went on with."""
 
     start_ns: int
     duration_ns: int
     goid: int
     waker_goid: int
     key: RowKey
+    tid: int = 0
 
 
 @dataclass(frozen=True)

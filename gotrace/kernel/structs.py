@@ -117,4 +117,4 @@ class MemberKey(ct.Structure):
 class Event(ct.Structure):
     """``struct event``"""
 
-    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey)]
+    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey), *_halves("tid", "unused")]

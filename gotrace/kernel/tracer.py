@@ -417,7 +417,7 @@ class Tracer:
 
 
 def _kernel_event(event: Event) -> KernelEvent:
-    return KernelEvent(event.start_ns, event.duration_ns, event.goid, event.waker_goid, _key(bytes(event.key)))
+    return KernelEvent(event.start_ns, event.duration_ns, event.goid, event.waker_goid, _key(bytes(event.key)), event.tid)
 
 
 def _key(raw: bytes) -> RowKey:

@@ -132,13 +132,15 @@ class Pause:
 @dataclass(frozen=True)
 class TimelineInterval:
     """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` says state, reason and
-    frames; `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known."""
+    frames; `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known, `tid`
+    the thread that it went on with afterwards, as the kernel numbers it."""
 
     goid: int
     start_ns: int
     duration_ns: int
     stack: StackStat
     waker_goid: int = 0
+    tid: int = 0
 
 
 class SingleInterval(NamedTuple):
@@ -149,6 +151,7 @@ class SingleInterval(NamedTuple):
     duration_ns: int
     stack_key: tuple[object, ...]
     waker_goid: int = 0
+    tid: int = 0
 
 
 @dataclass(frozen=True)

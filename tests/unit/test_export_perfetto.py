@@ -144,6 +144,23 @@ def test_wakeups_are_arrows_from_the_waker() -> None:
     assert [part.arrows_in for part in tracks["goroutine 5 main.consume"].slices] == [[], [flow], []]
 
 
+def test_threads_show_whom_they_run() -> None:
+    made = pipeline()
+    waits, ready, sleeps = (part.stack for part in made.timeline)
+    made.timeline = [
+        TimelineInterval(5, 0, 3 * MS, waits, 9, 71),
+        TimelineInterval(5, 3 * MS, MS, ready, 9, 71),  # it runs from 4 to 6 ms, on thread 71
+        TimelineInterval(5, 6 * MS, MS, waits, 9, 72),  # and from 7 ms on thread 72, until that is seen with another
+        TimelineInterval(9, MS, 7 * MS, sleeps, 0, 72),
+    ]
+    tracks = read(made)
+    assert tracks["thread 71"].parent == "threads"
+    assert [(run.name, run.begin, run.end) for run in tracks["thread 71"].slices] == [("goroutine 5", 4 * MS, 6 * MS)]
+    assert [(run.name, run.begin, run.end) for run in tracks["thread 72"].slices] == [
+        ("goroutine 5", 7 * MS, 8 * MS), ("goroutine 9", 8 * MS, 10 * S),
+    ]
+
+
 def test_a_goroutine_that_ran_at_once_has_an_instant_where_it_was_woken() -> None:
     waits = stack_of(5, "consume", [3 * MS])
     made = profile([waits])
