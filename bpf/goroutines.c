@@ -9,6 +9,19 @@ static __always_inline void stop_running(struct goroutine *known, u64 now)
 	known->run_since = 0;
 }
 
+/* The row of g, a new one if it has none; NULL if the table is full, which is counted. */
+static __always_inline struct goroutine *row_of(u64 g, struct goroutine *blank)
+{
+	struct goroutine *state = goroutines.lookup(&g);
+	if (state)
+		return state;
+	goroutines.insert(&g, blank);
+	state = goroutines.lookup(&g);
+	if (!state)
+		count(STAT_GOROUTINE_TABLE_FULL);
+	return state;
+}
+
 /* The run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call. */
 static __always_inline u64 long_run(struct goroutine *known)
 {
@@ -159,13 +172,9 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		resumed_on_thread(g);
 	if (!state) {
 		struct goroutine new = {};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-		if (!state) {
-			/* Since when it was off the CPU can't be told. */
-			count(STAT_GOROUTINE_TABLE_FULL);
-			return 0;
-		}
+		state = row_of(g, &new);
+		if (!state)
+			return 0; /* since when it was off the CPU can't be told */
 	}
 	u64 from = state->start_ns;
 	u64 ran_since = state->run_since;

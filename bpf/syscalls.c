@@ -15,12 +15,9 @@ int enter_syscall(struct pt_regs *ctx)
 	struct goroutine *state = goroutines.lookup(&g);
 	if (!state) {
 		struct goroutine new = {.run_ns = now - c->window_start_ns};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-		if (!state) {
-			count(STAT_GOROUTINE_TABLE_FULL);
+		state = row_of(g, &new);
+		if (!state)
 			return 0;
-		}
 		count_ns(STAT_RUN_NS, new.run_ns);
 	}
 	stop_running(state, now);

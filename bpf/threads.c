@@ -73,12 +73,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		return; /* our program has not run yet: it is still off the CPU */
 	if (!state) {
 		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-		if (!state) {
-			count(STAT_GOROUTINE_TABLE_FULL);
+		state = row_of(g, &new);
+		if (!state)
 			return;
-		}
 		count_ns(STAT_RUN_NS, new.run_ns);
 	}
 	if (state->flags & GOROUTINE_ENDED)

@@ -4,28 +4,16 @@
  * CPU since before the window. */
 static __always_inline struct goroutine *waiting(struct config *c, u64 g)
 {
-	struct goroutine *state = goroutines.lookup(&g);
-	if (!state) {
-		struct goroutine new = {.start_ns = c->window_start_ns, .kind = KIND_BEFORE};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-	}
+	struct goroutine new = {.start_ns = c->window_start_ns, .kind = KIND_BEFORE}, *state = row_of(g, &new);
 	return state && state->start_ns && !state->ready_ns ? state : NULL;
 }
 
 /* A goroutine that comes into being: its g is new, or belonged to another that has ended. */
 static __always_inline struct goroutine *created(u64 g, u64 now)
 {
-	struct goroutine *state = goroutines.lookup(&g);
-	if (!state) {
-		struct goroutine new = {};
-		goroutines.update(&g, &new);
-		state = goroutines.lookup(&g);
-		if (!state) {
-			count(STAT_GOROUTINE_TABLE_FULL);
-			return NULL;
-		}
-	}
+	struct goroutine new = {}, *state = row_of(g, &new);
+	if (!state)
+		return NULL;
 	if (state->start_ns)
 		count(STAT_FORGOTTEN); /* coro.go: coroexit */
 	state->ready_ns = state->data_ns = state->object = state->arrival = state->waker = state->waker_goid = 0;

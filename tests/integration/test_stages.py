@@ -13,6 +13,7 @@ import pytest
 from attach import Attached
 from conftest import unavailable
 from gobuild import GO_VERSIONS, build
+from summaries import at, count, names, total_ns
 from workload import Workload
 
 from gotrace.session import AttachOptions, Session
@@ -37,26 +38,6 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             summary = trace.end_json()
         assert workload.finish()[0] == 0
     return own, summary
-
-
-def names(stack: dict, *kinds: str) -> list[str]:
-    return [frame["name"] for frame in stack["frames"] if not kinds or frame["kind"] in kinds]
-
-
-def at(summary: dict, *functions: str, state: str = "") -> list[dict]:
-    """The stacks that have all of `functions` among the goroutine's own frames."""
-    return [
-        stack for stack in summary["stacks"]
-        if set(functions) <= set(names(stack, "go", "runtime")) and (not state or stack["state"] == state)
-    ]
-
-
-def total_ns(stacks: list[dict]) -> int:
-    return sum(stack["total_ns"] for stack in stacks)
-
-
-def count(stacks: list[dict]) -> int:
-    return sum(stack["count"] for stack in stacks)
 
 
 @pytest.mark.parametrize(
