@@ -129,6 +129,7 @@
 /* The user's options; 0 switches one off. */
 #define BY_THREAD AT_LOAD(BY_THREAD)
 #define WAKERS AT_LOAD(WAKERS)
+#define LEAN AT_LOAD(LEAN) /* only the end of intervals is probed */
 #define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
 #define SAMPLE_NS AT_LOAD(SAMPLE_NS)
 #define ONLY_GOID AT_LOAD(ONLY_GOID)

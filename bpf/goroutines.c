@@ -138,6 +138,20 @@ int start_schedule(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Mode lean: the current thread has turned to something else than the goroutine that it resumed last, which has left its CPU
+ * some time before, unless it was resumed elsewhere since. */
+static __always_inline void left_thread(struct config *c, u32 thread, u64 now)
+{
+	u64 *last = last_g.lookup(&thread);
+	if (!last || !*last)
+		return;
+	u64 g = *last;
+	struct goroutine *state = goroutines.lookup(&g);
+	if (state && state->thread == thread && !state->start_ns)
+		open_interval(c, g, KIND_SCHEDULE, now);
+	*last = 0;
+}
+
 static __always_inline void resumed_on_thread(u64 g)
 {
 	u32 thread = bpf_get_current_pid_tgid();
@@ -168,6 +182,10 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	u32 unknown = !state, drain = draining(c, now);
 	asm volatile("" : "+r"(unknown)); /* else the compiler reckons with the pointer, which the verifier forbids */
 
+	if (LEAN && !drain) {
+		left_thread(c, bpf_get_current_pid_tgid(), now);
+		state = goroutines.lookup(&g); /* it may be the one that the thread left */
+	}
 	if (BY_THREAD && !drain)
 		resumed_on_thread(g);
 	if (!state) {
@@ -176,6 +194,8 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		if (!state)
 			return 0; /* since when it was off the CPU can't be told */
 	}
+	if (LEAN)
+		state->thread = bpf_get_current_pid_tgid();
 	u64 from = state->start_ns;
 	u64 ran_since = state->run_since;
 	struct scratch *s = acquire_scratch();
@@ -210,7 +230,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 			from = ran_since ? ran_since : c->window_start_ns;
 		} else {
 			if (!drain)
-				count(STAT_END_WHILE_RUNNING);
+				count(LEAN ? STAT_START_UNSEEN : STAT_END_WHILE_RUNNING);
 			goto resumed;
 		}
 		kind = KIND_BEFORE;

@@ -30,7 +30,7 @@ BPF_TABLE("array", u32, struct world, world, 1);
 BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
 BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
 BPF_TABLE("hash", struct member_key, u64, members, 1);
-BPF_TABLE("hash", u32, u64, last_g, 1); /* probe set "schedule": the goroutine that a thread resumed last */
+BPF_TABLE("hash", u32, u64, last_g, 1); /* probe sets "schedule" and "lean": the goroutine that a thread resumed last */
 BPF_RINGBUF_OUTPUT(events, 1);
 
 /* What is known of an interval before its stack is walked. It is read back behind the walk: values that the verifier

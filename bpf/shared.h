@@ -54,6 +54,8 @@ struct goroutine {
 	u64 last_key;   /* hash of the last interval key counted for it, and its goid: saves a look-up in `members` */
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
+	u32 thread;     /* mode lean: the thread on which it was last resumed */
+	u32 unused;
 };
 
 /* One per thread that was ever off its CPU while it ran a goroutine. */

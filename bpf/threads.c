@@ -64,8 +64,12 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 				g = own->regs.ax;
 			release_scratch(own);
 		}
-		if (!g)
+		if (!g) {
+			/* Asleep, not merely out of its time slice: then the scheduler has found nothing for it to do. */
+			if (LEAN && !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE))
+				left_thread(c, thread, now);
 			return;
+		}
 		resuming = 1;
 	}
 	struct goroutine *state = goroutines.lookup(&g);

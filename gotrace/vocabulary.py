@@ -125,6 +125,8 @@ class Stat(IntEnum):
     PAUSE_TABLE_FULL = 24
     HITS_SYSCALL = 25
     """Hits of the probes on system calls, where the kernel's tracepoints may not be used."""
+    START_UNSEEN = 26
+    """Mode lean: a goroutine resumed whose thread had not yet shown that it had left it."""
 
 
 class Loss(str, Enum):
@@ -149,6 +151,7 @@ class Loss(str, Enum):
     THREAD_STACK_UNREADABLE = "thread_stack_unreadable"
     PAUSE_TABLE_FULL = "pause_table_full"
     ARRIVALS_MISSED = "arrivals_missed"
+    START_UNSEEN = "start_unseen"
     TIMELINE_FULL = "timeline_full"
 
 
@@ -172,5 +175,6 @@ LOSS_TEXT = {
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
+    Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

@@ -10,6 +10,9 @@ Probe sets (``--probes``):
     but a look-up of the thread's last goroutine more per event, and the kind is inferred from the stack.
 ``gopark``
     ``runtime.gopark`` alone: waits only. Gosched, preemption, lost Ps and coroutines are not seen.
+``lean``
+    No start probe (``--mode lean``): a goroutine has left its thread when that resumes the next one, or falls asleep without
+    one (``sched_switch``). The start is late by the time in which the scheduler looked for work, and the kind is inferred.
 
 All end at ``runtime.execute``. Beside them stand those on what makes a goroutine runnable (``runtime.ready``,
 ``runtime.netpollready``, the call in ``runtime.newproc.func1``), on its end (``runtime.gdestroy``) and on stop-the-world pauses.
@@ -35,6 +38,7 @@ class ProbeSet(str, Enum):
     COMPLETE = "complete"
     SCHEDULE = "schedule"
     GOPARK = "gopark"
+    LEAN = "lean"
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ _STARTS = {
     ),
     ProbeSet.SCHEDULE: (("runtime.schedule", "start_schedule"), ("runtime.coroswitch_m", "switch_coroutine")),
     ProbeSet.GOPARK: (("runtime.gopark", "start_gopark"),),
+    ProbeSet.LEAN: (("runtime.coroswitch_m", "switch_coroutine"),),
 }
 _REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
 _OPTIONAL = {
