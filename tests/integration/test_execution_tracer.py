@@ -84,15 +84,22 @@ def gotrace_s(summary: dict, wanted, key=goroutine_s) -> dict[tuple[str, ...], i
     return stacks
 
 
-def compare(theirs: dict, mine: dict, share: float = 0.01, stackless: bool = False) -> None:
-    """Every stack of more than `share` of their profile has the same total in mine, within 2 %."""
+def compare(theirs: dict, *mine: dict, share: float = 0.01, stackless: bool = False) -> None:
+    """Every stack of more than `share` of their profile has the same total in mine (in one of them), within 2 %."""
     total = sum(theirs.values())
     compared = 0
     for stack, amount in theirs.items():
         if amount > share * total and (stack or stackless):
             compared += 1
-            assert abs(mine.get(stack, 0) - amount) <= 0.02 * amount, (stack, amount, mine.get(stack))
+            candidates = [profile.get(stack, 0) for profile in mine]
+            assert any(abs(own_ns - amount) <= 0.02 * amount for own_ns in candidates), (stack, amount, candidates)
     assert compared >= 1
+
+
+def settled(stacks: dict) -> dict:
+    """Without what went on with more Ps than CPUs: there a thread may lose its CPU between the tracer's reading of the clock
+    and ours, for a time slice of the kernel's."""
+    return {stack: amount for stack, amount in stacks.items() if not {"main.crowded", "main.crowdedBurner"} & set(stack)}
 
 
 def test_synchronisation(traced: tuple) -> None:
@@ -100,32 +107,48 @@ def test_synchronisation(traced: tuple) -> None:
     reasons = {"chan receive", "chan send", "select", "sync.Mutex.Lock", "sync.WaitGroup.Wait", "semacquire", "sync.Cond.Wait"}
     # Stacks without a function of the program's own are the runtime's (timers of the test, collectors): the tracer
     # leaves most of them out.
-    compare(tracer_s(go, recorded, "sync"), gotrace_s(summary, lambda stack: stack["reason"] in reasons))
+    mine = gotrace_s(summary, lambda stack: stack["reason"] in reasons)
+    compare(settled(tracer_s(go, recorded, "sync")), mine)
 
 
 def test_network(traced: tuple) -> None:
     go, recorded, summary = traced
-    # The tracer's wait ends when the netpoller has made the goroutine runnable. From Go 1.22 to 1.25 `go tool trace` passes
-    # over events without a stack (cmd/trace: makeComputePprofFunc), which that is: there the wait goes on to the next event
-    # with one, through the wait for a P.
-    reasons = ("IO wait", "netpoll", "ready") if 22 <= minor(summary) <= 25 else ("IO wait", "netpoll")
-    compare(tracer_s(go, recorded, "net"), gotrace_s(summary, lambda stack: stack["reason"] in reasons))
+    # The tracer's wait ends when the netpoller has made the goroutine runnable.
+    until_ready = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll"))
+    theirs = tracer_s(go, recorded, "net")
+    if 22 <= minor(summary) <= 25:
+        # There `go tool trace` passes over events without a stack (cmd/trace: makeComputePprofFunc), which that is where
+        # sysmon asked the netpoller: then the wait goes on through the wait for a P.
+        until_running = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll", "ready"))
+        compare(theirs, until_ready, until_running, share=0.05)
+        return
+    compare(theirs, until_ready)
 
 
 def test_system_calls(traced: tuple) -> None:
     go, recorded, summary = traced
     theirs = tracer_s(go, recorded, "syscall")
-    # The tracer's system call lasts until the goroutine is back on a P: the waits for a CPU and for a P are in it.
+    # The tracer's system call lasts until the goroutine is back on a P: the waits for a CPU and for a P are in it. It counts
+    # calls that do not block as well, so only those that do are compared.
     mine = gotrace_s(summary, lambda stack: stack["state"] in ("syscall", "runqueue") or stack["reason"] == "syscall exit")
-    if minor(summary) == 21:
-        # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), and they end before the wait
-        # for another.
-        sleeping = ("main.sleepInKernel", "main.nanosleep", "main.main")
-        assert 0 < theirs[sleeping] <= 1.02 * mine[sleeping]
-        return
-    # Calls that do not block count with the tracer, from Go 1.22 to 1.25 with what follows them up to the next event that has
-    # a stack. So only those of more than 5 % of the profile are compared: they are the ones that block.
-    compare(theirs, mine, share=0.05)
+    for stack in (("main.sleepInKernel", "main.nanosleep", "main.main"), ("main.readPipe", "main.pipeRead", "main.main")):
+        if minor(summary) == 21:
+            # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), and they end before
+            # the wait for another.
+            assert 0 < theirs[stack] <= 1.02 * mine[stack]
+        elif minor(summary) <= 25:
+            # The end of a call is an event without a stack: there the call goes on to the next event that has one.
+            assert 0.9 * theirs[stack] <= mine[stack] <= 1.02 * theirs[stack]
+        else:
+            assert abs(theirs[stack] - mine[stack]) <= 0.02 * theirs[stack]
+
+
+def without_leaf(stacks: dict) -> dict:
+    """A goroutine preempted in the prologue of main.burn stands in it for us, in its caller for the tracer."""
+    merged: dict[tuple[str, ...], int] = defaultdict(int)
+    for stack, amount in stacks.items():
+        merged[tuple(name for name in stack if name != "main.burn")] += amount
+    return merged
 
 
 def test_scheduling(traced: tuple) -> None:
@@ -135,7 +158,8 @@ def test_scheduling(traced: tuple) -> None:
     created = gotrace_s(summary, lambda stack: stack["reason"] == "created", waker_s)
     if minor(summary) == 21:
         # By the stack of who made it runnable, also of who created it; preempted goroutines are left out.
-        compare(theirs, {stack: ready.get(stack, 0) + created.get(stack, 0) for stack in theirs}, share=0.05)
+        mine = {stack: ready.get(stack, 0) + created.get(stack, 0) for stack in theirs}
+        compare(settled(theirs), mine, share=0.05)
         return
     if minor(summary) <= 25:
         # Passing over events without a stack, which the start of a goroutine is, it knows hardly any of these waits.
@@ -147,5 +171,4 @@ def test_scheduling(traced: tuple) -> None:
     mine = gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit")
     for stack, amount in ready.items():
         mine[stack] += amount
-    # With more Ps than CPUs a thread may lose its CPU between the two readings of the clock, by a time slice of the kernel's.
-    compare({stack: amount for stack, amount in theirs.items() if "main.crowdedBurner" not in stack}, mine, stackless=True)
+    compare(without_leaf(settled(theirs)), without_leaf(mine), stackless=True)
