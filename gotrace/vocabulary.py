@@ -20,6 +20,15 @@ class State(str, Enum):
     PREEMPTED = "preempted"
 
 
+class Mode(str, Enum):
+    """How intervals are found (``--mode``)."""
+
+    EXACT = "exact"
+    """Probes where goroutines leave their CPU and come back: every interval."""
+    SAMPLE = "sample"
+    """No probe: goroutines are read from the process's memory many times a second. Totals are estimates."""
+
+
 NETPOLL = "netpoll"
 """Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
 READY = "ready"
@@ -150,6 +159,7 @@ class Loss(str, Enum):
     PAUSE_TABLE_FULL = "pause_table_full"
     ARRIVALS_MISSED = "arrivals_missed"
     TIMELINE_FULL = "timeline_full"
+    STACK_TORN = "stack_torn"
 
 
 LOSS_TEXT = {
@@ -172,5 +182,6 @@ LOSS_TEXT = {
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
+    Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }
