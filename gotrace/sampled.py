@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from gotrace.blocked import system_call, thread_numbers
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.kernel.records import IntervalRow, RawStack, RowKey
 from gotrace.kernel.structs import NO_SYSCALL
 from gotrace.live.goroutines import OFF_CPU, Status, Unwinder
 from gotrace.live.scan import Head, Scanner, Snapshot, waits_for_first_turn
+from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.estimate import Estimator, Place
@@ -24,7 +24,7 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.target import OpenTarget, cpu_time_ns, open_target
-from gotrace.vocabulary import Loss, Part, StartKind, Stat, State
+from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
@@ -36,10 +36,6 @@ _BUSIEST = 0.5
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
 """States in which a goroutine that is not off the CPU is on it: also in C or in a system call that does not block, and
 "waiting" while its own M runs something for it on the system stack."""
-_KIND_OF_STATUS = {
-    Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,
-    Status.SYSCALL: StartKind.SYSCALL,
-}
 
 
 @dataclass(frozen=True)
@@ -282,22 +278,14 @@ class SampledProcess:
 
     def _place(self, head: Head, pcs: tuple[int, ...] | None, call: int) -> Place:
         goid = head.goid if self._options.per_goroutine else 0
-        created = waits_for_first_turn(head)
-        key = (pcs or head.pc, head.status, head.reason, call, created, goid)
+        key = (pcs or head.pc, head.status, head.reason, call, waits_for_first_turn(head), goid)
         known = self._places.get(key)
         if known is None:
-            known = self._places[key] = self._new_place(head, pcs, call, created, goid)
+            known = self._places[key] = self._new_place(head, pcs, call, goid)
         return known
 
-    def _new_place(self, head: Head, pcs: tuple[int, ...] | None, call: int, created: bool, goid: int) -> Place:
-        kind = StartKind.CREATED if created else _KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
-        stack = RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
-        row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack)
-        found = self._model.interpret(row)
-        if kind is StartKind.BEFORE and found.state is State.WAITING:
-            # It has waited and is ready: the stack is still that of the wait.
-            row = IntervalRow(row.key._replace(part=Part.RUNNABLE), stack)
-            found = self._model.interpret(row)
+    def _new_place(self, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int) -> Place:
+        row, found = interpret(self._model, head, pcs, call, goid)
         stat = StackStat(
             self._symbolizer.frames(found, row), found.state, found.reason, Distribution(), goid=goid or None,
             pid=self.process.pid,

@@ -20,7 +20,7 @@ ORDER = (
     ("model",),
     ("profile",),
     ("blocked", "inprogress", "target", "watched"),
-    ("traced", "sampled"),
+    ("traced", "sampled", "dumped"),
     ("capture",),
     ("diff",),
     ("render", "export"),
