@@ -31,13 +31,13 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -
     waiting = [goroutine for goroutine in reader.read() if goroutine.status == Status.SYSCALL][:_MOST]
     if not waiting:
         return
-    own_number = _threads(pid)
+    own_number = thread_numbers(pid)
     for goroutine in waiting:
         tid = own_number.get(reader.thread_of(goroutine))
         if tid is None:
             continue
         switches = _switches(pid, tid)
-        call = _system_call(pid, tid)
+        call = system_call(pid, tid)
         stack = reader.stack(goroutine)
         if switches is None or call is None or stack is None:
             continue
@@ -50,7 +50,7 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -
 
 def still_blocked(pid: int, thread: BlockedThread) -> bool:
     """Whether the thread has slept in that call ever since: it is in it now, and has not left a CPU again."""
-    call = _system_call(pid, thread.tid)
+    call = system_call(pid, thread.tid)
     return call is not None and call[2] == thread.place and _switches(pid, thread.tid) == thread.switches
 
 
@@ -63,7 +63,7 @@ def _switches(pid: int, tid: int) -> int | None:
     return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
 
-def _threads(pid: int) -> dict[int, int]:
+def thread_numbers(pid: int) -> dict[int, int]:
     """Thread numbers as we see them, by those that the process itself sees (m.procid)."""
     found = {}
     for tid in os.listdir(f"/proc/{pid}/task"):
@@ -76,7 +76,7 @@ def _threads(pid: int) -> dict[int, int]:
     return found
 
 
-def _system_call(pid: int, tid: int) -> tuple[int, int, str] | None:
+def system_call(pid: int, tid: int) -> tuple[int, int, str] | None:
     """Number and first argument of the call in which the thread sleeps, and the whole that /proc says of it."""
     try:
         fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()

@@ -32,10 +32,11 @@ from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import Thresholds, find_hotspots
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
+from gotrace.sampled import DEFAULT_RATE_HZ, SampledProcess, SampleOptions
 from gotrace.traced import TracedProcess
-from gotrace.vocabulary import CONTINUED, Loss, StartKind, Stat, State
+from gotrace.vocabulary import CONTINUED, Loss, Mode, StartKind, Stat, State
+from gotrace.watched import Watched
 
-_TICK_S = 0.1
 _COMMIT_EVERY_S = 0.9
 _STATS_FOR_S = 1.0
 _TIMELINE_LIMIT = 500_000
@@ -56,7 +57,7 @@ _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 @dataclass(frozen=True)
 class AttachOptions:
     """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
-    `syscalls` is ``auto`` or the value of a SyscallSource."""
+    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -74,6 +75,8 @@ class AttachOptions:
     wakers: bool = True
     syscalls: str = "auto"
     runtime: bool = False
+    mode: Mode = Mode.EXACT
+    sample_rate_hz: float = DEFAULT_RATE_HZ
     hot: Thresholds = Thresholds()
 
 
@@ -93,7 +96,7 @@ class Session:
     """One trace from `prepare` to the written outputs. Use as a context manager: leaving it removes every probe."""
 
     options: AttachOptions
-    processes: list[TracedProcess] = field(default_factory=list)
+    processes: list[Watched] = field(default_factory=list)
     capture: CaptureWriter | None = None
     written: list[Path] = field(default_factory=list)
     syscalls: SyscallSource = SyscallSource.NONE
@@ -157,17 +160,29 @@ class Session:
             if output != "-":
                 format_of(output)
                 check_output(Path(output), options.force)
+        if options.mode is Mode.SAMPLE:
+            for pid in options.pids:
+                self._add(SampledProcess.prepare(pid, self._sample_options()))
+            self._check_reasons()
+        else:
+            self._prepare_probes()
+
+    def _add(self, process: Watched) -> None:
+        self._cleanup.callback(process.close)
+        self.processes.append(process)
+
+    def _prepare_probes(self) -> None:
+        options, traced = self.options, []
         compilation = Compilation()  # goes on beside what follows
         self._cleanup.callback(compilation.close)
         self.syscalls, offsets, self.obstacle = choose_syscall_source(options.syscalls)
         for pid in options.pids:
-            process = TracedProcess.prepare(pid, options.probe_set, options.wakers, self.syscalls)
-            self._cleanup.callback(process.close)
-            self.processes.append(process)
+            traced.append(TracedProcess.prepare(pid, options.probe_set, options.wakers, self.syscalls))
+            self._add(traced[-1])
         self._check_reasons()
         with ThreadPoolExecutor(1) as pool:
             cost = pool.submit(trap_cost_ns)
-            for process in self.processes:
+            for process in traced:
                 process.load(self._kernel_options(process), compilation.result(), offsets)
             self._cost_ns = cost.result()
 
@@ -187,14 +202,22 @@ class Session:
             numbers = [n for n, text in enumerate(process.binary.wait_reasons) if text in options.reasons]
             if not CONTINUED & set(options.reasons):  # those are parts of intervals of any reason
                 reasons = frozenset(numbers)
-        stream_ns = options.events_over_ns
-        if (options.per_goroutine or self._wants_timeline) and stream_ns is None:
-            stream_ns = 0
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
-            per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=stream_ns,
+            per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self._stream_ns(),
             wakers=options.wakers,
         )
+
+    def _sample_options(self) -> SampleOptions:
+        options = self.options
+        return SampleOptions(
+            rate_hz=options.sample_rate_hz, per_goroutine=options.per_goroutine, only_goid=options.goid,
+            min_block_ns=options.min_block_ns, stream_ns=self._stream_ns(), syscalls=options.syscalls != "none",
+        )
+
+    def _stream_ns(self) -> int | None:
+        wanted = self.options.per_goroutine or self._wants_timeline
+        return 0 if wanted and self.options.events_over_ns is None else self.options.events_over_ns
 
     # -- the trace -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +261,7 @@ class Session:
         return profile
 
     def _follow(self, progress: Callable[[Progress], None] | None) -> None:
-        stats_fd = enable_stats()
+        stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
         last_commit = self._begin
         deadline = self._begin + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
@@ -247,14 +270,14 @@ class Session:
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
                     return
-                wait = _TICK_S if deadline is None else min(_TICK_S, deadline - now)
+                wait = min(process.tick() for process in waiting.values())
+                wait = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
                 for fd in select.select([*waiting, self._wake[0]], [], [], wait)[0]:
                     if fd in waiting:
-                        ended = waiting.pop(fd)
-                        ended.end_ns = ended.tracer.drain()
+                        waiting.pop(fd).end()
                 for fd, process in list(waiting.items()):
                     if process.execed:
-                        waiting.pop(fd).end_ns = process.tracer.drain()
+                        waiting.pop(fd).end()
                 now = time.monotonic()
                 if stats_fd is not None and now - self._begin > _STATS_FOR_S:
                     self._measure_programs()
@@ -273,7 +296,7 @@ class Session:
                 self._measure_programs()
             close_stats(stats_fd)
 
-    def _put(self, process: TracedProcess, stacks: list[StackStat], intervals: list) -> None:
+    def _put(self, process: Watched, stacks: list[StackStat], intervals: list) -> None:
         if self.capture is not None:
             self.capture.put_stacks(stacks)
             if intervals:
@@ -287,14 +310,14 @@ class Session:
             self.capture.put_pauses(pauses)
 
     def _measure_programs(self) -> None:
-        stats = [program_stats(fd) for process in self.processes for fd in process.tracer.program_fds()]
+        stats = [program_stats(fd) for process in self.processes for fd in process.program_fds()]
         runs = sum(stat.runs for stat in stats)
         self._program_ns = sum(stat.run_ns for stat in stats) / runs if runs else 0.0
 
     def _counters(self) -> dict[Stat, int]:
         totals = dict.fromkeys(Stat, 0)
         for process in self.processes:
-            for stat, count in process.tracer.read_stats().items():
+            for stat, count in process.counters().items():
                 totals[stat] += count
         return totals
 
@@ -304,7 +327,7 @@ class Session:
         before, count = self._last
         rate = (intervals - count) / (now - self._begin - before) if now - self._begin > before else 0.0
         self._last = (elapsed, intervals)
-        losses = sum(count for process in self.processes for count in process.tracer.losses().values())
+        losses = sum(count for process in self.processes for count in process.current_losses().values())
         return Progress(int(elapsed * 1e9), intervals, rate, losses, self._overhead(counters, elapsed).target_cpu_fraction_estimate)
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -331,7 +354,7 @@ class Session:
         losses = dict.fromkeys(Loss, 0)
         now = time.monotonic_ns()
         for process in self.processes:
-            for loss, count in (process.losses if complete else process.losses | process.tracer.losses()).items():
+            for loss, count in (process.losses if complete else process.current_losses()).items():
                 losses[loss] += count
         losses[Loss.TIMELINE_FULL] = self._intervals_dropped
         duration = max((p.end_ns or now) for p in self.processes) - min(p.start_ns for p in self.processes)
@@ -339,7 +362,7 @@ class Session:
         return Profile(
             version=__version__,
             targets=[process.describe() for process in self.processes],
-            window=Window(self._wall_start.isoformat(timespec="milliseconds"), duration, "exact", duration),
+            window=Window(self._wall_start.isoformat(timespec="milliseconds"), duration, self.options.mode.value, duration, self._samples()),
             stacks=stacks,
             losses=losses,
             overhead=self._overhead(self._counters(), duration / 1e9),
@@ -351,6 +374,9 @@ class Session:
             filters=self._filters(),
             complete=complete,
         )
+
+    def _samples(self) -> int:
+        return min(process.samples for process in self.processes)
 
     def _timeline(self, stacks: list[StackStat]) -> list[TimelineInterval]:
         by_key = {stack.key: stack for stack in stacks} if self._intervals else {}
@@ -393,7 +419,23 @@ class Session:
             self.written.append(path)
 
 
-def default_outputs(process: TracedProcess, now: datetime) -> tuple[str, str]:
+def check_mode(options: AttachOptions) -> None:
+    """Raises UsageError if an option makes no sense in the mode."""
+    if options.mode is not Mode.SAMPLE:
+        return
+    shortest_ns = round(2e9 / options.sample_rate_hz)
+    for wrong, what, hint in (
+        (options.sample_period_ns, "--sample-period is for probes: with --mode sample there are none", "--sample-rate HZ sets how often goroutines are looked at"),
+        (options.probe_set is not ProbeSet.COMPLETE, "--probes is for probes: with --mode sample there are none", "leave --probes out, or use --mode exact"),
+        (options.syscalls in ("tracepoints", "uprobes"), "--syscalls is for probes: with --mode sample there are none", "leave --syscalls out, or use --mode exact"),
+        (0 < options.min_block_ns < shortest_ns, f"--min-block {options.min_block_ns / 1e6:g}ms is less than two looks of --mode sample ({shortest_ns / 1e6:g}ms)",
+         "a higher --sample-rate, or --mode exact"),
+    ):
+        if wrong:
+            raise UsageError(what, hint)
+
+
+def default_outputs(process: Watched, now: datetime) -> tuple[str, str]:
     """The capture and the flame graph that a trace without -o writes to the current folder."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", process.process.comm)[:32] or "go"
     stem = f"gotrace-{safe}-{process.process.pid}-{now:%Y%m%dT%H%M%S}"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.image import read_file
 from gotrace.kernel.bpf import BpfError
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.program import Options
@@ -30,13 +29,15 @@ from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
-from gotrace.proc.process import Process, open_process
+from gotrace.proc.process import Process
+from gotrace.target import cpu_time_ns, describe, open_target
 from gotrace.vocabulary import Loss, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _READ_TRIES = 5
 _RETRY_S = 0.002
+_TICK_S = 0.1
 _PATIENCE = 9
 
 
@@ -80,6 +81,7 @@ class TracedProcess:
     accounts: list[Account] = field(default_factory=list)
     running_ns: int | None = None
     pauses: list[Pause] = field(default_factory=list)
+    samples: int = 0
     _finished: bool = False
     _closed: bool = False
 
@@ -89,25 +91,18 @@ class TracedProcess:
         syscalls: SyscallSource = SyscallSource.TRACEPOINTS,
     ) -> TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
-        process = open_process(pid)
+        target = open_target(pid, f"sudo gotrace attach {pid}")
         try:
-            binary = GoBinary(read_file(process.exe_fd, process.exe))
-            bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
-            if bias < 0 or bias % 4096:
-                raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
             tracepoints = syscalls is SyscallSource.TRACEPOINTS
-            plan = make_plan(binary, probe_set, wakers, exits=tracepoints, syscalls=syscalls is SyscallSource.UPROBES)
-            memory = Memory(pid)
-            traced = cls(process, binary, bias, plan, memory, GoroutineReader(memory, binary, bias))
+            plan = make_plan(target.binary, probe_set, wakers, exits=tracepoints, syscalls=syscalls is SyscallSource.UPROBES)
+            traced = cls(target.process, target.binary, target.bias, plan, target.memory, target.reader)
             try:
                 traced._verify()
             except ProcessLookupError:
                 raise TargetGone(f"process {pid} ended while it was being examined") from None
-            except PermissionError:
-                raise Refused(f"the memory of process {pid} may not be read", f"sudo gotrace attach {pid}") from None
             return traced
         except BaseException:
-            process.close()
+            target.close()
             raise
 
     def _verify(self) -> None:
@@ -119,17 +114,10 @@ class TracedProcess:
                     f"the code of process {self.process.pid} is not that of {self.process.exe}: {difference}",
                     "another tool may have patched it; gotrace attaches only where it knows the bytes",
                 )
-        self.binary.wait_reasons  # noqa: B018 - refuse before attaching, not when the first wait is shown
-        self.reader.check_layout()
 
     def describe(self) -> Target:
         """What is known of the process, for the capture and the summary."""
-        binary, process = self.binary, self.process
-        return Target(
-            pid=process.pid, exe=process.exe, comm=process.comm, go_version=str(binary.version or "unknown"),
-            go_version_source=binary.version_source, build_id=binary.image.build_id, stripped=binary.stripped,
-            pie=binary.pie, cgo=binary.cgo, arch="amd64",
-        )
+        return describe(self.process, self.binary)
 
     # -- tracing -------------------------------------------------------------------------------------------------------
 
@@ -152,6 +140,10 @@ class TracedProcess:
         self._symbolizer = Symbolizer(self._model, self._kernel_symbols, self._descriptors)
         self._per_goroutine = options.per_goroutine
         self._options = options
+
+    def ready(self) -> str:
+        """What has been made ready, in words."""
+        return f"{len(self.plan.probes)} probes planned, verified and loaded"
 
     def attach(self) -> None:
         """Places the probes; raises TargetGone if the process ended or called exec since it was examined."""
@@ -228,6 +220,26 @@ class TracedProcess:
             self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
             pid=self.process.pid,
         )
+
+    def tick(self) -> float:
+        """Nothing is due here: the kernel counts by itself. Returns the seconds until someone should look again."""
+        return _TICK_S
+
+    def end(self) -> None:
+        """The process is gone, or has called exec: this is the end of its window."""
+        self.end_ns = self.tracer.drain()
+
+    def counters(self) -> dict[Stat, int]:
+        """The kernel side's counters."""
+        return self.tracer.read_stats()
+
+    def current_losses(self) -> dict[Loss, int]:
+        """Losses up to now, as far as they are known before the end."""
+        return self.losses | self.tracer.losses()
+
+    def program_fds(self) -> list[int]:
+        """The BPF programs that run for it."""
+        return self.tracer.program_fds()
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
@@ -418,11 +430,7 @@ class TracedProcess:
         return self._cpu_ns
 
     def _cpu_now(self) -> int:
-        # The process's CPU clock (include/linux/posix-timers.h: MAKE_PROCESS_CPUCLOCK, CPUCLOCK_SCHED), to the nanosecond.
-        try:
-            return time.clock_gettime_ns(~self.process.pid << 3 | 2)
-        except OSError:
-            return 0
+        return cpu_time_ns(self.process.pid)
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""

@@ -20,6 +20,15 @@ class State(str, Enum):
     PREEMPTED = "preempted"
 
 
+class Mode(str, Enum):
+    """How intervals are found (``--mode``)."""
+
+    EXACT = "exact"
+    """Probes where goroutines leave their CPU and come back: every interval."""
+    SAMPLE = "sample"
+    """No probe: goroutines are read from the process's memory many times a second. Totals are estimates."""
+
+
 NETPOLL = "netpoll"
 """Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
 READY = "ready"
@@ -153,6 +162,7 @@ class Loss(str, Enum):
     ARRIVALS_MISSED = "arrivals_missed"
     START_UNSEEN = "start_unseen"
     TIMELINE_FULL = "timeline_full"
+    STACK_TORN = "stack_torn"
 
 
 LOSS_TEXT = {
@@ -176,5 +186,6 @@ LOSS_TEXT = {
     Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
+    Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

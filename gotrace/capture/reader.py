@@ -52,17 +52,19 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
     }
     by_number: dict[int, StackStat] = {}
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
+    later += ", margin_ns" if version > 2 else ", NULL"
     for row in db.execute(
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        number, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram, *rest = row
+        number, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram, *rest, margin = row
         distribution = Distribution(
             count, total, maximum, _squares(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
         )
         by_number[number] = StackStat(
             tuple(frames[i] for i in json.loads(ids)), State(state), str(reason), distribution, goroutines,
             in_progress, goid, targets[target].pid, *(int(value) for value in rest),
+            margin_ns=None if margin is None else int(margin),
         )
     if version > 1:
         for stack, *figures in db.execute(

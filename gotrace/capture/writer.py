@@ -55,21 +55,22 @@ class CaptureWriter:
                 figures = (
                     d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress,
                     json.dumps(d.histogram, separators=(",", ":")), stack.stopped_ns, stack.long_runs, stack.long_run_max_ns,
+                    stack.margin_ns,
                 )
                 known = self._stacks.get(stack.key)
                 if known is None:
                     frames = json.dumps([self._frame(frame) for frame in stack.frames], separators=(",", ":"))
                     cursor = self._db.execute(
                         "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
-                        " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns)"
-                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                        " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns, margin_ns)"
+                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                         (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *figures),
                     )
                     self._stacks[stack.key] = cursor.lastrowid or 0
                 else:
                     self._db.execute(
                         "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
-                        " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=? WHERE id=?",
+                        " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
                         (*figures, known),
                     )
                 self._put_subwindows(self._stacks[stack.key], stack.subwindows)

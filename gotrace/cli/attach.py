@@ -11,7 +11,8 @@ import click
 from gotrace.cli.parameters import DURATION, hot_options, thresholds
 from gotrace.errors import Interrupted, UsageError
 from gotrace.plan.probes import ProbeSet
-from gotrace.vocabulary import State
+from gotrace.sampled import DEFAULT_RATE_HZ
+from gotrace.vocabulary import Mode, State
 
 EXAMPLES = """
 \b
@@ -21,6 +22,7 @@ Examples:
   sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
   sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
   sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+  sudo gotrace attach 4242 --mode sample         without a probe: estimates, at hardly any cost to the process
   sudo gotrace attach 4242 -d 5s -o waits.pb.gz -o waits.pftrace    for go tool pprof, and a timeline for Perfetto
 
 \b
@@ -41,7 +43,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
-@click.option("--mode", type=click.Choice(["exact"]), default="exact", show_default=True, help="exact: every interval.")
+@click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
+              help="exact: probes see every interval; sample: no probe, goroutines are read from memory --sample-rate times a second, "
+                   "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
@@ -55,6 +59,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
+@click.option("--sample-rate", type=click.FloatRange(0.1, 1000), default=DEFAULT_RATE_HZ, show_default=True, metavar="HZ",
+              help="With --mode sample: looks at all goroutines per second.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("--syscalls", type=click.Choice(["auto", "tracepoints", "uprobes", "none"]), default="auto", show_default=True,
               help="Where system calls are seen: the kernel's tracepoints, or where those may not be used two uprobes per call.")
@@ -63,7 +69,7 @@ def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
     hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool,
     no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
-    runtime: bool, sample_period: int, states: tuple[str, ...], syscalls: str, verbose: int,
+    runtime: bool, sample_period: int, sample_rate: float, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -75,7 +81,7 @@ def attach(
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
     from gotrace.render.summary import print_summary
-    from gotrace.session import AttachOptions, Session, default_outputs
+    from gotrace.session import AttachOptions, Session, check_mode, default_outputs
 
     err = Console(stderr=True, highlight=False, soft_wrap=False)
     if as_json and "-" in outputs:
@@ -85,20 +91,21 @@ def attach(
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
         events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
-        hot=thresholds(hot_p99, hot_jitter, hot_share),
+        mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share),
     )
+    check_mode(options)
     _check_pattern(match)
     try:
         with Session(options) as session:
             _handle_signals(session)
-            preflight()
+            if options.mode is not Mode.SAMPLE:
+                preflight()
             session.prepare()
             if session.obstacle and not quiet:
                 err.print(f"note: system calls are seen by uprobes: {session.obstacle}", markup=False, soft_wrap=True)
             if dry_run:
                 for process in session.processes:
-                    err.print(f"PID {process.process.pid}: {len(process.plan.probes)} probes planned, verified and loaded; nothing attached",
-                              markup=False)
+                    err.print(f"PID {process.process.pid}: {process.ready()}; nothing attached", markup=False)
                 return
             if not outputs:
                 session.use_outputs(default_outputs(session.processes[0], datetime.now()))

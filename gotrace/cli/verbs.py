@@ -8,6 +8,7 @@ from gotrace import __version__
 from gotrace.cli.attach import attach
 from gotrace.cli.diff import diff
 from gotrace.cli.doctor import doctor
+from gotrace.cli.dump import dump
 from gotrace.cli.probes import probes
 from gotrace.cli.report import report
 
@@ -21,10 +22,11 @@ def gotrace() -> None:
       sudo gotrace attach PID           trace for 30 s, write a capture and a flame graph
       gotrace report X.gotrace          the summary again, without root
       gotrace diff BEFORE AFTER         two captures compared
+      sudo gotrace dump PID             every goroutine's state and stack, without stopping the process
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
       gotrace doctor                    what this host can do, and how to mend what it can't
     """
 
 
-for verb in (attach, report, diff, probes, doctor):
+for verb in (attach, report, diff, dump, probes, doctor):
     gotrace.add_command(verb)

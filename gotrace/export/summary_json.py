@@ -80,6 +80,7 @@ def _stack(stack: StackStat, several: bool) -> dict[str, Any]:
         "stopped_ns": stack.stopped_ns,
         "long_runs": stack.long_runs,
         "long_run_max_ns": stack.long_run_max_ns,
+        "margin_ns": stack.margin_ns,
     }
 
 

@@ -41,6 +41,7 @@ class Layout:
     g_startpc: int | None = None
     g_lockedm: int | None = None
     g_labels: int | None = None
+    g_trackingSeq: int | None = None
     g_coroarg: int | None = None
     m_g0: int | None = None
     m_procid: int | None = None
@@ -96,6 +97,7 @@ def from_structs(
 
 _OPTIONAL_G = (
     "m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "coroarg",
+    "trackingSeq",
 )
 
 

@@ -13,7 +13,7 @@ from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
 from gotrace.proc.memory import Memory
 
-_SCAN_BIT = 0x1000
+SCAN_BIT = 0x1000
 _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096
 _MAX_STACK_READ = 1 << 20
@@ -86,6 +86,11 @@ class GoroutineReader:
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
 
+    def count(self) -> int:
+        """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
+        length = self._memory.u64(self._binary.allgs + self._bias + 8) or 0
+        return length if length <= _MAX_GOROUTINES else 0
+
     def addresses(self) -> list[int]:
         """The addresses of all g structs that the runtime ever made (runtime.allgs); they are recycled, never freed."""
         header = self._memory.read(self._binary.allgs + self._bias, 16)
@@ -111,7 +116,7 @@ class GoroutineReader:
         def word(offset: int | None) -> int:
             return 0 if offset is None else int.from_bytes(raw[offset : offset + 8], "little")
 
-        status = int.from_bytes(raw[layout.g_atomicstatus : layout.g_atomicstatus + 4], "little") & ~_SCAN_BIT
+        status = int.from_bytes(raw[layout.g_atomicstatus : layout.g_atomicstatus + 4], "little") & ~SCAN_BIT
         pc, sp, bp = layout.g_sched_pc, layout.g_sched_sp, layout.g_sched_bp
         if status == Status.SYSCALL and layout.g_syscallpc is not None and word(layout.g_syscallsp):
             pc, sp, bp = layout.g_syscallpc, layout.g_syscallsp, layout.g_syscallbp

@@ -6,8 +6,9 @@ from gotrace.gobin.layout import Layout
 from gotrace.proc.epoll import watched_descriptors
 from gotrace.proc.memory import Memory
 
-_TAG_BITS = (18, 19)
-"""Low bits of a packed pointer that hold a tag: 19 up to Go 1.23, 18 since addresses are taken to have 49 bits."""
+_PACKINGS = ((19, 3), (24, 9))
+"""Bits of the tag, and how many low bits of the address are always 0: up to Go 1.24, from Go 1.25 on (runtime/tagptr_64bit.go:
+tagBits, tagAlignBits)."""
 
 
 def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
@@ -23,8 +24,8 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
     except FileNotFoundError:
         raise ProcessLookupError(f"process {pid} is gone") from None
     # The runtime gives epoll_ctl the address of its pollDesc, from Go 1.21 on packed with a sequence number
-    # (runtime/netpoll_epoll.go: netpollopen; tagptr_64bit.go).
-    candidates = [(fd, pointer) for fd, data in watched for pointer in _pointers(data)]
+    # (runtime/netpoll_epoll.go: netpollopen). Which of the candidates is one, it says itself.
+    candidates = [(fd, pointer) for fd, data in watched for pointer in {data, *_unpacked(data)} if pointer]
     size = max(layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self) + 8
     found: dict[int, int] = {}
     raws = memory.read_many([(pointer, size) for _, pointer in candidates])
@@ -38,9 +39,9 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
     return found
 
 
-def _pointers(data: int) -> set[int]:
+def _unpacked(data: int) -> list[int]:
     signed = data - (1 << 64) if data >> 63 else data
-    return {pointer & ((1 << 64) - 1) for pointer in (data, *(signed >> bits << 3 for bits in _TAG_BITS))} - {0}
+    return [(signed >> tag << aligned) & ((1 << 64) - 1) for tag, aligned in _PACKINGS]
 
 
 def _word(raw: bytes, offset: int) -> int:

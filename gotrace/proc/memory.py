@@ -47,12 +47,16 @@ class Memory:
             position += done + (done < len(part))
         return results
 
-    def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> int:
-        total = sum(size for _, size in part)
-        buffer = ct.create_string_buffer(max(total, 1))
-        local = _IOVec(ct.addressof(buffer), total)
-        remote = (_IOVec * len(part))(*((address & 0xFFFFFFFFFFFFFFFF, size) for address, size in part))
-        got = self._readv(self.pid, ct.byref(local), 1, remote, len(part), 0)
+    def fixed(self, ranges: list[tuple[int, int]], buffer: bytearray) -> FixedRanges:
+        """For ranges that are read again and again: what the system call wants is made once. `buffer` has room for all."""
+        return FixedRanges(self, ranges, buffer)
+
+    def read_into(self, local: _IOVec, remote: ct.Array, count: int) -> int:
+        """One system call: `count` ranges, one after the other, into `local`; how many bytes were read.
+
+        Raises: as `read`.
+        """
+        got = self._readv(self.pid, ct.byref(local), 1, remote, count, 0)
         if got < 0:
             number = ct.get_errno()
             if number == errno.ESRCH:
@@ -60,6 +64,14 @@ class Memory:
             if number == errno.EPERM:
                 raise PermissionError(number, os.strerror(number))
             return 0
+        return got
+
+    def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> int:
+        total = sum(size for _, size in part)
+        buffer = ct.create_string_buffer(max(total, 1))
+        local = _IOVec(ct.addressof(buffer), total)
+        remote = (_IOVec * len(part))(*((address & 0xFFFFFFFFFFFFFFFF, size) for address, size in part))
+        got = self.read_into(local, remote, len(part))
         raw, position = buffer.raw, 0
         for index, (_, size) in enumerate(part):
             if position + size > got:
@@ -67,3 +79,29 @@ class Memory:
             results[first + index] = raw[position : position + size]
             position += size
         return len(part)
+
+
+class FixedRanges:
+    """The bytes of up to 1024 (address, size) ranges, read with one system call each time."""
+
+    def __init__(self, memory: Memory, ranges: list[tuple[int, int]], buffer: bytearray) -> None:
+        self._memory = memory
+        self._ranges = ranges
+        self._total = sum(size for _, size in ranges)
+        if len(ranges) > _IOV_MAX or self._total > len(buffer):
+            raise ValueError(f"{len(ranges)} ranges of {self._total} bytes are too many for one call")
+        self._buffer = buffer
+        self._local = _IOVec(ct.addressof((ct.c_char * self._total).from_buffer(buffer)), self._total)
+        self._remote = (_IOVec * len(ranges))(*ranges)
+
+    def read(self) -> bytes | None:
+        """All ranges, one behind the other; None if one of them can't be read.
+
+        Raises: as `Memory.read`.
+        """
+        got = self._memory.read_into(self._local, self._remote, len(self._ranges))
+        return bytes(memoryview(self._buffer)[: self._total]) if got == self._total else None
+
+    def read_each(self) -> list[bytes | None]:
+        """Range by range, where `read` failed."""
+        return self._memory.read_many(self._ranges)

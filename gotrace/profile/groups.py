@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +32,7 @@ def grouped(stacks: Iterable[StackStat]) -> list[Group]:
         key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
         group = groups.get(key)
         if group is None:
-            start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[])
+            start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[], margin_ns=None)
             group = groups[key] = Group(start)
         group.members.append(index)
         total_ns = stack.distribution.total_ns
@@ -39,6 +40,9 @@ def grouped(stacks: Iterable[StackStat]) -> list[Group]:
         # Goroutines are counted per place in the program: each of these stacks has the same.
         group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
         group.stack.in_progress += stack.in_progress
+        if stack.margin_ns is not None:
+            # Of estimates that are wrong independently of each other.
+            group.stack.margin_ns = round(math.hypot(group.stack.margin_ns or 0, stack.margin_ns))
         group.stack.subwindows += stack.subwindows
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns

@@ -107,6 +107,8 @@ class StackStat:
     long_run_max_ns: int = 0
     subwindows: list[SubWindow] = field(default_factory=list)
     """In time order; all of one length, a multiple of a second."""
+    margin_ns: int | None = None
+    """Half of the 95 % confidence interval of the total, where that is an estimate (mode ``sample``)."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -172,12 +174,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Window:
-    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where probes were off in between."""
+    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where probes were off in between. `samples`: how
+    often all goroutines were looked at (mode ``sample``)."""
 
     start: str
     duration_ns: int
     mode: str
     attached_ns: int
+    samples: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gotrace.profile.groups import Group, grouped
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
 from gotrace.render.text import format_duration, format_share, sanitize
-from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
+from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss, Mode
 
 _NAMES_SHOWN = 2
 _REASONS_TO_STOP = 3
@@ -80,10 +80,16 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     if profile.running_ns is not None:
         rest = max(0, profile.cpu_ns - profile.running_ns)
         console.print(Text(
-            f"{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the "
+            f"{'about ' if profile.window.mode == Mode.SAMPLE else ''}{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the "
             "runtime's own (scheduler, GC, idle spinning)"
         ))
     _print_pauses(profile, total, console)
+    if profile.window.mode == Mode.SAMPLE:
+        rate = profile.window.samples * 1e9 / profile.window.duration_ns if profile.window.duration_ns else 0.0
+        console.print(Text(
+            f"Estimates from {profile.window.samples:,} looks ({rate:.1f}/s): totals with 95 % margins; counts are of the waits "
+            f"that were seen, lengths are known to {format_duration(round(1e9 / rate)) if rate else 'a look'}."
+        ))
     if profile.window.attached_ns < profile.window.duration_ns:
         attached = format_share(profile.window.attached_ns, profile.window.duration_ns)
         console.print(Text(f"Probes were attached for {attached} of the window.", "yellow"))
@@ -187,6 +193,7 @@ def _print_stack(
         line.append(f"  ({stack.in_progress:,} in progress)", "dim")
     _print_line(line, console)
     figures = [
+        *(() if stack.margin_ns is None else (f"± {format_duration(stack.margin_ns)}",)),
         f"count {distribution.count:,}",
         f"p50 {format_duration(distribution.percentile_ns(0.50))}",
         f"p99 {format_duration(distribution.percentile_ns(0.99))}",
@@ -250,6 +257,12 @@ def _print_losses(losses: Mapping[Loss, int], console: Console) -> None:
 
 def _print_overhead(profile: Profile, console: Console) -> None:
     cost = profile.overhead
+    if profile.window.mode == Mode.SAMPLE:
+        console.print(Text(
+            f"overhead: no probes, {profile.window.samples:,} looks at the process's memory; gotrace itself "
+            f"{cost.agent_cpu_s:.1f} s CPU, {cost.agent_peak_rss_bytes / 1_048_576:,.0f} MiB", "dim",
+        ))
+        return
     console.print(
         Text(
             f"overhead: {cost.hits:,} probe hits ({cost.hits_per_s:,.0f}/s), "

@@ -149,7 +149,7 @@ def test_json_keys_are_the_contract() -> None:
         "cgo",
         "arch",
     ]
-    assert list(result["window"]) == ["start", "duration_ns", "mode", "attached_ns"]
+    assert list(result["window"]) == ["start", "duration_ns", "mode", "attached_ns", "samples"]
     assert list(result["totals"]) == [
         "intervals",
         "off_cpu_ns",
@@ -185,6 +185,7 @@ def test_json_keys_are_the_contract() -> None:
         "stopped_ns",
         "long_runs",
         "long_run_max_ns",
+        "margin_ns",
     ]
     assert list(result["stacks"][0]["frames"][0]) == ["name", "file", "line", "kind", "inlined"]
     assert result["schema"] == 1

@@ -1,0 +1,152 @@
+"""Reads all goroutines of a process once, without stopping it: `gotrace dump`."""
+
+from __future__ import annotations
+
+import time
+
+from gotrace import __version__
+from gotrace.blocked import open_files, system_call, thread_numbers
+from gotrace.errors import TargetGone
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.program import FD_SYSCALLS
+from gotrace.kernel.records import KernelObject
+from gotrace.kernel.structs import NO_SYSCALL
+from gotrace.live.goroutines import OFF_CPU, Status, Unwinder
+from gotrace.live.labels import read_labels
+from gotrace.live.polled import waiting_for
+from gotrace.live.scan import Head, Scanner, Snapshot
+from gotrace.model.snapshots import interpret
+from gotrace.model.stacks import CodePoint, StackModel
+from gotrace.proc.descriptors import Descriptors
+from gotrace.profile.dump import LOSSES, RUNNING, Dump, GoroutineState
+from gotrace.profile.symbolize import Symbolizer, shown_name
+from gotrace.target import OpenTarget, open_target
+
+_TRIES = 8
+_RETRY_S = 0.001
+_ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
+_OFF = OFF_CPU | {Status.SYSCALL}
+_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
+
+
+def dump(pid: int) -> Dump:
+    """Every goroutine of process `pid`, each as of one moment of its own.
+
+    Raises:
+        Refused, TargetGone, BadBinary: it can't be read.
+    """
+    target = open_target(pid, f"sudo gotrace dump {pid}")
+    try:
+        return _Reading(target).dump()
+    except ProcessLookupError:
+        raise TargetGone(f"process {pid} ended while it was read") from None
+    finally:
+        target.close()
+
+
+class _Reading:
+    def __init__(self, target: OpenTarget) -> None:
+        self._target = target
+        self._binary, self._memory = target.binary, target.memory
+        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
+        self._model = StackModel(target.binary, target.bias)
+        self._symbolizer = Symbolizer(self._model, KernelSymbols(), Descriptors(target.process.pid))
+        self._losses = dict.fromkeys(LOSSES, 0)
+
+    def dump(self) -> Dump:
+        scanner, pid = self._scanner, self._target.process.pid
+        wanted = [index for index in scanner.look() if scanner.heads[index].status in _ALIVE]
+        asked = {index: scanner.heads[index] for index in wanted}
+        calls = self._system_calls([index for index in wanted if asked[index].status == Status.SYSCALL])
+        snapshots = self._snapshots(wanted)
+        polled = waiting_for(pid, self._memory, self._binary.layout)
+        fds = {index: fd for index in snapshots if (fd := polled.get(scanner.address(index))) is not None}
+        fds |= {index: call[1] for index, call in calls.items() if call[0] in FD_SYSCALLS}
+        files = open_files(pid, set(fds.values()))
+        details = self._details(list(snapshots))
+        found = []
+        for index, snapshot in snapshots.items():
+            head = snapshot.head
+            if head.status not in _ALIVE:
+                continue  # it has ended meanwhile
+            same = asked[index] == head
+            call = calls[index][0] if same and index in calls else NO_SYSCALL
+            about = head.status == Status.SYSCALL and call in FD_SYSCALLS or self._reason(head) == "IO wait"
+            thing = files.get(fds.get(index, -1)) if same and about else None
+            found.append(self._goroutine(snapshot, call, thing, details.get(index, {})))
+        self._losses["unknown_function"] = self._symbolizer.unknown
+        return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses)
+
+    def _reason(self, head: Head) -> str:
+        reasons = self._binary.wait_reasons
+        return reasons[head.reason] if head.status == Status.WAITING and head.reason < len(reasons) else ""
+
+    def _snapshots(self, wanted: list[int]) -> dict[int, Snapshot]:
+        found: dict[int, Snapshot] = {}
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_RETRY_S)
+            found |= self._scanner.snapshots(wanted)
+            wanted = [i for i in wanted if i not in found or (found[i].pcs is None and found[i].head.status in _OFF)]
+            if not wanted:
+                break
+        self._losses["goroutines_unread"] = sum(index not in found for index in wanted)
+        return found
+
+    def _system_calls(self, indexes: list[int]) -> dict[int, tuple[int, int]]:
+        """Number and first argument of the call that the goroutine's thread is blocked in, where it is."""
+        offset, pid = self._binary.layout.m_procid, self._target.process.pid
+        if offset is None or not indexes:
+            return {}
+        tids, found = thread_numbers(pid), {}
+        for index in indexes:
+            number = self._memory.u64(self._scanner.heads[index].m + offset)
+            call = system_call(pid, tids[number]) if number in tids else None
+            if call is not None:
+                found[index] = call[:2]
+        return found
+
+    def _details(self, indexes: list[int]) -> dict[int, dict[str, int]]:
+        """The fields of the g that only a dump wants; those that the layout does not have are left out."""
+        layout = self._binary.layout
+        offsets = [(name, offset) for name in _DETAILS if (offset := getattr(layout, f"g_{name}")) is not None]
+        goid = layout.g_goid
+        size = max([goid, *(offset for _, offset in offsets)]) + 8
+        raws = self._memory.read_many([(self._scanner.address(index), size) for index in indexes])
+        heads = self._scanner.heads
+        return {
+            index: {name: int.from_bytes(raw[offset : offset + 8], "little") for name, offset in offsets}
+            for index, raw in zip(indexes, raws)
+            if raw is not None and int.from_bytes(raw[goid : goid + 8], "little") == heads[index].goid
+        }
+
+    def _goroutine(self, snapshot: Snapshot, call: int, thing: KernelObject | None, more: dict[str, int]) -> GoroutineState:
+        head, frames, state, reason = snapshot.head, (), RUNNING, ""
+        if head.status in _OFF:
+            self._losses["stack_torn"] += snapshot.pcs is None
+            row, stack = interpret(self._model, head, snapshot.pcs, call, thing=thing)
+            frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
+        labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
+        self._losses["labels_unread"] += labels is None
+        # The first one is the runtime's own doing: Go's tracebacks do not say who created it either.
+        created_by, created_at = self._creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
+        return GoroutineState(
+            head.goid, state, reason, self._waited(head, more.get("waitsince", 0)), more.get("parentGoid", 0), created_by,
+            created_at, self._function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
+        )
+
+    def _waited(self, head: Head, since: int) -> int | None:
+        """To a cycle of the collector, as in Go's own tracebacks: in a goroutine that it meets waiting for the first time it
+        notes when the cycle before ended (runtime/mgcmark.go: markroot; mgc.go: gcMark sets work.tstart). By the clock that
+        we have too: nanotime is CLOCK_MONOTONIC."""
+        waited = time.monotonic_ns() - since
+        return waited if since and waited >= 0 and head.status in (Status.WAITING, Status.SYSCALL, Status.LEAKED) else None
+
+    def _creator(self, pc: int) -> tuple[str, str]:
+        calls = self._model.calls(CodePoint(pc - self._target.bias)) if pc else []
+        # As in Go's tracebacks: the function that the code is in, and the line that it is from (printcreatedby1).
+        return (shown_name(calls[-1].function), f"{calls[0].file}:{calls[0].line}") if calls else ("", "")
+
+    def _function(self, pc: int) -> str:
+        function = self._binary.table.function_at(pc - self._target.bias) if pc else None
+        return shown_name(function.name) if function else ""

@@ -1,0 +1,232 @@
+"""Looks at all goroutines again and again, at the cost of those that changed.
+
+The g structs lie in a few spans of the heap (runtime/proc.go: malg), so a span is one range to read, and a span whose bytes
+are those of the last look is done with one comparison. Only what differs is taken apart.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gotrace.gobin.layout import Layout
+from gotrace.live.goroutines import SCAN_BIT, GoroutineReader, Status, Unwinder
+from gotrace.proc.memory import FixedRanges, Memory
+
+_LARGEST_GAP = 1024
+_LARGEST_RANGE = 8192
+_RANGES_PER_CALL = 512
+_SNAPSHOTS_PER_CALL = 128
+_MOST_BATCHES = 32
+_WHOLE_STACK = 8192
+"""Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
+_ABOVE_SP = 512
+_MAX_STACK_READ = 1 << 20
+
+
+class Head(NamedTuple):
+    """What of a g says where its goroutine is. Two equal ones are the same stay there: `tick` counts, modulo 256, how often
+    it has left the CPU (g.trackingSeq, runtime/proc.go: casgstatus); -1 where the layout does not have it, and what stays
+    away for less than a look then looks like one stay."""
+
+    goid: int
+    status: int
+    reason: int
+    tick: int
+    pc: int
+    sp: int
+    bp: int
+    lo: int
+    hi: int
+    m: int
+
+
+class HeadParser:
+    """Takes the first `size` bytes of a g apart."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        wanted = {
+            "lo": (layout.g_stack_lo, "Q"), "hi": (layout.g_stack_hi, "Q"), "m": (layout.g_m, "Q"),
+            "sp": (layout.g_sched_sp, "Q"), "pc": (layout.g_sched_pc, "Q"), "bp": (layout.g_sched_bp, "Q"),
+            "syscallsp": (layout.g_syscallsp, "Q"), "syscallpc": (layout.g_syscallpc, "Q"),
+            "status": (layout.g_atomicstatus, "I"), "goid": (layout.g_goid, "Q"), "reason": (layout.g_waitreason, "B"),
+            "tick": (layout.g_trackingSeq, "B"),
+        }
+        places = sorted((offset, code, name) for name, (offset, code) in wanted.items() if offset is not None)
+        text, end = "<", 0
+        for offset, code, _ in places:
+            text += f"{offset - end}x{code}"
+            end = offset + struct.calcsize("<" + code)
+        self._struct = struct.Struct(text)
+        order = {name: index for index, (_, _, name) in enumerate(places)}
+        self._index = [order[name] for name in ("goid", "status", "reason", "pc", "sp", "bp", "lo", "hi")]
+        self._tick, self._m = order.get("tick"), order.get("m")
+        self._syscall = (order["syscallpc"], order["syscallsp"]) if {"syscallpc", "syscallsp"} <= order.keys() else None
+        self.size = self._struct.size
+
+    def parse(self, raw: bytes) -> Head:
+        """`raw` are exactly `size` bytes."""
+        values = self._struct.unpack(raw)
+        goid, status, reason, pc, sp, bp, lo, hi = [values[index] for index in self._index]
+        status &= ~SCAN_BIT
+        if status == Status.SYSCALL and self._syscall is not None and values[self._syscall[1]]:
+            pc, sp = values[self._syscall[0]], values[self._syscall[1]]
+        if status != Status.WAITING:
+            reason = 0
+        tick = values[self._tick] if self._tick is not None else -1
+        return Head(goid, status, reason, tick, pc, sp, bp, lo, hi, values[self._m] if self._m is not None else 0)
+
+
+class Snapshot(NamedTuple):
+    """A goroutine with its stack. `pcs` is None if it moved while it was read, or its stack makes no sense."""
+
+    head: Head
+    pcs: tuple[int, ...] | None
+
+
+@dataclass
+class _Batch:
+    ranges: FixedRanges
+    spans: list[tuple[int, int, list[tuple[int, int]]]]  # begin, end, (offset in it, index of the g)
+    whole: bytes = b""
+
+
+class Scanner:
+    """The goroutines of one process, by index into runtime.allgs, which only grows."""
+
+    def __init__(self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout) -> None:
+        self._memory = memory
+        self._reader = reader
+        self._unwinder = unwinder
+        self._parser = HeadParser(layout)
+        self._addresses: list[int] = []
+        self._batches: list[_Batch] = []
+        self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
+        self.heads: list[Head | None] = []
+
+    @property
+    def has_tick(self) -> bool:
+        """Whether short stays at one place can be told from a long one."""
+        return self._parser._tick is not None
+
+    def address(self, index: int) -> int:
+        """Of the g."""
+        return self._addresses[index]
+
+    def look(self) -> list[int]:
+        """The indexes of those whose `heads` changed since the last look.
+
+        Raises:
+            ProcessLookupError: the process is gone.
+            PermissionError: we may not read it any more.
+        """
+        count = self._reader.count()
+        if count > len(self._addresses):
+            self._add(self._reader.addresses())
+        changed: list[int] = []
+        for batch in self._batches:
+            whole = batch.ranges.read()
+            if whole is None:
+                self._look_each(batch, changed)
+            elif whole != batch.whole:
+                self._compare(batch, whole, changed)
+        return changed
+
+    def _compare(self, batch: _Batch, whole: bytes, changed: list[int]) -> None:
+        before, batch.whole = batch.whole, whole
+        for begin, end, places in batch.spans:
+            span, old = whole[begin:end], before[begin:end]
+            if span != old:
+                self._compare_span(span, old, places, changed)
+
+    def _compare_span(self, span: bytes, old: bytes, places: list[tuple[int, int]], changed: list[int]) -> None:
+        size, heads = self._parser.size, self.heads
+        for offset, index in places:
+            raw = span[offset : offset + size]
+            if raw != old[offset : offset + size]:
+                head = self._parser.parse(raw)
+                if head != heads[index]:
+                    heads[index] = head
+                    changed.append(index)
+
+    def _look_each(self, batch: _Batch, changed: list[int]) -> None:
+        batch.whole = b""
+        for (_, _, places), span in zip(batch.spans, batch.ranges.read_each()):
+            if span is not None:
+                self._compare_span(span, b"", places, changed)
+
+    def _add(self, addresses: list[int]) -> None:
+        """The list only grows; a large addition is a reason to find the neighbours anew."""
+        known = len(self._addresses)
+        if addresses[:known] != self._addresses:
+            known = 0  # half a list was read
+        first = known
+        if len(addresses) > 1.2 * known or len(self._batches) > _MOST_BATCHES + len(addresses) // _RANGES_PER_CALL:
+            first = 0
+        if first == 0:
+            self._batches = []
+        self.heads += [None] * (len(addresses) - len(self.heads))
+        self._addresses = addresses
+        spans = self._spans(sorted((addresses[index], index) for index in range(first, len(addresses))))
+        for start in range(0, len(spans), _RANGES_PER_CALL):
+            part, position, ranges = [], 0, []
+            for begin, end, places in spans[start : start + _RANGES_PER_CALL]:
+                ranges.append((begin, end - begin))
+                part.append((position, position + end - begin, places))
+                position += end - begin
+            self._batches.append(_Batch(self._memory.fixed(ranges, self._buffer), part))
+
+    def _spans(self, order: list[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        size = self._parser.size
+        spans: list[tuple[int, int, list[tuple[int, int]]]] = []
+        for address, index in order:
+            if spans:
+                begin, end, places = spans[-1]
+                if address - end <= _LARGEST_GAP and address + size - begin <= _LARGEST_RANGE:
+                    places.append((address - begin, index))
+                    spans[-1] = (begin, address + size, places)
+                    continue
+            spans.append((address, address + size, [(0, index)]))
+        return spans
+
+    def snapshots(self, indexes: list[int]) -> dict[int, Snapshot]:
+        """The goroutines with their stacks, each as of one moment: its g is read before and after the stack, in the same
+        system call, and nothing may have changed. Their `heads` become those."""
+        found: dict[int, Snapshot] = {}
+        for start in range(0, len(indexes), _SNAPSHOTS_PER_CALL):
+            self._snapshot(indexes[start : start + _SNAPSHOTS_PER_CALL], found)
+        return found
+
+    def _snapshot(self, indexes: list[int], found: dict[int, Snapshot]) -> None:
+        size, ranges, starts = self._parser.size, [], []
+        for index in indexes:
+            head, address = self.heads[index], self._addresses[index]
+            lo, hi = (head.lo, head.hi) if head else (0, 0)
+            start = lo if hi - lo <= _WHOLE_STACK else max(lo, min(head.sp - _ABOVE_SP, hi - 8))
+            starts.append(start)
+            ranges += [(address, size), (start, max(0, min(hi - start, _MAX_STACK_READ))), (address, size)]
+        raws = self._memory.read_many(ranges)
+        for place, index in enumerate(indexes):
+            before, stack, after = raws[3 * place : 3 * place + 3]
+            if after is None or before is None:
+                continue
+            first, head = self._parser.parse(before), self._parser.parse(after)
+            old = self.heads[index]
+            self.heads[index] = head
+            pcs = None
+            same = first == head and old is not None and (old.lo, old.hi) == (head.lo, head.hi)
+            if same and stack is not None and starts[place] <= head.sp < head.hi:
+                pcs = self._walk(head, stack[head.sp - starts[place] :])
+            found[index] = Snapshot(head, pcs)
+
+    def _walk(self, head: Head, stack: bytes) -> tuple[int, ...] | None:
+        if waits_for_first_turn(head):
+            return (head.pc, int.from_bytes(stack[:8], "little"))
+        return self._unwinder.unwind(head.pc, stack)
+
+
+def waits_for_first_turn(head: Head) -> bool:
+    """It was created and has not run yet (runtime/proc.go: newproc1; sched.bp is set at the first switch away)."""
+    return head.status == Status.RUNNABLE and not head.bp and bool(head.pc)

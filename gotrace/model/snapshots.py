@@ -1,0 +1,34 @@
+"""From a goroutine read in memory to the same stacks, states and reasons that probes give."""
+
+from __future__ import annotations
+
+from gotrace.kernel.records import IntervalRow, KernelObject, RawStack, RowKey
+from gotrace.live.goroutines import Status
+from gotrace.live.scan import Head, waits_for_first_turn
+from gotrace.model.stacks import GoStack, StackModel
+from gotrace.vocabulary import Part, StartKind, State
+
+_KIND_OF_STATUS = {
+    Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,
+    Status.SYSCALL: StartKind.SYSCALL,
+}
+
+
+def interpret(
+    model: StackModel, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int = 0, thing: KernelObject | None = None
+) -> tuple[IntervalRow, GoStack]:
+    """A goroutine off the CPU as the row that a probe would have made of it, and that row's stack.
+
+    `pcs` is None where the stack could not be read; `call` is the number of the system call that it is in, `thing` the file
+    that it is about.
+    """
+    created = waits_for_first_turn(head)
+    kind = StartKind.CREATED if created else _KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
+    stack = RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
+    row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, object=thing)
+    found = model.interpret(row)
+    if kind is StartKind.BEFORE and found.state is State.WAITING:
+        # It has waited and is ready: the stack is still that of the wait.
+        row = IntervalRow(row.key._replace(part=Part.RUNNABLE), stack)
+        found = model.interpret(row)
+    return row, found

@@ -1,0 +1,46 @@
+"""All goroutines of a process at one moment: what `gotrace dump` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gotrace.profile.types import Frame, Target
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class GoroutineState:
+    """One goroutine. `state` is a State, or ``running``; frames are leaf first, () of one that runs: its stack changes while
+    it is read. `wait_ns` is how long it has waited, to a cycle of the garbage collector, None where that can't be known. 0 and "" where the version
+    does not keep it, or where there is none."""
+
+    id: int
+    state: str
+    reason: str
+    wait_ns: int | None
+    parent_id: int
+    created_by: str
+    created_at: str
+    start_function: str
+    locked_to_thread: bool
+    labels: dict[str, str]
+    frames: tuple[Frame, ...]
+
+
+@dataclass
+class Dump:
+    """The goroutines by id. `losses` are counts by name; what they mean is in `LOSSES`."""
+
+    version: str
+    target: Target
+    goroutines: list[GoroutineState]
+    losses: dict[str, int] = field(default_factory=dict)
+
+
+LOSSES = {
+    "stack_torn": "goroutines that moved whenever their stack was read: shown with their innermost frame alone",
+    "goroutines_unread": "goroutines that could not be read at all",
+    "labels_unread": "goroutines whose profiler labels could not be read",
+    "unknown_function": "distinct program counters that belong to no known function",
+}

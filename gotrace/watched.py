@@ -1,0 +1,73 @@
+"""What `gotrace.session` needs of a process, however its goroutines are watched: by probes, or by looks at its memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gotrace.gobin.binary import GoBinary
+from gotrace.proc.process import Process
+from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.vocabulary import Loss, Stat
+
+
+class Watched(Protocol):
+    """One process from `attach` to `close`. Moments are of CLOCK_MONOTONIC, in ns; `end_ns` is 0 until its window is over."""
+
+    process: Process
+    binary: GoBinary
+    start_ns: int
+    end_ns: int
+    losses: dict[Loss, int]
+    goroutines: int
+    running_ns: int | None
+    pauses: list[Pause]
+    samples: int
+
+    @property
+    def execed(self) -> bool:
+        """Whether the process has called exec, or ended."""
+
+    def describe(self) -> Target:
+        """What is known of the process."""
+
+    def ready(self) -> str:
+        """What has been made ready, in words."""
+
+    def attach(self) -> None:
+        """Makes everything ready, so that `begin` takes no time."""
+
+    def begin(self) -> None:
+        """Opens the window."""
+
+    def tick(self) -> float:
+        """Does what is due; returns the seconds until something is due again."""
+
+    def end(self) -> None:
+        """The process is gone, or has called exec: this is the end of its window."""
+
+    def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Stacks whose figures changed since the last call, and the single intervals that ended since then."""
+
+    def read_pauses(self) -> list[Pause]:
+        """The stop-the-world pauses that ended since the last call."""
+
+    def stacks(self) -> list[StackStat]:
+        """All stacks as of the last `read`."""
+
+    def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Closes the window; returns what `read` returns. Nothing is in the process any more."""
+
+    def counters(self) -> dict[Stat, int]:
+        """Counters up to now; what is missing is 0."""
+
+    def current_losses(self) -> dict[Loss, int]:
+        """Losses up to now."""
+
+    def program_fds(self) -> list[int]:
+        """The BPF programs that run for it."""
+
+    def cpu_used_ns(self) -> int:
+        """CPU time of the process since `begin`."""
+
+    def close(self) -> None:
+        """Removes what is left of the trace. Safe at any point, also twice."""
