@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gotrace import __version__
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import Interrupted, UsageError
+from gotrace.errors import Interrupted, Refused, UsageError
 from gotrace.export import NEEDS_TIMELINE, format_of, render
 from gotrace.files import check_output, write
 from gotrace.kernel.calibrate import trap_cost_ns
@@ -176,8 +176,12 @@ class Session:
         compilation = Compilation()  # goes on beside what follows
         self._cleanup.callback(compilation.close)
         self.syscalls, offsets, self.obstacle = choose_syscall_source(options.syscalls)
+        lean = options.mode is Mode.LEAN
+        if lean and self.syscalls is not SyscallSource.TRACEPOINTS:
+            raise Refused(f"--mode lean needs the kernel's tracepoints: {self.obstacle}", "--mode exact, or --mode sample")
         for pid in options.pids:
-            traced.append(TracedProcess.prepare(pid, options.probe_set, options.wakers, self.syscalls))
+            probe_set = ProbeSet.LEAN if lean else options.probe_set
+            traced.append(TracedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
             self._add(traced[-1])
         self._check_reasons()
         with ThreadPoolExecutor(1) as pool:
@@ -205,7 +209,7 @@ class Session:
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
             per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self._stream_ns(),
-            wakers=options.wakers,
+            wakers=options.wakers and options.mode is not Mode.LEAN,
         )
 
     def _sample_options(self) -> SampleOptions:
@@ -421,6 +425,14 @@ class Session:
 
 def check_mode(options: AttachOptions) -> None:
     """Raises UsageError if an option makes no sense in the mode."""
+    if options.mode is Mode.LEAN:
+        if options.probe_set is not ProbeSet.COMPLETE:
+            raise UsageError("--probes is for --mode exact: lean has a set of its own", "leave --probes out")
+        if options.syscalls in ("uprobes", "none"):
+            raise UsageError(
+                "--mode lean needs the kernel's tracepoints: they tell when a thread has nothing to run",
+                "leave --no-kernel and --syscalls out, or use --mode exact",
+            )
     if options.mode is not Mode.SAMPLE:
         return
     shortest_ns = round(2e9 / options.sample_rate_hz)

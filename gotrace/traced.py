@@ -94,7 +94,7 @@ class TracedProcess:
         target = open_target(pid, f"sudo gotrace attach {pid}")
         try:
             tracepoints = syscalls is SyscallSource.TRACEPOINTS
-            plan = make_plan(target.binary, probe_set, wakers, exits=tracepoints, syscalls=syscalls is SyscallSource.UPROBES)
+            plan = make_plan(target.binary, probe_set, wakers, exits=tracepoints and probe_set is not ProbeSet.LEAN, syscalls=syscalls is SyscallSource.UPROBES)
             traced = cls(target.process, target.binary, target.bias, plan, target.memory, target.reader)
             try:
                 traced._verify()
@@ -295,7 +295,7 @@ class TracedProcess:
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
         tracer, end = self.tracer, self.end_ns
-        if not tracer.sees_threads:
+        if not tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN:
             return
         opened, _known = tracer.read_open()
         since = {thread.g: thread.out_ns for thread in tracer.read_open_threads()}

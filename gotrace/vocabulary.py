@@ -25,6 +25,8 @@ class Mode(str, Enum):
 
     EXACT = "exact"
     """Probes where goroutines leave their CPU and come back: every interval."""
+    LEAN = "lean"
+    """A probe where they come back alone: one trap per interval. Its start is where the thread turned to something else."""
     SAMPLE = "sample"
     """No probe: goroutines are read from the process's memory many times a second. Totals are estimates."""
 

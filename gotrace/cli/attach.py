@@ -44,7 +44,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
-              help="exact: probes see every interval; sample: no probe, goroutines are read from memory --sample-rate times a second, "
+              help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; sample: no probe, goroutines are read from memory --sample-rate times a second, "
                    "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
@@ -52,7 +52,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
               help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
                    "'-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
-@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
+@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet if p is not ProbeSet.LEAN]), default=ProbeSet.COMPLETE.value,
               show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")

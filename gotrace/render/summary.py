@@ -84,6 +84,11 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
             "runtime's own (scheduler, GC, idle spinning)"
         ))
     _print_pauses(profile, total, console)
+    if profile.window.mode == Mode.LEAN:
+        console.print(Text(
+            "A wait begins where its thread turned to something else: late by what the scheduler took for that. The wait for a P "
+            "is part of it; wakers are not seen."
+        ))
     if profile.window.mode == Mode.SAMPLE:
         rate = profile.window.samples * 1e9 / profile.window.duration_ns if profile.window.duration_ns else 0.0
         console.print(Text(

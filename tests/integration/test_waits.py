@@ -154,3 +154,27 @@ def test_two_traps_per_interval(version: str, tmp_path: Path) -> None:
     # A goroutine's first run is a hit without an interval; a coroutine switch is one hit for two goroutines (Go 1.23).
     coroutines = any(scenario["name"] == "coroutine" for scenario in own)
     assert (1 if coroutines else 1.9) < summary["overhead"]["traps_per_interval"] < 2.2
+
+
+@pytest.mark.parametrize("version", GO_VERSIONS)
+def test_one_trap_per_interval_in_mode_lean(version: str, tmp_path: Path) -> None:
+    with Workload(build("selftimed", version, "stripped"), undisturbed=True) as workload:
+        with Attached(workload.pid, "-d", "0", "--mode", "lean", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            workload.send("go")
+            own = workload.read_json(60)
+            summary = trace.end_json()
+        assert workload.finish()[0] == 0
+    assert summary["window"]["mode"] == "lean"
+    # A goroutine's first run is a hit without an interval; waits for a CPU are intervals without a hit.
+    assert 0.3 < summary["overhead"]["traps_per_interval"] < 1.3
+    wrong = []
+    for scenario in (s for s in own if s["exact"]):
+        stacks = stacks_at(summary, scenario)
+        counted, total_ns = sum(s["count"] for s in stacks), sum(s["total_ns"] for s in stacks)
+        # The waits are of some ms: late by what the scheduler takes, within 3 %.
+        if abs(counted - scenario["count"]) > 1 or abs(total_ns - scenario["total_ns"]) > 0.03 * scenario["total_ns"]:
+            wrong.append((scenario["name"], scenario["count"], counted, scenario["total_ns"], total_ns))
+    assert not wrong
+    losses = {name: number for name, number in summary["losses"].items() if number}
+    assert losses.keys() <= {"stack_in_transit", "thread_stack_unreadable", "start_unseen"}
+    assert losses.get("start_unseen", 0) < 0.05 * summary["totals"]["intervals"]
