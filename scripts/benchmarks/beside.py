@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
+from typing import IO
 
 from benchmarks.generator import Figures, Generator
 from benchmarks.stages import Stage, unmeasured
 
 PHASES = ("before", "during", "after")
 _BRIDGE_NS = 200_000_000
-_END_S = 60.0
+_END_S = _READY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,22 @@ def run_alone(generator: Generator, stages: list[Stage], warm_up_ns: int) -> Bes
     return Beside({"before": generator.run([*_warm(stages[0], warm_up_ns), *stages])})
 
 
-def run_beside(generator: Generator, stages: list[Stage], warm_up_ns: int, settle_ns: int, command: list[str]) -> Beside:
-    """The stages three times. The command gets `settle_ns` of load that is not counted before its own pass, and SIGINT at the end
-    of the pass if it has not ended by itself; the last pass begins when it has ended."""
+def run_beside(
+    generator: Generator, stages: list[Stage], warm_up_ns: int, settle_ns: int, command: list[str], ready: str = ""
+) -> Beside:
+    """The stages three times. The command's own pass begins when a line of its stderr matches `ready` and after `settle_ns` more of
+    load that is not counted; the command gets SIGINT at the pass's end if it has not ended by itself; the last pass begins when it has
+    ended."""
     before = generator.run([*_warm(stages[0], warm_up_ns), *stages])
     started = time.monotonic()
-    running = subprocess.Popen(_own(command))
+    running = subprocess.Popen(_own(command), stderr=subprocess.PIPE, text=True, errors="replace")
+    is_ready = threading.Event()
+    relay = threading.Thread(target=_relay, args=(running.stderr, re.compile(ready), is_ready), daemon=True)
+    relay.start()
     try:
+        deadline = time.monotonic() + _READY_S
+        while ready and not is_ready.is_set() and running.poll() is None and time.monotonic() < deadline:
+            generator.run([unmeasured(stages[0], _BRIDGE_NS)])
         during = generator.run([*_warm(stages[0], settle_ns), *stages])
         early = running.poll() is not None
         if not early:
@@ -50,9 +62,17 @@ def run_beside(generator: Generator, stages: list[Stage], warm_up_ns: int, settl
         if running.poll() is None:
             running.kill()
         code = running.wait()
+        relay.join(1)
     length = time.monotonic() - started
     after = generator.run([*_warm(stages[0], warm_up_ns), *stages])
     return Beside(dict(zip(PHASES, (before, during, after))), code, early, length)
+
+
+def _relay(lines: IO[str], ready: re.Pattern[str], event: threading.Event) -> None:
+    for line in lines:
+        sys.stderr.write(line)
+        if ready.search(line):
+            event.set()
 
 
 def _warm(stage: Stage, duration_ns: int) -> list[Stage]:

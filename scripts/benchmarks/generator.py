@@ -20,9 +20,9 @@ _SLACK_S = 70
 """Beyond a profile's length: the longest timeout that the generator takes, and then some."""
 
 
-def fixture(version: str = GO_VERSION) -> Path:
+def fixture() -> Path:
     """The program, built if need be."""
-    return build("load", version, "plain")
+    return build("load", GO_VERSION, "plain")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Figures:
 class Server(Workload):
     """The fixture's HTTP server on a free port of the loopback; a context manager."""
 
-    def __init__(self) -> None:
-        super().__init__(fixture(), "serve")
+    def __init__(self, program: Path | None = None) -> None:
+        super().__init__(program or fixture(), "serve")
 
     @property
     def url(self) -> str:
