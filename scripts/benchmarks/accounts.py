@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import ProgramFigures
 from gotrace.kernel.bpf import bpf
+from gotrace.kernel.program import PROGRAMS, VARIANTS
 from gotrace.kernel.stats import ProgramStats, program_stats
 
 _PROG_GET_NEXT_ID, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 11, 13, 15
@@ -26,6 +27,12 @@ def cpu_ns(pid: int) -> int:
             with contextlib.suppress(OSError):
                 total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
     return total
+
+
+def busy_ns() -> int:
+    """Time that all CPUs together were not idle since boot, ns, in steps of a clock tick; with what a hypervisor took away."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int, what: str) -> int:
@@ -92,6 +99,7 @@ def programs() -> dict[int, tuple[str, ProgramStats]]:
     """All BPF programs in the kernel by id: name and accounts."""
     found = {}
     number = 0
+    entries = [*PROGRAMS, *VARIANTS]
     while True:
         attr = ct.create_string_buffer(struct.pack("<III", number, 0, 0), 12)
         libc = ct.CDLL(None, use_errno=True)
@@ -104,7 +112,10 @@ def programs() -> dict[int, tuple[str, ProgramStats]]:
         try:
             info = ct.create_string_buffer(_NAME_AT + 16)
             if bpf(_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), ct.addressof(info))) >= 0:
-                found[number] = info.raw[_NAME_AT:].split(b"\0")[0].decode("ascii", "replace"), program_stats(fd)
+                name = info.raw[_NAME_AT:].split(b"\0")[0].decode("ascii", "replace")
+                # The kernel keeps 15 letters.
+                full = [entry for entry in entries if entry.startswith(name)] if len(name) == 15 else []
+                found[number] = full[0] if len(full) == 1 else name, program_stats(fd)
         finally:
             os.close(fd)
 

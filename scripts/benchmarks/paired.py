@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Window:
     """One measured window: operations per second, CPU time of the target per operation (ns), latencies (ns, by name: p50_ns,
-    p99_ns, p999_ns, ...; empty where an operation has none)."""
+    p99_ns, p999_ns, ...; empty where an operation has none). `others` is the share of the machine's CPU time that processes
+    with no part in it took; None where it was not asked."""
 
     rate: float
     cpu_ns: float
     latency: dict[str, int] = field(default_factory=dict)
+    others: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.accounts import between, cpu_ns, programs, programs_of
+from benchmarks.accounts import between, busy_ns, cpu_ns, programs, programs_of
 from benchmarks.paired import Pair, Window, order_of
 from benchmarks.results import AgentFigures, Measured, ProgramFigures, Table
 from benchmarks.tracers import Gotrace, Tracer
@@ -36,8 +36,9 @@ def measure_workload(kind: Kind, program: Path, tracers: list[Tracer], settings:
     """The table of one workload. A tracer that fails is not tried again; its note says how it failed."""
     table = Table(kind.name, kind.title, kind.unit, {tracer.key: Measured(tracer.title) for tracer in tracers})
     with running(kind, program) as target:
+        table.title += f" ({target.detail})" if target.detail else ""
         for number in range(settings.pairs):
-            before = target.measure(settings.warm_s, settings.window_s)
+            before = _untraced(target, settings)
             for index in order_of(len(tracers), number):
                 tracer = tracers[index]
                 own = table.tracers[tracer.key]
@@ -45,7 +46,7 @@ def measure_workload(kind: Kind, program: Path, tracers: list[Tracer], settings:
                     continue
                 say(f"{kind.name}, round {number + 1} of {settings.pairs}: {tracer.title}")
                 traced = _guarded(own, lambda tracer=tracer: _traced(tracer, target, settings))
-                after = target.measure(settings.warm_s, settings.window_s)
+                after = _untraced(target, settings)
                 if traced is not None:
                     own.pairs.append(Pair(number, traced[0], before, after))
                     own.agents.append(traced[1])
@@ -67,6 +68,13 @@ def _guarded(own: Measured, measure: Callable):
     except (GotraceError, OSError) as error:  # TimeoutError is an OSError
         own.note = f"failed: {error}"
         return None
+
+
+def _untraced(target: Target, settings: Settings) -> Window:
+    start, busy, own = time.monotonic(), busy_ns(), sum(map(cpu_ns, target.pids))
+    window = target.measure(settings.warm_s, settings.window_s)
+    others = busy_ns() - busy - (sum(map(cpu_ns, target.pids)) - own)
+    return replace(window, others=max(0.0, others / 1e9 / (time.monotonic() - start) / (os.cpu_count() or 1)))
 
 
 def _traced(tracer: Tracer, target: Target, settings: Settings) -> tuple[Window, AgentFigures]:

@@ -12,7 +12,8 @@ from benchmarks.stages import Stage
 from gotrace.units import format_duration
 
 FLOOR, FLOOR_ONE = "floor", "floor-one"
-UNTRACED = "none"
+QUIET = 0.05
+"""The share of the machine's CPU time that others may take."""
 
 
 def _rich(title: str, left: Iterable[str], right: Iterable[str]) -> RichTable:
@@ -118,6 +119,17 @@ def _median(values: Iterable[float | None]) -> float | None:
 def _ratio(value: float | None) -> str:
     """Three digits after the point below a tenth, where they matter."""
     return "" if value is None else f"{value:.3f}" if value < 0.0995 else f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+
+
+def disturbance(results: Results) -> str:
+    """A warning, or "": whether other processes took so much of the machine that the figures are not to be cited."""
+    shares = [window.others for table in results.tables.values() for each in table.tracers.values() for pair in each.pairs
+              for window in (pair.before, pair.after) if window.others is not None]
+    loud = [share for share in shares if share > QUIET]
+    if len(loud) <= len(shares) / 20:
+        return ""
+    return (f"note: other processes took more than {100 * QUIET:.0f} % of the machine in {len(loud)} of {len(shares)} untraced windows (at most "
+            f"{100 * max(loud):.0f} %): run it again when the machine is quiet")
 
 
 def programs_table(table: Table) -> RichTable | None:

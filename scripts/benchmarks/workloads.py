@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -51,10 +52,17 @@ KINDS = (
 
 
 class Target:
-    """A running workload: `process` is what a tracer attaches to."""
+    """A running workload: `process` is what a tracer attaches to. `detail` is what the table's title says beside the kind's."""
+
+    detail = ""
 
     def __init__(self, process: Workload) -> None:
         self.process = process
+
+    @property
+    def pids(self) -> list[int]:
+        """All processes that take part."""
+        return [self.pid, os.getpid()]
 
     @property
     def pid(self) -> int:
@@ -97,6 +105,11 @@ class FixedRate(Target):
         super().__init__(server)
         self._generator = generator
         self._rate = rate
+        self.detail = f"{rate:,.0f}/s"
+
+    @property
+    def pids(self) -> list[int]:
+        return [*super().pids, self._generator.pid]
 
     def measure(self, warm_s: float, window_s: float) -> Window:
         stage = Stage(round(window_s * 1e9), self._rate)
