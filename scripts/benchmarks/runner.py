@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.accounts import between, busy_ns, cpu_ns, programs, programs_of
 from benchmarks.paired import Pair, Window, order_of
 from benchmarks.results import AgentFigures, Measured, ProgramFigures, Table
-from benchmarks.tracers import Gotrace, Tracer
+from benchmarks.tracers import OVERDUE, Gotrace, Tracer
 from benchmarks.workloads import Kind, Target, running
 from gotrace.errors import GotraceError
 from gotrace.kernel.stats import close, enable_stats
@@ -33,7 +33,7 @@ QUICK = Settings(pairs=1, window_s=0.5, settle_s=0.3)
 
 
 def measure_workload(kind: Kind, program: Path, tracers: list[Tracer], settings: Settings, say: Callable[[str], None]) -> Table:
-    """The table of one workload. A tracer that fails is not tried again; its note says how it failed."""
+    """The table of one workload. A tracer that fails, or does not end in time, is not tried again; its note says so."""
     table = Table(kind.name, kind.title, kind.unit, {tracer.key: Measured(tracer.title) for tracer in tracers})
     with running(kind, program) as target:
         table.title += f" ({target.detail})" if target.detail else ""
@@ -50,10 +50,12 @@ def measure_workload(kind: Kind, program: Path, tracers: list[Tracer], settings:
                 if traced is not None:
                     own.pairs.append(Pair(number, traced[0], before, after))
                     own.agents.append(traced[1])
+                    if traced[1].note.startswith(OVERDUE):
+                        own.note = f"killed: it {traced[1].note}"
                 before = after
         for tracer in tracers:
             own = table.tracers[tracer.key]
-            if isinstance(tracer, Gotrace) and own.pairs:
+            if isinstance(tracer, Gotrace) and own.pairs and not own.note:
                 say(f"{kind.name}, attached to under load: {tracer.title}")
                 found = _guarded(own, lambda tracer=tracer: _under_load(tracer, target, settings))
                 if found is not None:

@@ -24,8 +24,9 @@ from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
 from gotrace.kernel.perf_event import KPROBE_TYPE, open_uprobe
 from gotrace.plan.probes import Plan, make_plan
 
-_LIVE_S = 90
-_END_S = 120
+_LIVE_S = 60
+_END_S = 60
+OVERDUE = "had not ended"
 _BREAKPOINT = b"\xcc"
 _POLL_S = 0.005
 
@@ -145,7 +146,11 @@ class Command(Tracer):
                 process.send_signal(signal.SIGINT)
                 if self._sites.wait(target.pid, False, _END_S, self._at_entry):
                     attachment.figures.gone_s = time.monotonic() - start
-                process.wait(_END_S)
+                try:
+                    process.wait(max(1.0, start + _END_S - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    attachment.figures.note = f"{OVERDUE} {_END_S} s after SIGINT"
+                    return
                 attachment.figures.files_s = time.monotonic() - start
                 self.finished(attachment.figures, folder)
             finally:
