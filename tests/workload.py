@@ -12,7 +12,9 @@ from pathlib import Path
 
 
 class Workload:
-    """A running program that prints ``ready`` and ends when its stdin closes. A context manager."""
+    """A running program that prints ``ready`` (the whole line is in `ready`) and ends when its stdin closes. A context manager."""
+
+    ready = ""
 
     def __init__(self, binary: Path | str, *arguments: str, undisturbed: bool = False) -> None:
         """`undisturbed`: other processes of the machine hardly take the CPU from it (highest priority, if we may)."""
@@ -27,6 +29,7 @@ class Workload:
         self._buffer = b""
         try:
             line = self.read_line(20)
+            self.ready = line
             assert line.startswith("ready"), f"the program said {line!r}: {self._errors()}"
         except BaseException:
             self._end()
