@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
@@ -35,6 +36,7 @@ from gotrace.vocabulary import Loss, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
+_CHUNK = 8192
 _READ_TRIES = 5
 _RETRY_S = 0.002
 _TICK_S = 0.1
@@ -272,9 +274,15 @@ class TracedProcess:
         self._cpu_frozen = True
         self._ended = set()  # what `begin` saw: those g may have been taken into use again
         parked: dict[int, Parked] = {}
+        later: set[int] = set()
         try:
             if alive:
-                parked = self._read_parked(set(self.reader.addresses()))
+                addresses = set(self.reader.addresses())
+                if len(addresses) > _FIRST_SCAN:
+                    # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone.
+                    later = addresses - tracer.read_open()[1]
+                    addresses -= later
+                parked = self._read_parked(addresses)
                 parked |= self._read_elusive(parked)
         except (ProcessLookupError, PermissionError):
             alive = False
@@ -283,8 +291,10 @@ class TracedProcess:
         missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
         self.losses[Loss.ARRIVALS_MISSED] = sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
+        if later:
+            tracer.detach()
         changed, intervals = self.read()
-        cut = self._cut_off(parked if alive else self._first_seen, alive)
+        cut = self._cut_off(parked if alive else self._first_seen, alive, later)
         changed += self._take(list(cut.rows.values()))
         self._count_goroutines(cut)
         self._account()
@@ -368,8 +378,9 @@ class TracedProcess:
             found |= self._read_parked(missing)
         return found
 
-    def _cut_off(self, parked: dict[int, Parked], alive: bool) -> CutOff:
-        """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw."""
+    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int]) -> CutOff:
+        """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
+        `later` have yet to be read."""
         options = self._options
         cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(self.end_ns))
         opened, known = self.tracer.read_open()
@@ -385,16 +396,24 @@ class TracedProcess:
             else:
                 cut.add_parked(found, interval, things.get(g, 0))
         if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
-            for g, found in parked.items():
-                if g not in known:
-                    if found.stack.unreadable:
-                        self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-                    cut.add_parked(found, None, things.get(g, 0))
+            self._add_unseen(cut, parked, known, things)
+            rest = iter(later - known)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                while chunk := set(islice(rest, _CHUNK)):
+                    found = self._read_parked(chunk)
+                    self._add_unseen(cut, found, known, self._things(found))
         for thread in self.tracer.read_open_threads():
             cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
         for row in cut.rows.values():
             self.tracer.resolve(row)
         return cut
+
+    def _add_unseen(self, cut: CutOff, parked: dict[int, Parked], known: set[int], things: dict[int, int]) -> None:
+        for g, found in parked.items():
+            if g not in known:
+                if found.stack.unreadable:
+                    self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
+                cut.add_parked(found, None, things.get(g, 0))
 
     def _stack_in_syscall(self, g: int) -> int:
         """The number of the stack with which the goroutine is in a system call now, 0 if it can't be read."""
@@ -412,6 +431,8 @@ class TracedProcess:
             return {}
         reasons = self.binary.wait_reasons
         waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
+        if not waiters:
+            return {}
         try:
             fds = {g: fd for g, fd in waiting_for(self.process.pid, self.memory, self.binary.layout).items() if g in waiters}
         except (ProcessLookupError, PermissionError):

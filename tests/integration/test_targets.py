@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from attach import Attached
+from attach import Attached, probes_of
 from conftest import unavailable
-from gobuild import build
+from gobuild import GO_VERSIONS, build
 from workload import Workload
 
 from gotrace.vocabulary import CONTINUED
@@ -215,3 +215,19 @@ def test_a_real_server(tmp_path: Path) -> None:
     # An etcd spends its time in I/O waits and selects, not preempted.
     by_state = summary["totals"]["by_state"]
     assert by_state["waiting"]["total_ns"] > 0.9 * summary["totals"]["off_cpu_ns"]
+
+
+def test_more_goroutines_than_are_read_before_the_probes_go(tmp_path: Path) -> None:
+    number = 25_000
+    with Workload(build("parked", GO_VERSIONS[-1], "stripped"), "-goroutines", str(number), "-places", "5") as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            time.sleep(0.5)
+            summary = trace.end_json()
+        assert not probes_of(workload.pid)
+    parked = [stack for stack in summary["stacks"] if any(frame["name"] == "main.wait" for frame in stack["frames"])]
+    window = summary["window"]["duration_ns"]
+    # One in a hundred wakes up now and then, the others wait all the time, at five depths.
+    assert sum(stack["count"] for stack in parked) == sum(stack["in_progress"] for stack in parked) == number * 99 // 100
+    assert sum(stack["total_ns"] for stack in parked) == window * (number * 99 // 100)
+    assert len(parked) == 5 and summary["totals"]["goroutines"] >= number
+    assert {name: count for name, count in summary["losses"].items() if count and name != "stack_in_transit"} == {}
