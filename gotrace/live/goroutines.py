@@ -18,6 +18,8 @@ _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096
 _MAX_STACK_READ = 1 << 20
 _CHECKED = 256
+_BATCH = 4096
+_MAX_STEPS = 1 << 18
 
 
 class Status(IntEnum):
@@ -102,8 +104,12 @@ class GoroutineReader:
     def read(self, addresses: list[int] | None = None) -> list[Goroutine]:
         """The g structs at `addresses` (default: all) that could be read."""
         addresses = self.addresses() if addresses is None else addresses
-        raws = self._memory.read_many([(address, self._size) for address in addresses])
-        return [self._parse(address, raw) for address, raw in zip(addresses, raws) if raw is not None]
+        found = []
+        for start in range(0, len(addresses), _BATCH):
+            batch = addresses[start : start + _BATCH]
+            raws = self._memory.read_many([(address, self._size) for address in batch])
+            found += [self._parse(address, raw) for address, raw in zip(batch, raws) if raw is not None]
+        return found
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
         layout = self._layout
@@ -214,6 +220,8 @@ class Unwinder:
         # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
         exact = first is not None and first.entry == pc - self._bias
         pcs, position = [pc], 0
+        if len(self._steps) > _MAX_STEPS:
+            self._steps.clear()
         for _ in range(_MAX_FRAMES):
             key = (pc, exact)
             step = self._steps[key] if key in self._steps else self._steps.setdefault(key, self._step(pc, exact))
