@@ -88,14 +88,16 @@ class GoroutineReader:
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
 
-    def addresses(self) -> list[int]:
-        """The addresses of all g structs that the runtime ever made (runtime.allgs); they are recycled, never freed."""
+    def addresses(self, most: int = _MAX_GOROUTINES) -> list[int]:
+        """The addresses of all g structs that the runtime ever made (runtime.allgs), of the first `most` in a longer list;
+        they are recycled, never freed."""
         header = self._memory.read(self._binary.allgs + self._bias, 16)
         if header is None:
             return []
         base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
         if not 0 < length <= _MAX_GOROUTINES:
             return []
+        length = min(length, most)
         chunk = 1 << 16
         ranges = [(base + 8 * start, 8 * min(chunk, length - start)) for start in range(0, length, chunk)]
         raw = b"".join(part or b"" for part in self._memory.read_many(ranges))
@@ -160,7 +162,7 @@ class GoroutineReader:
         Raises:
             Refused: they do not, so the layout is not this process's.
         """
-        sample = self.addresses()[:_CHECKED]
+        sample = self.addresses(_CHECKED)
         if not sample:
             raise Refused(
                 "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
