@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from gotrace.capture.checked import histogram, listed, mapping, number, record, text, truth, whole
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
 from gotrace.errors import GotraceError
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
@@ -14,6 +17,10 @@ from gotrace.profile.types import (
     Distribution, Frame, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
 )
 from gotrace.vocabulary import FrameKind, Loss, State
+
+_TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval"))
+_COMPUTED = re.compile(r"\b(?:virtual|generated|as)\b", re.IGNORECASE)
+_BEFORE = 1 << 60
 
 
 def read_capture(path: Path) -> Profile:
@@ -42,13 +49,16 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         raise GotraceError(f"{path} is an SQLite database but not a gotrace capture")
     if not 1 <= version <= SCHEMA_VERSION:
         raise GotraceError(f"{path} has capture version {version}; this gotrace reads up to {SCHEMA_VERSION}")
+    _refuse_computed_tables(db)
     meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
     targets = {
-        number: Target(**json.loads(text)) for number, text in db.execute("SELECT id, description FROM target ORDER BY id")
+        key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
+    if not targets:
+        raise ValueError("it has no target")
     frames = {
-        number: Frame(name, file, line, FrameKind(kind), bool(inlined))
-        for number, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
+        key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
+        for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
     }
     by_number: dict[int, StackStat] = {}
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
@@ -57,55 +67,69 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        number, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, histogram, *rest, margin = row
+        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin = row
         distribution = Distribution(
-            count, total, maximum, _squares(squares), {int(bucket): int(n) for bucket, n in json.loads(histogram).items()}
+            whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
         )
-        by_number[number] = StackStat(
-            tuple(frames[i] for i in json.loads(ids)), State(state), str(reason), distribution, goroutines,
-            in_progress, goid, targets[target].pid, *(int(value) for value in rest),
-            margin_ns=None if margin is None else int(margin),
+        by_number[key] = StackStat(
+            tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
+            whole(in_progress), None if goid is None else whole(goid), targets[target].pid, *(whole(value) for value in rest),
+            margin_ns=None if margin is None else whole(margin),
         )
     if version > 1:
         for stack, *figures in db.execute(
             "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
         ):
-            rows, row = by_number[stack].subwindows, SubWindow(*(int(figure) for figure in figures[:-1]), _squares(figures[-1]))
-            if row.start_ns < 0 or row.duration_ns <= 0:
+            rows, row = by_number[stack].subwindows, SubWindow(*map(whole, figures[:-1]), _squares(figures[-1]))
+            if row.duration_ns <= 0:
                 raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
             if len(rows) < MAX_SUBWINDOWS:
                 rows.append(row)
     later = "waker_goid, tid" if version > 1 else "0, 0"
     timeline = [
-        TimelineInterval(int(goid), int(start), int(length), by_number[stack], int(waker_goid), int(tid))
+        TimelineInterval(whole(goid), whole(start), whole(length), by_number[stack], whole(waker_goid), whole(tid))
         for goid, start, length, stack, waker_goid, tid in db.execute(
             f"SELECT goid, start_ns, duration_ns, stack, {later} FROM interval ORDER BY start_ns"
         )
     ]
     pauses = [
-        Pause(str(reason), int(start), int(length), targets[target].pid)
+        Pause(text(reason), whole(start, -_BEFORE), whole(length), targets[target].pid)
         for target, reason, start, length in db.execute(
             "SELECT target, reason, start_ns, duration_ns FROM pause ORDER BY start_ns" if version > 1 else "SELECT 0, '', 0, 0 LIMIT 0"
         )
     ]
     return Profile(
-        version=str(meta["gotrace"]),
+        version=text(meta["gotrace"]),
         targets=list(targets.values()),
-        window=Window(**meta["window"]),
+        window=_window(meta["window"]),
         stacks=list(by_number.values()),
-        losses={loss: int(meta["losses"].get(loss.value, 0)) for loss in Loss},
-        overhead=Overhead(**meta["overhead"]),
-        goroutines=int(meta["goroutines"]),
-        running_ns=meta.get("running_ns"),
-        cpu_ns=int(meta.get("cpu_ns", 0)),
+        losses={loss: whole(mapping(meta["losses"]).get(loss.value, 0)) for loss in Loss},
+        overhead=record(Overhead, meta["overhead"]),
+        goroutines=whole(meta["goroutines"]),
+        running_ns=None if meta.get("running_ns") is None else whole(meta["running_ns"]),
+        cpu_ns=whole(meta.get("cpu_ns", 0)),
         pauses=pauses,
         timeline=timeline,
-        filters=[str(text) for text in meta["filters"]],
-        complete=bool(meta["complete"]),
+        filters=[text(words) for words in listed(meta["filters"])],
+        complete=truth(meta["complete"]),
     )
 
 
-def _squares(value: float) -> int:
-    if not 0 <= value < 2.0**128:
+def _refuse_computed_tables(db: sqlite3.Connection) -> None:
+    """A view or a generated column runs what it likes, for as long as it likes, when it is read."""
+    db.execute("PRAGMA trusted_schema = OFF")
+    for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
+        if name in _TABLES and (kind != "table" or _COMPUTED.search(str(sql))):
+            raise ValueError(f"{name} is no plain table")
+
+
+def _window(value: object) -> Window:
+    window = record(Window, value)
+    datetime.fromisoformat(window.start.replace("Z", "+00:00")).timestamp()
+    return window
+
+
+def _squares(value: object) -> int:
+    if number(value) >= 2.0**128:  # type: ignore[operator]
         raise ValueError(f"a sum of squares of {value}")
-    return int(value)
+    return int(value)  # type: ignore[call-overload]

@@ -17,6 +17,7 @@ from gotrace.gobin.waitreasons import read_stop_reasons, read_wait_reasons
 
 OLDEST = GoVersion(19)
 _MAX_TEXTS = 512
+_MAX_MATCHES = 1 << 16
 _VERSION_TEXT = re.compile(rb"go1\.\d{1,3}(?:\.\d{1,3})?(?:rc\d+|beta\d+)?")
 
 
@@ -53,15 +54,19 @@ class GoBinary:
         texts = {}
         for match in _VERSION_TEXT.finditer(image.data):
             address = image.address_of(match.start())
-            if address is not None and len(texts) < _MAX_TEXTS:
+            if address is not None:
                 texts[address] = match.group(0)
+            if len(texts) == _MAX_TEXTS:
+                break
         if image.pie:
             for at, target in image.relocations.items():
                 if target in texts and int.from_bytes(image.read_up_to(at + 8, 8), "little") == len(texts[target]):
                     found.add(texts[target])
+        left = _MAX_MATCHES
         for address, text in texts.items():
             pattern, position = address.to_bytes(8, "little") + len(text).to_bytes(8, "little"), -1
-            while (position := image.data.find(pattern, position + 1)) >= 0:
+            while left and (position := image.data.find(pattern, position + 1)) >= 0:
+                left -= 1
                 at = image.address_of(position)
                 segment = image.segment_at(at) if at is not None else None
                 if segment is not None and segment.writable:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from array import array
+from bisect import bisect_right
+from functools import cached_property
 
 from gotrace.gobin.image import Image, Section
 
-_MAX_SECTION = 1 << 29
+_MAX_SECTION = 1 << 28
 _MAX_MEMBERS = 512
+_MAX_OFFSET = 1 << 14
+_MAX_STRUCT = 1 << 16
+_MAX_MATCHES = 1 << 10
+_MAX_UNITS = 1 << 20
+_MAX_ABBREV_TABLE = 1 << 16
 
 
 class RuntimeTypes:
@@ -19,20 +27,21 @@ class RuntimeTypes:
         self._info = _section(image, "debug_info")
         self._abbrev = _section(image, "debug_abbrev")
         self.present = bool(self._info and self._abbrev)
-        self._dwarf = None
 
     def offsets(self, type_name: str) -> dict[str, int]:
         """Field name -> byte offset of struct `type_name` (e.g. ``runtime.g``); {} if DWARF does not have it."""
-        from elftools.common.exceptions import DWARFError, ELFError
-
         if not self.present:
             return {}
         pattern, position = type_name.encode() + b"\0", -1
-        while (position := self._info.find(pattern, position + 1)) >= 0:
+        for _ in range(_MAX_MATCHES):
+            position = self._info.find(pattern, position + 1)
+            if position < 0:
+                break
             try:
                 members = self._members_at(position - 1, type_name)
-            except (DWARFError, ELFError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
-                continue  # the bytes were part of something else
+            except Exception:  # noqa: BLE001
+                # The bytes were part of something else, or damaged: pyelftools then raises what it meets, also assertions.
+                continue
             if members:
                 return members
         return {}
@@ -41,53 +50,69 @@ class RuntimeTypes:
         # A struct DIE is an abbreviation code of one byte, then its name in place (cmd/internal/dwarf: DW_ABRV_STRUCTTYPE).
         from elftools.dwarf.die import DIE
 
-        unit = self._unit_containing(offset)
-        if unit is None or self._info[offset] >= 0x80:
+        if offset < 0 or self._info[offset] >= 0x80:
             return {}
-        die = DIE(unit, io.BytesIO(self._info), offset)
+        header = self._header_of_unit(offset)
+        if not header:
+            return {}
+        # pyelftools sees the unit's header and what follows the struct: whatever that says, there is no more to read.
+        stream = io.BytesIO(header + self._info[offset : offset + _MAX_STRUCT])
+        unit = self._unit(header, stream)
+        die = DIE(unit, stream, len(header))
         name = die.attributes.get("DW_AT_name")
         if die.tag != "DW_TAG_structure_type" or name is None or name.value != type_name.encode():
             return {}
         members: dict[str, int] = {}
-        position = offset + die.size
+        position = len(header) + die.size
         for _ in range(_MAX_MEMBERS):
-            child = DIE(unit, io.BytesIO(self._info), position)
+            child = DIE(unit, stream, position)
             if child.is_null():
                 break
             position += child.size
             if child.tag != "DW_TAG_member":
                 continue
             location = child.attributes["DW_AT_data_member_location"].value
-            if isinstance(location, int):
+            if isinstance(location, int) and 0 <= location < _MAX_OFFSET:
                 members[child.attributes["DW_AT_name"].value.decode("utf-8", "replace")] = location
         return members
 
-    def _unit_containing(self, offset: int):
-        dwarf = self._open()
-        position = 0
-        while position + 12 < len(self._info):
+    def _header_of_unit(self, offset: int) -> bytes:
+        """The header of the unit that `offset` lies in, b"" if there is none that could be read."""
+        units = self._units
+        index = bisect_right(units, offset) - 1
+        if index < 0:
+            return b""
+        start = units[index]
+        length, version = struct.unpack_from("<IH", self._info, start)
+        if not 2 <= version <= 5 or offset >= start + 4 + length:
+            return b""
+        return self._info[start : start + (12 if version == 5 else 11)]
+
+    @cached_property
+    def _units(self) -> array:
+        units, position = array("Q"), 0
+        while position + 12 < len(self._info) and len(units) < _MAX_UNITS:
             length, = struct.unpack_from("<I", self._info, position)
             if length >= 0xFFFFFFF0 or length == 0:
-                return None
-            if position <= offset < position + 4 + length:
-                return dwarf.get_CU_at(position)
+                break
+            units.append(position)
             position += 4 + length
-        return None
+        return units
 
-    def _open(self):
+    def _unit(self, header: bytes, stream: io.BytesIO):
         from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
-        if self._dwarf is None:
-            def descriptor(name: str, data: bytes) -> DebugSectionDescriptor:
-                return DebugSectionDescriptor(io.BytesIO(data), name, 0, len(data), 0)
-
-            names = DWARFInfo.__init__.__code__.co_varnames[1 : DWARFInfo.__init__.__code__.co_argcount]
-            sections = dict.fromkeys(names)
-            sections["config"] = DwarfConfig(little_endian=True, default_address_size=8, machine_arch="x64")
-            sections["debug_info_sec"] = descriptor(".debug_info", self._info)
-            sections["debug_abbrev_sec"] = descriptor(".debug_abbrev", self._abbrev)
-            self._dwarf = DWARFInfo(**sections)
-        return self._dwarf
+        place = 8 if header[4] == 5 else 6
+        at = struct.unpack_from("<I", header, place)[0]
+        abbrev = self._abbrev[at : at + _MAX_ABBREV_TABLE]
+        # Of the abbreviations it sees the unit's own, so they begin at 0.
+        stream.getbuffer()[place : place + 4] = bytes(4)
+        names = DWARFInfo.__init__.__code__.co_varnames[1 : DWARFInfo.__init__.__code__.co_argcount]
+        sections = dict.fromkeys(names)
+        sections["config"] = DwarfConfig(little_endian=True, default_address_size=8, machine_arch="x64")
+        sections["debug_info_sec"] = DebugSectionDescriptor(stream, ".debug_info", 0, stream.getbuffer().nbytes, 0)
+        sections["debug_abbrev_sec"] = DebugSectionDescriptor(io.BytesIO(abbrev), ".debug_abbrev", 0, len(abbrev), 0)
+        return DWARFInfo(**sections).get_CU_at(0)
 
 
 def _section(image: Image, name: str) -> bytes:

@@ -5,19 +5,14 @@ Every read is bounds-checked: the file is the target's and may be hostile or tru
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import struct
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from gotrace.errors import BadBinary
-
-if TYPE_CHECKING:
-    from elftools.elf.elffile import ELFFile
 
 _MAX_FILE = 1 << 30
 _R_X86_64_RELATIVE = 8
@@ -85,17 +80,6 @@ class Image:
             raise BadBinary(f"{name} is not an executable (ELF type {e_type})")
         self.pie = e_type == 3
         self.segments = self._read_segments()
-
-    @cached_property
-    def elf(self) -> ELFFile:
-        """The file in pyelftools, for DWARF and notes."""
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-
-        try:
-            return ELFFile(io.BytesIO(self.data))
-        except (ELFError, ValueError, KeyError, OverflowError) as error:
-            raise BadBinary(f"{self.name}: unreadable ELF headers ({error})") from None
 
     def _read_segments(self) -> list[Segment]:
         phoff, = struct.unpack_from("<Q", self.data, 32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -22,11 +23,11 @@ _PCDATA_INLINE_INDEX = 2
 _MAX_FUNCTIONS = 1 << 22
 _MAX_NAME = 1 << 16
 _MAX_INLINE_DEPTH = 64
-_MAX_CODE = 1 << 14
 # Bounds on searches for bytes, which in a hostile file match everywhere; genuine ones match a handful of times.
-_MAX_SAME_NAME = 64
+_MAX_SAME_NAME = 8
 _MAX_TABLE = 1 << 28
-_MAX_PCVALUE_STEPS = 1 << 20
+_MAX_PCVALUE_STEPS = 1 << 15
+_MAX_HEADERS = 1 << 12
 # Offsets in runtime.moduledata that are the same from Go 1.18 to 1.27 (src/runtime/symtab.go).
 _MD_MINPC, _MD_MAXPC, _MD_TEXT, _MD_ETEXT = 160, 168, 176, 184
 # moduledata.gofunc, newest first: 1.27 / 1.20 to 1.26 / 1.18 and 1.19.
@@ -101,7 +102,7 @@ class Pclntab:
         offset = address - self.text
         if offset < 0 or address >= self.etext:
             return None
-        index = _bisect_right(self._entry_offsets, offset) - 1
+        index = bisect_right(self._entry_offsets, offset) - 1
         if index < 0 or index >= self.function_count:
             return None
         return self._function(index)
@@ -124,21 +125,26 @@ class Pclntab:
         raise BadBinary(f"{self.image.name}: the function table names {name} more than {_MAX_SAME_NAME} times")
 
     def _functions_with_name_offset(self, name_offset: int) -> list[Function]:
-        found = (self._function(index) for index in self._indexes_by_name.get(name_offset, ()))
+        words = self._indexes_by_name
+        first, end = bisect_left(words, name_offset << 32), bisect_left(words, name_offset + 1 << 32)
+        if end - first > _MAX_SAME_NAME:
+            raise BadBinary(f"{self.image.name}: {end - first} functions of the table share one name")
+        found = (self._function(word & 0xFFFFFFFF) for word in words[first:end])
         return [function for function in found if function is not None]
 
     @cached_property
-    def _indexes_by_name(self) -> dict[int, list[int]]:
+    def _indexes_by_name(self) -> array:
         # A _func starts {entryoff u32, nameoff i32}. One pass over all of them costs less than a search for each name.
+        # Name offset and index share a word and are sorted: a dictionary of as many lists would be ten times as large.
         words = array("I")
         start = self._table_offset + self._functab - self.base
         end = min(start + max(self._func_offsets) + self._func_size, start + _MAX_TABLE, len(self.image.data))
         words.frombytes(self.image.data[start : end - (end - start) % 4])
-        indexes: dict[int, list[int]] = {}
-        for index, offset in enumerate(self._func_offsets):
-            if offset % 4 == 0 and offset // 4 + 1 < len(words):
-                indexes.setdefault(words[offset // 4 + 1], []).append(index)
-        return indexes
+        return array("Q", sorted(array("Q", (
+            words[offset // 4 + 1] << 32 | index
+            for index, offset in enumerate(self._func_offsets)
+            if offset % 4 == 0 and offset // 4 + 1 < len(words)
+        ))))
 
     @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
     def _function(self, index: int) -> Function | None:
@@ -212,8 +218,7 @@ class Pclntab:
 
     def frame_size(self, function: Function) -> int:
         """The largest `stack_delta` within `function`: its whole frame."""
-        end = min(function.end, function.entry + _MAX_CODE)
-        return max((self._pcvalue(function, function.pcsp, pc) or 0 for pc in range(function.entry, end)), default=0)
+        return max(self._pcvalues(function, function.pcsp)[1], default=0)
 
     def _inlined_call(self, tree: int, index: int) -> tuple[int, int, int]:
         if self.magic == MAGIC_120:
@@ -241,21 +246,31 @@ class Pclntab:
 
     @lru_cache(maxsize=65536)  # noqa: B019
     def _pcvalue(self, function: Function, table: int, pc: int) -> int | None:
+        ends, values = self._pcvalues(function, table)
+        index = bisect_right(ends, pc)
+        return values[index] if index < len(ends) else None
+
+    @lru_cache(maxsize=512)  # noqa: B019 - few: a hostile table has 32,768 runs
+    def _pcvalues(self, function: Function, table: int) -> tuple[array, array]:
+        """Up to which address each run of the table within `function` goes, and its value."""
         # Pairs of (zig-zag value delta, pc delta) varints, ended by a value delta of 0 (runtime/symtab.go: step).
         stream = self.image.read_up_to(self._pctab + table, 1 << 16)
         position, address, value = 0, function.entry, -1
+        ends, values = array("Q"), array("q")
         for step in range(_MAX_PCVALUE_STEPS):
             delta, position = _uvarint(stream, position)
-            if position > len(stream) or (delta == 0 and step):
-                return None
+            if position >= len(stream) or (delta == 0 and step):
+                break
             value += -(delta >> 1) - 1 if delta & 1 else delta >> 1
             delta, position = _uvarint(stream, position)
+            if position > len(stream):
+                break
             address += delta
-            if pc < address:
-                return value
-            if position >= len(stream):
-                return None
-        return None
+            ends.append(address)
+            values.append(value)
+            if address >= function.end:
+                break
+        return ends, values
 
     def _file_line(self, function: Function, pc: int) -> tuple[str, int]:
         index = self._pcvalue(function, function.pcfile, pc) if function.pcfile else None
@@ -358,12 +373,6 @@ def _uvarint(stream: bytes, position: int) -> tuple[int, int]:
     return value, len(stream) + 1
 
 
-def _bisect_right(values: array, wanted: int) -> int:
-    import bisect
-
-    return bisect.bisect_right(values, wanted)
-
-
 def _locate(image: Image) -> tuple[int, int]:
     for name in (".gopclntab", ".data.rel.ro.gopclntab"):
         section = image.sections.get(name)
@@ -373,7 +382,10 @@ def _locate(image: Image) -> tuple[int, int]:
     found = []
     for magic in (MAGIC_120, MAGIC_118):
         pattern, position = struct.pack("<IBBBB", magic, 0, 0, 1, 8), -1
-        while (position := image.data.find(pattern, position + 1)) >= 0:
+        for _ in range(_MAX_HEADERS):
+            position = image.data.find(pattern, position + 1)
+            if position < 0:
+                break
             address = image.address_of(position)
             if address is not None and _header_magic(image, address):
                 found.append((address, magic))

@@ -7,6 +7,7 @@ import struct
 from gotrace.gobin.image import Image
 
 _ENTRY = 24
+_MAX_NAMES = 8
 _MAX_MATCHES = 1 << 12
 
 
@@ -26,7 +27,7 @@ class Symbols:
         data, strtab, symtab = self._image.data, self._strtab, self._symtab
         end = strtab.offset + strtab.size
         position = strtab.offset - 1
-        for _ in range(_MAX_MATCHES):
+        for _ in range(_MAX_NAMES):
             position = data.find(b"\0" + name.encode() + b"\0", max(position, 0), end)
             if position < 0:
                 return None

@@ -16,7 +16,7 @@ _SECOND = b"IO wait"
 _STOP_FIRST = (b"unknown", b"GC mark termination", b"GC sweep termination")
 _MAX_REASONS = 64
 _MAX_LENGTH = 48
-_MAX_MATCHES = 1 << 20
+_MAX_MATCHES = 1 << 19
 
 
 def read_wait_reasons(image: Image) -> tuple[str, ...]:
@@ -44,12 +44,14 @@ def read_stop_reasons(image: Image) -> tuple[str, ...]:
 def _string_headers(image: Image, text: bytes) -> list[int]:
     # A string header is {pointer, length}: find the length, then check what the pointer points to.
     pattern = len(text).to_bytes(8, "little")
-    found = []
+    found: list[int] = []
+    left = _MAX_MATCHES
     for segment in image.segments:
         if segment.executable:
             continue
         position, end = segment.offset - 1, segment.offset + segment.file_size
-        for _ in range(_MAX_MATCHES):
+        while left and len(found) < _MAX_REASONS:
+            left -= 1
             position = image.data.find(pattern, position + 1, end)
             if position < 0:
                 break

@@ -53,7 +53,7 @@ def disassembler() -> Cs:
     return engine
 
 
-def instructions(image: Image, function: Function, limit: int = 1 << 16) -> list[CsInsn]:
+def instructions(image: Image, function: Function, limit: int = 1 << 13) -> list[CsInsn]:
     """The decoded instructions of `function`, of at most `limit` bytes."""
     code = image.read_up_to(function.entry, min(function.end - function.entry, limit))
     return list(disassembler().disasm(code, function.entry))

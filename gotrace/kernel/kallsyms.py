@@ -75,7 +75,7 @@ class KernelSymbols:
                         addresses.append(address)
                         starts.append(len(text))
                         text += line[19:].rstrip(b"\n") + b"\n"
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             addresses, starts = array("Q"), array("I")
         order = sorted(range(len(addresses)), key=addresses.__getitem__)
         self._addresses = array("Q", (addresses[index] for index in order))

@@ -18,6 +18,8 @@ _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096
 _MAX_STACK_READ = 1 << 20
 _CHECKED = 256
+_BATCH = 4096
+_MAX_STEPS = 1 << 18
 
 
 class Status(IntEnum):
@@ -91,14 +93,16 @@ class GoroutineReader:
         length = self._memory.u64(self._binary.allgs + self._bias + 8) or 0
         return length if length <= _MAX_GOROUTINES else 0
 
-    def addresses(self) -> list[int]:
-        """The addresses of all g structs that the runtime ever made (runtime.allgs); they are recycled, never freed."""
+    def addresses(self, most: int = _MAX_GOROUTINES) -> list[int]:
+        """The addresses of all g structs that the runtime ever made (runtime.allgs), of the first `most` in a longer list;
+        they are recycled, never freed."""
         header = self._memory.read(self._binary.allgs + self._bias, 16)
         if header is None:
             return []
         base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
         if not 0 < length <= _MAX_GOROUTINES:
             return []
+        length = min(length, most)
         chunk = 1 << 16
         ranges = [(base + 8 * start, 8 * min(chunk, length - start)) for start in range(0, length, chunk)]
         raw = b"".join(part or b"" for part in self._memory.read_many(ranges))
@@ -107,8 +111,12 @@ class GoroutineReader:
     def read(self, addresses: list[int] | None = None) -> list[Goroutine]:
         """The g structs at `addresses` (default: all) that could be read."""
         addresses = self.addresses() if addresses is None else addresses
-        raws = self._memory.read_many([(address, self._size) for address in addresses])
-        return [self._parse(address, raw) for address, raw in zip(addresses, raws) if raw is not None]
+        found = []
+        for start in range(0, len(addresses), _BATCH):
+            batch = addresses[start : start + _BATCH]
+            raws = self._memory.read_many([(address, self._size) for address in batch])
+            found += [self._parse(address, raw) for address, raw in zip(batch, raws) if raw is not None]
+        return found
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
         layout = self._layout
@@ -159,7 +167,7 @@ class GoroutineReader:
         Raises:
             Refused: they do not, so the layout is not this process's.
         """
-        sample = self.addresses()[:_CHECKED]
+        sample = self.addresses(_CHECKED)
         if not sample:
             raise Refused(
                 "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
@@ -219,6 +227,8 @@ class Unwinder:
         # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
         exact = first is not None and first.entry == pc - self._bias
         pcs, position = [pc], 0
+        if len(self._steps) > _MAX_STEPS:
+            self._steps.clear()
         for _ in range(_MAX_FRAMES):
             key = (pc, exact)
             step = self._steps[key] if key in self._steps else self._steps.setdefault(key, self._step(pc, exact))

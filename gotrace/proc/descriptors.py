@@ -49,7 +49,7 @@ class Descriptors:
                 with open(f"/proc/{self._pid}/net/unix", encoding="utf-8", errors="replace") as file:
                     for line in file:
                         fields = line.split(None, 7)
-                        if len(fields) == 8 and fields[6].isdigit() and len(self._unix) < _MOST_UNIX:
+                        if len(fields) == 8 and fields[6].isascii() and fields[6].isdigit() and len(self._unix) < _MOST_UNIX:
                             self._unix[int(fields[6])] = fields[7].rstrip("\n")
             except OSError:
                 pass

@@ -1,20 +1,29 @@
-"""Binaries that lie: whatever their bytes say, the readers answer or refuse; they never crash, hang or eat the memory."""
+"""Files that lie: whatever their bytes say, the readers answer or refuse; they never crash, hang or eat the memory."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import resource
+import socket
+import sqlite3
 import struct
+from contextlib import closing
+from pathlib import Path
 
 import pytest
+from fuzz.targets import CORPUS, write_rows
 from gobuild import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gotrace.errors import BadBinary
+from gotrace.capture.reader import read_capture
+from gotrace.errors import BadBinary, GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.plan.probes import make_plan
+from gotrace.proc.descriptors import Descriptors
 
 
 def examine(data: bytes) -> None:
@@ -88,3 +97,42 @@ def test_memory_is_bounded(genuine: bytes) -> None:
 def test_any_bytes(data: bytes) -> None:
     examine(data)
     examine(b"\x7fELF\x02\x01\x01" + data)
+
+
+def test_one_name_for_every_function(genuine: bytes) -> None:
+    """It would have each of them disassembled, once for every fact that is looked for."""
+    binary = GoBinary(Image(genuine))
+    table, data = binary.table, bytearray(genuine)
+    gopark = binary.function("runtime.gopark")[0]
+    name = genuine[binary.image.file_offset(gopark.address) + 4 :][:4]
+    for offset in table._func_offsets[: table.function_count]:
+        at = binary.image.file_offset(table._functab + offset)
+        data[at + 4 : at + 8] = name
+    with pytest.raises(BadBinary, match="share one name"):
+        GoBinary(Image(bytes(data))).function("runtime.gopark")
+
+
+@pytest.mark.parametrize("table", ["frame", "meta"])
+def test_a_capture_runs_nothing(tmp_path: Path, table: str) -> None:
+    """A view without end, in the place of a table."""
+    path = tmp_path / "x.gotrace"
+    write_rows(path, json.loads((CORPUS / "capture.json").read_text()))
+    assert read_capture(path).stacks
+    with closing(sqlite3.connect(path)) as db:
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        db.execute(f"ALTER TABLE {table} RENAME TO kept")
+        db.execute(
+            f"CREATE VIEW {table} AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT "
+            + ", ".join(f"x AS {column}" for column in columns) + " FROM n"
+        )
+        db.commit()
+    with pytest.raises(GotraceError, match="no plain table"):
+        read_capture(path)
+
+
+def test_a_socket_whose_path_looks_like_lines_of_the_table(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as hostile, socket.socket(socket.AF_UNIX) as honest:
+        hostile.bind(str(tmp_path / "a\n1: 2 3 4 5 6 \u00b2 x"))
+        honest.bind(str(tmp_path / "b"))
+        inode = os.fstat(honest.fileno()).st_ino
+        assert Descriptors(os.getpid()).unix_path(inode) == str(tmp_path / "b")

@@ -1,0 +1,223 @@
+"""What scripts/fuzz feeds with bytes, by name. An error that is not a GotraceError is a finding, and so are 5 s and 512 MB."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
+
+from gotrace.capture.reader import read_capture
+from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from gotrace.errors import GotraceError
+from gotrace.export import RENDERERS, render
+from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.buildinfo import read_buildinfo
+from gotrace.gobin.dwarf import RuntimeTypes
+from gotrace.gobin.image import Image
+from gotrace.gobin.layout import from_dwarf
+from gotrace.gobin.symbols import Symbols
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.live.goroutines import GoroutineReader
+from gotrace.plan.probes import make_plan
+from gotrace.profile.hotspots import find_hotspots
+from gotrace.render.plan import plan_dict
+
+CORPUS = Path(__file__).with_name("corpus")
+_HEAP = 0xC000000000
+_ALLGS_AT = 16
+_MOST_PCS = 200
+
+
+def binary(data: bytes) -> None:
+    """All that attach and probes ask of an executable before they touch the process."""
+    try:
+        found = GoBinary(Image(data, "hostile"))
+        _ = found.cgo, found.image.build_id, found.stop_reasons
+        step = max(1, (found.table.etext - found.table.text) // _MOST_PCS)
+        for pc in range(found.table.text, found.table.etext, step):
+            found.table.expand(pc)
+            found.table.stack_delta(pc)
+        plan = make_plan(found)
+        _ = found.layout, found.allgs, found.wait_reasons
+        json.dumps(plan_dict(found, plan, False))
+        for probe in plan.probes:
+            found.table.expand(probe.site.address)
+    except GotraceError:
+        pass
+
+
+def sections(data: bytes) -> None:
+    """Headers, build info, notes and the symbol table of a file that need not be a Go program."""
+    try:
+        image = Image(data, "hostile")
+        _ = image.sections, image.build_id, image.relocations
+        read_buildinfo(image)
+        for name in ("runtime.allgs", "main.main", ""):
+            Symbols(image).address(name)
+        for segment in image.segments:
+            image.read_up_to(segment.address, 64)
+            image.file_offset(segment.address + segment.file_size)
+    except GotraceError:
+        pass
+
+
+def dwarf(data: bytes) -> None:
+    """Abbreviations, after a 16-bit length, then .debug_info."""
+    if len(data) < 2:
+        return
+    length, = struct.unpack_from("<H", data)
+    try:
+        from_dwarf(RuntimeTypes(Image(elf({".debug_abbrev": data[2 : 2 + length], ".debug_info": data[2 + length :]}))))
+    except GotraceError:
+        pass
+
+
+class HostileMemory:
+    """A target's memory: `data` at the place where Go's heap begins, and once more, as pointer and length, in allgs."""
+
+    def __init__(self, data: bytes, allgs: int) -> None:
+        self._data = data
+        self._allgs = allgs
+        self.pid = os.getpid()
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """As gotrace.proc.memory.Memory.read."""
+        for base, raw in ((self._allgs, self._data[:_ALLGS_AT]), (_HEAP, self._data)):
+            start = address - base
+            if 0 <= start and start + size <= len(raw):
+                return raw[start : start + size]
+        return None
+
+    def read_many(self, ranges: list[tuple[int, int]]) -> list[bytes | None]:
+        """As gotrace.proc.memory.Memory.read_many."""
+        return [self.read(*pair) for pair in ranges]
+
+
+@cache
+def _genuine() -> GoBinary:
+    path = CORPUS / "binary" / "go-1.27.3-stripped"
+    return GoBinary(Image(path.read_bytes(), path.name))
+
+
+def goroutines(data: bytes) -> None:
+    """The g structs and stacks of a process whose memory is `data`; its first 16 bytes are the header of allgs."""
+    found = _genuine()
+    reader = GoroutineReader(HostileMemory(data, found.allgs), found, 0)
+    for goroutine in reader.read(reader.addresses()[:64]):
+        reader.stack(goroutine)
+        reader.first_frames(goroutine)
+        reader.thread_of(goroutine)
+    try:
+        reader.check_layout()
+    except GotraceError:
+        pass
+
+
+def capture(data: bytes) -> None:
+    """A file that claims to be a capture."""
+    with tempfile.NamedTemporaryFile(suffix=".gotrace") as file:
+        file.write(data)
+        file.flush()
+        _report(Path(file.name))
+
+
+_NASTY: tuple[object, ...] = (
+    None, 0, 1, -1, 2, 255, 1 << 31, (1 << 63) - 1, -(1 << 63), 1 << 64, 1 << 200, 0.5, -0.0, 1e308, float("nan"), float("inf"), True,
+    "", "x", "\x1b[2J\x07\r\n", "main.f" * 2000, "\ud800", "</script>;", "[bold]", "2026-01-01T00:00:00", "waiting", "go", "waker",
+    [], [1], [[]], [999999], {}, {"x": 1}, {"0": 1}, {"-5": 1}, {"9999": 1 << 70}, {"1": -1},
+)
+
+
+def rows(data: bytes) -> None:
+    """A capture of which some cells, also inside its JSON, hold something else: each three bytes name a cell and a value."""
+    content = json.loads((CORPUS / "capture.json").read_text())
+    slots = list(_slots(content))
+    for at in range(0, min(len(data) - 2, 96), 3):
+        holder, key = slots[int.from_bytes(data[at : at + 2], "little") % len(slots)]
+        holder[key] = _NASTY[data[at + 2] % len(_NASTY)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.gotrace")
+        write_rows(path, content)
+        _report(path)
+
+
+def _slots(value: object) -> Iterator[tuple]:
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from _slots(value[key])  # type: ignore[index]
+
+
+def write_rows(path: Path, content: dict[str, list]) -> None:
+    """A capture with these rows, as far as SQLite takes them."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {TABLES}"
+        )
+        for table, of_table in content.items():
+            for row in of_table if isinstance(of_table, list) else ():
+                cells = [json.dumps(c) if isinstance(c, dict | list) else c for c in row] if isinstance(row, list) else []
+                if table == "meta" and len(cells) == 2:
+                    cells[1] = json.dumps(row[1])
+                with suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
+                    db.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(cells))})", cells)
+
+
+def _report(path: Path) -> None:
+    from rich.console import Console
+
+    from gotrace.render.summary import print_summary
+    from gotrace.render.tree import print_tree
+
+    try:
+        profile = read_capture(path)
+        profile.hotspots = find_hotspots(profile)
+        console = Console(file=io.StringIO(), width=100)
+        print_summary(profile, console)
+        print_tree(profile, console)
+        for suffix in RENDERERS:
+            render(profile, suffix)
+    except GotraceError:
+        pass
+
+
+def kallsyms(data: bytes) -> None:
+    """A table of kernel symbols."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        symbols = KernelSymbols(Path(file.name))
+        _ = symbols.restricted
+        for address in (0, 1, 0xFFFFFFFF81000000, (1 << 64) - 1):
+            symbols.function(address)
+        symbols.address("schedule")
+        symbols.address("")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    function.__name__: function for function in (binary, sections, dwarf, goroutines, capture, rows, kallsyms)
+}
+
+
+def elf(contents: dict[str, bytes]) -> bytes:
+    """An executable with sections and one segment that holds nothing."""
+    names = b"\0" + b"".join(name.encode() + b"\0" for name in contents) + b".shstrtab\0"
+    body, found, at = bytearray(), [(0, 0, 0, 0)], 1
+    for name, content in (*contents.items(), (".shstrtab", names)):
+        found.append((at, 3 if name == ".shstrtab" else 1, 120 + len(body), len(content)))
+        at += len(name) + 1
+        body += content
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 120 + len(body), 0, 64, 56, 1, 64, len(found), len(found) - 1
+    )
+    segment = struct.pack("<IIQQQQQQ", 1, 4, 0, 0x400000, 0, 0, 0, 4096)
+    table = b"".join(struct.pack("<IIQQQQIIQQ", n, t, 0, 0, o, s, 0, 0, 1, 0) for n, t, o, s in found)
+    return header + segment + bytes(body) + table
+

@@ -1,0 +1,158 @@
+"""Processes and files that lie to gotrace: no crash, no hang, nothing of theirs reaches the terminal, and the process goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from attach import Attached, probes_of
+from gobuild import build
+from workload import Workload
+
+from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.image import Image
+
+pytestmark = pytest.mark.bpf
+
+ESCAPES = b"main.\x1b[2J\x1b]0;owned\x07\r\n\x9b1m"
+
+
+def program() -> tuple[Path, list[str]]:
+    path = build("hostile", "1.27.3", "stripped")
+    binary = GoBinary(Image(path.read_bytes()))
+    size = max(value for name, value in vars(binary.layout).items() if name.startswith("g_") and isinstance(value, int)) + 8
+    return path, [str(size), str(binary.layout.g_atomicstatus), str(binary.allgs)]
+
+
+def no_escapes(result: subprocess.CompletedProcess[str]) -> None:
+    for said in (result.stdout, result.stderr):
+        assert all(char.isprintable() or char == "\n" for char in said), repr(said[:2000])
+
+
+def one_error(result: subprocess.CompletedProcess[str], code: int) -> None:
+    assert result.returncode == code, result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("error: ") and "internal error" not in lines[0], result.stderr
+    assert len(lines) <= 2 and all(line.startswith("hint: ") for line in lines[1:]), result.stderr
+    no_escapes(result)
+
+
+def rounds_go_on(workload: Workload) -> None:
+    assert workload.running
+    code, said = workload.finish()
+    assert code == 0 and int(said) > 100
+
+
+def test_frame_pointers_in_circles(gotrace, tmp_path: Path) -> None:
+    path, arguments = program()
+    with Workload(path, *arguments, "frames") as workload:
+        result = gotrace("attach", workload.pid, "-d", "3s", "--json", "-o", tmp_path / "x.gotrace", "-o", tmp_path / "x.html")
+        assert result.returncode == 0, result.stderr
+        summary = json.loads(result.stdout)
+        assert not probes_of(workload.pid)
+        rounds_go_on(workload)
+    crooked = [s for s in summary["stacks"] if any(f["name"] == "main.lie" for f in s["frames"])]
+    assert sum(stack["count"] for stack in crooked) > 100
+    # A walk ends: at a frame that is not above the last one, or at the root.
+    assert max(len(stack["frames"]) for stack in summary["stacks"]) < 600
+    assert sum(summary["losses"].values()) > 0
+    no_escapes(result)
+
+
+def test_goroutine_structs_of_garbage(gotrace, tmp_path: Path) -> None:
+    path, arguments = program()
+    with Workload(path, *arguments, "structs") as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "during.gotrace") as trace:
+            workload.send("go")
+            time.sleep(3)
+            summary = trace.end_json()
+        assert summary["totals"]["intervals"] > 100
+        # Whoever comes when the garbage is there already is told so, or meets a moment in which all is well.
+        for turn in range(3):
+            result = gotrace("attach", workload.pid, "-d", "1s", "--json", "-o", tmp_path / f"{turn}.gotrace")
+            if result.returncode:
+                one_error(result, 3)
+                assert "does not fit" in result.stderr
+        assert not probes_of_anyone(path)
+        rounds_go_on(workload)
+
+
+def probes_of_anyone(path: Path) -> bool:
+    """Whether a fresh process of the executable finds breakpoints in its code."""
+    with Workload(path, *program()[1], "frames") as other:
+        return probes_of(other.pid)
+
+
+def test_a_list_of_goroutines_without_end(gotrace, tmp_path: Path) -> None:
+    path, arguments = program()
+    with Workload(path, *arguments, "list") as workload:
+        began = time.monotonic()
+        one_error(gotrace("attach", workload.pid, "-d", "1s", "-o", tmp_path / "x.gotrace"), 3)
+        assert workload.running, time.monotonic() - began
+
+
+def test_names_that_command_the_terminal(gotrace, tmp_path: Path) -> None:
+    path, arguments = program()
+    honest = b"main.victimOfTheScribbler"
+    data = path.read_bytes()
+    assert len(ESCAPES) <= len(honest) and honest in data
+    altered = tmp_path / "\x1b[31mtarget\x07"
+    altered.write_bytes(data.replace(honest, ESCAPES.ljust(len(honest), b"x")))
+    altered.chmod(0o755)
+    result = gotrace("probes", altered)
+    assert result.returncode == 0, result.stderr
+    no_escapes(result)
+    # Its own name and its functions' are text for people everywhere; its goroutines wait with such a name.
+    capture = tmp_path / "x.gotrace"
+    with Workload(altered, *arguments, "structs") as workload:
+        result = gotrace("attach", workload.pid, "-d", "1s", "-o", capture, "-o", tmp_path / "x.html")
+        assert result.returncode == 0, result.stderr
+        no_escapes(result)
+        assert workload.running
+    for options in ((), ("--tree",), ("-o", "-")):
+        report = gotrace("report", capture, *options)
+        assert report.returncode == 0 and "owned" in report.stdout
+        no_escapes(report)
+
+
+@pytest.mark.parametrize("what", ["functab", "truncated", "buildinfo", "headers"])
+def test_executables_of_garbage(gotrace, tmp_path: Path, what: str) -> None:
+    data = bytearray(build("hostile", "1.27.3", "stripped").read_bytes())
+    binary = GoBinary(Image(bytes(data)))
+    if what == "functab":
+        start = binary.image.file_offset(binary.table._functab)
+        data[start : start + 60_000] = os.urandom(60_000)
+    elif what == "truncated":
+        del data[len(data) // 2 :]
+    elif what == "buildinfo":
+        section = binary.image.sections[".go.buildinfo"]
+        data[section.offset + 32 : section.offset + 64] = b"\xff" * 32
+    else:
+        data[32:64] = b"\xff" * 32
+    path = tmp_path / "garbage"
+    path.write_bytes(data)
+    result = gotrace("probes", path)
+    if what == "buildinfo":
+        assert result.returncode == 0, result.stderr
+        no_escapes(result)
+    else:
+        one_error(result, 3)
+
+
+def test_paths_that_are_no_plain_files(gotrace, tmp_path: Path) -> None:
+    link, loop, fifo = tmp_path / "link", tmp_path / "loop", tmp_path / "fifo"
+    link.symlink_to(build("hostile", "1.27.3", "stripped"))
+    loop.symlink_to(loop)
+    os.mkfifo(fifo)
+    assert gotrace("probes", link).returncode == 0
+    one_error(gotrace("probes", loop), 1)
+    for path in (fifo, "/dev/zero", tmp_path):
+        result = gotrace("probes", path)
+        one_error(result, 3)
+        assert "is not a regular file" in result.stderr
+    for path in (fifo, loop, tmp_path, "/dev/zero"):
+        one_error(gotrace("report", path), 1)
