@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gotrace.errors import Refused
-from gotrace.kernel.bpf import BpfError, MapType, ProgramType, create_map, load_program
+from gotrace.kernel.bpf import AttachType, BpfError, MapType, ProgramType, create_map, load_program
 from gotrace.kernel.compilation import CompiledPrograms, MapShape, keep_log
 from gotrace.kernel.program import LOAD_MARK, VARIANTS, constant_names
+from gotrace.kernel.uprobes import program_attach_type
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
@@ -52,12 +53,13 @@ def load(
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
+        attach_types = {ProgramType.KPROBE: program_attach_type()}
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
             for name, kind in programs.items():
                 entry, own = VARIANTS.get(name, (name, {}))
                 code = relocated(compiled.code[entry], constants | own, fds)
-                loading[name] = pool.submit(load_program, kind, code, name)
+                loading[name] = pool.submit(load_program, kind, code, name, attach_types.get(kind, AttachType.NONE))
             errors = [future.exception() for future in loading.values()]
             loaded.programs = {name: future.result() for name, future in loading.items() if future.exception() is None}
         if first := next((error for error in errors if error is not None), None):
