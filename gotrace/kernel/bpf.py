@@ -200,6 +200,19 @@ def attach_raw_tracepoint(name: str, program_fd: int) -> int:
     return fd
 
 
+def attach_fentry(program_fd: int) -> int:
+    """Runs a program that was loaded as TRACE_FENTRY, at the function it was loaded for, until the returned descriptor is
+    closed.
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
+    fd = bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, program_fd, 0))
+    if fd < 0:
+        raise BpfError(-fd, "attaching by fentry")
+    return fd
+
+
 def attach_uprobe_link(path: str, offset: int, pid: int, program_fd: int) -> int:
     """As `gotrace.kernel.perf_event.open_uprobe`, by a link (Linux 6.6) of a program that was loaded as
     TRACE_UPROBE_MULTI.

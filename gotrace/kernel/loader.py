@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import struct
@@ -101,7 +102,8 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
 
 def _lift_memory_limit() -> None:
     # Kernels before 5.11 account maps as locked memory.
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except (ValueError, OSError):
-        pass
+    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    for wanted in (resource.RLIM_INFINITY, hard):  # without CAP_SYS_RESOURCE no more than is allowed
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (wanted, wanted))
+            return
