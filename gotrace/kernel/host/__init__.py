@@ -34,6 +34,6 @@ def examine() -> list[Check]:
 
 def _required() -> list[Check]:
     """What attach can't do without."""
-    checks = [settings.system(), privileges.capabilities(), settings.proc(), toolchain.bcc_installed()]
+    checks = [settings.system(), privileges.capabilities(), settings.proc(), settings.clock(), toolchain.bcc_installed()]
     # Without the capabilities everything else is refused too: the cause is told, not its consequences.
     return checks + (features.required() if all(check.ok for check in checks[:2]) else [])

@@ -39,6 +39,18 @@ def proc() -> Check:
     return Check("/proc", True, True, "shows this PID namespace")
 
 
+def clock() -> Check:
+    """Whether our CLOCK_MONOTONIC is the one that BPF programs read: it is not in a time namespace (time_namespaces(7))."""
+    try:
+        lines = [line.split() for line in Path("/proc/self/timens_offsets").read_text().splitlines()]
+    except OSError:
+        lines = []  # a kernel without time namespaces
+    if any(fields[0] == "monotonic" and fields[1:] != ["0", "0"] for fields in lines):
+        return Check("clock", True, False, "our clock is that of a time namespace, BPF programs read the host's",
+                     "sudo nsenter --time=/proc/1/ns/time gotrace ...")
+    return Check("clock", True, True, "ours is the one that BPF programs read")
+
+
 def optional(usable: bool) -> list[Check]:
     """Settings that decide how much a trace tells, or that one may take for a cause of trouble. `usable`: BPF works."""
     return [

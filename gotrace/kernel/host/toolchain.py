@@ -23,7 +23,7 @@ def bcc_installed() -> Check:
     if not spec.origin or not Path(spec.origin).with_name("libbcc.py").exists():
         return Check(
             "bcc", True, False, f"the bcc module in {os.path.dirname(spec.origin or '') or 'a namespace'} is not the BPF Compiler Collection",
-            f"{sys.executable} -m pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
+            "pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
         )
     return Check("bcc", True, True, "Python's bcc module is installed")
 
