@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import struct
@@ -17,7 +18,10 @@ from gotrace.kernel.uprobes import program_attach_type
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
-
+_HINTS = {
+    errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
+    errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
+}
 
 @dataclass
 class LoadedPrograms:
@@ -67,7 +71,7 @@ def load(
             raise first
     except BpfError as error:
         loaded.close()
-        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else "gotrace doctor"
+        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else _HINTS.get(error.errno, "gotrace doctor")
         raise Refused(f"the kernel refuses {error.strerror}", hint) from None
     except BaseException:
         loaded.close()

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from attach import Attached, probes_of
+from conftest import unavailable
 from gobuild import build
 from restricted import CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid, limit, run
 from workload import Workload
@@ -27,7 +28,7 @@ from gotrace.capture.reader import read_capture
 pytestmark = pytest.mark.bpf
 
 NEIGHBOURS = 200
-MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
@@ -159,19 +160,52 @@ def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:
     is_complete(tmp_path / "256.gotrace")
 
 
-@pytest.mark.skipif(not (MEMORY_CGROUP / "memory.limit_in_bytes").exists(), reason="needs the memory controller of cgroup v1")
-def test_no_memory_for_maps(churn: Workload, tmp_path: Path) -> None:
-    group = MEMORY_CGROUP / f"gotrace-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(90 << 20))
-        join = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-        result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], join)
-        if result.returncode != -signal.SIGKILL:  # the kernel's own answer to a process that outgrows its group
-            one_line(result, "BPF map", "Cannot allocate memory")
-        assert not list(tmp_path.iterdir())
-    finally:
-        group.rmdir()
+@pytest.fixture
+def memory_group() -> Iterator[tuple[Path, list[str]]]:
+    """(the file for the limit of a new cgroup, what to put before a command to run it there)."""
+    for root, file in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
+        with suppress(OSError):
+            if file == "memory.max":
+                (root / "cgroup.subtree_control").write_text("+memory")
+            group = root / f"gotrace-test-{os.getpid()}"
+            group.mkdir()
+            if (group / file).exists():
+                break
+            group.rmdir()
+    else:
+        unavailable("needs a cgroup with the memory controller (remedy: mount one at /sys/fs/cgroup)")
+    yield group / file, ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    deadline = time.monotonic() + 20
+    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group.rmdir()
+
+
+def test_no_memory_for_maps(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
+    limit_file, inside = memory_group
+    limit_file.write_text(str(75 << 20))
+    result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], inside)
+    one_line(result, "the kernel refuses BPF map", "Cannot allocate memory", "memory limit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_oom_killer_takes_gotrace(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
+    """A neighbour in the same cgroup eats its memory: what was committed until then can be read."""
+    limit_file, inside = memory_group
+    limit_file.write_text(str(500 << 20))
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        Path(f"/proc/{trace.process.pid}/oom_score_adj").write_text("1000")
+        limit_file.with_name("cgroup.procs").write_text(str(trace.process.pid))
+        time.sleep(2)
+        eater = subprocess.Popen(
+            [*inside, sys.executable, "-c", "import time; m = [bytearray(b'x' * (1 << 20)) for _ in range(600)]"],
+            stderr=subprocess.DEVNULL,
+        )
+        assert trace.process.wait(60) == -signal.SIGKILL
+        eater.wait(60)
+    profile = read_capture(capture)
+    assert not profile.complete and sum(stack.distribution.count for stack in profile.stacks) > 100
 
 
 # -- time and signals --------------------------------------------------------------------------------------------------
