@@ -25,6 +25,8 @@ class Workload:
             preexec_fn=_favoured if self._undisturbed else None,
         )
         self._buffer = b""
+        self._output = select.poll()  # not select(2): a test may run more programs than that can watch
+        self._output.register(self._process.stdout, select.POLLIN)
         try:
             line = self.read_line(20)
             assert line.startswith("ready"), f"the program said {line!r}: {self._errors()}"
@@ -52,7 +54,7 @@ class Workload:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+            if left <= 0 or not self._output.poll(left * 1000):
                 raise TimeoutError(f"{self._command[0]} printed no line within {timeout_s} s")
             chunk = self._process.stdout.read(65536)
             if not chunk:

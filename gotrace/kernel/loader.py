@@ -18,6 +18,8 @@ from gotrace.kernel.uprobes import program_attach_type
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
+_KPROBES = frozenset(("on_poll_event",))
+"""Programs of type KPROBE that are for functions of the kernel, all others are for uprobes."""
 _HINTS = {
     errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
     errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
@@ -46,7 +48,7 @@ def load(
     Raises:
         Refused: the kernel refuses a map or a program.
     """
-    _lift_memory_limit()
+    _lift_limits()
     loaded = LoadedPrograms()
     try:
         for shape in compiled.maps:
@@ -58,13 +60,16 @@ def load(
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
-        attach_types = {ProgramType.KPROBE: program_attach_type()}
+        uprobe_type = program_attach_type()
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
             for name, kind in programs.items():
                 entry, own = VARIANTS.get(name, (name, {}))
                 code = relocated(compiled.code[entry], constants | own, fds)
-                loading[name] = pool.submit(load_program, kind, code, name, attach_types.get(kind, AttachType.NONE))
+                loading[name] = pool.submit(
+                    load_program, kind, code, name,
+                    uprobe_type if kind is ProgramType.KPROBE and name not in _KPROBES else AttachType.NONE,
+                )
             errors = [future.exception() for future in loading.values()]
             loaded.programs = {name: future.result() for name, future in loading.items() if future.exception() is None}
         if first := next((error for error in errors if error is not None), None):
@@ -104,10 +109,13 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
     return bytes(out)
 
 
-def _lift_memory_limit() -> None:
-    # Kernels before 5.11 account maps as locked memory.
-    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
-    for wanted in (resource.RLIM_INFINITY, hard):  # without CAP_SYS_RESOURCE no more than is allowed
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (wanted, wanted))
-            return
+def _lift_limits() -> None:
+    # Kernels before 5.11 account maps as locked memory; every process that is traced takes some fifty descriptors.
+    for what, wishes in (
+        (resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, None)), (resource.RLIMIT_NOFILE, (None,)),
+    ):
+        hard = resource.getrlimit(what)[1]
+        for wish in wishes:  # without CAP_SYS_RESOURCE no more than is allowed
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(what, (wish or hard, wish or hard))
+                break

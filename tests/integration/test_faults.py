@@ -27,7 +27,7 @@ from gotrace.capture.reader import read_capture
 
 pytestmark = pytest.mark.bpf
 
-NEIGHBOURS = 200
+NEIGHBOURS = 1000
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -342,6 +342,8 @@ def test_many_processes_of_one_binary(tmp_path: Path) -> None:
     """Probes are in the file, all share it: only the traced ones are hit, and all go on."""
     binary = build("churn", "1.27.3", "stripped")
     capture = tmp_path / "x.gotrace"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three pipes to each
     with ExitStack() as stack:
         idle = [stack.enter_context(Workload(build("selftimed", "1.27.3", "stripped"), "-scenarios", "sleep")) for _ in range(NEIGHBOURS)]
         busy = stack.enter_context(Workload(binary))
@@ -362,3 +364,21 @@ def test_many_processes_of_one_binary(tmp_path: Path) -> None:
             assert workload.finish()[0] == 0
         code, rest = busy.finish()
         assert code == 0 and rest.startswith("ok"), rest
+
+
+def test_many_processes_in_one_trace(tmp_path: Path) -> None:
+    """Each target takes some fifty descriptors: more in all than the usual soft limit, which is ours to raise."""
+    capture = tmp_path / "x.gotrace"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with ExitStack() as stack:
+        targets = [stack.enter_context(Workload(build("selftimed", "1.27.3", "stripped"), "-scenarios", "sleep")) for _ in range(25)]
+        result = run(
+            ["attach", *(target.pid for target in targets), "-d", "200ms", "-q", "-o", capture],
+            prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most)),
+        )
+        assert result.returncode == 0, result.stderr
+        profile = read_capture(capture)
+        assert {target.pid for target in profile.targets} == {target.pid for target in targets}
+        assert {stack.pid for stack in profile.stacks} == {target.pid for target in targets}
+        assert not probes_of(targets[0].pid) and not probes_of(targets[-1].pid)
+        assert all(target.finish()[0] == 0 for target in targets)
