@@ -108,6 +108,7 @@ class SampledProcess:
         self.start_ns = self._last_ns = self._last_ns or time.monotonic_ns()
         self._estimator.begin(self.start_ns)
         self._open = True
+        self.losses[Loss.STACK_TORN] += len(self._unread)  # torn in the first look, and still waiting
         self._next_ns = self.start_ns
         self._plan()
 

@@ -27,6 +27,8 @@ class Workload:
             preexec_fn=_favoured if self._undisturbed else None,
         )
         self._buffer = b""
+        self._output = select.poll()  # not select(2): a test may run more programs than that can watch
+        self._output.register(self._process.stdout, select.POLLIN)
         try:
             line = self.read_line(20)
             self.ready = line
@@ -55,7 +57,7 @@ class Workload:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+            if left <= 0 or not self._output.poll(left * 1000):
                 raise TimeoutError(f"{self._command[0]} printed no line within {timeout_s} s")
             chunk = self._process.stdout.read(65536)
             if not chunk:

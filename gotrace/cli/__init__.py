@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from gotrace.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, GotraceError
+
+_SHORTAGES = {
+    errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
+    errno.ENFILE: "sysctl fs.file-max: the whole system is out of file descriptors",
+    errno.ENOMEM: "free some memory, or raise the memory limit of gotrace's cgroup",
+    errno.ENOSPC: "free some space, or send the output elsewhere",
+    errno.EDQUOT: "free some space, or send the output elsewhere",
+    errno.EAGAIN: "ulimit -u, or pids.max of gotrace's cgroup: no process or thread can be started",
+}
+"""What the system can be short of anywhere, and what to do about it."""
 
 
 def main() -> None:
@@ -38,20 +49,37 @@ def run(arguments: list[str]) -> int:
         return _say("interrupted", None, EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (| head): nothing is left to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard_stdout()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _SHORTAGES:
+            return _internal(error)
+        if error.filename is None:  # it may have been stdout; the interpreter would try again at its end
+            _discard_stdout()
+        where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        return _say(f"{os.strerror(error.errno)} ({errno.errorcode[error.errno]}){where}", _SHORTAGES[error.errno], EXIT_FAILED)
     except Exception as error:
-        if os.environ.get("GOTRACE_DEBUG"):
-            raise
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
-        return _say(
-            f"internal error: {type(error).__name__}: {error}{place}",
-            "run it again with GOTRACE_DEBUG=1 and report what it prints; the traced process is not affected",
-            EXIT_FAILED,
-        )
+        return _internal(error)
+
+
+def _internal(error: Exception) -> int:
+    if os.environ.get("GOTRACE_DEBUG"):
+        raise error
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else ""
+    return _say(
+        f"internal error: {type(error).__name__}: {error}{place}",
+        "run it again with GOTRACE_DEBUG=1 and report what it prints; the traced process is not affected",
+        EXIT_FAILED,
+    )
+
+
+def _discard_stdout() -> None:
+    from gotrace.render.terminal import discard
+
+    discard(1)
 
 
 def _say(message: str, hint: str | None, code: int) -> int:

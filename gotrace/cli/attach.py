@@ -81,9 +81,11 @@ def attach(
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
     from gotrace.render.summary import print_summary
+    from gotrace.render.terminal import HUNG_UP, NOBODY_READS, lasting
     from gotrace.session import AttachOptions, Session, check_mode, default_outputs
 
-    err = Console(stderr=True, highlight=False, soft_wrap=False)
+    # A terminal that goes away ends the trace normally (SIGHUP); a reader of our talk that does, not at all.
+    err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False, soft_wrap=False)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
     options = AttachOptions(
@@ -121,7 +123,7 @@ def attach(
         sys.stdout.write(render(profile, ".json").decode())
         sys.stdout.flush()
     if not quiet:
-        print_summary(profile, err if as_json or "-" in outputs else Console(highlight=False), runtime=runtime)
+        print_summary(profile, err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False), runtime=runtime)
         for path in session.written:
             err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
 

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 _SYS_BPF = 321
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 3, 5, 17, 24
+_LINK_CREATE = 28
 _FIRST_BATCH = 256
 _LOG_BYTES = 1 << 20
 _NAME_BYTES = 15
@@ -33,6 +34,16 @@ class ProgramType(IntEnum):
 
     KPROBE = 2
     RAW_TRACEPOINT = 17
+    TRACING = 26
+
+
+class AttachType(IntEnum):
+    """Those of enum bpf_attach_type that gotrace uses. NONE: the program says nothing of how it will be attached."""
+
+    NONE = 0
+    TRACE_FENTRY = 24
+    TRACE_KPROBE_MULTI = 42
+    TRACE_UPROBE_MULTI = 48
 
 
 class BpfError(OSError):
@@ -148,8 +159,10 @@ def read_table(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes,
 # -- programs ----------------------------------------------------------------------------------------------------------
 
 
-def load_program(kind: int, code: bytes, name: str) -> int:
-    """The descriptor of a verified program.
+def load_program(
+    kind: int, code: bytes, name: str, attach_type: AttachType = AttachType.NONE, function: int = 0
+) -> int:
+    """The descriptor of a verified program. `function` is the kernel's, by its number in BTF, for a TRACING program.
 
     Raises:
         BpfError: the verifier refuses; its report is in `log`.
@@ -158,9 +171,9 @@ def load_program(kind: int, code: bytes, name: str) -> int:
 
     def attempt(log: ct.Array | None) -> int:
         return bpf(_PROG_LOAD, struct.pack(
-            "<IIQQIIQII16sII", kind, len(code) // 8, ct.addressof(code_buffer), ct.addressof(license_buffer),
+            "<IIQQIIQII16sIIIIQIIQII", kind, len(code) // 8, ct.addressof(code_buffer), ct.addressof(license_buffer),
             1 if log is not None else 0, len(log) if log is not None else 0, ct.addressof(log) if log is not None else 0,
-            0, 0, _name(name), 0, 0,
+            0, 0, _name(name), 0, attach_type, 0, 0, 0, 0, 0, 0, 0, function,
         ))
 
     fd = attempt(None)
@@ -184,6 +197,52 @@ def attach_raw_tracepoint(name: str, program_fd: int) -> int:
     fd = bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ct.addressof(buffer), program_fd, 0))
     if fd < 0:
         raise BpfError(-fd, f"raw tracepoint {name}")
+    return fd
+
+
+def attach_fentry(program_fd: int) -> int:
+    """Runs a program that was loaded as TRACE_FENTRY, at the function it was loaded for, until the returned descriptor is
+    closed.
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
+    fd = bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, program_fd, 0))
+    if fd < 0:
+        raise BpfError(-fd, "attaching by fentry")
+    return fd
+
+
+def attach_uprobe_link(path: str, offset: int, pid: int, program_fd: int) -> int:
+    """As `gotrace.kernel.perf_event.open_uprobe`, by a link (Linux 6.6) of a program that was loaded as
+    TRACE_UPROBE_MULTI.
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
+    name, offsets = ct.create_string_buffer(os.fsencode(path)), (ct.c_uint64 * 1)(offset)
+    fd = bpf(_LINK_CREATE, struct.pack(
+        "<IIIIQQQQIII", program_fd, 0, AttachType.TRACE_UPROBE_MULTI, 0, ct.addressof(name), ct.addressof(offsets),
+        0, 0, 1, 0, pid,
+    ))
+    if fd < 0:
+        raise BpfError(-fd, "uprobe link")
+    return fd
+
+
+def attach_kprobe_link(function: str, program_fd: int) -> int:
+    """Runs a program that was loaded as TRACE_KPROBE_MULTI whenever the kernel calls `function` (Linux 5.18).
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
+    name = ct.create_string_buffer(function.encode())
+    names = (ct.c_uint64 * 1)(ct.addressof(name))
+    fd = bpf(_LINK_CREATE, struct.pack(
+        "<IIIIIIQQQ", program_fd, 0, AttachType.TRACE_KPROBE_MULTI, 0, 0, 1, ct.addressof(names), 0, 0
+    ))
+    if fd < 0:
+        raise BpfError(-fd, "kprobe link")
     return fd
 
 

@@ -9,7 +9,7 @@ from gotrace.errors import Refused
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _FUNCTION = 4, 5, 12
 _TRANSPARENT = frozenset((8, 9, 10, 11, 18))  # typedef, volatile, const, restrict, type_tag (include/uapi/linux/btf.h)
 _MAX_DEPTH = 16
 
@@ -48,6 +48,11 @@ class Btf:
                 return None
             total += bits // 8
         return total
+
+    def function(self, name: str) -> int | None:
+        """The number of the kernel's function `name`, None if it is not described."""
+        number = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _FUNCTION)
+        return number if number > 0 else None
 
     def _type(self, number: int) -> tuple[int, int, int, int] | None:
         """(name offset, info, size or type, address) of a type, behind typedefs and qualifiers."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes as ct
-import mmap
 import os
-import tempfile
 import time
 
 from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
-from gotrace.kernel.perf_event import open_uprobe
+from gotrace.kernel.uprobes import attach_uprobe, probed_code, program_attach_type
 
-# f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The probed push is emulated, as the probes on the target are.
-_LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
 _ROUNDS = 4000
 
 
@@ -26,35 +21,18 @@ def trap_cost_ns() -> int | None:
 
 def measure_trap_ns() -> int:
     """As `trap_cost_ns`, but raises OSError where a probe on our own process does not work."""
-    # Executable memory must be a file for a uprobe; a memfd would do for the mapping, but has no path to probe.
-    with tempfile.NamedTemporaryFile(prefix="gotrace-calibrate-") as file:
-        file.write(_LOOP.ljust(mmap.PAGESIZE, b"\0"))
-        file.flush()
-        code = mmap.mmap(file.fileno(), mmap.PAGESIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+    with probed_code() as (path, loop):
+        bare = _time(loop)
+        program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type())
         try:
-            address = _address_of(file.name)
-            loop = ct.CFUNCTYPE(None, ct.c_long)(address)
-            bare = _time(loop)
-            program = load_program(ProgramType.KPROBE, EXIT_0, "empty")
+            probe = attach_uprobe(path, 0, os.getpid(), program)
             try:
-                probe = open_uprobe(file.name, 0, os.getpid(), program)
-                try:
-                    probed = _time(loop)
-                finally:
-                    os.close(probe)
+                probed = _time(loop)
             finally:
-                os.close(program)
+                os.close(probe)
         finally:
-            code.close()
+            os.close(program)
     return max(0, probed - bare)
-
-
-def _address_of(path: str) -> int:
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            if line.rstrip().endswith(path):
-                return int(line.split("-")[0], 16)
-    raise OSError("the calibration code is not mapped")
 
 
 def _time(loop) -> int:

@@ -83,7 +83,9 @@ def main():
         try:
             answer = _compile(bcc, request)
         except Exception as error:  # bcc raises bare Exception
-            answer = {"error": "the BPF program was not compiled: %s" % error, "hint": ""}
+            answer = {
+                "error": "the BPF program was not compiled by bcc %s: %s" % (getattr(bcc, "__version__", "unknown"), error), "hint": "",
+            }
     try:
         json.dump(answer, sys.stdout)
         sys.stdout.flush()

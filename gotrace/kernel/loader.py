@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import struct
@@ -9,13 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gotrace.errors import Refused
-from gotrace.kernel.bpf import BpfError, MapType, ProgramType, create_map, load_program
+from gotrace.kernel.bpf import AttachType, BpfError, MapType, ProgramType, create_map, load_program
 from gotrace.kernel.compilation import CompiledPrograms, MapShape, keep_log
 from gotrace.kernel.program import LOAD_MARK, VARIANTS, constant_names
+from gotrace.kernel.uprobes import program_attach_type
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
-
+_KPROBES = frozenset(("on_poll_event",))
+"""Programs of type KPROBE that are for functions of the kernel, all others are for uprobes."""
+_HINTS = {
+    errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
+    errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
+}
 
 @dataclass
 class LoadedPrograms:
@@ -40,7 +48,7 @@ def load(
     Raises:
         Refused: the kernel refuses a map or a program.
     """
-    _lift_memory_limit()
+    _lift_limits()
     loaded = LoadedPrograms()
     try:
         for shape in compiled.maps:
@@ -52,19 +60,23 @@ def load(
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
+        uprobe_type = program_attach_type()
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
             for name, kind in programs.items():
                 entry, own = VARIANTS.get(name, (name, {}))
                 code = relocated(compiled.code[entry], constants | own, fds)
-                loading[name] = pool.submit(load_program, kind, code, name)
+                loading[name] = pool.submit(
+                    load_program, kind, code, name,
+                    uprobe_type if kind is ProgramType.KPROBE and name not in _KPROBES else AttachType.NONE,
+                )
             errors = [future.exception() for future in loading.values()]
             loaded.programs = {name: future.result() for name, future in loading.items() if future.exception() is None}
         if first := next((error for error in errors if error is not None), None):
             raise first
     except BpfError as error:
         loaded.close()
-        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else "gotrace doctor"
+        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else _HINTS.get(error.errno, "gotrace doctor")
         raise Refused(f"the kernel refuses {error.strerror}", hint) from None
     except BaseException:
         loaded.close()
@@ -97,9 +109,13 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
     return bytes(out)
 
 
-def _lift_memory_limit() -> None:
-    # Kernels before 5.11 account maps as locked memory.
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except (ValueError, OSError):
-        pass
+def _lift_limits() -> None:
+    # Kernels before 5.11 account maps as locked memory; every process that is traced takes some fifty descriptors.
+    for what, wishes in (
+        (resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, None)), (resource.RLIMIT_NOFILE, (None,)),
+    ):
+        hard = resource.getrlimit(what)[1]
+        for wish in wishes:  # without CAP_SYS_RESOURCE no more than is allowed
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(what, (wish or hard, wish or hard))
+                break

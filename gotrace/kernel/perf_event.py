@@ -50,6 +50,22 @@ def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
     return _open(attr, pid, -1, program_fd)
 
 
+def uprobe_errno() -> int:
+    """Why the kernel would not take a uprobe from us: the errno for one in a file that can't exist. ENOENT and ENOTDIR
+    mean that it asked for the file, so we may; EACCES and EPERM are its answers to those who may not. Nothing is placed.
+    """
+    if not UPROBE_TYPE.exists():
+        return errno.ENODEV
+    buffer = ct.create_string_buffer(b"/dev/null/none")
+    attr = _Attr(type=int(UPROBE_TYPE.read_text()), size=ct.sizeof(_Attr), sample_period=1, config1=ct.addressof(buffer))
+    libc = ct.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), os.getpid(), -1, -1, _PERF_FLAG_FD_CLOEXEC)
+    if fd >= 0:
+        os.close(fd)
+        return 0
+    return ct.get_errno()
+
+
 def open_kprobe(function: str, program_fd: int) -> int:
     """Runs the BPF program whenever the kernel calls `function`, in any process, until the returned descriptor is closed.
 

@@ -20,7 +20,7 @@ from gotrace.kernel.bpf import (
 )
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.loader import LoadedPrograms, load
-from gotrace.kernel.perf_event import KPROBE_TYPE, UPROBE_TYPE, ProbeError, open_kprobe, open_uprobe
+from gotrace.kernel.perf_event import KPROBE_TYPE, UPROBE_TYPE, ProbeError, open_kprobe
 from gotrace.kernel.program import Options, constants, map_entries
 from gotrace.kernel.records import (
     NO_STACK, BlockedThread, IntervalRow, KernelEvent, KernelObject, OpenInterval, OpenThread, RawStack, RowKey, RunningTime,
@@ -32,6 +32,7 @@ from gotrace.kernel.structs import (
     STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue,
     MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
 )
+from gotrace.kernel.uprobes import attach_uprobe
 from gotrace.plan.probes import Plan
 from gotrace.vocabulary import Loss, StartKind, Stat
 
@@ -123,7 +124,7 @@ class Tracer:
             raise Refused(f"the kernel refuses {error.strerror}", "gotrace doctor") from None
         for probe in self._plan.probes:
             try:
-                fd = open_uprobe(self._exe_path, probe.file_offset, self._pid, self._loaded.programs[probe.program])
+                fd = attach_uprobe(self._exe_path, probe.file_offset, self._pid, self._loaded.programs[probe.program])
             except ProbeError as error:
                 self.detach()
                 if error.errno == errno.ESRCH:

@@ -10,6 +10,7 @@ from pathlib import Path
 from gotrace.errors import GotraceError, Refused, TargetGone
 
 _AT_ENTRY = 9
+_PT_LOAD, _PF_X = 1, 1
 _PF_KTHREAD = 0x00200000
 
 
@@ -27,6 +28,8 @@ class Process:
     namespace_pid: int
     threads: int
     auxv: bytes
+    start_code: int
+    start_stack: int
 
     @property
     def exe_path(self) -> str:
@@ -41,20 +44,24 @@ class Process:
         return not select.select([self.pidfd], [], [], 0)[0]
 
     def entry_address(self) -> int:
-        """Run-time address of the ELF entry point (AT_ENTRY of the auxiliary vector).
+        """Run-time address of the ELF entry point: AT_ENTRY of the auxiliary vector, or where only the owner of the process
+        may read that, by where its code was loaded.
 
         Raises:
-            GotraceError: the vector can't be read or has no entry.
+            GotraceError: neither can be read.
         """
         for position in range(0, len(self.auxv) - 15, 16):
             key, value = struct.unpack_from("<QQ", self.auxv, position)
             if key == _AT_ENTRY:
                 return value
-        raise _gone_or(self.pid, f"process {self.pid} has no auxiliary vector")
+        lowest, entry = _code_segment(self.exe_fd)
+        if self.start_code <= 1 or lowest is None:  # 0 or 1: /proc/PID/stat does not tell us (fs/proc/array.c)
+            raise _gone_or(self.pid, f"process {self.pid} has no auxiliary vector that we may read")
+        return self.start_code - lowest + entry
 
     def same_program(self) -> bool:
         """Whether the process still runs the program it ran when it was opened (it may call exec at any time)."""
-        return self.alive() and _auxv(self.pid) == self.auxv
+        return self.alive() and _identity(self.pid) == (self.auxv, self.start_code, self.start_stack)
 
     def close(self) -> None:
         """Closes the descriptors."""
@@ -98,7 +105,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
     if int(fields[6]) & _PF_KTHREAD:
         raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
     status = _status(pid)
-    # Its stack addresses are random for every exec, so the vector also tells one program of the process from the next.
+    # Stack addresses are random for every exec, so those in the vector, and start_stack where only the owner may read
+    # that, tell one program of the process from the next.
     auxv = _auxv(pid)
     try:
         exe = os.readlink(f"/proc/{pid}/exe")
@@ -121,7 +129,30 @@ def _inspect(pid: int, pidfd: int) -> Process:
         namespace_pid=int(status.get("NSpid", str(pid)).split()[-1]),
         threads=int(fields[17]),
         auxv=auxv,
+        start_code=int(fields[23]),
+        start_stack=int(fields[25]),
     )
+
+
+def _identity(pid: int) -> tuple[bytes, int, int]:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return b"", 0, 0
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return _auxv(pid), int(fields[23]), int(fields[25])
+
+
+def _code_segment(exe_fd: int) -> tuple[int | None, int]:
+    """(lowest address of executable code in an ELF64 file, its entry point), as fs/binfmt_elf.c finds start_code."""
+    head = os.pread(exe_fd, 64, 0).ljust(64, b"\0")
+    entry, headers = struct.unpack_from("<QQ", head, 24)
+    size, count = struct.unpack_from("<HH", head, 54)
+    if size < 56 or headers > 1 << 20:
+        return None, entry
+    table = os.pread(exe_fd, size * count, headers)
+    segments = (struct.unpack_from("<IIQQ", table, at) for at in range(0, len(table) - 55, size))
+    return min((address for kind, flags, _, address in segments if kind == _PT_LOAD and flags & _PF_X), default=None), entry
 
 
 def _auxv(pid: int) -> bytes:

@@ -1,0 +1,39 @@
+"""What this host offers: every capability that gotrace needs or can use, found by trying it, with the way to get it. All
+differences between kernels, containers and privileges are told apart here and nowhere else."""
+
+from __future__ import annotations
+
+from gotrace.errors import Refused
+from gotrace.kernel.host import features, privileges, settings, toolchain
+from gotrace.kernel.host.check import Check
+from gotrace.kernel.host.privileges import WithoutRoot, without_root
+from gotrace.kernel.host.syscalls import SyscallSource, choose_syscall_source
+
+__all__ = ["Check", "SyscallSource", "WithoutRoot", "choose_syscall_source", "examine", "preflight", "without_root"]
+
+
+def preflight() -> None:
+    """The checks that cost next to nothing; raises Refused with all findings at once if attach could not work."""
+    failed = [check for check in _required() if not check.ok]
+    if failed:
+        raise Refused(
+            "this host can't be used for tracing: " + "; ".join(f"{check.name}: {check.why}" for check in failed),
+            failed[0].fix if len(failed) == 1 else "gotrace doctor lists what to do about each",
+        )
+
+
+def examine() -> list[Check]:
+    """All checks, also those that compile, load and run small BPF programs (some seconds). Nothing stays attached.
+
+    Where something needed is missing, what builds on it is not tried: it would fail for that reason, and tell another.
+    """
+    required = _required()
+    usable = all(check.ok for check in required)
+    return required + (toolchain.costly() + features.optional() if usable else []) + settings.optional(usable)
+
+
+def _required() -> list[Check]:
+    """What attach can't do without."""
+    checks = [settings.system(), privileges.capabilities(), settings.proc(), settings.clock(), toolchain.bcc_installed()]
+    # Without the capabilities everything else is refused too: the cause is told, not its consequences.
+    return checks + (features.required() if all(check.ok for check in checks[:2]) else [])

@@ -1,0 +1,384 @@
+"""What goes wrong around a trace: the compiler, the verifier, limits, signals, terminals, neighbours. The target goes on
+unharmed, no probe stays, what is written is valid, and a refusal is one line with its cause."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from attach import Attached, probes_of
+from conftest import unavailable
+from gobuild import build
+from restricted import CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid, limit, run
+from workload import Workload
+
+from gotrace.capture.reader import read_capture
+
+pytestmark = pytest.mark.bpf
+
+NEIGHBOURS = 1000
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture
+def churn() -> Iterator[Workload]:
+    """Ends the test with the target's own verdict: a goroutine that went wrong says so."""
+    with Workload(build("churn", "1.27.3", "stripped")) as workload:
+        yield workload
+        assert not probes_of(workload.pid)
+        code, rest = workload.finish()
+        assert code == 0 and rest.startswith("ok"), rest
+
+
+def one_line(result: subprocess.CompletedProcess[str], *texts: str, code: int = 3) -> None:
+    lines = result.stderr.splitlines()
+    assert result.returncode == code, result.stderr
+    assert len(lines) <= 2 and lines[0].startswith("error: "), result.stderr
+    assert all(text in result.stderr for text in texts), result.stderr
+
+
+def is_complete(capture: Path) -> None:
+    profile = read_capture(capture)
+    assert profile.complete
+    assert sum(stack.distribution.count for stack in profile.stacks) > 100
+    assert all(0 <= stack.distribution.max_ns <= profile.window.duration_ns for stack in profile.stacks)
+
+
+# -- compiler and verifier ---------------------------------------------------------------------------------------------
+
+OLD_BCC = """
+import ctypes
+__version__ = "0.10.0"
+class lib:  # as far as that version had got
+    pass
+class BPF:
+    def __init__(self, text, cflags):
+        raise Exception("Failed to compile BPF module <text>")
+"""
+
+
+def interpreter_with(folder: Path, bcc: dict[str, str] | None) -> Path:
+    """A virtual environment with gotrace's dependencies, and as bcc these files, or none at all."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages, = (folder / "lib").glob("python*/site-packages")
+    ours = next(path for path in sys.path if path.endswith("/site-packages") and (Path(path) / "rich").exists())
+    (packages / "paths.pth").write_text(f"{ours}\n")
+    if bcc is not None:
+        (packages / "bcc").mkdir()
+        for name, text in bcc.items():
+            (packages / "bcc" / name).write_text(text)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.parametrize(
+    ("bcc", "texts"),
+    [
+        (None, ("bcc module is not installed", "apt-get install python3-bpfcc")),
+        ({"__init__.py": "def convert(): ...\n"}, ("not the BPF Compiler Collection", "pip uninstall bcc")),
+        ({"__init__.py": OLD_BCC, "libbcc.py": ""}, ("bcc 0.10.0", "Failed to compile")),
+    ],
+    ids=["absent", "an impostor", "too old"],
+)
+def test_bcc(churn: Workload, tmp_path: Path, bcc: dict[str, str] | None, texts: tuple[str, str]) -> None:
+    interpreter = interpreter_with(tmp_path / "venv", bcc)
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+    for arguments in (("attach", churn.pid), ("doctor",)):
+        result = subprocess.run(
+            [interpreter, *command(*arguments)[1:]], capture_output=True, text=True, env=environment, timeout=60
+        )
+        if arguments[0] == "attach":
+            one_line(result, *texts)
+        else:
+            assert result.returncode == 3
+            assert all(text in " ".join(result.stdout.split()) for text in texts), result.stdout
+
+
+def checkout_with(folder: Path, file: str, old: str, new: str) -> dict[str, str]:
+    """The environment in which gotrace runs from a copy whose C differs."""
+    for name in ("gotrace", "bpf"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("compiled", "__pycache__"))
+    text = (folder / "bpf" / file).read_text()
+    assert old in text
+    (folder / "bpf" / file).write_text(text.replace(old, new, 1))
+    return {"PYTHONPATH": str(folder), "TMPDIR": str(folder)}
+
+
+def kept_log(result: subprocess.CompletedProcess[str]) -> str:
+    return Path(next(word.strip(";") for word in result.stderr.split() if word.strip(";").endswith(".log"))).read_text()
+
+
+def test_the_verifier_refuses(churn: Workload, tmp_path: Path) -> None:
+    """One line on the terminal, the whole report in a file."""
+    environment = checkout_with(tmp_path, "exec.c", "c->window_end_ns = bpf_ktime_get_ns();", "*(u64 *)1234 = 5;")
+    result = run(["attach", churn.pid], environment=environment, cwd=tmp_path)
+    one_line(result, "the kernel refuses BPF program target_exec", "the verifier's report is in")
+    assert "mem access" in kept_log(result)
+    doctor = run(["doctor"], environment=environment, cwd=tmp_path)
+    assert doctor.returncode == 3 and "the verifier's report is in" in " ".join(doctor.stdout.split()), doctor.stdout
+
+
+def test_the_compiler_refuses(churn: Workload, tmp_path: Path) -> None:
+    environment = checkout_with(tmp_path, "exec.c", "bpf_ktime_get_ns()", "no_such_name")
+    result = run(["attach", churn.pid], environment=environment, cwd=tmp_path)
+    one_line(result, "was not compiled", "no_such_name", "the whole report is in")
+    assert "no_such_name" in kept_log(result)
+
+
+# -- refusals of the kernel --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EBUSY, errno.EMFILE, errno.ENOMEM])
+def test_perf_event_open_is_refused(churn: Workload, tmp_path: Path, number: int) -> None:
+    result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], prepare=forbid(SYS_PERF_EVENT_OPEN, error=number))
+    one_line(result, "no probe at", os.strerror(number), errno.errorcode[number])
+    assert not list(tmp_path.iterdir())
+
+
+def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:
+    """Wherever it is that the limit is met: before, between two probes, at the capture."""
+    codes = set()
+    for most in (10, 24, 32, 40, 48, 56, 64, 256):
+        capture = tmp_path / f"{most}.gotrace"
+        result = run(["attach", churn.pid, "-d", "200ms", "-q", "-o", capture], prepare=limit(resource.RLIMIT_NOFILE, most))
+        codes.add(result.returncode)
+        if result.returncode:
+            one_line(result, "", code=result.returncode)
+            assert "internal error" not in result.stderr, result.stderr
+        assert not probes_of(churn.pid)
+    assert 0 in codes and len(codes) > 1
+    is_complete(tmp_path / "256.gotrace")
+
+
+@pytest.fixture
+def memory_group() -> Iterator[tuple[Path, list[str]]]:
+    """(the file for the limit of a new cgroup, what to put before a command to run it there)."""
+    for root, file in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
+        with suppress(OSError):
+            if file == "memory.max":
+                (root / "cgroup.subtree_control").write_text("+memory")
+            group = root / f"gotrace-test-{os.getpid()}"
+            group.mkdir()
+            if (group / file).exists():
+                break
+            group.rmdir()
+    else:
+        unavailable("needs a cgroup with the memory controller (remedy: mount one at /sys/fs/cgroup)")
+    yield group / file, ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    deadline = time.monotonic() + 20
+    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group.rmdir()
+
+
+def test_no_memory_for_maps(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
+    limit_file, inside = memory_group
+    limit_file.write_text(str(75 << 20))
+    result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], inside)
+    one_line(result, "the kernel refuses BPF map", "Cannot allocate memory", "memory limit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_oom_killer_takes_gotrace(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
+    """A neighbour in the same cgroup eats its memory: what was committed until then can be read."""
+    limit_file, inside = memory_group
+    limit_file.write_text(str(500 << 20))
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        Path(f"/proc/{trace.process.pid}/oom_score_adj").write_text("1000")
+        limit_file.with_name("cgroup.procs").write_text(str(trace.process.pid))
+        time.sleep(2)
+        eater = subprocess.Popen(
+            [*inside, sys.executable, "-c", "import time; m = [bytearray(b'x' * (1 << 20)) for _ in range(600)]"],
+            stderr=subprocess.DEVNULL,
+        )
+        assert trace.process.wait(60) == -signal.SIGKILL
+        eater.wait(60)
+    profile = read_capture(capture)
+    assert not profile.complete and sum(stack.distribution.count for stack in profile.stacks) > 100
+
+
+# -- time and signals --------------------------------------------------------------------------------------------------
+
+
+def test_the_target_is_stopped_for_a_while(churn: Workload, tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        time.sleep(0.3)
+        os.kill(churn.pid, signal.SIGSTOP)
+        time.sleep(1.2)
+        os.kill(churn.pid, signal.SIGCONT)
+        time.sleep(0.3)
+        trace.end()
+    is_complete(capture)
+
+
+def test_the_trace_ends_while_the_target_is_stopped(churn: Workload, tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    try:
+        with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+            time.sleep(0.3)
+            os.kill(churn.pid, signal.SIGSTOP)
+            time.sleep(0.3)
+            trace.end()
+        is_complete(capture)
+        assert not probes_of(churn.pid)
+    finally:
+        os.kill(churn.pid, signal.SIGCONT)
+
+
+def test_gotrace_is_stopped_for_a_while(churn: Workload, tmp_path: Path) -> None:
+    """The kernel goes on counting: nothing is lost but the ticks of the progress line."""
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        trace.process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        trace.process.send_signal(signal.SIGCONT)
+        trace.end()
+    is_complete(capture)
+    assert read_capture(capture).window.duration_ns >= 2_000_000_000
+
+
+def test_a_clock_of_its_own(churn: Workload, tmp_path: Path) -> None:
+    """In a time namespace our clock is not the one that the kernel's programs read: refused, with the way out."""
+    result = run(["attach", churn.pid], ["unshare", "--time", "--monotonic", "86400", "--boottime", "86400", "--fork"])
+    one_line(result, "clock", "nsenter --time")
+
+
+def test_a_target_with_a_clock_of_its_own(tmp_path: Path) -> None:
+    """Go's own stamps are a day off there; no interval is longer than the window for it."""
+    capture = tmp_path / "x.gotrace"
+    apart = ["--time", "--monotonic", "86400", "--boottime", "86400", "--fork", "--kill-child"]
+    with Workload("unshare", *apart, str(build("churn", "1.27.3", "stripped"))) as workload:
+        child = int(Path(f"/proc/{workload.pid}/task/{workload.pid}/children").read_text())
+        with Attached(child, "-d", "0", "-o", capture) as trace:
+            time.sleep(0.5)
+            trace.end()
+        is_complete(capture)
+        assert not probes_of(child)
+        code, rest = workload.finish()
+        assert code == 0 and rest.startswith("ok"), rest
+
+
+# -- terminals and pipes -----------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(arguments: list[str]) -> tuple[subprocess.Popen, int]:
+    """The process, whose controlling terminal is a new one, and the other side of that terminal."""
+    ours, theirs = pty.openpty()
+
+    def control() -> None:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=control)
+    os.close(theirs)
+    return process, ours
+
+
+def test_the_terminal_goes_away(churn: Workload, tmp_path: Path) -> None:
+    """The kernel sends SIGHUP and every later write fails: the trace ends as with Ctrl-C, with all outputs."""
+    capture, page = tmp_path / "x.gotrace", tmp_path / "x.html"
+    process, terminal = on_a_terminal(command("attach", churn.pid, "-d", "0", "-o", capture, "-o", page))
+    said = b""
+    while b"intervals/s" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait(60) == 0
+    is_complete(capture)
+    assert page.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(churn: Workload, tmp_path: Path, closed: str) -> None:
+    capture = tmp_path / "x.gotrace"
+    script = " ".join(map(str, command("attach", churn.pid, "-d", "300ms", "-o", capture))) + " " + closed
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    is_complete(capture)
+
+
+@pytest.mark.parametrize("device", ["/dev/full"])
+def test_a_full_device_for_output(churn: Workload, tmp_path: Path, device: str) -> None:
+    """What goes to the terminal can't be written: the capture is there all the same, and the exit code tells."""
+    capture = tmp_path / "x.gotrace"
+    with open(device, "w") as full:
+        result = subprocess.run(
+            command("attach", churn.pid, "-d", "300ms", "--json", "-o", capture), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode == 1 and "No space left" in result.stderr and "internal error" not in result.stderr, result.stderr
+    is_complete(capture)
+
+
+# -- neighbours --------------------------------------------------------------------------------------------------------
+
+
+def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
+    """Each counts for itself, and the end of one takes nothing from the other."""
+    first, second = tmp_path / "1.gotrace", tmp_path / "2.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", first) as one:
+        with Attached(churn.pid, "-d", "0", "-o", second) as two:
+            time.sleep(0.5)
+            one.end()
+            time.sleep(0.5)
+            two.end()
+    is_complete(first)
+    is_complete(second)
+
+
+def test_many_processes_of_one_binary(tmp_path: Path) -> None:
+    """Probes are in the file, all share it: only the traced ones are hit, and all go on."""
+    binary = build("churn", "1.27.3", "stripped")
+    capture = tmp_path / "x.gotrace"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three pipes to each
+    with ExitStack() as stack:
+        idle = [stack.enter_context(Workload(build("selftimed", "1.27.3", "stripped"), "-scenarios", "sleep")) for _ in range(NEIGHBOURS)]
+        busy = stack.enter_context(Workload(binary))
+        with Attached(idle[0].pid, idle[1].pid, busy.pid, "-d", "0", "-o", capture) as trace:
+            for workload in idle[:3]:
+                workload.send("go")
+            for workload in idle[:3]:
+                workload.read_json(30)
+            assert not probes_of(idle[2].pid)  # while its neighbours are traced
+            trace.end()
+        profile = read_capture(capture)
+        assert profile.complete and {target.pid for target in profile.targets} == {idle[0].pid, idle[1].pid, busy.pid}
+        for workload in idle[:2]:
+            sleeps = [s for s in profile.stacks if s.pid == workload.pid and any(f.name == "main.sleepOnce" for f in s.frames)]
+            assert sum(s.distribution.count for s in sleeps if s.reason == "sleep") == 40
+        for workload in idle:
+            assert not probes_of(workload.pid) if workload in idle[:5] else workload.running
+            assert workload.finish()[0] == 0
+        code, rest = busy.finish()
+        assert code == 0 and rest.startswith("ok"), rest
+
+
+def test_many_processes_in_one_trace(tmp_path: Path) -> None:
+    """Each target takes some fifty descriptors: more in all than the usual soft limit, which is ours to raise."""
+    capture = tmp_path / "x.gotrace"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with ExitStack() as stack:
+        targets = [stack.enter_context(Workload(build("selftimed", "1.27.3", "stripped"), "-scenarios", "sleep")) for _ in range(25)]
+        result = run(
+            ["attach", *(target.pid for target in targets), "-d", "200ms", "-q", "-o", capture],
+            prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most)),
+        )
+        assert result.returncode == 0, result.stderr
+        profile = read_capture(capture)
+        assert {target.pid for target in profile.targets} == {target.pid for target in targets}
+        assert {stack.pid for stack in profile.stacks} == {target.pid for target in targets}
+        assert not probes_of(targets[0].pid) and not probes_of(targets[-1].pid)
+        assert all(target.finish()[0] == 0 for target in targets)
