@@ -338,6 +338,7 @@ def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
     is_complete(second)
 
 
+@pytest.mark.slow
 def test_many_processes_of_one_binary(tmp_path: Path) -> None:
     """Probes are in the file, all share it: only the traced ones are hit, and all go on."""
     binary = build("churn", "1.27.3", "stripped")
@@ -366,6 +367,7 @@ def test_many_processes_of_one_binary(tmp_path: Path) -> None:
         assert code == 0 and rest.startswith("ok"), rest
 
 
+@pytest.mark.slow
 def test_many_processes_in_one_trace(tmp_path: Path) -> None:
     """Each target takes some fifty descriptors: more in all than the usual soft limit, which is ours to raise."""
     capture = tmp_path / "x.gotrace"
