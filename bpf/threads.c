@@ -186,6 +186,8 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 		now = from;
 	if (!woken || woken > now)
 		woken = now;
+	if (woken < from)
+		woken = from; /* the waker looked at the clock before we did */
 	state->run_since = drain ? 0 : now;
 	state->off_ns += now - from;
 	struct scratch *s = acquire_scratch();

@@ -283,8 +283,8 @@ def test_a_cpu_quota_is_to_blame_for_what_it_takes(version: str, quota: Path, tm
     mine = total_ns([stack for stack in stacks if "CPU quota" in stack["reason"]])
     # One goroutine on one P: it had a fifth of the time, and the kernel's books of the cgroup say what the rest was.
     assert mine > 0.2 * own["total_ns"]
-    # Once the quota is there again the thread may still have to wait for the CPU.
-    assert 0.9 * throttled <= mine <= 1.5 * throttled
+    # Once the quota is there again the thread may still have to wait for the CPU; the cgroup's books add up its CPUs.
+    assert 0.6 * throttled <= mine <= 1.5 * throttled
 
 
 def test_a_thousand_threads_blocked_at_once(tmp_path: Path) -> None:
