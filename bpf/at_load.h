@@ -63,6 +63,7 @@
 #define K_TASK_PID AT_LOAD(K_TASK_PID)
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
 #define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
+#define K_TASK_RAN AT_LOAD(K_TASK_RAN) /* nanoseconds; the scheduler brings it up to date before each switch */
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
 #define K_TASK_WAKE_CPU AT_LOAD(K_TASK_WAKE_CPU)

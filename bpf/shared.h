@@ -70,6 +70,7 @@ struct thread {
 	u64 stopped_at_out;
 	u64 stopped_at_woken;
 	u64 long_run_ns;
+	u64 ran_ns;   /* CPU time of the thread, 0 if not known */
 	u32 kind;
 	u32 syscall;
 	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */

@@ -100,6 +100,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	t->woken_ns = t->kernel_stack = t->object = t->syscall = t->throttled = 0;
 	t->stopped_at_out = stopped_until(now);
 	t->long_run_ns = 0;
+	t->ran_ns = kernel_word(task + K_TASK_RAN);
 	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
 	u32 blocked = !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE);
 	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
@@ -168,13 +169,24 @@ out:
 	release_scratch(s);
 }
 
-/* The thread gets a CPU again. In the context of the one before it. */
-static __always_inline void enter(struct config *c, u32 thread, u64 now)
+/* The thread gets a CPU again, in the context of the one before it; or it leaves that CPU, and nothing was seen of it in
+ * between: a sandbox may keep its own tasks from running anybody's programs, and what such a task hands its CPU to is then
+ * not seen. In that case the thread's CPU time since tells when it got the CPU. */
+static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leaves)
 {
+	u32 thread = kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(&thread);
 	if (!t || !t->out_ns)
 		return;
 	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
+	if (leaves) {
+		if (!t->ran_ns)
+			return; /* noted by user space while it looked at what was blocked when the trace began */
+		count(STAT_SWITCH_UNSEEN);
+		now -= kernel_word(task + K_TASK_RAN) - t->ran_ns;
+		if (now < woken)
+			now = woken;
+	}
 	u32 drain = draining(c, now);
 	t->out_ns = 0;
 	struct goroutine *state = goroutines.lookup(&g);
@@ -182,13 +194,18 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 		return;
 	if (drain)
 		now = c->window_end_ns;
-	if (now < from)
+	if (now < from || now > from + (1ULL << 62))
 		now = from;
 	if (!woken || woken > now)
 		woken = now;
 	if (woken < from)
 		woken = from; /* the waker looked at the clock before we did */
-	state->run_since = drain ? 0 : now;
+	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
+	if (!state->start_ns && !state->run_since) { /* else it has left this thread since, unseen as above */
+		state->run_since = drain ? 0 : now;
+		if (!preempted)
+			state->slice_base = state->run_ns;
+	}
 	state->off_ns += now - from;
 	struct scratch *s = acquire_scratch();
 	if (!s) {
@@ -196,10 +213,7 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 		return;
 	}
 	volatile struct pending *p = &s->pending;
-	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
 	u64 stopped = stopped_until(now), stopped_at_woken = woken < now ? t->stopped_at_woken : stopped;
-	if (!preempted)
-		state->slice_base = state->run_ns;
 	if (preempted)
 		stopped_at_woken = stopped;
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_at_woken, now - from);
@@ -230,14 +244,20 @@ static __always_inline void enter(struct config *c, u32 thread, u64 now)
 /* Raw tracepoint sched_switch: preempt, prev, next. */
 int on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 next = ctx->args[2], now = bpf_ktime_get_ns();
+	u64 now = bpf_ktime_get_ns();
 	struct config *c = configuration(now);
 	if (!c || !c->tgid)
 		return 0;
+	u64 tasks[2] = {ctx->args[1], ctx->args[2]};
+	/* A loop, so that the verifier's work and the instructions are those of one. */
+#pragma clang loop unroll(disable)
+	for (u32 which = 0; which < 2; which++) {
+		u64 task = tasks[which & 1];
+		if ((u32)kernel_word(task + K_TASK_TGID) == c->tgid)
+			enter(c, task, now, !which);
+	}
 	if (bpf_get_current_pid_tgid() >> 32 == c->tgid && !draining(c, now))
 		leave(ctx, c, now);
-	if ((u32)kernel_word(next + K_TASK_TGID) == c->tgid)
-		enter(c, kernel_word(next + K_TASK_PID), now);
 	return 0;
 }
 

@@ -138,6 +138,8 @@ class Stat(IntEnum):
     """Hits of the probes on system calls, where the kernel's tracepoints may not be used."""
     START_UNSEEN = 26
     """Mode lean: a goroutine resumed whose thread had not yet shown that it had left it."""
+    SWITCH_UNSEEN = 27
+    """A thread leaves its CPU that no program saw getting it."""
 
 
 class Loss(str, Enum):
@@ -163,6 +165,7 @@ class Loss(str, Enum):
     PAUSE_TABLE_FULL = "pause_table_full"
     ARRIVALS_MISSED = "arrivals_missed"
     START_UNSEEN = "start_unseen"
+    SWITCH_UNSEEN = "switch_unseen"
     TIMELINE_FULL = "timeline_full"
     STACK_TORN = "stack_torn"
 
@@ -188,6 +191,7 @@ LOSS_TEXT = {
     Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
+    Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# Losses that any trace of threads may have, however quiet: a thread is stopped anywhere, also where its goroutine's stack can't be
+# read, and a sandbox may hide from us which of its own tasks hands a CPU over. All are counted; the time is there.
+OF_THREADS = frozenset(("stack_in_transit", "thread_stack_unreadable", "switch_unseen"))
+
 
 def names(stack: dict, *kinds: str) -> list[str]:
     """The functions of a stack, leaf first: all, or those of these frame kinds."""

@@ -61,7 +61,7 @@ class Thread(ct.Structure):
 
     _fields_ = _words(
         "out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object", "stopped_at_out", "stopped_at_woken",
-        "long_run_ns",
+        "long_run_ns", "ran_ns",
     ) + _halves("kind", "syscall", "how", "throttled")
 
 

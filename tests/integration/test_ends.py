@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from attach import Attached, probes_of
 from gobuild import build
+from summaries import OF_THREADS
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.bpf
 
 ROUNDS = 100
 # The churn's recursion is deeper than the walk goes, and its stacks are copied all the time: counted, as it must be.
-SHALLOW = {Loss.STACK_TRUNCATED, Loss.STACK_IN_TRANSIT, Loss.THREAD_STACK_UNREADABLE}
+SHALLOW = {Loss.STACK_TRUNCATED, *OF_THREADS}
 
 
 @pytest.fixture

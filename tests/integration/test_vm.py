@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 from attach import Attached, probes_of
 from gobuild import GO_VERSIONS, build
-from summaries import at, count, names, total_ns
+from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
 
 pytestmark = [pytest.mark.bpf, pytest.mark.vm]
 
-# A thread is stopped anywhere, also where its goroutine's stack can't be read: counted.
-OF_THREADS = {"stack_in_transit", "thread_stack_unreadable"}
 SYMBOLS = Path("/proc/kallsyms")
 
 
