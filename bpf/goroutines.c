@@ -283,7 +283,8 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	if (!admit(s))
 		goto out;
 	u64 stack = walk_resuming(s, p->kind);
-	keep_stack(s, stack);
+	if (state->last_stack != stack)
+		state->last_stack = keep_stack(s, stack);
 	commit(s, state, stack);
 	goto out;
 resumed:

@@ -44,6 +44,8 @@ struct pending {
 	u32 last_part, tid;
 };
 
+#define WINDOW 2048 /* bytes of a stack that are read at once; a power of two */
+
 struct scratch {
 	u64 busy;
 	volatile struct pending pending;
@@ -52,6 +54,8 @@ struct scratch {
 	struct pt_regs regs;
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
+	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
+	u8 window[2 * WINDOW];
 	u8 path[UNIX_PATH_BYTES];
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);

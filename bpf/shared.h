@@ -52,6 +52,8 @@ struct goroutine {
 	u64 run_ns;     /* sums since it was created or the window began: running with a CPU, and in closed intervals */
 	u64 off_ns;
 	u64 last_key;   /* hash of the last interval key counted for it, and its goid: saves a look-up in `members` */
+	u64 last_stack; /* the last stacks of its waits and of its wakers that are known to be in `stacks`: saves look-ups there */
+	u64 last_waker;
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */

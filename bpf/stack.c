@@ -61,6 +61,24 @@ struct walker {
 	u64 lo, hi;
 };
 
+/* Reads what of the stack lies from the first frame on: a kilobyte costs little more than a word. All values pass through map
+ * memory, of which the verifier remembers nothing: what it learned of them here would have it walk the loop once for each case. */
+static __always_inline void read_window(struct scratch *s, u64 fp, u64 lo, u64 hi)
+{
+	s->window_from = fp;
+	s->window_lo = lo;
+	s->window_hi = hi;
+	s->window_bytes = 0;
+	u64 from = s->window_from, end = s->window_hi;
+	if (from < s->window_lo || from >= end)
+		return;
+	u64 bytes = end - from;
+	if (bytes > WINDOW)
+		bytes = WINDOW;
+	if (!bpf_probe_read_user(s->window, bytes & (2 * WINDOW - 1), (void *)from))
+		s->window_bytes = bytes; /* else a page of it may have been swapped out */
+}
+
 /* The frame pointer is not one. Two cases are known, both at the point where the walk stands:
  * - C called back into Go: the saved frame pointer is C's, on another stack. On ours, behind cgocallback's frame, lie the
  *   program counter and the frames of the call into C (runtime/asm_amd64.s: cgocallback, asmcgocall);
@@ -85,13 +103,14 @@ static __always_inline int mend(struct walker *w, u64 *pc)
 	return 0;
 }
 
-/* Fills `value` and returns the stack's hash. A frame pointer outside the goroutine's stack, or one that does not ascend,
+/* Fills `s->stack` and returns the stack's hash. A frame pointer outside the goroutine's stack, or one that does not ascend,
  * ends the walk, so a hostile chain has no cycles and reads nothing else. */
-static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64 lo, u64 hi, u32 kind, u32 whose)
+static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 lo, u64 hi, u32 kind, u32 whose)
 {
+	struct stack *value = &s->stack;
 	struct walker w = {.fp = fp, .below = lo, .last = pc, .lo = lo, .hi = hi};
 	u64 frame[2], hash = mix(0, pc), async = 0;
-	u32 depth = 1;
+	u32 i = 1;
 
 	value->flags = 0;
 	value->prologue_caller = 0;
@@ -101,7 +120,7 @@ static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64
 		/* It has not run yet: its first function, and goexit as that one's caller (runtime/sys_x86.go: gostartcall). */
 		value->flags = STACK_EXACT;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->pcs[1], 8, (void *)sp)) {
-			depth = 2;
+			i = 2;
 			hash = mix(hash, value->pcs[1]);
 		} else {
 			value->flags |= STACK_UNREADABLE;
@@ -147,7 +166,26 @@ static __always_inline u64 walk(struct stack *value, u64 pc, u64 sp, u64 fp, u64
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
 		w.below = sp - 16;
 	}
-	for (u32 i = 1; i < MAX_FRAMES; i++) {
+	read_window(s, fp, lo, hi);
+	/* As long as the chain ascends inside the window. Whatever else it does is for the second loop: in one, each frame would
+	 * double what the verifier has to follow. */
+	for (; i < MAX_FRAMES; i++) {
+		u64 at = w.fp - s->window_from, bytes = s->window_bytes;
+		if (w.fp < w.below || at >= bytes || at + 16 > bytes)
+			break;
+		at &= WINDOW - 1;
+		u64 next = *(u64 *)(s->window + at), caller = *(u64 *)(s->window + at + 8);
+		if (!caller)
+			goto done;
+		w.below = w.fp + 16;
+		if (whose == WALK_PARKED && i == ASYNC_AT)
+			async = w.below;
+		value->pcs[i] = caller;
+		hash = mix(hash, caller);
+		w.last = caller;
+		w.fp = next;
+	}
+	for (; i < MAX_FRAMES; i++) {
 		if (!w.fp)
 			goto done;
 		if (w.fp < w.below || w.fp + 16 > w.hi) {
@@ -171,7 +209,6 @@ found:
 		value->pcs[i] = frame[1];
 		hash = mix(hash, frame[1]);
 		w.last = frame[1];
-		depth = i + 1;
 		w.fp = frame[0];
 	}
 	if (w.fp)
@@ -189,18 +226,20 @@ done:
 			hash = mix(hash, caller);
 		}
 	}
-	value->depth = depth;
+	value->depth = i;
 	return mix(hash, value->flags);
 }
 
-/* Keeps the stack in the scratch space under its hash. */
-static __always_inline void keep_stack(struct scratch *s, u64 hash)
+/* Keeps the stack in the scratch space under its hash. Returns the hash, 0 if there was no room for it. */
+static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 {
 	if (stacks.lookup(&hash))
-		return;
+		return hash;
 	stacks.insert(&hash, &s->stack);
-	if (!stacks.lookup(&hash))
-		count(STAT_STACK_TABLE_FULL);
+	if (stacks.lookup(&hash))
+		return hash;
+	count(STAT_STACK_TABLE_FULL);
+	return 0;
 }
 
 /* The kernel's stack, in `stacks`; returns its hash, 0 if there is none to be had. Overwrites the stack in the scratch space. */
@@ -231,7 +270,7 @@ static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 	u64 hash = 0;
 #pragma clang loop unroll(disable)
 	for (u32 attempt = 0; attempt < 2; attempt++) {
-		hash = walk(&s->stack, word(s, G_SCHED_PC), word(s, G_SCHED_SP), word(s, G_SCHED_BP), word(s, G_STACK_LO),
+		hash = walk(s, word(s, G_SCHED_PC), word(s, G_SCHED_SP), word(s, G_SCHED_BP), word(s, G_STACK_LO),
 			    word(s, G_STACK_HI), kind, WALK_PARKED);
 		if (user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;

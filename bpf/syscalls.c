@@ -83,7 +83,7 @@ int exit_syscall(struct pt_regs *ctx)
 	p->reason = 0;
 	if (!admit(s))
 		goto out;
-	u64 stack = walk(&s->stack, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
+	u64 stack = walk(s, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
 	keep_stack(s, stack);
 	commit(s, state, stack);
 out:

@@ -147,7 +147,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
-	t->stack = walk(&s->stack, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
+	t->stack = walk(s, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
 	if (t->how == KIND_TRANSIT) {
 		t->stack = mix(t->stack, STACK_IN_TRANSIT);
 		s->stack.flags |= STACK_IN_TRANSIT;

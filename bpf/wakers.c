@@ -54,9 +54,14 @@ int mark_ready(struct pt_regs *ctx)
 		return 0;
 	}
 	/* The scheduler itself: a timer that is due, a thread that looks for work. Its frames are on g0. */
-	u64 current = user_word(user_word(g0 + G_M) + M_CURG), hash, pc = user_word(ctx->sp), sp = ctx->sp, fp = ctx->bp;
-	u64 lo = user_word(g0 + G_STACK_LO), hi = user_word(g0 + G_STACK_HI);
-	if (current) {
+	u64 current = user_word(user_word(g0 + G_M) + M_CURG), hash, pc, sp, fp, lo, hi;
+	if (!current) {
+		pc = user_word(ctx->sp);
+		sp = ctx->sp;
+		fp = ctx->bp;
+		lo = user_word(g0 + G_STACK_LO);
+		hi = user_word(g0 + G_STACK_HI);
+	} else {
 		/* systemstack has saved where the goroutine went onto g0 (runtime/asm_amd64.s: gosave_systemstack_switch). */
 		if (bpf_probe_read_user(s->g, G_READ, (void *)current)) {
 			count(STAT_WAKER_LOST);
@@ -69,8 +74,9 @@ int mark_ready(struct pt_regs *ctx)
 		lo = word(s, G_STACK_LO);
 		hi = word(s, G_STACK_HI);
 	}
-	hash = walk(&s->stack, pc, sp, fp, lo, hi, KIND_WAKER, WALK_WAKER);
-	keep_stack(s, hash);
+	hash = walk(s, pc, sp, fp, lo, hi, KIND_WAKER, WALK_WAKER);
+	if (state->last_waker != hash)
+		state->last_waker = keep_stack(s, hash);
 	state->waker = hash;
 out:
 	release_scratch(s);

@@ -53,6 +53,7 @@ class Goroutine(ct.Structure):
     _fields_ = _words(
         "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
         "stopped_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
+        "last_stack", "last_waker",
     ) + _halves("kind", "flags", "thread", "unused")
 
 

@@ -135,7 +135,7 @@ class StackModel:
     def _chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
         table, bias = self._binary.table, self._bias
         points: list[CodePoint] = []
-        exact = stack.exact
+        exact = stack.exact or stack.in_transit
         for index, pc in enumerate(stack.pcs):
             pc -= bias
             points.append(CodePoint(pc, exact))
