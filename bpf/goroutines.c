@@ -80,6 +80,9 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 opened:
 	known->stopped_at_start = stopped_until(known->start_ns);
 	known->long_run_ns = long_run(known);
+	/* Its thread has turned to something else; it may have left it any time since it was resumed there. */
+	if (LEAN)
+		known->margin_ns = known->run_ns - known->slice_base;
 	return known;
 }
 
@@ -264,6 +267,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->last_part = PART_RUNQUEUE;
 	p->tid = bpf_get_current_pid_tgid();
 	p->long_run_ns = state->long_run_ns;
+	p->margin_ns = LEAN && kind == KIND_SCHEDULE ? state->margin_ns : 0;
 	p->g = g;
 	p->from = from;
 	p->goid = word(s, G_GOID);

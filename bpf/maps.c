@@ -40,6 +40,7 @@ struct pending {
 	u64 part_ns[PARTS];
 	u64 stopped_ns[PARTS];
 	u64 long_run_ns;
+	u64 margin_ns;
 	u32 kind, reason, in_progress, syscall;
 	u32 last_part, tid;
 };

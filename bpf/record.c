@@ -158,6 +158,8 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			__sync_fetch_and_add(&value->stopped_ns, p->stopped_ns[part] * p->weight);
 		if (part == PART_MAIN) {
 			add_member(state, &key, p->goid);
+			if (LEAN && p->margin_ns)
+				__sync_fetch_and_add(&value->margin_ns, p->margin_ns * p->weight);
 			if (p->long_run_ns) {
 				__sync_fetch_and_add(&value->long_runs, p->weight);
 				raise(&value->long_run_max_ns, p->long_run_ns);

@@ -52,6 +52,7 @@ struct goroutine {
 	u64 run_ns;     /* sums since it was created or the window began: running with a CPU, and in closed intervals */
 	u64 off_ns;
 	u64 last_key;   /* hash of the last interval key counted for it, and its goid: saves a look-up in `members` */
+	u64 margin_ns;  /* mode lean: how much earlier it may have left the CPU */
 	u64 last_stack; /* the last stacks of its waits and of its wakers that are known to be in `stacks`: saves look-ups there */
 	u64 last_waker;
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
@@ -159,6 +160,7 @@ struct interval_value {
 	u64 stopped_ns;  /* part of the total inside stop-the-world pauses */
 	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
 	u64 long_run_max_ns;
+	u64 margin_ns;   /* mode lean: by how much the total may be too small */
 	u32 histogram[BUCKETS];
 };
 

@@ -69,6 +69,7 @@ int exit_syscall(struct pt_regs *ctx)
 	p->part_ns[PART_MAIN] = now - from;
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_until(now), now - from);
 	p->long_run_ns = t->long_run_ns;
+	p->margin_ns = 0;
 	p->last_part = PART_RUNQUEUE;
 	p->tid = thread;
 	p->g = g;

@@ -72,6 +72,8 @@ class CutOff:
                 reason, interval.kind, part, 0,
             )
             self._count(key, stack, goid, duration, stopped[part], interval.long_run_ns if part is Part.MAIN else 0)
+            if part is Part.MAIN:
+                self.rows[key].margin_ns += interval.margin_ns
 
     def add_thread(self, thread: OpenThread) -> None:
         """A thread that is off its CPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -220,7 +220,7 @@ class TracedProcess:
         stack = self._model.interpret(row)
         return StackStat(
             self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
-            pid=self.process.pid,
+            pid=self.process.pid, margin_ns=0 if self.plan.probe_set is ProbeSet.LEAN else None,
         )
 
     def tick(self) -> float:
@@ -476,9 +476,11 @@ def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
     return Parked(goroutine.address, goroutine.goid, 0, RawStack(pcs, exact=True), created=True)
 
 
-def _sum_up(stat: StackStat, records: Iterable[IntervalRow]) -> None:
+def _sum_up(stat: StackStat, records: Collection[IntervalRow]) -> None:
     stat.distribution = Distribution()
     stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
+    if stat.margin_ns is not None:
+        stat.margin_ns = sum(record.margin_ns for record in records)
     for record in records:
         stat.distribution.add(
             Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)

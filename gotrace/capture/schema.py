@@ -10,7 +10,8 @@ stack     one row per distinct (target, frames, state, reason, goid): `frames` i
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
           the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
           long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (mode sample: half of the
-          95 % confidence interval of total_ns, how it is made is in gotrace/profile/estimate.py; else NULL)
+          95 % confidence interval of total_ns, how it is made is in gotrace/profile/estimate.py; mode lean: by how much
+          total_ns may be too small; else NULL)
 subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
           and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
           a long trace neighbours become one, so that no stack has more than 64

@@ -67,7 +67,8 @@ class RowKey(NamedTuple):
 
 @dataclass
 class IntervalRow:
-    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2."""
+    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2.
+    `margin_ns`: by how much the total may be too small (mode ``lean``)."""
 
     key: RowKey
     stack: RawStack
@@ -82,6 +83,7 @@ class IntervalRow:
     stopped_ns: int = 0
     long_runs: int = 0
     long_run_max_ns: int = 0
+    margin_ns: int = 0
     histogram: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -106,7 +108,7 @@ class KernelEvent:
 class OpenInterval:
     """An interval that was still open: the goroutine struct, how it began, and how far it got. Times of CLOCK_MONOTONIC; 0
     where a stage was not reached. `waker` and `object` are numbers in the kernel's tables. `stopped_at_*`: how long the world
-    had been stopped in all at that stage."""
+    had been stopped in all at that stage. `margin_ns`: by how much it may have begun earlier (mode ``lean``)."""
 
     g: int
     kind: int
@@ -119,6 +121,7 @@ class OpenInterval:
     stopped_at_data: int = 0
     stopped_at_ready: int = 0
     long_run_ns: int = 0
+    margin_ns: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Goroutine(ct.Structure):
     _fields_ = _words(
         "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
         "stopped_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
-        "last_stack", "last_waker",
+        "margin_ns", "last_stack", "last_waker",
     ) + _halves("kind", "flags", "thread", "unused")
 
 
@@ -105,7 +105,7 @@ class IntervalValue(ct.Structure):
 
     _fields_ = _words(
         "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "long_runs",
-        "long_run_max_ns",
+        "long_run_max_ns", "margin_ns",
     ) + [("histogram", ct.c_uint32 * BUCKETS)]
 
 

@@ -334,6 +334,7 @@ class Tracer:
                 opened[g] = OpenInterval(
                     g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
                     entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
+                    entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0,
                 )
         return opened, known
 
@@ -469,12 +470,12 @@ def member_hash(key: RowKey) -> int:
     return _mix(_mix(key.stack, key.reason), key.kind)
 
 
-_FIGURES = struct.Struct("<9Q")
+_FIGURES = struct.Struct("<10Q")
 _HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
 
 
 def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
-    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max = _FIGURES.unpack_from(raw)
+    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin = _FIGURES.unpack_from(raw)
     histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
     top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
     # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
@@ -482,5 +483,6 @@ def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
         maximum = bucket_range(top)[0]
     return IntervalRow(
         _key(raw_key), NO_STACK, count=count, total_ns=total, max_ns=maximum, squares=low + (high << 32),
-        in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs, long_run_max_ns=long_run_max, histogram={bucket: number for bucket, number in enumerate(histogram) if number},
+        in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs, long_run_max_ns=long_run_max, margin_ns=margin,
+        histogram={bucket: number for bucket, number in enumerate(histogram) if number},
     )

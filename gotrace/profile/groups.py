@@ -23,8 +23,8 @@ class Group:
     objects: dict[str, int] = field(default_factory=dict)
 
 
-def grouped(stacks: Iterable[StackStat]) -> list[Group]:
-    """Largest total first."""
+def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
+    """Largest total first. `bounds`: margins are bounds and add up, not those of independent estimates."""
     groups: dict[tuple, Group] = {}
     bare = _Bare()
     for index, stack in enumerate(stacks):
@@ -41,8 +41,8 @@ def grouped(stacks: Iterable[StackStat]) -> list[Group]:
         group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
         group.stack.in_progress += stack.in_progress
         if stack.margin_ns is not None:
-            # Of estimates that are wrong independently of each other.
-            group.stack.margin_ns = round(math.hypot(group.stack.margin_ns or 0, stack.margin_ns))
+            so_far = group.stack.margin_ns or 0
+            group.stack.margin_ns = so_far + stack.margin_ns if bounds else round(math.hypot(so_far, stack.margin_ns))
         group.stack.subwindows += stack.subwindows
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns

@@ -108,7 +108,8 @@ class StackStat:
     subwindows: list[SubWindow] = field(default_factory=list)
     """In time order; all of one length, a multiple of a second."""
     margin_ns: int | None = None
-    """Half of the 95 % confidence interval of the total, where that is an estimate (mode ``sample``)."""
+    """How far off the total may be: half of its 95 % confidence interval (mode ``sample``); by how much it may be too small,
+    never more (mode ``lean``); None where it is exact."""
 
     @property
     def key(self) -> tuple[object, ...]:

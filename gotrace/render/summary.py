@@ -86,8 +86,8 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     _print_pauses(profile, total, console)
     if profile.window.mode == Mode.LEAN:
         console.print(Text(
-            "A wait begins where its thread turned to something else: late by what the scheduler took for that. The wait for a P "
-            "is part of it; wakers are not seen."
+            "A wait begins where its thread turned to something else: late by what the scheduler took for that, at most by the run "
+            "before it (the margin). The wait for a P is part of it; wakers are not seen."
         ))
     if profile.window.mode == Mode.SAMPLE:
         rate = profile.window.samples * 1e9 / profile.window.duration_ns if profile.window.duration_ns else 0.0
@@ -157,7 +157,8 @@ def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, wi
 def _print_stacks(profile: Profile, total: Distribution, console: Console, top: int, runtime: bool) -> None:
     background = [stack for stack in profile.stacks if is_background(stack)]
     hidden = {id(stack) for stack in background}
-    own = grouped(stack for stack in profile.stacks if id(stack) not in hidden)
+    bounds = profile.window.mode == Mode.LEAN
+    own = grouped((stack for stack in profile.stacks if id(stack) not in hidden), bounds)
     shown = own[:top]
     if shown:
         shown_ns = sum(group.stack.distribution.total_ns for group in shown)
@@ -166,7 +167,7 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
         console.print(heading)
         comm = {target.pid: sanitize(target.comm, 40) for target in profile.targets} if len(profile.targets) > 1 else {}
         for rank, group in enumerate(shown, 1):
-            _print_stack(rank, group, total, console, comm, runtime)
+            _print_stack(rank, group, total, console, comm, runtime, bounds)
         console.print()
     if background:
         idle = _merged(background)
@@ -182,7 +183,7 @@ def _print_stacks(profile: Profile, total: Distribution, console: Console, top: 
 
 
 def _print_stack(
-    rank: int, group: Group, total: Distribution, console: Console, comm: Mapping[int, str], runtime: bool
+    rank: int, group: Group, total: Distribution, console: Console, comm: Mapping[int, str], runtime: bool, bounds: bool
 ) -> None:
     stack = group.stack
     distribution = stack.distribution
@@ -198,7 +199,7 @@ def _print_stack(
         line.append(f"  ({stack.in_progress:,} in progress)", "dim")
     _print_line(line, console)
     figures = [
-        *(() if stack.margin_ns is None else (f"± {format_duration(stack.margin_ns)}",)),
+        *(() if stack.margin_ns is None or bounds and not stack.margin_ns else (f"{'at most +' if bounds else '± '}{format_duration(stack.margin_ns)}",)),
         f"count {distribution.count:,}",
         f"p50 {format_duration(distribution.percentile_ns(0.50))}",
         f"p99 {format_duration(distribution.percentile_ns(0.99))}",
