@@ -126,8 +126,10 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	t->how = KIND_WAKER;
 	if (pc - TEXT_LO < TEXT_HI - TEXT_LO && sp >= lo && sp < hi) {
 		t->how = KIND_SYSCALL; /* in Go code: stopped at any instruction */
-	} else if (word(s, G_SCHED_SP) - lo < hi - lo && word(s, G_SCHED_BP) && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
-		/* On g0 or in C: where it left its stack. */
+	} else if (tls == user_word(m) && word(s, G_SCHED_SP) - lo < hi - lo && word(s, G_SCHED_BP) &&
+		   ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
+		/* On g0 or in C: where it left its stack. Not so in a signal handler and in the vDSO, where the thread's g is not
+		 * g0 (m's first field): sched is then of the last switch or system call, and its frames may be gone. */
 		pc = word(s, G_SCHED_PC);
 		sp = word(s, G_SCHED_SP);
 		fp = word(s, G_SCHED_BP);
