@@ -108,7 +108,7 @@ class StackStat:
     subwindows: list[SubWindow] = field(default_factory=list)
     """In time order; all of one length, a multiple of a second."""
     margin_ns: int | None = None
-    """Half of the 95 % confidence interval of the total, where that is an estimate (mode ``sample``)."""
+    """Half of the 95 % confidence interval of the total, where that is an estimate (mode ``sample``, sampled intervals)."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -198,6 +198,42 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class GovernorStep:
+    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a gotrace.governor.Rung, `share` what
+    tracing had cost before, as a share of the CPU time that the target used for itself."""
+
+    at_ns: int
+    pid: int
+    rung: str
+    share: float
+
+
+@dataclass(frozen=True)
+class GovernorReport:
+    """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
+    time that the targets used for themselves (gotrace/governor.py). `*_off_ns`: how long a stage was not traced, of several
+    targets the longest; `sampled_ns`: how long short intervals were sampled; `paused_ns`: how long there were no probes, and
+    `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only goroutines with open
+    intervals were looked at, as there were too many: waits of the others lack those windows."""
+
+    max_overhead: float
+    share: float = 0.0
+    cost_ns: int = 0
+    wakers_off_ns: int = 0
+    kernel_off_ns: int = 0
+    sampled_ns: int = 0
+    paused_ns: int = 0
+    windows: int = 1
+    unlooked_windows: int = 0
+    steps: tuple[GovernorStep, ...] = ()
+
+    @property
+    def acted(self) -> bool:
+        """Whether anything was given up."""
+        return bool(self.steps)
+
+
+@dataclass(frozen=True)
 class Hotspot:
     """A stack that is worth a look, with the reason in words. `share` is its part of all off-CPU time."""
 
@@ -229,6 +265,8 @@ class Profile:
     timeline: list[TimelineInterval] = field(default_factory=list)
     """Single intervals, where they were asked for (--per-goroutine, --events-over)."""
     filters: list[str] = field(default_factory=list)
+    governor: GovernorReport | None = None
+    """None without a cap on the cost."""
     complete: bool = True
     """False: gotrace was killed before the end; the figures are those of the last commit."""
 
@@ -243,6 +281,12 @@ class Profile:
     def pauses_by_reason(self) -> dict[str, Distribution]:
         """Distribution of the stop-the-world pauses of each reason, largest total first."""
         return _group((pause.reason, _single(pause.duration_ns)) for pause in self.pauses)
+
+    @property
+    def margin_ns(self) -> int | None:
+        """Half of the 95 % confidence interval of the sum of all totals, None where none is an estimate."""
+        margins = [stack.margin_ns for stack in self.stacks if stack.margin_ns is not None]
+        return round(math.hypot(*margins)) if margins else None
 
     @property
     def intervals(self) -> int:
