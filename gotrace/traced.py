@@ -413,7 +413,7 @@ class TracedProcess:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
+        """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
         tracer = self.tracer
         alive = not self.execed and not self.paused
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
@@ -440,14 +440,14 @@ class TracedProcess:
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
         if later:
             tracer.detach()
-        changed, intervals = self.read()
+        _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
-        changed += self._take(list(cut.rows.values()))
+        self._take(list(cut.rows.values()))
         self._count_goroutines(cut)
         self._account()
         self._finished = True
         tracer.detach()
-        return list({stat.key: stat for stat in changed}.values()), intervals
+        return self.stacks(), intervals  # how many goroutines there were is known of each only now
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
