@@ -147,6 +147,22 @@ def test_totals_inside_the_windows_are_the_program_s_own(version: str, tmp_path:
     assert timeline and all(0 <= i.start_ns <= window["duration_ns"] and i.duration_ns <= window["attached_ns"] for i in timeline)
 
 
+def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: Path) -> None:
+    waiting = 5000
+    with Workload(build("paced", NEWEST, "stripped"), "-waiting", str(waiting)) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "--max-overhead", 20, "-o", tmp_path / "x.gotrace") as trace:
+            time.sleep(4)
+            summary = trace.end_json()
+    window, report = summary["window"], summary["overhead"]["governor"]
+    assert 0 < report["unlooked_windows"] <= report["windows"] and report["paused_ns"] > 0
+    assert "too many goroutines to look at" in " ".join(trace.said.split())
+    # The others are there for the windows at whose ends there was time.
+    assert total_of(summary, "main.waitForEver", "chan receive")[0] < waiting * window["attached_ns"]
+    total, _ = total_of(summary, "main.pace", "sleep")
+    assert 0.3 < total / window["attached_ns"] < 0.9
+    assert not losses(summary)
+
+
 @pytest.mark.parametrize("arguments", [("--mode", "lean"), ("--probes", "schedule")])
 def test_where_there_are_no_pauses_the_summary_says_that_the_cap_was_not_held(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
