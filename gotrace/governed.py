@@ -26,7 +26,7 @@ class Regulator:
     """The governor of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the
     kernel times programs. `say` is told of each change in one line.
 
-    `begin` when the window opens, then `tick` whenever it says, `report` at any time.
+    `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Regulator:
         self._sampled_anyway = sampled_anyway
         self._steps: list[GovernorStep] = []
         self._on_rungs = dict.fromkeys(Rung, 0)
-        self._broken = False
+        self._broken = self._finished = False
         self._passed, self._switches, self._threads_ns = ProgramRuns(), 0, 0
         self._passing_ns = _PASSING_NS
 
@@ -187,11 +187,16 @@ class Regulator:
         self._opened = self._now = self._read()
         self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
 
+    def finish(self) -> None:
+        """The trace is about to end: nothing is changed any more, and the costs up to now are the whole."""
+        self._last = self._read()
+        self._finished = True
+
     # -- results -------------------------------------------------------------------------------------------------------
 
     def whole(self) -> Load:
-        """The load since `begin`, up to the end of the process's window."""
-        if not self.process.end_ns:
+        """The load since `begin`, up to `finish`."""
+        if not self._finished:
             self._last = self._read()
         return self._last - self._first
 

@@ -274,6 +274,8 @@ class Session:
         if started is not None:
             started()
         self._follow(progress)
+        for regulator in self._regulators.values():
+            regulator.finish()
         for process in self.processes:
             self._put(process, *process.finish())
         profile = self._profile(complete=True)

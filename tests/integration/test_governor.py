@@ -21,6 +21,7 @@ from gotrace.governor import SAMPLE_NS
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
+from gotrace.session import AttachOptions, Session
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Part, Stage, Stat
 
@@ -112,6 +113,15 @@ def test_a_target_that_idles_is_traced_completely(tmp_path: Path) -> None:
     assert window["attached_ns"] == window["duration_ns"]
     assert summary["totals"]["running_ns"] is not None
     assert "governor" not in trace.said
+
+
+def test_a_short_trace_without_a_capture_knows_its_cost() -> None:
+    with Workload(build("paced", NEWEST, "stripped")) as workload:
+        with Session(AttachOptions((workload.pid,), duration_ns=500_000_000, max_overhead=1e6)) as session:
+            session.prepare()
+            profile = session.run()
+    assert profile.governor.share > 0.1 and profile.governor.cost_ns > 10_000_000 and not profile.governor.acted
+    assert profile.overhead.target_cpu_fraction_estimate > 0.05
 
 
 def test_no_cap_is_no_governor(gotrace: Callable, tmp_path: Path) -> None:
