@@ -186,7 +186,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What tracing cost. The fields whose name says so are estimates."""
+    """What tracing cost. The fields whose name says so are estimates; under a cap the fraction is from the governor's account,
+    which has more than hits."""
 
     hits: int = 0
     hits_per_s: float = 0.0
