@@ -214,7 +214,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	/* A goroutine that has never run has no frame pointer yet (proc.go: newproc1 clears sched). If an interval was open,
 	 * it belonged to the one that had this g before and ended while stopped (coro.go: coroexit). */
 	u32 first = !word(s, G_SCHED_BP);
-	if (first && unknown && SEES_CREATION && !COROSWITCH) {
+	if (first && unknown && !COROSWITCH && sees_creation()) {
 		from = c->window_start_ns; /* created before the window, and runnable since */
 		state->kind = KIND_CREATED;
 	} else if (first && !(from && state->kind == KIND_CREATED)) {

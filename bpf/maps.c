@@ -19,6 +19,7 @@ struct pt_regs {
 #define EFLAGS_ZF 0x40
 
 BPF_TABLE("array", u32, struct config, config, 1);
+BPF_TABLE("array", u32, struct knobs, knobs, 1);
 BPF_TABLE("percpu_array", u32, u64, stats, STAT_COUNT);
 BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
@@ -79,6 +80,22 @@ static __always_inline struct config *configuration(u64 now)
 	u32 zero = 0;
 	struct config *c = config.lookup(&zero);
 	return c && c->phase == PHASE_TRACE && now >= c->window_start_ns ? c : NULL;
+}
+
+/* As --sample-period, or as user space has set it meanwhile. */
+static __always_inline u64 sample_period(void)
+{
+	u32 zero = 0;
+	struct knobs *k = GOVERNED ? knobs.lookup(&zero) : NULL;
+	return k ? k->sample_ns : SAMPLE_NS;
+}
+
+/* Whether goroutines that run for the first time, and that no probe has seen, are older than the window. */
+static __always_inline u32 sees_creation(void)
+{
+	u32 zero = 0;
+	struct knobs *k = GOVERNED ? knobs.lookup(&zero) : NULL;
+	return SEES_CREATION && !(k && k->creation_unseen);
 }
 
 /* The window is over: open intervals are closed at its end, none begins. By the clock, not by a switch that user space

@@ -64,6 +64,12 @@ static __always_inline u64 add(struct interval_value *value, u64 duration, u64 w
 	__sync_fetch_and_add(&value->squares_high, (square >> 32) * weight);
 	if (in_progress)
 		__sync_fetch_and_add(&value->in_progress, weight);
+	if (weight > 1) {
+		/* Kept by chance, for `weight` of its kind: an unbiased estimate of what that adds to the variance of the total is
+		 * duration * duration * weight * (weight - 1). */
+		u64 share = duration * weight >> 8;
+		__sync_fetch_and_add(&value->variance, share * share - share * share / weight);
+	}
 	if (bucket < BUCKETS)
 		__sync_fetch_and_add(&value->histogram[bucket], (u32)weight);
 	raise(&value->max_ns, duration);
@@ -85,16 +91,17 @@ static __always_inline int admit(struct scratch *s)
 		goto filtered;
 	if (duration < MIN_BLOCK_NS)
 		goto filtered;
-	if (SAMPLE_NS && duration < SAMPLE_NS) {
-		/* Kept with probability duration / SAMPLE_NS, with the inverse as weight; the weight's fraction is rounded up
+	u64 period = sample_period();
+	if (period && duration < period) {
+		/* Kept with probability duration / period, with the inverse as weight; the weight's fraction is rounded up
 		 * as often as it is large, so counts and totals are unbiased. */
-		u64 chance = (u64)bpf_get_prandom_u32() * SAMPLE_NS >> 32;
+		u64 chance = (u64)bpf_get_prandom_u32() * period >> 32;
 		if (chance >= duration) {
 			count(STAT_SAMPLED_OUT);
 			return 0;
 		}
-		weight = SAMPLE_NS / duration;
-		u64 fraction = ((SAMPLE_NS % duration) << 16) / duration;
+		weight = period / duration;
+		u64 fraction = ((period % duration) << 16) / duration;
 		if ((bpf_get_prandom_u32() & 0xFFFF) < fraction)
 			weight++;
 	}

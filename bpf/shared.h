@@ -15,6 +15,12 @@ struct config {
 	u64 tgid;            /* the kernel's own number of the process, in no namespace; 0 until a probe was hit */
 };
 
+/* What user space changes while the probes are in place, where it holds the target's cost under a cap. No program writes here. */
+struct knobs {
+	u64 sample_ns;       /* as --sample-period; 0: every interval */
+	u64 creation_unseen; /* the probe on creation has been away: who runs for the first time may be younger than the window */
+};
+
 #define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
 #define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
 
@@ -161,6 +167,7 @@ struct interval_value {
 	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
 	u64 long_run_max_ns;
 	u64 margin_ns;   /* mode lean: by how much the total may be too small */
+	u64 variance;    /* of total_ns, by sampling; in (256 ns) squared */
 	u32 histogram[BUCKETS];
 };
 

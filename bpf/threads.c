@@ -256,8 +256,11 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 #pragma clang loop unroll(disable)
 	for (u32 which = 0; which < 2; which++) {
 		u64 task = tasks[which & 1];
-		if ((u32)kernel_word(task + K_TASK_TGID) == c->tgid)
+		if ((u32)kernel_word(task + K_TASK_TGID) == c->tgid) {
+			if (GOVERNED)
+				count(STAT_SWITCHES);
 			enter(c, task, now, !which);
+		}
 	}
 	if (bpf_get_current_pid_tgid() >> 32 == c->tgid && !draining(c, now))
 		leave(ctx, c, now);

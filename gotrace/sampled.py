@@ -113,6 +113,11 @@ class SampledProcess:
         self._plan()
 
     @property
+    def paused_ns(self) -> int:
+        """None: what happens between two looks is estimated."""
+        return 0
+
+    @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
         return not self.process.same_program()

@@ -20,6 +20,8 @@ from gotrace.capture.writer import CaptureWriter
 from gotrace.errors import Interrupted, Refused, UsageError
 from gotrace.export import NEEDS_TIMELINE, format_of, render
 from gotrace.files import check_output, write
+from gotrace.governed import Regulator, together
+from gotrace.governor import SAMPLE_NS
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.host import SyscallSource, choose_syscall_source
@@ -39,6 +41,9 @@ from gotrace.watched import Watched
 
 _COMMIT_EVERY_S = 0.9
 _STATS_FOR_S = 1.0
+_SHOW_EVERY_S = 0.09
+_ASSUMED_TRAP_NS = 1000
+"""Where it can't be measured: twice what it takes in a virtual machine."""
 _TIMELINE_LIMIT = 500_000
 """Single intervals that are kept in memory for an output with a time axis: up to 200 MB."""
 
@@ -57,7 +62,8 @@ _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 @dataclass(frozen=True)
 class AttachOptions:
     """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
-    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name."""
+    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name. `max_overhead`: percent
+    of the CPU time that a target uses for itself (gotrace/governor.py); 0: no cap."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -78,6 +84,7 @@ class AttachOptions:
     mode: Mode = Mode.EXACT
     sample_rate_hz: float = DEFAULT_RATE_HZ
     hot: Thresholds = Thresholds()
+    max_overhead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ class Session:
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: bool = False
     _cost_ns: int | None = None
+    _timing: int | None = None
+    _regulators: dict[int, Regulator] = field(default_factory=dict)
     _program_ns: float = 0.0
     _last: tuple[float, int] = (0.0, 0)
     _wake: tuple[int, int] = (-1, -1)
@@ -184,11 +193,19 @@ class Session:
             traced.append(TracedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
             self._add(traced[-1])
         self._check_reasons()
+        if self._governed:
+            # All the time: it is how the cost is known. Before a hit is measured, whose cost it raises.
+            self._timing = enable_stats()
+            self._cleanup.callback(close_stats, self._timing)
         with ThreadPoolExecutor(1) as pool:
-            cost = pool.submit(trap_cost_ns)
+            cost = pool.submit(trap_cost_ns, self._governed)
             for process in traced:
                 process.load(self._kernel_options(process), compilation.result(), offsets)
             self._cost_ns = cost.result()
+
+    @property
+    def _governed(self) -> bool:
+        return self.options.max_overhead > 0 and self.options.mode is not Mode.SAMPLE
 
     def _check_reasons(self) -> None:
         for reason in self.options.reasons:
@@ -209,7 +226,7 @@ class Session:
         return Options(
             min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
             per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self._stream_ns(),
-            wakers=options.wakers and options.mode is not Mode.LEAN,
+            wakers=options.wakers and options.mode is not Mode.LEAN, governed=self._governed,
         )
 
     def _sample_options(self) -> SampleOptions:
@@ -226,11 +243,13 @@ class Session:
     # -- the trace -----------------------------------------------------------------------------------------------------
 
     def run(
-        self, started: Callable[[], None] | None = None, progress: Callable[[Progress], None] | None = None
+        self, started: Callable[[], None] | None = None, progress: Callable[[Progress], None] | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> Profile:
         """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
 
-        `started` is called once the window is open: what happens from then on is in the profile.
+        `started` is called once the window is open: what happens from then on is in the profile. `notice` is told, in a line of
+        text, of each change that the governor makes.
 
         Raises:
             GotraceError: a process can't be attached to, or the capture can't be written any more.
@@ -250,9 +269,13 @@ class Session:
         self._begin = time.monotonic()
         for process in self.processes:
             process.begin()
+            if self._governed and isinstance(process, TracedProcess):
+                self._govern(process, notice)
         if started is not None:
             started()
         self._follow(progress)
+        for regulator in self._regulators.values():
+            regulator.finish()
         for process in self.processes:
             self._put(process, *process.finish())
         profile = self._profile(complete=True)
@@ -264,9 +287,22 @@ class Session:
         self._write_outputs(profile, captures)
         return profile
 
+    def _govern(self, process: TracedProcess, notice: Callable[[str], None] | None) -> None:
+        options = self.options
+        regulator = Regulator(
+            process, options.max_overhead / 100, self._cost_ns or _ASSUMED_TRAP_NS, self._timing is not None,
+            notice or (lambda text: None), options.min_block_ns, options.sample_period_ns >= SAMPLE_NS,
+        )
+        regulator.begin()
+        self._regulators[process.process.pid] = regulator
+
+    def _tick(self, process: Watched) -> float:
+        regulator = self._regulators.get(process.process.pid)
+        return min(process.tick(), regulator.tick()) if regulator is not None else process.tick()
+
     def _follow(self, progress: Callable[[Progress], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
-        last_commit = self._begin
+        last_commit = last_shown = self._begin
         deadline = self._begin + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
         try:
@@ -274,7 +310,7 @@ class Session:
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
                     return
-                wait = min(process.tick() for process in waiting.values())
+                wait = min(self._tick(process) for process in waiting.values())
                 wait = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
                 for fd in select.select([*waiting, self._wake[0]], [], [], wait)[0]:
                     if fd in waiting:
@@ -287,13 +323,15 @@ class Session:
                     self._measure_programs()
                     close_stats(stats_fd)
                     stats_fd = None
-                if now - last_commit > _COMMIT_EVERY_S:
+                # Not while a short window is open: that is to be closed in time.
+                if now - last_commit > _COMMIT_EVERY_S and not any(r.in_window for r in self._regulators.values()):
                     last_commit = now
                     for process in self.processes:
                         self._put(process, *process.read())
                     if self.capture is not None:
                         self.capture.commit(self._profile(complete=False))
-                if progress is not None:
+                if progress is not None and now - last_shown > _SHOW_EVERY_S:
+                    last_shown = now
                     progress(self._progress(now))
         finally:
             if stats_fd is not None:
@@ -341,13 +379,16 @@ class Session:
         hits += counters[Stat.HITS_SYSCALL]
         per_hit = (self._cost_ns or 0) + self._program_ns
         cpu_ns = sum(process.cpu_used_ns() for process in self.processes)
+        cost_ns = hits * per_hit
+        if self._regulators:
+            cost_ns = sum(regulator.whole().cost_ns for regulator in self._regulators.values())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Overhead(
             hits=hits,
             hits_per_s=hits / elapsed_s if elapsed_s else 0.0,
             traps_per_interval=hits / counters[Stat.INTERVALS] if counters[Stat.INTERVALS] else 0.0,
             ns_per_hit_estimate=per_hit,
-            target_cpu_fraction_estimate=min(1.0, hits * per_hit / cpu_ns) if cpu_ns else 0.0,
+            target_cpu_fraction_estimate=min(1.0, cost_ns / cpu_ns) if cpu_ns else 0.0,
             agent_cpu_s=usage.ru_utime + usage.ru_stime,
             agent_peak_rss_bytes=usage.ru_maxrss * 1024,
         )
@@ -362,11 +403,15 @@ class Session:
                 losses[loss] += count
         losses[Loss.TIMELINE_FULL] = self._intervals_dropped
         duration = max((p.end_ns or now) for p in self.processes) - min(p.start_ns for p in self.processes)
+        paused = max(process.paused_ns for process in self.processes)
         goroutines = sum(process.goroutines for process in self.processes)
         return Profile(
             version=__version__,
             targets=[process.describe() for process in self.processes],
-            window=Window(self._wall_start.isoformat(timespec="milliseconds"), duration, self.options.mode.value, duration, self._samples()),
+            window=Window(
+                self._wall_start.isoformat(timespec="milliseconds"), duration, self.options.mode.value, duration - paused,
+                self._samples(),
+            ),
             stacks=stacks,
             losses=losses,
             overhead=self._overhead(self._counters(), duration / 1e9),
@@ -376,6 +421,7 @@ class Session:
             pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
             timeline=self._timeline(stacks) if complete else [],
             filters=self._filters(),
+            governor=together(list(self._regulators.values())) if self._regulators else None,
             complete=complete,
         )
 

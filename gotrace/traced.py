@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -32,7 +33,7 @@ from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process
 from gotrace.target import cpu_time_ns, describe, open_target
-from gotrace.vocabulary import Loss, Stat
+from gotrace.vocabulary import Loss, Stage, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
@@ -41,6 +42,11 @@ _READ_TRIES = 5
 _RETRY_S = 0.002
 _TICK_S = 0.1
 _PATIENCE = 9
+_AFFORDABLE, _AFFORDABLE_PER_S = 2000, 10_000
+"""Goroutines that are all looked at where a window ends, at least and per second of its length; of more only those whose intervals
+are open. The probes cost meanwhile: about a tenth of a second for 10,000."""
+_BUSY_READ = 200
+_CONFIDENCE = 1.96
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,21 @@ class TracedProcess:
     running_ns: int | None = None
     pauses: list[Pause] = field(default_factory=list)
     samples: int = 0
+    windows: int = 0
+    unlooked: int = 0
+    """At how many windows' ends only those goroutines were looked at whose intervals were open: the others' waits lack that
+    window."""
+    _window_ns: int = 0
+    _paused_since: int = 0
+    _paused_ns: int = 0
+    _tgid: int = 0
+    _sample_ns: int = 0
+    _sampled: bool = False
+    _creation_unseen: bool = False
+    _threads_unseen: bool = False
+    _cut_rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
+    _cut_goids: dict[RowKey, set[int]] = field(default_factory=dict)
+    _cut_changed: list[StackStat] = field(default_factory=list)
     _finished: bool = False
     _closed: bool = False
 
@@ -139,8 +160,12 @@ class TracedProcess:
         self._descriptors = Descriptors(self.process.pid)
         self._model = StackModel(self.binary, self.bias)
         self._kernel_symbols = KernelSymbols()
+        if kernel:
+            self._kernel_symbols.load()  # not when the window is open: then there is other work
         self._symbolizer = Symbolizer(self._model, self._kernel_symbols, self._descriptors)
         self._per_goroutine = options.per_goroutine
+        self._sample_ns = options.sample_period_ns
+        self._sampled = bool(options.sample_period_ns)
         self._options = options
 
     def ready(self) -> str:
@@ -162,7 +187,9 @@ class TracedProcess:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
-        self.start_ns = self.tracer.begin(self.process.pid if kernel_numbers else 0)
+        self._tgid = self.process.pid if kernel_numbers else 0
+        self.start_ns = self._window_ns = self.tracer.begin(self._tgid)
+        self.windows = 1
         if (self.tracer.sees_threads or self.plan.has("syscall")) and kernel_numbers:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 self._add_blocked()
@@ -181,7 +208,8 @@ class TracedProcess:
 
     def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since the last call, and the single intervals streamed since then."""
-        changed = self._take(self.tracer.read_rows())
+        changed = self._take(self.tracer.read_rows()) + self._cut_changed
+        self._cut_changed = []
         intervals = []
         for event in self.tracer.read_events():
             known = self._by_kernel_key.get(event.key)
@@ -212,7 +240,7 @@ class TracedProcess:
             self._members.setdefault(key, {})[row.key] = row
             touched[key] = None
         for key in touched:
-            _sum_up(self._stats[key], self._members[key].values())
+            _sum_up(self._stats[key], self._members[key].values(), self.plan.probe_set is ProbeSet.LEAN, self._sampled)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown
         return [self._stats[key] for key in touched]
 
@@ -220,7 +248,7 @@ class TracedProcess:
         stack = self._model.interpret(row)
         return StackStat(
             self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
-            pid=self.process.pid, margin_ns=0 if self.plan.probe_set is ProbeSet.LEAN else None,
+            pid=self.process.pid,
         )
 
     def tick(self) -> float:
@@ -229,7 +257,7 @@ class TracedProcess:
 
     def end(self) -> None:
         """The process is gone, or has called exec: this is the end of its window."""
-        self.end_ns = self.tracer.drain()
+        self.end_ns = time.monotonic_ns() if self.paused else self.tracer.drain()
 
     def counters(self) -> dict[Stat, int]:
         """The kernel side's counters."""
@@ -263,13 +291,133 @@ class TracedProcess:
         """All stacks as of the last `read`."""
         return list(self._stats.values())
 
+    # -- what the governor does ----------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether the trace pauses: no probe is placed."""
+        return bool(self._paused_since)
+
+    @property
+    def paused_ns(self) -> int:
+        """How long it has paused in all."""
+        now = self.end_ns or time.monotonic_ns()
+        return self._paused_ns + (max(0, now - self._paused_since) if self.paused else 0)
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
+        in a window has not moved in it."""
+        return self.plan.probe_set is ProbeSet.COMPLETE
+
+    def leave_out(self, stages: frozenset[Stage]) -> None:
+        """Removes the probes of these stages. What is known of threads that are off their CPU ends there."""
+        if Stage.WAKERS in stages:
+            self._creation_unseen = True
+            self._set_knobs()
+        now = time.monotonic_ns()
+        self.tracer.remove(stages)
+        if Stage.KERNEL in stages:
+            self._threads_unseen = True
+            cut = self._new_cut(now)
+            for thread in self.tracer.read_open_threads():
+                if thread.out_ns < now:
+                    cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
+            self._keep(cut)
+            self.tracer.forget_threads()
+
+    def take_up(self, stages: frozenset[Stage]) -> None:
+        """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
+        self.tracer.place(stages)
+
+    def sample(self, period_ns: int) -> None:
+        """Intervals shorter than that are sampled from now on, as with --sample-period; 0: no longer."""
+        self._sample_ns = max(period_ns, self._options.sample_period_ns)
+        self._sampled = self._sampled or bool(self._sample_ns)
+        self._set_knobs()
+
+    def _set_knobs(self) -> None:
+        self.tracer.set_knobs(self._sample_ns, self._creation_unseen)
+
+    def pause(self) -> None:
+        """Closes the window, accounts for what is parked, and removes all probes."""
+        tracer = self.tracer
+        end = tracer.drain()
+        self._creation_unseen = self._threads_unseen = True
+        self._first_seen = {}
+        parked, alive = {}, True
+        try:
+            heads, busy = self._heads(end - self._window_ns)
+            parked = self._stacks(heads, busy)
+            tracer.remove(frozenset(Stage))
+            tracer.stop()
+            opened, known = tracer.read_open()
+            parked |= self._stacks(heads, [g for g in heads if g not in parked and (g in opened or g not in known)])
+        except (ProcessLookupError, PermissionError):
+            alive = False
+            tracer.remove(frozenset(Stage))
+            tracer.stop()
+        self._keep(self._cut_off(parked, alive, set(), end))
+        tracer.forget(end)
+        self._paused_since = end
+        self._set_knobs()
+
+    def resume(self, length_ns: int) -> None:
+        """Opens a window of `length_ns` (0: until `pause` or `finish`), of the core alone; raises Refused or TargetGone, then no
+        probe is left."""
+        if not self.execed:
+            self.tracer.place(frozenset((Stage.CORE,)))
+        if self.execed:  # what is known of its code and memory is another program's
+            self.tracer.detach()
+            raise TargetGone(f"process {self.process.pid} ended or called exec in a pause")
+        since = self._paused_since
+        self._window_ns = self.tracer.begin(self._tgid, length_ns)
+        self._paused_ns += self._window_ns - since
+        self._paused_since = 0
+        self.windows += 1
+
+    def _heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
+        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those whose stacks are to
+        be read before those go: whoever moved in the window may move again soon."""
+        opened, _known = self.tracer.read_open()
+        if self.reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
+            addresses = self.reader.addresses()
+        else:
+            addresses = list(opened)
+            self.unlooked += 1
+        heads = {goroutine.address: goroutine for goroutine in self.reader.read(addresses)}
+        for _ in range(_READ_TRIES):
+            # One that is on its way off its CPU: the start probe comes first.
+            moving = [g for g in opened if g in heads and heads[g].status not in OFF_CPU]
+            if not moving:
+                break
+            heads |= {goroutine.address: goroutine for goroutine in self.reader.read(moving)}
+        self._ended = {g for g, head in heads.items() if head.ended}
+        return heads, [g for g in opened if g in heads][:_BUSY_READ]
+
+    def _stacks(self, heads: dict[int, Goroutine], wanted: list[int]) -> dict[int, Parked]:
+        """Those that were off the CPU when their heads were read, with their stacks where they have not moved since."""
+        found = {}
+        for now in self.reader.read([g for g in wanted if heads[g].status in OFF_CPU]):
+            head = heads[now.address]
+            if head.waits_for_first_turn:
+                found[head.address] = _created(head, self.reader.first_frames(head))
+            elif head.has_run:
+                found[head.address] = _parked(head, self.reader.stack(now) if _unmoved(head, now) else None)
+        return found
+
+    def _keep(self, cut: CutOff) -> None:
+        for row in cut.rows.values():
+            self.tracer.resolve(row)
+        self._cut_changed += self._take(list(cut.rows.values()))
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns."""
+        """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
         tracer = self.tracer
-        alive = not self.execed
-        self.end_ns = self.end_ns or tracer.drain()
+        alive = not self.execed and not self.paused
+        self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
         self.cpu_used_ns()
         self._cpu_frozen = True
         self._ended = set()  # what `begin` saw: those g may have been taken into use again
@@ -293,19 +441,19 @@ class TracedProcess:
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
         if later:
             tracer.detach()
-        changed, intervals = self.read()
-        cut = self._cut_off(parked if alive else self._first_seen, alive, later)
-        changed += self._take(list(cut.rows.values()))
+        _, intervals = self.read()
+        cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
+        self._take(list(cut.rows.values()))
         self._count_goroutines(cut)
         self._account()
         self._finished = True
         tracer.detach()
-        return list({stat.key: stat for stat in changed}.values()), intervals
+        return self.stacks(), intervals  # how many goroutines there were is known of each only now
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
         tracer, end = self.tracer, self.end_ns
-        if not tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN:
+        if not tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN or self._threads_unseen:
             return
         opened, _known = tracer.read_open()
         since = {thread.g: thread.out_ns for thread in tracer.read_open_threads()}
@@ -378,11 +526,18 @@ class TracedProcess:
             found |= self._read_parked(missing)
         return found
 
-    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int]) -> CutOff:
+    def _new_cut(self, end_ns: int) -> CutOff:
+        """For the window that ends then; its rows go on with those of the windows before it."""
+        options = self._options
+        return CutOff(
+            self._window_ns, end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(end_ns),
+            self._cut_rows, self._cut_goids,
+        )
+
+    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int], end_ns: int) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
         `later` have yet to be read."""
-        options = self._options
-        cut = CutOff(self.start_ns, self.end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(self.end_ns))
+        cut = self._new_cut(end_ns)
         opened, known = self.tracer.read_open()
         things = self._things(parked) if alive else {}
         for g, interval in opened.items():
@@ -410,7 +565,7 @@ class TracedProcess:
 
     def _add_unseen(self, cut: CutOff, parked: dict[int, Parked], known: set[int], things: dict[int, int]) -> None:
         for g, found in parked.items():
-            if g not in known:
+            if g not in known and not (found.created and self._creation_unseen):
                 if found.stack.unreadable:
                     self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
                 cut.add_parked(found, None, things.get(g, 0))
@@ -467,6 +622,10 @@ def _place(key: RowKey) -> tuple:
     return key.stack, key.reason, key.kind, key.goid
 
 
+def _unmoved(head: Goroutine, now: Goroutine) -> bool:
+    return now.status in OFF_CPU and (now.goid, now.pc, now.sp, now.bp) == (head.goid, head.pc, head.sp, head.bp)
+
+
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
     return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
@@ -476,16 +635,19 @@ def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
     return Parked(goroutine.address, goroutine.goid, 0, RawStack(pcs, exact=True), created=True)
 
 
-def _sum_up(stat: StackStat, records: Collection[IntervalRow]) -> None:
+def _sum_up(stat: StackStat, records: Iterable[IntervalRow], inferred: bool, sampled: bool) -> None:
+    """`inferred`: starts of intervals are, mode lean. `sampled`: short intervals were."""
     stat.distribution = Distribution()
+    late = variance = 0
     stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
-    if stat.margin_ns is not None:
-        stat.margin_ns = sum(record.margin_ns for record in records)
     for record in records:
         stat.distribution.add(
             Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)
         )
+        late += record.margin_ns
+        variance += record.variance
         stat.in_progress += record.in_progress
         stat.stopped_ns += record.stopped_ns
         stat.long_runs += record.long_runs
         stat.long_run_max_ns = max(stat.long_run_max_ns, record.long_run_max_ns)
+    stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if inferred or sampled else None

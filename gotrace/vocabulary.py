@@ -31,6 +31,17 @@ class Mode(str, Enum):
     """No probe: goroutines are read from the process's memory many times a second. Totals are estimates."""
 
 
+class Stage(str, Enum):
+    """What a trace can leave out while it goes on, and what it can't do without."""
+
+    CORE = "core"
+    """Where goroutines leave their CPU and come back."""
+    WAKERS = "wakers"
+    """Who makes them runnable, and when: ``ready``, ``netpollready``, ``newproc``, and when data came for a socket."""
+    KERNEL = "kernel"
+    """What the kernel does with their threads: the tracepoints, and the ends of goroutines, which those need."""
+
+
 NETPOLL = "netpoll"
 """Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
 READY = "ready"
@@ -140,6 +151,8 @@ class Stat(IntEnum):
     """Mode lean: a goroutine resumed whose thread had not yet shown that it had left it."""
     SWITCH_UNSEEN = 27
     """A thread leaves its CPU that no program saw getting it."""
+    SWITCHES = 28
+    """Where the cost is governed: threads of the target that left a CPU or got one."""
 
 
 class Loss(str, Enum):

@@ -24,6 +24,10 @@ class Watched(Protocol):
     samples: int
 
     @property
+    def paused_ns(self) -> int:
+        """How long nothing was watched between `start_ns` and now, or the end."""
+
+    @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
 from gotrace.errors import GotraceError
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
 from gotrace.profile.types import (
-    Distribution, Frame, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
+    Distribution, Frame, GovernorReport, GovernorStep, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
 )
 from gotrace.vocabulary import FrameKind, Loss, State
 
@@ -111,6 +112,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         pauses=pauses,
         timeline=timeline,
         filters=[text(words) for words in listed(meta["filters"])],
+        governor=_governor(meta.get("governor")),
         complete=truth(meta["complete"]),
     )
 
@@ -127,6 +129,14 @@ def _window(value: object) -> Window:
     window = record(Window, value)
     datetime.fromisoformat(window.start.replace("Z", "+00:00")).timestamp()
     return window
+
+
+def _governor(value: object) -> GovernorReport | None:
+    if value is None:
+        return None
+    report = dict(mapping(value))
+    steps = tuple(record(GovernorStep, step) for step in listed(report.pop("steps")))
+    return replace(record(GovernorReport, report), steps=steps)
 
 
 def _squares(value: object) -> int:

@@ -1,17 +1,18 @@
-"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 3.
+"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 4.
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
-meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete
+meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
+          governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has)
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
           goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
           the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
-          long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (mode sample: half of the
-          95 % confidence interval of total_ns, how it is made is in gotrace/profile/estimate.py; mode lean: by how much
-          total_ns may be too small; else NULL)
+          long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (half of the 95 % confidence
+          interval of total_ns in mode sample, how it is made is in gotrace/profile/estimate.py, and where short intervals were
+          sampled; in mode lean, with that, by how much total_ns may be too small; else NULL)
 subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
           and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
           a long trace neighbours become one, so that no stack has more than 64
@@ -22,14 +23,14 @@ interval  the parts of single intervals where they were asked for (--per-gorouti
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
 
-Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
+Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
 none of stack's last four columns.
 """
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -118,6 +118,7 @@ class CaptureWriter:
             "cpu_ns": profile.cpu_ns,
             "goroutines": profile.goroutines,
             "filters": profile.filters,
+            "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
         }
         with self._guarded():

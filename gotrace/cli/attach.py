@@ -42,6 +42,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @hot_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
+@click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
+              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself: where it costs more, wakers, the kernel's part, "
+                   "short intervals and at last all but short windows are given up, as long as it does. 0: no cap.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
               help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; sample: no probe, goroutines are read from memory --sample-rate times a second, "
@@ -67,7 +70,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, min_block: int, mode: str, no_kernel: bool,
+    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float, min_block: int, mode: str, no_kernel: bool,
     no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
     runtime: bool, sample_period: int, sample_rate: float, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
@@ -93,7 +96,7 @@ def attach(
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
         events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
-        mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share),
+        mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share), max_overhead=max_overhead,
     )
     check_mode(options)
     _check_pattern(match)
@@ -113,7 +116,7 @@ def attach(
                 session.use_outputs(default_outputs(session.processes[0], datetime.now()))
             ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
             with ticker:
-                profile = session.run(ticker.started, ticker.update)
+                profile = session.run(ticker.started, ticker.update, ticker.notice)
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
     if "-" in outputs:

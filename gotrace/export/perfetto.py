@@ -267,7 +267,9 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
             # Slices of a track must nest or follow each other; a capture says what it likes.
             part.start_ns = max(part.start_ns, before)
             before = part.end_ns = max(part.start_ns, part.end_ns)
-    for key, open_parts in _still_open(profile).items():
+    # Where the governor has been at work the sums hold more than single intervals and what was open at the end.
+    governed = profile.governor is not None and profile.governor.acted
+    for key, open_parts in ({} if governed else _still_open(profile)).items():
         parts = found.setdefault(key, [])
         at_ns = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
         if at_ns < (parts[-1].end_ns if parts else 0):

@@ -39,7 +39,7 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
         },
         "pauses": [asdict(pause) for pause in profile.pauses],
         "losses": {loss.value: profile.losses.get(loss, 0) for loss in Loss},
-        "overhead": asdict(profile.overhead),
+        "overhead": asdict(profile.overhead) | {"governor": _governor(profile)},
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
         "stacks": [_stack(stack, several) for stack in profile.stacks],
         "filters": profile.filters,
@@ -53,6 +53,14 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
 def render_json(profile: Profile) -> str:
     """`summary_dict` as JSON text with a final newline; ASCII only, so a terminal that shows it acts on nothing."""
     return json.dumps(summary_dict(profile), indent=1) + "\n"
+
+
+def _governor(profile: Profile) -> dict[str, Any] | None:
+    """None without a cap. `standard_error_ns` is that of ``totals.off_cpu_ns``, None where no interval was sampled."""
+    if profile.governor is None:
+        return None
+    margin = profile.margin_ns
+    return asdict(profile.governor) | {"standard_error_ns": None if margin is None else round(margin / 1.96)}
 
 
 def _weights(distribution: Distribution) -> dict[str, int]:

@@ -100,9 +100,16 @@ def write_element(fd: int, key: bytes, value: bytes, only_new: bool = False) -> 
 
 
 def delete_element(fd: int, key: bytes) -> None:
-    """Removes one element, if it is there."""
+    """Removes one element, if it is there.
+
+    Raises:
+        BpfError: the kernel refuses.
+    """
     key_buffer = _held(key)
-    bpf(_MAP_DELETE, _element(fd, key_buffer, key_buffer))
+    # Nothing behind the key: the kernel refuses what it has no use for (kernel/bpf/syscall.c: CHECK_ATTR).
+    result = bpf(_MAP_DELETE, struct.pack("<I4xQ", fd, ct.addressof(key_buffer)))
+    if result < 0 and result != -errno.ENOENT:
+        raise BpfError(-result, "BPF map delete")
 
 
 def read_element(fd: int, key: bytes, size: int) -> bytes:

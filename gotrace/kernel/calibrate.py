@@ -6,33 +6,37 @@ import os
 import time
 
 from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
+from gotrace.kernel.stats import program_stats
 from gotrace.kernel.uprobes import attach_uprobe, probed_code, program_attach_type
 
 _ROUNDS = 4000
 
 
-def trap_cost_ns() -> int | None:
-    """Nanoseconds that one hit with an empty program costs here; None where it can't be measured."""
+def trap_cost_ns(movable: bool = False) -> int | None:
+    """Nanoseconds that one hit of a uprobe (`movable` or not) costs here beside what its program takes; None where it can't
+    be measured."""
     try:
-        return measure_trap_ns()
+        return measure_trap_ns(movable)
     except (OSError, ValueError):
         return None
 
 
-def measure_trap_ns() -> int:
+def measure_trap_ns(movable: bool = False) -> int:
     """As `trap_cost_ns`, but raises OSError where a probe on our own process does not work."""
     with probed_code() as (path, loop):
         bare = _time(loop)
-        program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type())
+        program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type(movable))
         try:
-            probe = attach_uprobe(path, 0, os.getpid(), program)
+            probe = attach_uprobe(path, 0, os.getpid(), program, movable)
             try:
                 probed = _time(loop)
             finally:
                 os.close(probe)
+            # While the kernel times programs (gotrace/kernel/stats.py), this one takes time as well.
+            stats = program_stats(program)
         finally:
             os.close(program)
-    return max(0, probed - bare)
+    return max(0, probed - bare - (stats.run_ns // stats.runs if stats.runs else 0))
 
 
 def _time(loop) -> int:

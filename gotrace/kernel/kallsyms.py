@@ -34,12 +34,12 @@ class KernelSymbols:
     @property
     def restricted(self) -> bool:
         """Whether no address could be read."""
-        self._load()
+        self.load()
         return not self._addresses
 
     def function(self, address: int) -> KernelFunction | None:
         """The function that `address` lies in, None if it is not known."""
-        self._load()
+        self.load()
         index = bisect_right(self._addresses, address) - 1
         if index < 0 or address - self._addresses[index] > _FARTHEST:
             return None
@@ -48,7 +48,7 @@ class KernelSymbols:
 
     def address(self, name: str) -> int | None:
         """The address of the function `name`, None if it is not known."""
-        self._load()
+        self.load()
         at = self._text.find(b"\n" + name.encode() + b"\n")
         if at < 0:
             at = self._text.find(b"\n" + name.encode() + b"\t")
@@ -60,7 +60,8 @@ class KernelSymbols:
         start = self._starts[index]
         return self._text[start : self._text.index(b"\n", start)].decode("utf-8", "replace")
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Reads the table now: half a second and more, on a busy host several."""
         if self._addresses is not None:
             return
         addresses, starts, text = array("Q"), array("I"), bytearray(b"\n")

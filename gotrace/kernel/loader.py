@@ -41,9 +41,11 @@ class LoadedPrograms:
 
 
 def load(
-    compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int]
+    compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int],
+    movable: bool = False,
 ) -> LoadedPrograms:
-    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`.
+    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`, for uprobes that are `movable`
+    (gotrace/kernel/uprobes.py) or not.
 
     Raises:
         Refused: the kernel refuses a map or a program.
@@ -60,7 +62,7 @@ def load(
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
-        uprobe_type = program_attach_type()
+        uprobe_type = program_attach_type(movable)
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
             for name, kind in programs.items():

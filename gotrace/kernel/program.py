@@ -45,7 +45,8 @@ class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
-    intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told.
+    intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
+    `gotrace.kernel.tracer.Tracer` can leave stages out, sample and pause while it traces.
     """
 
     min_block_ns: int = 0
@@ -56,6 +57,7 @@ class Options:
     reasons: frozenset[int] | None = None
     stream_ns: int | None = None
     wakers: bool = True
+    governed: bool = False
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -175,6 +177,7 @@ def constants(
         "KIND_FILTER": int(kinds is not None or reasons is not None),
         "KIND_MASK": sum(1 << kind for kind in (StartKind if kinds is None else kinds)),
         "REASON_MASK": sum(1 << reason for reason in (range(MAX_REASONS) if reasons is None else reasons)),
+        "GOVERNED": int(options.governed),
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
     }

@@ -67,8 +67,9 @@ class RowKey(NamedTuple):
 
 @dataclass
 class IntervalRow:
-    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2.
-    `margin_ns`: by how much the total may be too small (mode ``lean``)."""
+    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2, and so is
+    `variance`, that of the total where short intervals were sampled. `margin_ns`: by how much the total may be too small
+    (mode ``lean``)."""
 
     key: RowKey
     stack: RawStack
@@ -84,6 +85,7 @@ class IntervalRow:
     long_runs: int = 0
     long_run_max_ns: int = 0
     margin_ns: int = 0
+    variance: int = 0
     histogram: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -178,3 +180,17 @@ class RunningTime:
     off_ns: int
     since_ns: int
     partial: bool
+
+
+@dataclass(frozen=True)
+class ProgramRuns:
+    """How often programs ran, and how long in all, ns."""
+
+    hits: int = 0
+    run_ns: int = 0
+
+    def __add__(self, other: ProgramRuns) -> ProgramRuns:
+        return ProgramRuns(self.hits + other.hits, self.run_ns + other.run_ns)
+
+    def __sub__(self, other: ProgramRuns) -> ProgramRuns:
+        return ProgramRuns(self.hits - other.hits, self.run_ns - other.run_ns)

@@ -35,6 +35,12 @@ class Config(ct.Structure):
     _fields_ = _words("phase", "window_start_ns", "window_end_ns", "execed", "tgid")
 
 
+class Knobs(ct.Structure):
+    """``struct knobs``"""
+
+    _fields_ = _words("sample_ns", "creation_unseen")
+
+
 class World(ct.Structure):
     """``struct world``"""
 
@@ -105,7 +111,7 @@ class IntervalValue(ct.Structure):
 
     _fields_ = _words(
         "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "long_runs",
-        "long_run_max_ns", "margin_ns",
+        "long_run_max_ns", "margin_ns", "variance",
     ) + [("histogram", ct.c_uint32 * BUCKETS)]
 
 

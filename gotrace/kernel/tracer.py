@@ -23,18 +23,19 @@ from gotrace.kernel.loader import LoadedPrograms, load
 from gotrace.kernel.perf_event import KPROBE_TYPE, UPROBE_TYPE, ProbeError, open_kprobe
 from gotrace.kernel.program import Options, constants, map_entries
 from gotrace.kernel.records import (
-    NO_STACK, BlockedThread, IntervalRow, KernelEvent, KernelObject, OpenInterval, OpenThread, RawStack, RowKey, RunningTime,
-    WorldPause,
+    NO_STACK, BlockedThread, IntervalRow, KernelEvent, KernelObject, OpenInterval, OpenThread, ProgramRuns, RawStack, RowKey,
+    RunningTime, WorldPause,
 )
 from gotrace.kernel.ringbuf import RingBuffer
+from gotrace.kernel.stats import program_stats
 from gotrace.kernel.structs import (
     GOROUTINE_BORN, GOROUTINE_ENDED, MAX_FRAMES, MAX_PAUSES, PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, STACK_EXACT, STACK_IN_PROLOGUE,
-    STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Config, Event, Goroutine, IntervalKey, IntervalValue,
-    MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
+    STACK_IN_TRANSIT, STACK_KERNEL, STACK_TRUNCATED, STACK_UNREADABLE, Arrival, Config, Event, Goroutine, IntervalKey,
+    IntervalValue, Knobs, MemberKey, Object, Pause, Stack, Thread, UnixPath, World,
 )
 from gotrace.kernel.uprobes import attach_uprobe
-from gotrace.plan.probes import Plan
-from gotrace.vocabulary import Loss, StartKind, Stat
+from gotrace.plan.probes import Plan, ProbeSet
+from gotrace.vocabulary import Loss, Stage, StartKind, Stat
 
 _LOSSES = {
     Stat.GOROUTINE_TABLE_FULL: Loss.GOROUTINE_TABLE_FULL,
@@ -62,6 +63,11 @@ POLL_CALLBACK = "ep_poll_callback"
 """What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
 ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 _TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking"}
+_STAGE_OF_ROLE = {"ready": Stage.WAKERS, "create": Stage.WAKERS, "exit": Stage.KERNEL, "syscall": Stage.KERNEL}
+"""All other probes are of the core."""
+_BUSY = ("mark_ready", "start_gopark", "start_schedule", "start_park", "end_execute")
+"""Programs whose probes are hit most. They are placed last and removed first: placing takes milliseconds, and a probe costs from
+then on."""
 
 
 class Tracer:
@@ -88,7 +94,8 @@ class Tracer:
         self._constants = constants(pid, plan, layout, bias, options, kernel, self._kprobe)
         self._loaded = LoadedPrograms()
         self._ring: RingBuffer | None = None
-        self._probes: list[int] = []
+        self._probes: list[tuple[Stage, int]] = []
+        self._watch_exec: int | None = None
         self._seen: dict[bytes, int] = {}
         self._stacks: dict[int, RawStack] = {}
         self._objects: dict[int, KernelObject | None] = {}
@@ -100,7 +107,8 @@ class Tracer:
         if self._tracepoints:
             programs |= dict.fromkeys((*_TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
             programs |= {"on_poll_event": ProgramType.KPROBE} if self._kprobe else {}
-        self._loaded = load(compiled, programs, self._constants, map_entries(self._options))
+        self._loaded = load(compiled, programs, self._constants, map_entries(self._options), self._options.governed)
+        self.set_knobs(self._options.sample_period_ns)
         self._possible_cpus = possible_cpus()
         if self._options.stream_ns is not None:
             self._ring = RingBuffer(self._loaded.maps["events"], self._options.ring_bytes)
@@ -115,45 +123,105 @@ class Tracer:
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
             if self._tracepoints or not self._plan.has("syscall"):
-                self._probes.append(attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"]))
-            if self._tracepoints:
-                for program, tracepoint in _TRACEPOINTS.items():
-                    self._probes.append(attach_raw_tracepoint(tracepoint, self._loaded.programs[program]))
-                self._attach_data_ready()
+                self._watch_exec = attach_raw_tracepoint("sched_process_exec", self._loaded.programs["target_exec"])
         except BpfError as error:
-            self.detach()
             raise Refused(f"the kernel refuses {error.strerror}", "gotrace doctor") from None
-        for probe in self._plan.probes:
+        self.place(frozenset(Stage))
+
+    def place(self, stages: frozenset[Stage]) -> None:
+        """Places the probes of these stages, none of which is placed.
+
+        Raises:
+            Refused, TargetGone: the kernel does not take one; those placed before are removed, of all stages.
+        """
+        probes = sorted(self._plan.probes, key=lambda probe: _BUSY.index(probe.program) if probe.program in _BUSY else -1)
+        for probe in probes:
+            stage = _STAGE_OF_ROLE.get(probe.role, Stage.CORE)
+            if stage not in stages:
+                continue
             try:
-                fd = attach_uprobe(self._exe_path, probe.file_offset, self._pid, self._loaded.programs[probe.program])
+                fd = attach_uprobe(
+                    self._exe_path, probe.file_offset, self._pid, self._loaded.programs[probe.program], self._options.governed
+                )
             except ProbeError as error:
                 self.detach()
                 if error.errno == errno.ESRCH:
                     raise TargetGone(f"process {self._pid} ended while the probes were being placed") from None
                 raise Refused(f"no probe at {probe.symbol}+{probe.site.offset}: {error.strerror}", "gotrace doctor") from None
-            self._probes.append(fd)
+            self._probes.append((stage, fd))
+        if not self._tracepoints:
+            return
+        try:
+            for program, tracepoint in _TRACEPOINTS.items():
+                if self.thread_stage in stages:
+                    self._probes.append((self.thread_stage, attach_raw_tracepoint(tracepoint, self._loaded.programs[program])))
+        except BpfError as error:
+            self.detach()
+            raise Refused(f"the kernel refuses {error.strerror}", "gotrace doctor") from None
+        if Stage.WAKERS in stages:
+            self._attach_data_ready()
+
+    @property
+    def thread_stage(self) -> Stage:
+        """The stage of the tracepoints on threads."""
+        # Mode lean takes the starts of intervals from them.
+        return Stage.CORE if self._plan.probe_set is ProbeSet.LEAN else Stage.KERNEL
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """The stages of which something is placed."""
+        return frozenset(stage for stage, _ in self._probes)
 
     def _attach_data_ready(self) -> None:
         # Without either the time until the kernel had the data is not split from the time until the netpoller did.
         if self._kprobe:
             with contextlib.suppress(ProbeError):
-                self._probes.append(open_kprobe(POLL_CALLBACK, self._loaded.programs["on_poll_event"]))
+                self._probes.append((Stage.WAKERS, open_kprobe(POLL_CALLBACK, self._loaded.programs["on_poll_event"])))
                 self.data_source = f"kprobe {POLL_CALLBACK}"
             return
         with contextlib.suppress(BpfError):  # Linux 6.3
-            self._probes.append(attach_raw_tracepoint("sk_data_ready", self._loaded.programs["on_data_ready"]))
+            self._probes.append((Stage.WAKERS, attach_raw_tracepoint("sk_data_ready", self._loaded.programs["on_data_ready"])))
             self.data_source = "raw tracepoint sk_data_ready"
 
-    def begin(self, tgid: int = 0) -> int:
-        """Opens the window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
-        if it is not known: then the first probe that is hit finds it."""
+    def begin(self, tgid: int = 0, length_ns: int = 0) -> int:
+        """Opens a window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
+        if it is not known: then the first probe that is hit finds it. A window of `length_ns` ends by itself; 0: one that
+        `drain` ends."""
         start = time.monotonic_ns() + _MARGIN_NS
+        end = start + length_ns if length_ns else 0
         # Ahead of time, so that all programs begin at the same instant. In two steps: one that sees the phase must see the
         # rest.
-        self._set(phase=PHASE_OFF, window_start_ns=start, tgid=tgid)
-        self._set(phase=PHASE_TRACE, window_start_ns=start, tgid=tgid)
+        self._set(phase=PHASE_OFF, window_start_ns=start, window_end_ns=end, tgid=tgid)
+        self._set(phase=PHASE_TRACE, window_start_ns=start, window_end_ns=end, tgid=tgid)
         _sleep_until(start)
         return start
+
+    def set_knobs(self, sample_ns: int, creation_unseen: bool = False) -> None:
+        """What the programs do from now on, where they are governed: `sample_ns` as --sample-period, 0 for every interval;
+        `creation_unseen`: the probe on the creation of goroutines has been away."""
+        write_element(self._loaded.maps["knobs"], bytes(4), bytes(Knobs(sample_ns, creation_unseen)))
+
+    def forget(self, end_ns: int) -> None:
+        """Clears what is known of goroutines and threads, and ends at `end_ns` a stop of the world that lasts. Only between two
+        windows, when no probe is placed: what happens until the next one opens is not seen."""
+        for name, key, value in (
+            ("goroutines", ct.c_uint64, Goroutine), ("threads", ct.c_uint32, Thread), ("last_g", ct.c_uint32, ct.c_uint64),
+            ("watched", ct.c_uint64, Arrival),
+        ):
+            for raw in [raw for raw, _ in self._table(name, key, value)]:
+                delete_element(self._loaded.maps[name], raw)
+        state = World.from_buffer_copy(read_element(self._loaded.maps["world"], bytes(4), ct.sizeof(World)))
+        if state.stopped_since and 0 < state.pauses <= MAX_PAUSES:
+            index = struct.pack("<I", state.pauses - 1)
+            pause = Pause.from_buffer_copy(read_element(self._loaded.maps["pauses"], index, ct.sizeof(Pause)))
+            pause.duration_ns = max(1, end_ns - pause.start_ns)
+            write_element(self._loaded.maps["pauses"], index, bytes(pause))
+        write_element(self._loaded.maps["world"], bytes(4), bytes(World(pauses=state.pauses)))
+
+    def forget_threads(self) -> None:
+        """Clears what is known of threads, when no tracepoint is placed."""
+        for raw in [raw for raw, _ in self._table("threads", ct.c_uint32, Thread)]:
+            delete_element(self._loaded.maps["threads"], raw)
 
     def add_blocked(self, thread: BlockedThread, since_ns: int) -> None:
         """Makes it known that a thread has been off its CPU; nothing, if the kernel side knows better already."""
@@ -211,9 +279,13 @@ class Tracer:
         """Ends the window and returns its end. Intervals that are open are closed at that end when their goroutine
         resumes, so the stacks of those that have not resumed can be read from memory in peace."""
         config = self._config()
-        if config.phase != PHASE_TRACE or config.window_end_ns:  # never begun, or over; or the target called exec
-            return config.window_end_ns or time.monotonic_ns()
-        end = time.monotonic_ns() + _MARGIN_NS
+        now = time.monotonic_ns()
+        if config.phase != PHASE_TRACE or 0 < config.window_end_ns <= now:  # never begun, or over; or the target called exec
+            return config.window_end_ns or now
+        end = now + _MARGIN_NS
+        if 0 < config.window_end_ns <= end:
+            _sleep_until(config.window_end_ns)
+            return config.window_end_ns
         self._set(phase=PHASE_TRACE, window_start_ns=config.window_start_ns, window_end_ns=end, tgid=config.tgid)
         _sleep_until(end)
         return end
@@ -241,11 +313,19 @@ class Tracer:
         return any(int.from_bytes(raw[size * cpu : size * cpu + 8], "little") for cpu in range(self._possible_cpus))
 
     def detach(self) -> None:
-        """Removes the probes, all at once: each takes the kernel a grace period."""
-        probes, self._probes = self._probes, []
-        if probes:
-            with ThreadPoolExecutor(len(probes)) as pool:
-                list(pool.map(os.close, probes))
+        """Removes the probes and all else that was attached."""
+        if self._watch_exec is not None:
+            os.close(self._watch_exec)
+            self._watch_exec = None
+        self.remove(frozenset(Stage))
+
+    def remove(self, stages: frozenset[Stage]) -> None:
+        """Removes the probes of these stages, all at once: each takes the kernel a grace period."""
+        fds = [fd for stage, fd in reversed(self._probes) if stage in stages]
+        self._probes = [(stage, fd) for stage, fd in self._probes if stage not in stages]
+        if fds:
+            with ThreadPoolExecutor(len(fds)) as pool:
+                list(pool.map(os.close, fds))
 
     def close(self) -> None:
         """Removes everything from the kernel. May be called at any time, also twice."""
@@ -381,6 +461,21 @@ class Tracer:
         """The descriptors of the loaded uprobe programs."""
         return [fd for name, fd in self._loaded.programs.items() if name in {p.program for p in self._plan.probes}]
 
+    def runs(self) -> dict[Stage, ProgramRuns]:
+        """What the uprobes of each stage have done while the kernel timed programs (gotrace/kernel/stats.py)."""
+        found = dict.fromkeys(Stage, ProgramRuns())
+        for program, role in {probe.program: probe.role for probe in self._plan.probes}.items():
+            found[_STAGE_OF_ROLE.get(role, Stage.CORE)] += self._runs_of(program)
+        return found
+
+    def tracepoint_runs(self) -> ProgramRuns:
+        """The same of the tracepoints on threads, which are those of all processes."""
+        return sum((self._runs_of(name) for name in _TRACEPOINTS if name in self._loaded.programs), ProgramRuns())
+
+    def _runs_of(self, program: str) -> ProgramRuns:
+        stats = program_stats(self._loaded.programs[program])
+        return ProgramRuns(stats.runs, stats.run_ns)
+
     def programs(self) -> dict[str, int]:
         """The descriptors of all loaded programs, by name."""
         return dict(self._loaded.programs)
@@ -470,12 +565,12 @@ def member_hash(key: RowKey) -> int:
     return _mix(_mix(key.stack, key.reason), key.kind)
 
 
-_FIGURES = struct.Struct("<10Q")
+_FIGURES = struct.Struct("<11Q")
 _HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
 
 
 def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
-    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin = _FIGURES.unpack_from(raw)
+    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin, variance = _FIGURES.unpack_from(raw)
     histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
     top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
     # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
@@ -484,5 +579,6 @@ def _row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     return IntervalRow(
         _key(raw_key), NO_STACK, count=count, total_ns=total, max_ns=maximum, squares=low + (high << 32),
         in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs, long_run_max_ns=long_run_max, margin_ns=margin,
+        variance=variance,
         histogram={bucket: number for bucket, number in enumerate(histogram) if number},
     )

@@ -26,25 +26,26 @@ LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
 
 
 @cache
-def by_link() -> bool:
-    """Whether uprobes are placed by links: only where perf events are refused and links do work, for all threads of a
-    process (until Linux 6.10 they saw only one: 46ba0e49b642)."""
-    return uprobe_errno() in (errno.EACCES, errno.EPERM) and link_obstacle() == ""
+def by_link(movable: bool = False) -> bool:
+    """Whether uprobes are placed by links: where those work, for all threads of a process (until Linux 6.10 they saw only
+    one: 46ba0e49b642), and perf events are refused, or the probes are `movable`: to be removed and placed again during a
+    trace. The kernel removes perf events one by one, each with a grace period of its own, and links all at once."""
+    return (movable or uprobe_errno() in (errno.EACCES, errno.EPERM)) and link_obstacle() == ""
 
 
-def program_attach_type() -> AttachType:
+def program_attach_type(movable: bool = False) -> AttachType:
     """What a uprobe's program has to be loaded as."""
-    return AttachType.TRACE_UPROBE_MULTI if by_link() else AttachType.NONE
+    return AttachType.TRACE_UPROBE_MULTI if by_link(movable) else AttachType.NONE
 
 
-def attach_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
-    """Runs the program, loaded as `program_attach_type` says, whenever a thread of `pid` reaches file offset `offset` of
+def attach_uprobe(path: str, offset: int, pid: int, program_fd: int, movable: bool = False) -> int:
+    """Runs the program, loaded as `program_attach_type` says with the same `movable`, whenever a thread of `pid` reaches file offset `offset` of
     `path`; closing the returned descriptor removes the probe.
 
     Raises:
         ProbeError: with the errno of the failing call.
     """
-    if not by_link():
+    if not by_link(movable):
         return open_uprobe(path, offset, pid, program_fd)
     try:
         return attach_uprobe_link(path, offset, pid, program_fd)

@@ -163,7 +163,7 @@ def _unsteady(stack: StackStat, thresholds: Thresholds) -> str:
 
 
 def _large(profile: Profile, d: Distribution, busy_ns: int, all_ns: int, thresholds: Thresholds) -> str:
-    if not thresholds.share or d.total_ns < thresholds.share * busy_ns or d.total_ns * 10 < profile.window.duration_ns:
+    if not thresholds.share or d.total_ns < thresholds.share * busy_ns or d.total_ns * 10 < (profile.window.attached_ns or profile.window.duration_ns):
         return ""
     if busy_ns == all_ns:
         return f"{100 * d.total_ns / all_ns:.0f} % of all off-CPU time"

@@ -108,8 +108,8 @@ class StackStat:
     subwindows: list[SubWindow] = field(default_factory=list)
     """In time order; all of one length, a multiple of a second."""
     margin_ns: int | None = None
-    """How far off the total may be: half of its 95 % confidence interval (mode ``sample``); by how much it may be too small,
-    never more (mode ``lean``); None where it is exact."""
+    """How far off the total may be: half of its 95 % confidence interval (mode ``sample``, sampled intervals); in mode
+    ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -187,7 +187,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What tracing cost. The fields whose name says so are estimates."""
+    """What tracing cost. The fields whose name says so are estimates; under a cap the fraction is from the governor's account,
+    which has more than hits."""
 
     hits: int = 0
     hits_per_s: float = 0.0
@@ -196,6 +197,42 @@ class Overhead:
     target_cpu_fraction_estimate: float = 0.0
     agent_cpu_s: float = 0.0
     agent_peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class GovernorStep:
+    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a gotrace.governor.Rung, `share` what
+    tracing had cost before, as a share of the CPU time that the target used for itself."""
+
+    at_ns: int
+    pid: int
+    rung: str
+    share: float
+
+
+@dataclass(frozen=True)
+class GovernorReport:
+    """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
+    time that the targets used for themselves (gotrace/governor.py). `*_off_ns`: how long a stage was not traced, of several
+    targets the longest; `sampled_ns`: how long short intervals were sampled; `paused_ns`: how long there were no probes, and
+    `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only goroutines with open
+    intervals were looked at, as there were too many: waits of the others lack those windows."""
+
+    max_overhead: float
+    share: float = 0.0
+    cost_ns: int = 0
+    wakers_off_ns: int = 0
+    kernel_off_ns: int = 0
+    sampled_ns: int = 0
+    paused_ns: int = 0
+    windows: int = 1
+    unlooked_windows: int = 0
+    steps: tuple[GovernorStep, ...] = ()
+
+    @property
+    def acted(self) -> bool:
+        """Whether anything was given up."""
+        return bool(self.steps)
 
 
 @dataclass(frozen=True)
@@ -230,6 +267,8 @@ class Profile:
     timeline: list[TimelineInterval] = field(default_factory=list)
     """Single intervals, where they were asked for (--per-goroutine, --events-over)."""
     filters: list[str] = field(default_factory=list)
+    governor: GovernorReport | None = None
+    """None without a cap on the cost."""
     complete: bool = True
     """False: gotrace was killed before the end; the figures are those of the last commit."""
 
@@ -244,6 +283,12 @@ class Profile:
     def pauses_by_reason(self) -> dict[str, Distribution]:
         """Distribution of the stop-the-world pauses of each reason, largest total first."""
         return _group((pause.reason, _single(pause.duration_ns)) for pause in self.pauses)
+
+    @property
+    def margin_ns(self) -> int | None:
+        """Half of the 95 % confidence interval of the sum of all totals, None where none is an estimate."""
+        margins = [stack.margin_ns for stack in self.stacks if stack.margin_ns is not None]
+        return round(math.hypot(*margins)) if margins else None
 
     @property
     def intervals(self) -> int:

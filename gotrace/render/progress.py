@@ -48,6 +48,11 @@ class Ticker:
             self._live.__exit__(None, None, None)
             self._live = None
 
+    def notice(self, text: str) -> None:
+        """Says something once."""
+        if not self._quiet:
+            self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
+
     def update(self, progress) -> None:
         """Redraws the line from a `gotrace.session.Progress`."""
         if self._live is None:

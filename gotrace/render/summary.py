@@ -27,6 +27,8 @@ WIDE = 120
 """Columns from which on there is room for more than the necessary."""
 _ROOMY = 100
 _BAR = 16
+_HELD = 1.5
+"""Times the cap: more than what it costs until the governor acts."""
 
 _ANOMALIES = (Loss.START_WHILE_STOPPED, Loss.END_WHILE_RUNNING)
 _FRAME_STYLE = {
@@ -64,6 +66,7 @@ def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bo
         _print_stacks(profile, total, console, top, runtime)
     _print_losses(profile.losses, console)
     _print_overhead(profile, console)
+    print_governor(profile, console)
 
 
 def _print_header(profile: Profile, total: Distribution, console: Console) -> None:
@@ -279,6 +282,37 @@ def _print_overhead(profile: Profile, console: Console) -> None:
             "dim",
         )
     )
+
+
+def print_governor(profile: Profile, console: Console) -> None:
+    """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
+    report = profile.governor
+    if report is None or not report.acted and report.share <= report.max_overhead:
+        return
+    window = profile.window.duration_ns
+    console.print(Text(
+        f"governor: tracing cost {100 * report.share:.2g} % of the CPU time that the target used for itself (cap "
+        f"{100 * report.max_overhead:g} %, {_counted(len(report.steps), 'change')} of what is traced)", "yellow",
+    ))
+    margin = profile.margin_ns
+    within = f": all totals together are within {format_duration(margin)} of the truth (95 %)" if margin else ""
+    for lasted, what in (
+        (report.wakers_off_ns, "no wakers; the time in which a goroutine was runnable is part of its wait"),
+        (report.kernel_off_ns, "no system calls and waits for a CPU; how long goroutines ran is not known"),
+        (report.sampled_ns, f"short intervals sampled{within}"),
+        (report.paused_ns, f"without probes, between {report.windows:,} windows; longer waits are counted once for each of them"),
+    ):
+        if lasted:
+            console.print(Text(f"  {format_share(lasted, window)} of the window: {what}", "yellow"))
+    if report.share > _HELD * report.max_overhead:
+        pauses = "--mode exact --probes complete alone"
+        more = "" if report.paused_ns else f": without pauses, which there are with {pauses}, there was no more to give up"
+        console.print(Text(f"  the cap was not held{more}", "bold red"))
+    if report.unlooked_windows:
+        console.print(Text(
+            f"  at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "
+            "all of such a window lack it", "yellow",
+        ))
 
 
 def _counted(count: int, noun: str) -> str:

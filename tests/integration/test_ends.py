@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -63,6 +64,17 @@ def test_a_signal_ends_it_normally(churn: Workload, tmp_path: Path, number: int)
     assert profile.complete and profile.stacks
     assert (tmp_path / "x.html").stat().st_size > 1000
     is_healthy(churn)
+
+
+def test_the_capture_has_what_was_printed(tmp_path: Path, gotrace) -> None:
+    """Also of stacks that were not seen in the last second."""
+    with Workload(build("service", "1.27.3", "stripped")) as service:
+        with Attached(service.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            time.sleep(2.5)
+            printed = trace.end_json()
+    report = gotrace("report", tmp_path / "x.gotrace", "--json")
+    assert sorted(map(str, json.loads(report.stdout).pop("stacks"))) == sorted(map(str, printed["stacks"]))
+    assert all(stack["goroutines"] for stack in printed["stacks"])
 
 
 def test_the_duration_ends_it(churn: Workload, tmp_path: Path, gotrace) -> None:

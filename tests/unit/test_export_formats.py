@@ -172,7 +172,9 @@ def test_json_keys_are_the_contract() -> None:
         "target_cpu_fraction_estimate",
         "agent_cpu_s",
         "agent_peak_rss_bytes",
+        "governor",
     ]
+    assert result["overhead"]["governor"] is None
     assert list(result["hotspots"][0]) == ["stack", "why", "p99_ns", "jitter_ns", "share"]
     assert list(result["stacks"][0]) == [
         "frames",

@@ -14,7 +14,7 @@ from gotrace.kernel.program import source_folder
 from gotrace.vocabulary import Part
 
 MIRRORS = {
-    "config": structs.Config, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
+    "config": structs.Config, "knobs": structs.Knobs, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
     "interval_value": structs.IntervalValue, "member_key": structs.MemberKey, "event": structs.Event,
     "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object, "world": structs.World,
     "pause": structs.Pause, "arrival": structs.Arrival, "unix_path": structs.UnixPath,

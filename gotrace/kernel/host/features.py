@@ -100,7 +100,7 @@ def _uprobes() -> Check:
 def _uprobe_links() -> Check:
     obstacle = link_obstacle()
     if not obstacle:
-        return Check("uprobe links", False, True, "a link sees all threads of a process; used where perf events are refused")
+        return Check("uprobe links", False, True, "a link sees all threads of a process; used where perf events are refused, and with --max-overhead")
     return Check("uprobe links", False, False, f"{obstacle}: gotrace uses perf events")
 
 

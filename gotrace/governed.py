@@ -1,0 +1,239 @@
+"""Holds the cost of one traced process under a cap: measures, asks the governor, and does what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gotrace.errors import GotraceError
+from gotrace.governor import RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.kernel.records import ProgramRuns
+from gotrace.profile.types import GovernorReport, GovernorStep
+from gotrace.traced import TracedProcess
+from gotrace.vocabulary import Stage, Stat
+
+_TICK_NS = 50_000_000
+_PAUSE_TICK_S = 0.02
+_ASSUMED_PROGRAM_NS = 1000
+"""What a program runs per hit, where the kernel does not time programs: more than any on average."""
+_PASSING_NS, _ENOUGH = 300.0, 20
+"""What a tracepoint takes at most for a thread of another process, and how many make a mean."""
+UNTIMED = 1.35
+"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others, and
+Go's scheduler spins for longer when its steps take longer. Measured as CPU time per unit of work, traced less untraced: 1.36 to
+1.43 for a channel ping-pong, 1.24 to 1.30 for goroutines that come and go (Linux 6.18 in a virtual machine with two CPUs)."""
+_WINDOWS_PER_BLOCK = 4
+"""With --min-block, how many such waits a window has room for."""
+
+
+class Regulator:
+    """The governor of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the
+    kernel times programs. `say` is told of each change in one line.
+
+    `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
+    """
+
+    def __init__(
+        self, process: TracedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], least_ns: int = 0,
+        sampled_anyway: bool = False,
+    ) -> None:
+        self.process = process
+        self._cap = cap
+        self._trap_ns = trap_ns
+        self._timed = timed
+        self._say = say
+        self._least_ns = _WINDOWS_PER_BLOCK * least_ns
+        self._sampled_anyway = sampled_anyway
+        self._steps: list[GovernorStep] = []
+        self._on_rungs = dict.fromkeys(Rung, 0)
+        self._broken = self._finished = False
+        self._passed, self._switches, self._threads_ns = ProgramRuns(), 0, 0
+        self._passing_ns = _PASSING_NS
+
+    def begin(self) -> None:
+        """The window is open."""
+        stages = self.process.tracer.stages
+        self._had = stages
+        self.governor = Governor(self._cap, tuple(rung for rung in Rung if self._makes_a_difference(rung, stages)))
+        self._now = self._first = self._last = self._before = self._since = self._opened = self._read()
+        self._entered = time.monotonic_ns()
+        self._due = self._entered + _TICK_NS
+
+    def _makes_a_difference(self, rung: Rung, stages: frozenset[Stage]) -> bool:
+        return {
+            Rung.WAKERS: Stage.WAKERS in stages, Rung.KERNEL: Stage.KERNEL in stages, Rung.SINGLE: not self._sampled_anyway,
+            Rung.CONTINUITY: self.process.can_pause,
+        }.get(rung, True)
+
+    @property
+    def in_window(self) -> bool:
+        """Whether a short window is open, which should be closed in time."""
+        return self.governor.rung is Rung.CONTINUITY and not self.process.paused
+
+    def tick(self) -> float:
+        """Does what is due; returns the seconds until something is due again."""
+        if self._broken:
+            return 1.0
+        now = time.monotonic_ns()
+        if now >= self._due:
+            try:
+                if self.process.paused:
+                    self._maybe_resume()
+                elif self.governor.rung is Rung.CONTINUITY:
+                    self._close_window()
+                else:
+                    self._look()
+            except GotraceError as error:
+                # The probes are gone: with the process, or because the kernel takes them no longer.
+                self._broken = True
+                if not self.process.execed:
+                    self._say(f"governor: nothing more is traced: {error}")
+                    if not self.process.paused:
+                        self.process.pause()
+        return max(0.0, (self._due - time.monotonic_ns()) / 1e9)
+
+    # -- what it costs -------------------------------------------------------------------------------------------------
+
+    def _read(self) -> Load:
+        """All since the process was loaded."""
+        process = self.process
+        stats = process.counters()
+        if self._timed:
+            runs = process.tracer.runs()
+        else:
+            hits = {
+                Stage.CORE: stats[Stat.HITS_START] + stats[Stat.HITS_END], Stage.WAKERS: stats[Stat.HITS_READY],
+                Stage.KERNEL: stats[Stat.HITS_EXIT] + stats[Stat.HITS_SYSCALL],
+            }
+            runs = {stage: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for stage, number in hits.items()}
+        programs = {stage: runs[stage].run_ns for stage in Stage}
+        programs[process.tracer.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
+        traps = {stage: runs[stage].hits * self._trap_ns for stage in Stage}
+        costs = (
+            traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
+            traps[Stage.KERNEL] + programs[Stage.KERNEL],
+        )
+        return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
+
+    def _tracepoints_ns(self, switches: int) -> int:
+        """What the tracepoints took for the target's threads: of all that they ran less what they take where they find that
+        it is another process's thread, which is what they took in the cheapest span of time."""
+        total = self.process.tracer.tracepoint_runs()
+        new, before = total - self._passed, self._switches
+        self._passed, self._switches = total, switches
+        if new.hits >= _ENOUGH:
+            self._passing_ns = min(self._passing_ns, new.run_ns / new.hits)
+        # Two switches, off a CPU and on it again, come with one wake-up at most.
+        others = max(0, new.hits - (switches - before) * 3 // 2)
+        self._threads_ns += max(0, round(new.run_ns - others * self._passing_ns))
+        return self._threads_ns
+
+    def _look(self) -> None:
+        self._before, self._now = self._now, self._read()
+        rung = self.governor.rung
+        wanted = self.governor.observe(self._now - self._before)
+        if wanted is not rung:
+            self._go(rung, wanted)
+        self._due = time.monotonic_ns() + _TICK_NS
+
+    # -- acting --------------------------------------------------------------------------------------------------------
+
+    def _go(self, rung: Rung, wanted: Rung) -> None:
+        self._note(rung, wanted)
+        process = self.process
+        if wanted >= Rung.SINGLE > rung:
+            process.sample(SAMPLE_NS)
+        elif wanted < Rung.SINGLE <= rung:
+            process.sample(0)
+        if wanted is Rung.CONTINUITY:
+            self._since = self._before  # what led to it is to be repaid as well
+            process.pause()
+        else:
+            stages = stages_on(wanted) & self._had
+            process.leave_out(process.tracer.stages - stages)
+            more = stages - process.tracer.stages
+            if more:
+                process.take_up(more)
+        self._now = self._read()
+
+    def _note(self, rung: Rung, wanted: Rung) -> None:
+        now, share = time.monotonic_ns(), self.governor.share
+        self._on_rungs[rung] += now - self._entered
+        self._entered = now
+        process = self.process
+        self._steps.append(GovernorStep(now - process.start_ns, process.process.pid, wanted.name.lower(), share))
+        self._say(
+            f"governor: tracing PID {process.process.pid} cost {100 * share:.2g} % of its own CPU time "
+            f"(cap {100 * self._cap:g} %): from here on {RUNG_TEXT[wanted]}"
+        )
+
+    def _close_window(self) -> None:
+        governor, process = self.governor, self.process
+        inside = self._read() - self._opened
+        process.pause()
+        self._now = self._read()
+        if governor.observe(inside, (self._now - self._since).elapsed_ns) is not Rung.CONTINUITY:
+            # Traced as on that rung from the next window on, which has no end.
+            self._note(Rung.CONTINUITY, governor.rung)
+            self._open(0)
+        else:
+            self._due = 0
+
+    def _maybe_resume(self) -> None:
+        self._now = self._read()
+        if self.governor.repaid(self._now - self._since):
+            self._open(self.governor.window_ns(self._least_ns))
+        else:
+            self._due = time.monotonic_ns() + round(_PAUSE_TICK_S * 1e9)
+
+    def _open(self, length_ns: int) -> None:
+        self._since = self._now
+        self.process.resume(length_ns)
+        self._opened = self._now = self._read()
+        self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
+
+    def finish(self) -> None:
+        """The trace is about to end: nothing is changed any more, and the costs up to now are the whole."""
+        self._last = self._read()
+        self._finished = True
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def whole(self) -> Load:
+        """The load since `begin`, up to `finish`."""
+        if not self._finished:
+            self._last = self._read()
+        return self._last - self._first
+
+    def report(self) -> GovernorReport:
+        """What was done up to now."""
+        process, now = self.process, self.process.end_ns or time.monotonic_ns()
+        spent = self._on_rungs | {self.governor.rung: self._on_rungs[self.governor.rung] + max(0, now - self._entered)}
+        load = self.whole()
+
+        def since(rung: Rung) -> int:
+            return sum(ns for at, ns in spent.items() if at >= rung)
+
+        return GovernorReport(
+            max_overhead=self._cap, share=load.share, cost_ns=load.cost_ns,
+            wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
+            kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
+            sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
+            paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.unlooked, steps=tuple(self._steps),
+        )
+
+
+def together(regulators: list[Regulator]) -> GovernorReport:
+    """One report for all processes of a trace."""
+    reports = [regulator.report() for regulator in regulators]
+    load = sum((regulator.whole() for regulator in regulators), Load())
+
+    def most(name: str) -> int:
+        return max(getattr(report, name) for report in reports)
+
+    return GovernorReport(
+        max_overhead=reports[0].max_overhead, share=load.share, cost_ns=load.cost_ns, wakers_off_ns=most("wakers_off_ns"),
+        kernel_off_ns=most("kernel_off_ns"), sampled_ns=most("sampled_ns"), paused_ns=most("paused_ns"), windows=most("windows"),
+        unlooked_windows=most("unlooked_windows"),
+        steps=tuple(sorted((step for report in reports for step in report.steps), key=lambda step: step.at_ns)),
+    )

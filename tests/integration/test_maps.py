@@ -1,0 +1,39 @@
+"""BPF maps through the kernel's own system call."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from gotrace.kernel.bpf import BpfError, MapType, create_map, delete_element, read_element, read_table, write_element
+
+pytestmark = pytest.mark.bpf
+
+
+@pytest.fixture
+def table() -> Iterator[int]:
+    fd = create_map(MapType.HASH, 4, 8, 64, "table")
+    yield fd
+    os.close(fd)
+
+
+def test_a_deleted_element_is_gone(table: int) -> None:
+    for number in range(3):
+        write_element(table, struct.pack("<I", number), struct.pack("<Q", 10 * number))
+    delete_element(table, struct.pack("<I", 1))
+    delete_element(table, struct.pack("<I", 1))  # it is absent: nothing to do
+    with pytest.raises(BpfError) as raised:
+        read_element(table, struct.pack("<I", 1), 8)
+    assert raised.value.errno == errno.ENOENT
+    assert {key: bytes(value) for key, value in read_table(table, 4, 8)} == {
+        struct.pack("<I", number): struct.pack("<Q", 10 * number) for number in (0, 2)
+    }
+
+
+def test_what_is_no_map_is_refused() -> None:
+    with open(os.devnull) as file, pytest.raises(BpfError):
+        delete_element(file.fileno(), bytes(4))

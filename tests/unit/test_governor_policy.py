@@ -1,0 +1,247 @@
+"""The governor's policy against simulated targets: a cap that can be held is held, and nothing is given up without need. And
+what it did, as it is stored and shown."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profiles import shop_profile
+from rich.console import Console
+
+from gotrace.capture.reader import read_capture
+from gotrace.capture.writer import CaptureWriter
+from gotrace.errors import GotraceError
+from gotrace.export.summary_json import render_json
+from gotrace.governor import FLOOR, LONGEST_PAUSE_NS, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.profile.types import GovernorReport, GovernorStep, Profile
+from gotrace.render.summary import print_summary
+from gotrace.vocabulary import Stage
+
+TICK = 50_000_000
+SECOND = 1_000_000_000
+CLOSING = 30_000_000
+"""For how long probes cost before and after a short window."""
+
+
+class Target:
+    """Steps of `own_ns` CPU each, as fast as one CPU lets it, at most `rate` a second; a step costs the rest on each rung."""
+
+    def __init__(
+        self, own_ns: int = 1000, trap: int = 1000, program: int = 1000, wakers: int = 2000, kernel: int = 500, rate: float = 1e9
+    ) -> None:
+        self.own_ns, self.rate = own_ns, rate
+        self.step = Load(0, 0, trap, program, wakers, kernel)
+
+    def cost(self, rung: Rung) -> Load:
+        step = self.step
+        if rung >= Rung.WAKERS:
+            step = replace(step, wakers_ns=0)
+        if rung >= Rung.KERNEL:
+            step = replace(step, kernel_ns=0)
+        if rung >= Rung.SINGLE:
+            step = replace(step, core_program_ns=step.core_program_ns // 5)
+        return step
+
+    def run(self, rung: Rung | None, elapsed_ns: int) -> Load:
+        """The load of so long on that rung; None: without probes."""
+        cost = self.cost(rung) if rung is not None else Load()
+        steps = min(elapsed_ns / (self.own_ns + cost.cost_ns), self.rate * elapsed_ns / SECOND)
+        parts = (round(steps * getattr(cost, name)) for name in ("core_trap_ns", "core_program_ns", "wakers_ns", "kernel_ns"))
+        return Load(elapsed_ns, round(steps * (self.own_ns + cost.cost_ns)), *parts)
+
+
+def follow(governor: Governor, target: Target, duration_ns: int) -> Load:
+    """What gotrace.governed does, in simulated time; returns the load of all of it."""
+    whole, since = Load(), Load()
+    while whole.elapsed_ns < duration_ns:
+        if governor.rung is not Rung.CONTINUITY:
+            load = target.run(governor.rung, TICK)
+            since = load
+            whole += load
+            governor.observe(load)
+            continue
+        while not governor.repaid(since) and whole.elapsed_ns < duration_ns:
+            pause = target.run(None, 20_000_000)
+            since += pause
+            whole += pause
+        window = target.run(Rung.SINGLE, governor.window_ns())
+        since = window + target.run(Rung.SINGLE, CLOSING)
+        whole += since
+        governor.observe(window, since.elapsed_ns)
+    return whole
+
+
+costs = st.integers(0, 5000)
+targets = st.builds(
+    Target, own_ns=st.integers(50, 1_000_000), trap=st.integers(100, 5000), program=costs, wakers=costs, kernel=costs,
+    rate=st.floats(1, 1e6),
+)
+
+
+@given(target=targets, cap=st.sampled_from([0.01, 0.05, 0.2, 1.0]))
+def test_the_cap_is_held(target: Target, cap: float) -> None:
+    governor = Governor(cap)
+    follow(governor, target, SECOND)
+    whole = follow(governor, target, 60 * SECOND)
+    # No pause is longer than ten seconds: where even that is too short, a shortest window in each is what it costs.
+    windows = 1 + whole.elapsed_ns / LONGEST_PAUSE_NS
+    assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, windows * (20_000_000 + CLOSING))
+
+
+@given(target=targets, cap=st.floats(0.01, 1.0))
+def test_nothing_is_given_up_that_need_not_be(target: Target, cap: float) -> None:
+    governor = Governor(cap)
+    follow(governor, target, 20 * SECOND)
+    if target.run(Rung.NOTHING, SECOND).share <= 0.99 * cap:
+        assert governor.rung is Rung.NOTHING
+    if governor.rung is Rung.NOTHING:
+        assert target.run(Rung.NOTHING, SECOND).share <= 1.01 * cap
+
+
+@given(own_ns=st.integers(100, 10_000), idle_s=st.integers(1, 100))
+def test_a_burst_is_met_within_a_second(own_ns: int, idle_s: int) -> None:
+    governor, idle, burst = Governor(0.05), Target(rate=10.0), Target(own_ns)
+    follow(governor, idle, idle_s * SECOND)
+    assert governor.rung is Rung.NOTHING
+    follow(governor, burst, SECOND)
+    assert governor.rung is not Rung.NOTHING
+    assert follow(governor, burst, 10 * SECOND).share <= 1.3 * 0.05
+
+
+def test_what_was_given_up_comes_back_step_by_step() -> None:
+    governor = Governor(0.05)
+    follow(governor, Target(), SECOND)
+    assert governor.rung is Rung.CONTINUITY
+    seen = []
+    for _ in range(60):
+        follow(governor, Target(rate=10.0), SECOND)
+        if not seen or seen[-1] is not governor.rung:
+            seen.append(governor.rung)
+    assert seen == [Rung.CONTINUITY, Rung.SINGLE, Rung.KERNEL, Rung.WAKERS, Rung.NOTHING]
+
+
+def test_a_load_near_the_cap_does_not_make_it_swing() -> None:
+    governor = Governor(0.05)
+    # On the first rung under the cap, and over it without: one with the rate between the two.
+    target = Target(own_ns=50_000, trap=500, program=500, wakers=2500, kernel=0)
+    changes, last = 0, governor.rung
+    for _ in range(600):
+        follow(governor, target, 100_000_000)
+        changes += governor.rung is not last
+        last = governor.rung
+    assert changes <= 12 and follow(governor, target, 60 * SECOND).share <= 0.05
+
+
+def test_what_hardly_runs_triggers_nothing() -> None:
+    governor = Governor(0.05)
+    # 200 wake-ups a second, each of which costs more than what it does.
+    whole = follow(governor, Target(own_ns=500, rate=200), 60 * SECOND)
+    assert governor.rung is Rung.NOTHING
+    assert whole.cost_ns > whole.cpu_ns / 2 and whole.share <= 0.05
+
+
+def test_only_rungs_that_make_a_difference_are_used() -> None:
+    rungs = (Rung.NOTHING, Rung.SINGLE)
+    governor = Governor(0.05, rungs)
+    follow(governor, Target(), 5 * SECOND)
+    assert governor.rung is Rung.SINGLE  # above the cap, and there is nothing more to give up
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 1.0, 20.0])
+def test_windows_are_as_long_as_the_cap_allows(share: float) -> None:
+    governor = Governor(0.05)
+    governor.share = share
+    assert 20_000_000 <= governor.window_ns() <= 500_000_000
+    assert governor.window_ns(2 * SECOND) == 2 * SECOND
+    if share == 1.0:
+        assert governor.window_ns() == 50_000_000
+
+
+def test_a_pause_ends() -> None:
+    governor = Governor(0.05)
+    assert governor.repaid(Load(SECOND, SECOND, core_trap_ns=40_000_000))
+    assert not governor.repaid(Load(SECOND, SECOND, core_trap_ns=60_000_000))
+    assert governor.repaid(Load(LONGEST_PAUSE_NS, 0, core_trap_ns=SECOND))
+    assert Load(SECOND, 0).own_ns == round(FLOOR * SECOND)
+
+
+def test_rungs_and_stages() -> None:
+    assert stages_on(Rung.NOTHING) == set(Stage)
+    assert stages_on(Rung.WAKERS) == {Stage.CORE, Stage.KERNEL}
+    assert stages_on(Rung.KERNEL) == stages_on(Rung.SINGLE) == stages_on(Rung.CONTINUITY) == {Stage.CORE}
+    assert SAMPLE_NS > 0
+
+
+# -- what it did, in the capture, the JSON and the summary -----------------------------------------------------------------
+
+REPORT = GovernorReport(
+    0.05, 0.049, 240_000_000, 5_000_000_000, 4_000_000_000, 3_000_000_000, 2_000_000_000, 12, 3,
+    (GovernorStep(57_000_000, 1, "kernel", 0.3), GovernorStep(99_000_000, 1, "continuity", 2.5)),
+)
+
+
+def stored(folder: Path, profile: Profile) -> Path:
+    path = folder / "x.gotrace"
+    writer = CaptureWriter(path, force=True)
+    for target in profile.targets:
+        writer.put_target(target)
+    writer.put_stacks(profile.stacks)
+    writer.commit(profile)
+    writer.close()
+    return path
+
+
+def test_the_report_survives_the_capture(tmp_path: Path) -> None:
+    for report in (REPORT, None):
+        assert read_capture(stored(tmp_path, replace(shop_profile(), governor=report))).governor == report
+
+
+def test_a_capture_without_it_is_read(tmp_path: Path) -> None:
+    path = stored(tmp_path, replace(shop_profile(), governor=REPORT))
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM meta WHERE key = 'governor'")
+        db.execute("PRAGMA user_version = 3")
+    assert read_capture(path).governor is None
+
+
+@pytest.mark.parametrize("damage", [
+    '[]', '{}', '{"max_overhead": 1}', '{"max_overhead": "x", "steps": []}', '{"max_overhead": 1, "steps": [{"rung": 3}]}',
+    '{"max_overhead": -1, "steps": []}',
+])
+def test_a_damaged_report_is_a_damaged_capture(tmp_path: Path, damage: str) -> None:
+    path = stored(tmp_path, replace(shop_profile(), governor=REPORT))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'governor'", (damage,))
+    with pytest.raises(GotraceError, match="damaged"):
+        read_capture(path)
+
+
+def test_json_has_it_with_the_standard_error() -> None:
+    profile = replace(shop_profile(), governor=REPORT)
+    said = json.loads(render_json(profile))["overhead"]["governor"]
+    assert said["standard_error_ns"] is None and said["windows"] == 12 and said["steps"][1]["rung"] == "continuity"
+    for stack, margin in zip(profile.stacks, (3_000, 4_000)):
+        stack.margin_ns = margin
+    assert json.loads(render_json(profile))["overhead"]["governor"]["standard_error_ns"] == round(5_000 / 1.96)
+
+
+def test_the_summary_says_what_is_missing() -> None:
+    def said(report: GovernorReport | None) -> str:
+        console = Console(width=200, file=StringIO())
+        print_summary(replace(shop_profile(), governor=report), console)
+        return console.file.getvalue()
+
+    text = said(REPORT)
+    assert "governor: tracing cost 4.9 %" in text and "cap 5 %" in text
+    for words in ("no wakers", "no system calls", "short intervals sampled", "between 12 windows", "of 3 windows"):
+        assert words in text
+    assert "not held" not in text
+    assert "the cap was not held: without pauses" in said(replace(REPORT, share=0.9, paused_ns=0))
+    assert "governor" not in said(None) and "governor" not in said(GovernorReport(0.05, 0.01))
