@@ -2,11 +2,11 @@
 
 The cost is the CPU time that our probes take from the target: for each hit the trap, as measured on this host before the
 trace, and what the BPF programs ran, as the kernel timed them, with an addition for what can't be timed
-(gotrace/governed.py: UNTIMED). Of the tracepoints on threads, through which all processes
-pass, the target's part is counted; what runs where data arrives, in the context of whoever sends it, is not. The cap is a
-share of the CPU time that the target used *for itself*: what the kernel accounts to it, less our cost. That ratio does not depend on how much the
-trace slows the target down: each of its steps costs the same whether steps come fast or slowly. A target that uses less than
-`FLOOR` of one CPU is taken to use that much, so that one that hardly runs triggers nothing.
+(gotrace/governed.py: UNTIMED). Of the tracepoints on threads, through which all processes pass, the target's part is counted;
+what runs where data arrives, in the context of whoever sends it, is not. The cap is a share of the CPU time that the target
+used *for itself*: what the kernel accounts to it, less our cost. That ratio does not depend on how much the trace slows the
+target down: each of its steps costs the same whether steps come fast or slowly. A target that uses less than `FLOOR` CPUs is
+taken to use that much.
 
 The ladder: what is given up, in order, is who made goroutines runnable; what the kernel does with their threads; every
 single short interval (`SAMPLE_NS`, unbiased); at last all probes for most of the time, in windows with pauses between them, each
@@ -21,8 +21,9 @@ from enum import IntEnum
 
 from gotrace.vocabulary import Stage
 
-FLOOR = 0.1
-"""CPUs that every target is taken to use."""
+FLOOR = 1.0
+"""CPUs that every target is taken to use: a service that mostly waits has thousands of waits in a second and hardly uses its
+CPU. Measured against that, a cap would take away what it is traced for, to spare some thousandths of a CPU."""
 SAMPLE_NS = 100_000
 """Sampling period of the third rung: of a stack with a total of T, the standard error is sqrt(period / T): 1 % of one second."""
 _SAMPLED_PROGRAM = 0.5

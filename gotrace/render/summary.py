@@ -202,7 +202,7 @@ def _print_stack(
         line.append(f"  ({stack.in_progress:,} in progress)", "dim")
     _print_line(line, console)
     figures = [
-        *(() if stack.margin_ns is None or bounds and not stack.margin_ns else (f"{'at most +' if bounds else '± '}{format_duration(stack.margin_ns)}",)),
+        *(() if not stack.margin_ns else (f"{'at most +' if bounds else '± '}{format_duration(stack.margin_ns)}",)),
         f"count {distribution.count:,}",
         f"p50 {format_duration(distribution.percentile_ns(0.50))}",
         f"p99 {format_duration(distribution.percentile_ns(0.99))}",
