@@ -71,7 +71,7 @@ def test_the_worst_case_stays_under_the_cap(version: str, tmp_path: Path) -> Non
     assert report["share"] < 2 * report["max_overhead"] == 2 * CAP / 100
     assert [step["rung"] for step in report["steps"]][-1] == "continuity"
     assert window["attached_ns"] == window["duration_ns"] - report["paused_ns"] < 0.5 * window["duration_ns"]
-    assert report["windows"] > 5 and report["unlooked_windows"] == 0
+    assert report["windows"] > 2 and report["unlooked_windows"] == 0
     assert not losses(summary)
     # It is all in the capture.
     profile = read_capture(capture)

@@ -182,7 +182,8 @@ def test_a_starved_netpoller_is_to_blame_for_its_part(traced: tuple) -> None:
     assert abs(total_ns(stacks) - scenario["total_ns"]) <= 0.01 * scenario["total_ns"]
     # The reply says when it was sent; nobody asks for it before the scheduler does.
     waited = total_ns([stack for stack in stacks if stack["state"] == "waiting"])
-    assert abs(waited - scenario["stage_ns"]) <= 0.05 * scenario["stage_ns"]
+    # Not before; later, by a time slice, where the kernel leaves it to ksoftirqd, which this target's priority keeps from its CPU.
+    assert 0.95 * scenario["stage_ns"] <= waited <= 1.25 * scenario["stage_ns"]
     for state in ("netpoll", "runnable"):
         assert total_ns([stack for stack in stacks if stack["state"] == state]) > 0.05 * (scenario["total_ns"] - waited)
 
