@@ -19,9 +19,10 @@ _ASSUMED_PROGRAM_NS = 1000
 _PASSING_NS, _ENOUGH = 300.0, 20
 """What a tracepoint takes at most for a thread of another process, and how many make a mean."""
 UNTIMED = 1.35
-"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others, and
-Go's scheduler spins for longer when its steps take longer. Measured as CPU time per unit of work, traced less untraced: 1.36 to
-1.43 for a channel ping-pong, 1.24 to 1.30 for goroutines that come and go (Linux 6.18 in a virtual machine with two CPUs)."""
+"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others,
+and Go's scheduler spins for longer when its steps take longer. An estimate, from CPU time per unit of work, traced less untraced:
+1.36 to 1.43 for a channel ping-pong, 1.24 to 1.30 for goroutines that come and go (Linux 6.18 in a virtual machine with two
+CPUs)."""
 _WINDOWS_PER_BLOCK = 4
 """With --min-block, how many such waits a window has room for."""
 
@@ -163,7 +164,7 @@ class Regulator:
         process = self.process
         self._steps.append(GovernorStep(now - process.start_ns, process.process.pid, wanted.name.lower(), share))
         self._say(
-            f"governor: tracing PID {process.process.pid} cost {100 * share:.2g} % of its own CPU time "
+            f"governor: tracing PID {process.process.pid} cost {100 * share:.2g} % of its own CPU time, or of one CPU "
             f"(cap {100 * self._cap:g} %): from here on {RUNG_TEXT[wanted]}"
         )
 

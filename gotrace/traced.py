@@ -377,8 +377,8 @@ class TracedProcess:
         self.windows += 1
 
     def _heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
-        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those whose stacks are to
-        be read before those go: whoever moved in the window may move again soon."""
+        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
+        whose stacks are to be read before those go: whoever moved in the window may move again soon."""
         opened, _known = self.tracer.read_open()
         if self.reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
             addresses = self.reader.addresses()

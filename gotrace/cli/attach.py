@@ -43,7 +43,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
-              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself: where it costs more, wakers, the kernel's part, "
+              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU: where it costs more, wakers, the kernel's part, "
                    "short intervals and at last all but short windows are given up, as long as it does. 0: no cap.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,

@@ -291,7 +291,7 @@ def print_governor(profile: Profile, console: Console) -> None:
         return
     window = profile.window.duration_ns
     console.print(Text(
-        f"governor: tracing cost {100 * report.share:.2g} % of the CPU time that the target used for itself (cap "
+        f"governor: tracing cost {100 * report.share:.2g} % of the CPU time that the target used for itself, or of one CPU (cap "
         f"{100 * report.max_overhead:g} %, {_counted(len(report.steps), 'change')} of what is traced)", "yellow",
     ))
     margin = profile.margin_ns
