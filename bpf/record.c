@@ -175,8 +175,8 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		if (STREAM && duration >= STREAM_NS) {
 			struct event event = {.start_ns = at, .duration_ns = duration, .goid = p->goid,
 					      .waker_goid = p->waker_goid, .key = key, .tid = p->tid};
-			/* No wake-up: it would cost more than the rest of the probe (the reader comes by every few
-			 * milliseconds). */
+			/* No wake-up: it would cost more than the rest of the probe, and the reader comes by often enough
+			 * (gotrace/kernel/tracer.py: take_events). */
 			if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 				count(STAT_RING_FULL);
 		}

@@ -40,7 +40,7 @@ _FIRST_SCAN = 20_000
 _CHUNK = 8192
 _READ_TRIES = 5
 _RETRY_S = 0.002
-_TICK_S = 0.1
+_TICK_S, _BUSY_TICK_S = 0.1, 0.02
 _PATIENCE = 9
 _AFFORDABLE, _AFFORDABLE_PER_S = 2000, 10_000
 """Goroutines that are all looked at where a window ends, at least and per second of its length; of more only those whose intervals
@@ -252,8 +252,8 @@ class TracedProcess:
         )
 
     def tick(self) -> float:
-        """Nothing is due here: the kernel counts by itself. Returns the seconds until someone should look again."""
-        return _TICK_S
+        """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
+        return _BUSY_TICK_S if self.tracer.take_events() else _TICK_S
 
     def end(self) -> None:
         """The process is gone, or has called exec: this is the end of its window."""

@@ -61,7 +61,7 @@ class Options:
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
-    ring_bytes: int = 1 << 22
+    ring_bytes: int = 1 << 23
 
 
 def source_folder() -> Path:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
 
-_BUSY, _DISCARD = 1 << 31, 1 << 30
 _HEADER = 8
+"""Length of a record, with the bits for one that is still being written and one that is void, and its place."""
 _POSITION = struct.Struct("<Q")
 
 
 class RingBuffer:
-    """The consumer's side of the ring buffer map `fd` of `size` bytes of data (a power of two)."""
+    """The consumer's side of the ring buffer map `fd` of `size` bytes of data (a power of two), whose records are all of one size."""
 
     def __init__(self, fd: int, size: int) -> None:
         page = mmap.PAGESIZE
@@ -21,21 +20,22 @@ class RingBuffer:
         # The data is mapped twice in a row, so that a record that wraps around is read in one piece.
         self._producer = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
 
-    def read(self) -> Iterator[bytes]:
-        """All records that are complete now. A record's place is given back once the next one is asked for."""
+    def take(self, size: int) -> bytes:
+        """All records that are complete now, of `size` bytes each, in a row; gives their place in the buffer back."""
         position, = _POSITION.unpack_from(self._consumer, 0)
         # Read once: the producer may go on for ever. On x86 a later load is not moved before an earlier one.
         end, = _POSITION.unpack_from(self._producer, 0)
-        while position < end:
-            at = mmap.PAGESIZE + position % self._size
-            length, = struct.unpack_from("<I", self._producer, at)
-            if length & _BUSY:
-                return
-            size = length & ~(_BUSY | _DISCARD)
-            if not length & _DISCARD:
-                yield self._producer[at + _HEADER : at + _HEADER + size]
-            position += (size + _HEADER + 7) // 8 * 8
-            _POSITION.pack_into(self._consumer, 0, position)
+        stride = (_HEADER + size + 7) // 8 * 8
+        at = mmap.PAGESIZE + position % self._size
+        raw = self._producer[at : at + (end - position) // stride * stride]
+        # A program may have been interrupted in the midst of a record: those behind it wait for the next call.
+        complete = 0
+        for length in memoryview(raw).cast("I")[:: stride // 4].tolist():
+            if length != size:
+                break
+            complete += 1
+        _POSITION.pack_into(self._consumer, 0, position + complete * stride)
+        return raw[: complete * stride]
 
     def close(self) -> None:
         """Unmaps it."""

