@@ -29,7 +29,7 @@ static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
 	return __sync_val_compare_and_swap(where, expected, new);
 #else
 	/* The compiler does not know the instruction (Ubuntu 22.04). Another CPU that comes in between two of these lines may
-	 * have its larger value overwritten; gotrace/kernel/tracer.py sees that by the histogram. */
+	 * have its larger value overwritten; gotrace/kernel/rows.py sees that by the histogram. */
 	u64 found = *(volatile u64 *)where;
 	if (found == expected)
 		*(volatile u64 *)where = new;

@@ -53,7 +53,7 @@ class Regulator:
 
     def begin(self) -> None:
         """The window is open."""
-        stages = self.process.tracer.stages
+        stages = self.process.tracer.probes.stages
         self._had = stages
         self.governor = Governor(self._cap, tuple(rung for rung in Rung if self._makes_a_difference(rung, stages)))
         self._now = self._first = self._last = self._before = self._since = self._opened = self._read()
@@ -108,7 +108,7 @@ class Regulator:
             }
             runs = {stage: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for stage, number in hits.items()}
         programs = {stage: runs[stage].run_ns for stage in Stage}
-        programs[process.tracer.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
+        programs[process.tracer.probes.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
         traps = {stage: runs[stage].hits * self._trap_ns for stage in Stage}
         costs = (
             traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
@@ -151,8 +151,8 @@ class Regulator:
             process.pause()
         else:
             stages = stages_on(wanted) & self._had
-            process.leave_out(process.tracer.stages - stages)
-            more = stages - process.tracer.stages
+            process.leave_out(process.tracer.probes.stages - stages)
+            more = stages - process.tracer.probes.stages
             if more:
                 process.take_up(more)
         self._now = self._read()
@@ -220,7 +220,7 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.unlooked, steps=tuple(self._steps),
+            paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
         )
 
 

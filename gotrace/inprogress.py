@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from gotrace.histogram import bucket_of
 from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey
-from gotrace.kernel.tracer import stack_hash
+from gotrace.kernel.rows import stack_hash
 from gotrace.vocabulary import Part, StartKind
 
 

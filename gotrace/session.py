@@ -303,7 +303,8 @@ class Session:
     def _follow(self, progress: Callable[[Progress], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
         last_commit = last_shown = self._begin
-        deadline = self._begin + self.options.duration_ns / 1e9 if self.options.duration_ns else None
+        opened = max(process.start_ns for process in self.processes) / 1e9
+        deadline = opened + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
         try:
             while not self._stop.is_set() and waiting:

@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from gotrace.blocked import blocked_threads, sees_kernel_numbers, still_blocked
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
-from gotrace.kernel.bpf import BpfError
+from gotrace.inprogress import CutOff, Parked
 from gotrace.kernel.compilation import CompiledPrograms
-from gotrace.kernel.program import Options
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.kernel.records import IntervalRow, KernelEvent, RawStack, RowKey
+from gotrace.kernel.program import Options
+from gotrace.kernel.records import IntervalRow, KernelEvent, RowKey
 from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer, member_hash
-from gotrace.blocked import blocked_threads, open_files, sees_kernel_numbers, still_blocked
-from gotrace.inprogress import CutOff, Parked
-from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
-from gotrace.live.polled import waiting_for
+from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer
+from gotrace.live.goroutines import GoroutineReader
 from gotrace.model.stacks import StackModel
+from gotrace.parked import ParkedReader
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
-from gotrace.profile.subwindows import SubWindows
-from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process
+from gotrace.profile.subwindows import SubWindows
+from gotrace.profile.symbolize import Symbolizer
+from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.tally import Tally
 from gotrace.target import cpu_time_ns, describe, open_target
 from gotrace.vocabulary import Loss, Stage, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _CHUNK = 8192
-_READ_TRIES = 5
-_RETRY_S = 0.002
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
-_PATIENCE = 9
-_AFFORDABLE, _AFFORDABLE_PER_S = 2000, 10_000
-"""Goroutines that are all looked at where a window ends, at least and per second of its length; of more only those whose intervals
-are open. The probes cost meanwhile: about a tenth of a second for 10,000."""
-_BUSY_READ = 200
-_CONFIDENCE = 1.96
 
 
 @dataclass(frozen=True)
@@ -76,12 +65,8 @@ class TracedProcess:
     start_ns: int = 0
     end_ns: int = 0
     losses: dict[Loss, int] = field(default_factory=dict)
-    _stats: dict[tuple, StackStat] = field(default_factory=dict)
-    _by_kernel_key: dict[RowKey, tuple[IntervalRow, tuple]] = field(default_factory=dict)
-    _members: dict[tuple, dict[RowKey, IntervalRow]] = field(default_factory=dict)
     _subwindows: SubWindows = field(default_factory=SubWindows)
     _first_seen: dict[int, Parked] = field(default_factory=dict)
-    _ended: set[int] = field(default_factory=set)
     _cpu_start: int = 0
     _cpu_ns: int = 0
     _cpu_frozen: bool = False
@@ -91,15 +76,11 @@ class TracedProcess:
     pauses: list[Pause] = field(default_factory=list)
     samples: int = 0
     windows: int = 0
-    unlooked: int = 0
-    """At how many windows' ends only those goroutines were looked at whose intervals were open: the others' waits lack that
-    window."""
     _window_ns: int = 0
     _paused_since: int = 0
     _paused_ns: int = 0
     _tgid: int = 0
     _sample_ns: int = 0
-    _sampled: bool = False
     _creation_unseen: bool = False
     _threads_unseen: bool = False
     _cut_rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
@@ -152,20 +133,21 @@ class TracedProcess:
         except ProcessLookupError:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
-        self.tracer = Tracer(
-            self.process.pid, self.process.exe_path, self.plan, self.binary.layout, self.bias, options,
-            (kernel or {}) if self.plan.thread_local_g is not None else {},
+        pid = self.process.pid
+        self.tracer = Tracer.load(
+            pid, self.process.exe_path, self.plan, self.binary.layout, self.bias, options,
+            (kernel or {}) if self.plan.thread_local_g is not None else {}, compiled,
         )
-        self.tracer.load(compiled)
-        self._descriptors = Descriptors(self.process.pid)
-        self._model = StackModel(self.binary, self.bias)
+        self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
+        model = StackModel(self.binary, self.bias)
         self._kernel_symbols = KernelSymbols()
         if kernel:
             self._kernel_symbols.load()  # not when the window is open: then there is other work
-        self._symbolizer = Symbolizer(self._model, self._kernel_symbols, self._descriptors)
-        self._per_goroutine = options.per_goroutine
+        self._tally = Tally(
+            pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
+            bool(options.sample_period_ns),
+        )
         self._sample_ns = options.sample_period_ns
-        self._sampled = bool(options.sample_period_ns)
         self._options = options
 
     def ready(self) -> str:
@@ -174,7 +156,7 @@ class TracedProcess:
 
     def attach(self) -> None:
         """Places the probes; raises TargetGone if the process ended or called exec since it was examined."""
-        self.tracer.attach()
+        self.tracer.probes.attach()
         if not self.process.same_program():
             raise TargetGone(f"process {self.process.pid} ended or called exec while the probes were being placed")
 
@@ -196,28 +178,28 @@ class TracedProcess:
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
             addresses = self.reader.addresses()
             if len(addresses) <= _FIRST_SCAN:
-                self._first_seen = self._read_parked(set(addresses))
+                self._first_seen = self.parked.read(set(addresses))
 
     def _add_blocked(self) -> None:
         pid = self.process.pid
         for thread in blocked_threads(pid, self.reader, self._kernel_symbols):
-            self.tracer.add_blocked(thread, self.start_ns)
+            self.tracer.tables.add_blocked(thread, self.start_ns)
             # It may have gone on while we looked; then what was put down is wrong.
             if not still_blocked(pid, thread):
-                self.tracer.forget_blocked(thread.tid, self.start_ns)
+                self.tracer.tables.forget_blocked(thread.tid, self.start_ns)
 
     def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since the last call, and the single intervals streamed since then."""
-        changed = self._take(self.tracer.read_rows()) + self._cut_changed
+        changed = self._take(self.tracer.tables.read_rows()) + self._cut_changed
         self._cut_changed = []
         intervals = []
         for event in self.tracer.read_events():
-            known = self._by_kernel_key.get(event.key)
-            if known is None:
-                changed += self._take(self.tracer.read_rows())
-                known = self._by_kernel_key.get(event.key)
-            if known is not None:
-                intervals.append(self._interval(event, known[1]))
+            key = self._tally.key_of(event.key)
+            if key is None:
+                changed += self._take(self.tracer.tables.read_rows())
+                key = self._tally.key_of(event.key)
+            if key is not None:
+                intervals.append(self._interval(event, key))
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         return changed, intervals
 
@@ -226,30 +208,9 @@ class TracedProcess:
         return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid, event.tid)
 
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
-        touched = {}
-        for row in rows:
-            known = self._by_kernel_key.get(row.key)
-            if known is None:
-                stat = self._stat(row)
-                self._stats.setdefault(stat.key, stat)
-                key = stat.key
-            else:
-                key = known[1]
-            self._by_kernel_key[row.key] = (row, key)
-            # Several rows can be one stack with symbols: figures are summed over all of them.
-            self._members.setdefault(key, {})[row.key] = row
-            touched[key] = None
-        for key in touched:
-            _sum_up(self._stats[key], self._members[key].values(), self.plan.probe_set is ProbeSet.LEAN, self._sampled)
-        self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown
-        return [self._stats[key] for key in touched]
-
-    def _stat(self, row: IntervalRow) -> StackStat:
-        stack = self._model.interpret(row)
-        return StackStat(
-            self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
-            pid=self.process.pid,
-        )
+        changed = self._tally.take(rows)
+        self.losses[Loss.UNKNOWN_FUNCTION] = self._tally.unknown
+        return changed
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
@@ -261,11 +222,11 @@ class TracedProcess:
 
     def counters(self) -> dict[Stat, int]:
         """The kernel side's counters."""
-        return self.tracer.read_stats()
+        return self.tracer.tables.read_stats()
 
     def current_losses(self) -> dict[Loss, int]:
         """Losses up to now, as far as they are known before the end."""
-        return self.losses | self.tracer.losses()
+        return self.losses | self.tracer.tables.losses()
 
     def program_fds(self) -> list[int]:
         """The BPF programs that run for it."""
@@ -273,7 +234,7 @@ class TracedProcess:
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
-        found = self.tracer.read_pauses(len(self.pauses))
+        found = self.tracer.tables.read_pauses(len(self.pauses))
         if found and not found[-1].duration_ns and not self._finished:
             found.pop()
         reasons = self.binary.stop_reasons
@@ -289,7 +250,7 @@ class TracedProcess:
 
     def stacks(self) -> list[StackStat]:
         """All stacks as of the last `read`."""
-        return list(self._stats.values())
+        return self._tally.stacks()
 
     # -- what the governor does ----------------------------------------------------------------------------------------
 
@@ -316,24 +277,22 @@ class TracedProcess:
             self._creation_unseen = True
             self._set_knobs()
         now = time.monotonic_ns()
-        self.tracer.remove(stages)
+        self.tracer.probes.remove(stages)
         if Stage.KERNEL in stages:
             self._threads_unseen = True
             cut = self._new_cut(now)
-            for thread in self.tracer.read_open_threads():
-                if thread.out_ns < now:
-                    cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
+            self._add_threads(cut, now)
             self._keep(cut)
-            self.tracer.forget_threads()
+            self.tracer.tables.forget_threads()
 
     def take_up(self, stages: frozenset[Stage]) -> None:
         """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
-        self.tracer.place(stages)
+        self.tracer.probes.place(stages)
 
     def sample(self, period_ns: int) -> None:
         """Intervals shorter than that are sampled from now on, as with --sample-period; 0: no longer."""
         self._sample_ns = max(period_ns, self._options.sample_period_ns)
-        self._sampled = self._sampled or bool(self._sample_ns)
+        self._tally.sampled = self._tally.sampled or bool(self._sample_ns)
         self._set_knobs()
 
     def _set_knobs(self) -> None:
@@ -347,18 +306,18 @@ class TracedProcess:
         self._first_seen = {}
         parked, alive = {}, True
         try:
-            heads, busy = self._heads(end - self._window_ns)
-            parked = self._stacks(heads, busy)
-            tracer.remove(frozenset(Stage))
+            heads, busy = self.parked.heads(end - self._window_ns)
+            parked = self.parked.stacks(heads, busy)
+            tracer.probes.remove(frozenset(Stage))
             tracer.stop()
-            opened, known = tracer.read_open()
-            parked |= self._stacks(heads, [g for g in heads if g not in parked and (g in opened or g not in known)])
+            opened, known = tracer.tables.read_open()
+            parked |= self.parked.stacks(heads, [g for g in heads if g not in parked and (g in opened or g not in known)])
         except (ProcessLookupError, PermissionError):
             alive = False
-            tracer.remove(frozenset(Stage))
+            tracer.probes.remove(frozenset(Stage))
             tracer.stop()
         self._keep(self._cut_off(parked, alive, set(), end))
-        tracer.forget(end)
+        tracer.tables.forget(end)
         self._paused_since = end
         self._set_knobs()
 
@@ -366,9 +325,9 @@ class TracedProcess:
         """Opens a window of `length_ns` (0: until `pause` or `finish`), of the core alone; raises Refused or TargetGone, then no
         probe is left."""
         if not self.execed:
-            self.tracer.place(frozenset((Stage.CORE,)))
+            self.tracer.probes.place(frozenset((Stage.CORE,)))
         if self.execed:  # what is known of its code and memory is another program's
-            self.tracer.detach()
+            self.tracer.probes.detach()
             raise TargetGone(f"process {self.process.pid} ended or called exec in a pause")
         since = self._paused_since
         self._window_ns = self.tracer.begin(self._tgid, length_ns)
@@ -376,39 +335,9 @@ class TracedProcess:
         self._paused_since = 0
         self.windows += 1
 
-    def _heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
-        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
-        whose stacks are to be read before those go: whoever moved in the window may move again soon."""
-        opened, _known = self.tracer.read_open()
-        if self.reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
-            addresses = self.reader.addresses()
-        else:
-            addresses = list(opened)
-            self.unlooked += 1
-        heads = {goroutine.address: goroutine for goroutine in self.reader.read(addresses)}
-        for _ in range(_READ_TRIES):
-            # One that is on its way off its CPU: the start probe comes first.
-            moving = [g for g in opened if g in heads and heads[g].status not in OFF_CPU]
-            if not moving:
-                break
-            heads |= {goroutine.address: goroutine for goroutine in self.reader.read(moving)}
-        self._ended = {g for g, head in heads.items() if head.ended}
-        return heads, [g for g in opened if g in heads][:_BUSY_READ]
-
-    def _stacks(self, heads: dict[int, Goroutine], wanted: list[int]) -> dict[int, Parked]:
-        """Those that were off the CPU when their heads were read, with their stacks where they have not moved since."""
-        found = {}
-        for now in self.reader.read([g for g in wanted if heads[g].status in OFF_CPU]):
-            head = heads[now.address]
-            if head.waits_for_first_turn:
-                found[head.address] = _created(head, self.reader.first_frames(head))
-            elif head.has_run:
-                found[head.address] = _parked(head, self.reader.stack(now) if _unmoved(head, now) else None)
-        return found
-
     def _keep(self, cut: CutOff) -> None:
         for row in cut.rows.values():
-            self.tracer.resolve(row)
+            self.tracer.tables.resolve(row)
         self._cut_changed += self._take(list(cut.rows.values()))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -420,7 +349,7 @@ class TracedProcess:
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
         self.cpu_used_ns()
         self._cpu_frozen = True
-        self._ended = set()  # what `begin` saw: those g may have been taken into use again
+        self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
         parked: dict[int, Parked] = {}
         later: set[int] = set()
         try:
@@ -428,120 +357,62 @@ class TracedProcess:
                 addresses = set(self.reader.addresses())
                 if len(addresses) > _FIRST_SCAN:
                     # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone.
-                    later = addresses - tracer.read_open()[1]
+                    later = addresses - tracer.tables.read_open()[1]
                     addresses -= later
-                parked = self._read_parked(addresses)
-                parked |= self._read_elusive(parked)
+                parked = self.parked.read(addresses)
+                parked |= self.parked.read_elusive(parked)
         except (ProcessLookupError, PermissionError):
             alive = False
         tracer.stop()
-        self.losses |= tracer.losses()
+        self.losses |= tracer.tables.losses()
         missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
         self.losses[Loss.ARRIVALS_MISSED] = sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
         if later:
-            tracer.detach()
+            tracer.probes.detach()
         _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
         self._take(list(cut.rows.values()))
-        self._count_goroutines(cut)
+        self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
         self._finished = True
-        tracer.detach()
+        tracer.probes.detach()
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
-        tracer, end = self.tracer, self.end_ns
-        if not tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN or self._threads_unseen:
+        tables, end = self.tracer.tables, self.end_ns
+        if not self.tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN or self._threads_unseen:
             return
-        opened, _known = tracer.read_open()
-        since = {thread.g: thread.out_ns for thread in tracer.read_open_threads()}
+        opened, _known = tables.read_open()
+        since = {thread.g: thread.out_ns for thread in tables.read_open_threads()}
         since |= {g: interval.start_ns for g, interval in opened.items()}
-        running_ns = tracer.read_stats()[Stat.RUN_NS]
+        running_ns = tables.read_stats()[Stat.RUN_NS]
         self.accounts = []
-        for entry in tracer.read_running():
+        for entry in tables.read_running():
             # One that has ended ran until a moment that nobody saw.
-            present = max(0, end - entry.since_ns) if entry.since_ns and entry.g not in self._ended else 0
+            present = max(0, end - entry.since_ns) if entry.since_ns and entry.g not in self.parked.ended else 0
             off = entry.off_ns + (max(0, end - max(since[entry.g], self.start_ns)) if entry.g in since else 0)
             running_ns += present
             self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.partial))
         self.running_ns = running_ns
 
-    def _count_goroutines(self, cut: CutOff) -> None:
-        """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for."""
-        by_member: dict[int, set[tuple]] = {}
-        goids: dict[tuple, set[int]] = {}
-        for row_key in self._by_kernel_key:
-            place = _place(row_key)
-            goids.setdefault(place, set()).update(cut.goids.get(row_key, ()))
-            if row_key.stack >= 0:
-                by_member.setdefault(member_hash(row_key), set()).add(place)
-        for member, goid in self.tracer.read_members():
-            for place in by_member.get(member, ()):
-                if place[-1] in (0, goid):
-                    goids[place].add(goid)
-        counted: dict[tuple, set[int]] = {}
-        for row_key, (_, key) in self._by_kernel_key.items():
-            counted.setdefault(key, set()).update(goids[_place(row_key)])
-        for key, members in counted.items():
-            self._stats[key].goroutines = len(members)
-        self.goroutines = len(set().union(*counted.values()))
-
-    def _read_parked(self, addresses: set[int]) -> dict[int, Parked]:
-        """The goroutines among `addresses` that are off the CPU and have run before."""
-        found: dict[int, Parked] = {}
-        for attempt in range(_READ_TRIES):
-            retry = set()
-            for goroutine in self.reader.read(list(addresses)):
-                if goroutine.ended:
-                    self._ended.add(goroutine.address)
-                if goroutine.waits_for_first_turn:
-                    found[goroutine.address] = _created(goroutine, self.reader.first_frames(goroutine))
-                    continue
-                if goroutine.status not in OFF_CPU or not goroutine.has_run:
-                    continue
-                pcs = self.reader.stack(goroutine)
-                if pcs is None and attempt + 1 < _READ_TRIES:
-                    retry.add(goroutine.address)  # it moved, or its stack was being copied
-                    continue
-                found[goroutine.address] = _parked(goroutine, pcs)
-            addresses = retry
-            if not addresses:
-                break
-        return found
-
-    def _read_elusive(self, parked: dict[int, Parked]) -> dict[int, Parked]:
-        """Those whose interval is open but who were missed, and those whose stack made no sense: the collector was moving
-        it, or their thread met the start probe and has not had a CPU since to change their state. Both pass; on a busy
-        host they take as long as the kernel's scheduler does."""
-        found: dict[int, Parked] = {}
-        for attempt in range(_PATIENCE):
-            opened, known = self.tracer.read_open()
-            wanted = opened.keys() | parked.keys() - known  # the rest has resumed: its interval is closed
-            missing = {g for g in wanted - self._ended if (record := found.get(g) or parked.get(g)) is None or record.stack.unreadable}
-            if not missing:
-                break
-            time.sleep(_RETRY_S * 2**attempt)
-            found |= self._read_parked(missing)
-        return found
-
     def _new_cut(self, end_ns: int) -> CutOff:
         """For the window that ends then; its rows go on with those of the windows before it."""
         options = self._options
         return CutOff(
-            self._window_ns, end_ns, self._per_goroutine, options.min_block_ns, options.only_goid, self.tracer.stopped_ns(end_ns),
-            self._cut_rows, self._cut_goids,
+            self._window_ns, end_ns, options.per_goroutine, options.min_block_ns, options.only_goid,
+            self.tracer.tables.stopped_ns(end_ns), self._cut_rows, self._cut_goids,
         )
 
     def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int], end_ns: int) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
         `later` have yet to be read."""
         cut = self._new_cut(end_ns)
-        opened, known = self.tracer.read_open()
+        opened, known = self.tracer.tables.read_open()
         things = self._things(parked) if alive else {}
         for g, interval in opened.items():
-            if alive and g in self._ended:
+            if alive and g in self.parked.ended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
             found = parked.get(g)
             if found is None or found.stack.unreadable:
@@ -555,13 +426,17 @@ class TracedProcess:
             rest = iter(later - known)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 while chunk := set(islice(rest, _CHUNK)):
-                    found = self._read_parked(chunk)
+                    found = self.parked.read(chunk)
                     self._add_unseen(cut, found, known, self._things(found))
-        for thread in self.tracer.read_open_threads():
-            cut.add_thread(thread if thread.stack else replace(thread, stack=self._stack_in_syscall(thread.g)))
+        self._add_threads(cut, end_ns)
         for row in cut.rows.values():
-            self.tracer.resolve(row)
+            self.tracer.tables.resolve(row)
         return cut
+
+    def _add_threads(self, cut: CutOff, end_ns: int) -> None:
+        for thread in self.tracer.tables.read_open_threads():
+            if thread.out_ns < end_ns:
+                cut.add_thread(thread if thread.stack else replace(thread, stack=self.parked.stack_in_syscall(thread.g)))
 
     def _add_unseen(self, cut: CutOff, parked: dict[int, Parked], known: set[int], things: dict[int, int]) -> None:
         for g, found in parked.items():
@@ -570,34 +445,8 @@ class TracedProcess:
                     self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
                 cut.add_parked(found, None, things.get(g, 0))
 
-    def _stack_in_syscall(self, g: int) -> int:
-        """The number of the stack with which the goroutine is in a system call now, 0 if it can't be read."""
-        with contextlib.suppress(BpfError, ProcessLookupError):
-            for goroutine in self.reader.read([g]):
-                pcs = self.reader.stack(goroutine)
-                if pcs:
-                    return self.tracer.put_stack(pcs)
-        return 0
-
     def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
-        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
-        before the window."""
-        if not self.tracer.knows_files:
-            return {}
-        reasons = self.binary.wait_reasons
-        waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
-        if not waiters:
-            return {}
-        try:
-            fds = {g: fd for g, fd in waiting_for(self.process.pid, self.memory, self.binary.layout).items() if g in waiters}
-        except (ProcessLookupError, PermissionError):
-            return {}
-        files = open_files(self.process.pid, set(fds.values()))
-        numbers = {}
-        for fd, thing in files.items():
-            with contextlib.suppress(BpfError):
-                numbers[fd] = self.tracer.put_object(thing)
-        return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
+        return self.parked.things(parked) if self.tracer.knows_files else {}
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
@@ -616,38 +465,3 @@ class TracedProcess:
         if not self._closed:
             self._closed = True
             self.process.close()
-
-
-def _place(key: RowKey) -> tuple:
-    return key.stack, key.reason, key.kind, key.goid
-
-
-def _unmoved(head: Goroutine, now: Goroutine) -> bool:
-    return now.status in OFF_CPU and (now.goid, now.pc, now.sp, now.bp) == (head.goid, head.pc, head.sp, head.bp)
-
-
-def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
-    stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
-    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
-
-
-def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
-    return Parked(goroutine.address, goroutine.goid, 0, RawStack(pcs, exact=True), created=True)
-
-
-def _sum_up(stat: StackStat, records: Iterable[IntervalRow], inferred: bool, sampled: bool) -> None:
-    """`inferred`: starts of intervals are, mode lean. `sampled`: short intervals were."""
-    stat.distribution = Distribution()
-    late = variance = 0
-    stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
-    for record in records:
-        stat.distribution.add(
-            Distribution(record.count, record.total_ns, record.max_ns, record.squares, record.histogram)
-        )
-        late += record.margin_ns
-        variance += record.variance
-        stat.in_progress += record.in_progress
-        stat.stopped_ns += record.stopped_ns
-        stat.long_runs += record.long_runs
-        stat.long_run_max_ns = max(stat.long_run_max_ns, record.long_run_max_ns)
-    stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if inferred or sampled else None

@@ -12,7 +12,7 @@ from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
-from gotrace.profile.types import Frame, Overhead, Pause, Profile, SingleInterval, StackStat, SubWindow, Target, Window
+from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 
 
 class CaptureWriter:

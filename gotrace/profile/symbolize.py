@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.kernel.tracer import POLL_CALLBACK
+from gotrace.kernel.placing import POLL_CALLBACK
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame

@@ -347,3 +347,21 @@ def test_the_books_balance(name: str, version: str) -> None:
     assert all(abs(account.run_ns + account.off_ns - window) <= window // 100 for account in off)
     # The rest of the process's CPU time is the runtime's own; reading the two clocks takes some microseconds.
     assert 0 < profile.running_ns <= profile.cpu_ns * 1.001
+
+
+@pytest.mark.parametrize("version", (GO_VERSIONS[0], GO_VERSIONS[-1]))
+def test_a_thread_that_loses_its_cpu_in_a_signal_handler_or_the_vdso_stands_where_it_is(version: str, tmp_path: Path) -> None:
+    """Not where its goroutine was in a system call last, which is what g.sched still says there (runtime/proc.go: entersyscall)."""
+    with Workload(build("outside", version, "stripped")) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            workload.send("go")
+            rounds = workload.read_json(60)
+            summary = trace.end_json()
+        assert workload.finish()[0] == 0
+    assert min(rounds.values()) > 1
+    lost = [stack for stack in summary["stacks"] if stack["reason"] == "thread preempted"]
+    assert count([stack for stack in lost if "main.readClock" in names(stack)]) > 10
+    assert count([stack for stack in lost if "main.raise" in names(stack)]) > 10
+    # This is called in no other place of the program.
+    callers = {"main.callBefore", "syscall.read", "syscall.write"}
+    assert not [names(stack) for stack in lost if "syscall.Syscall" in names(stack) and not callers & set(names(stack))]

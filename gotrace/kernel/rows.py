@@ -1,0 +1,113 @@
+"""From the bytes of the kernel's tables to records, and back. Layouts: gotrace/kernel/structs.py."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+
+from gotrace.histogram import BUCKETS, bucket_of, bucket_range
+from gotrace.kernel.records import NO_STACK, IntervalRow, KernelEvent, KernelObject, RawStack, RowKey
+from gotrace.kernel.structs import (
+    MAX_FRAMES,
+    STACK_EXACT,
+    STACK_IN_PROLOGUE,
+    STACK_IN_TRANSIT,
+    STACK_KERNEL,
+    STACK_TRUNCATED,
+    STACK_UNREADABLE,
+    IntervalValue,
+    Object,
+    Stack,
+)
+
+_EVENT = struct.Struct("<8x4Q 5Q4I I4x")
+"""A record of the ring buffer: its header, then `struct event`."""
+_FIGURES = struct.Struct("<11Q")
+_HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
+_MASK = (1 << 64) - 1
+
+
+def parse_events(raw: bytes) -> list[KernelEvent]:
+    """Records of the ring buffer, in a row, as `RingBuffer.take` returns them."""
+    return [KernelEvent(*words[:4], RowKey(*words[4:13]), words[13]) for words in _EVENT.iter_unpack(raw)]
+
+
+def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
+    """An element of the map of intervals; what its key names in other maps is not filled in."""
+    count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin, variance = _FIGURES.unpack_from(raw)
+    histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
+    top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
+    # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
+    if bucket_of(maximum) < top:
+        maximum = bucket_range(top)[0]
+    return IntervalRow(
+        RowKey(*struct.unpack("<5Q4I", raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
+        squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs,
+        long_run_max_ns=long_run_max, margin_ns=margin, variance=variance,
+        histogram={bucket: number for bucket, number in enumerate(histogram) if number},
+    )
+
+
+def parse_stack(raw: bytes) -> RawStack:
+    """A `struct stack`."""
+    flags, depth, leaf_caller, async_caller = struct.unpack_from("<IIQQ", raw)
+    depth = min(depth, Stack.pcs.size // 8)
+    pcs = struct.unpack_from(f"<{depth}Q", raw, Stack.pcs.offset)
+    return RawStack(
+        pcs, leaf_caller, bool(flags & STACK_IN_PROLOGUE), async_caller, bool(flags & STACK_EXACT),
+        bool(flags & STACK_TRUNCATED), bool(flags & STACK_UNREADABLE), bool(flags & STACK_IN_TRANSIT),
+        bool(flags & STACK_KERNEL),
+    )
+
+
+def pack_stack(pcs: tuple[int, ...], exact: bool = False) -> Stack:
+    """The other way round, of program counters that were read from memory."""
+    value = Stack(depth=min(len(pcs), MAX_FRAMES), flags=STACK_EXACT if exact else 0)
+    value.pcs[: value.depth] = pcs[: value.depth]
+    return value
+
+
+def parse_object(raw: Object, path_of: Callable[[int], bytes | None]) -> KernelObject:
+    """A `struct object`; `path_of` looks the path of a Unix socket up by its number."""
+    path, peer = "", bytes(raw.peer)
+    if raw.family == socket.AF_UNIX:
+        kept = path_of(int.from_bytes(peer[:8], "little"))
+        if kept is not None:
+            # An abstract name begins with a zero byte and has no end mark; it is shown as ss(8) does.
+            text = b"@" + kept[1:].rstrip(b"\0") if kept[:1] == b"\0" else kept.partition(b"\0")[0]
+            path = text.decode("utf-8", "replace")
+    return KernelObject(
+        raw.fd, raw.mode, raw.ino, raw.dev, raw.family, raw.type, raw.state, bytes(raw.local), raw.local_port, peer,
+        int.from_bytes(raw.peer_port.to_bytes(2, "little"), "big"), path,
+    )
+
+
+def pack_object(thing: KernelObject) -> Object:
+    """The other way round, of a file that was found in /proc."""
+    raw = Object(
+        fd=thing.fd, mode=thing.mode, ino=thing.ino, dev=thing.dev, family=thing.family, type=thing.type,
+        state=thing.state, local_port=thing.local_port,
+        peer_port=int.from_bytes(thing.peer_port.to_bytes(2, "big"), "little"),
+    )
+    raw.local[: len(thing.local)] = thing.local
+    raw.peer[: len(thing.peer)] = thing.peer
+    return raw
+
+
+def _mix(value: int, word: int) -> int:
+    value = ((value ^ word) * 0x9E3779B97F4A7C15) & _MASK
+    return value ^ (value >> 29)
+
+
+def stack_hash(pcs: tuple[int, ...]) -> int:
+    """What bpf/stack.c calls a whole stack of these program counters, so one read from memory gets the same number."""
+    value = 0
+    for pc in pcs:
+        value = _mix(value, pc)
+    return _mix(value, 0)
+
+
+def member_hash(key: RowKey) -> int:
+    """The first half of `struct member_key` for a row."""
+    return _mix(_mix(key.stack, key.reason), key.kind)

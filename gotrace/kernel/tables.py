@@ -1,0 +1,263 @@
+"""Reads what the BPF programs have recorded, and adds what was found in memory or /proc. Nothing here knows of symbols."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import errno
+import struct
+from collections.abc import Iterator
+
+from gotrace.kernel.bpf import BpfError, delete_element, possible_cpus, read_element, read_table, write_element
+from gotrace.kernel.records import (
+    NO_STACK,
+    BlockedThread,
+    IntervalRow,
+    KernelObject,
+    OpenInterval,
+    OpenThread,
+    RawStack,
+    RunningTime,
+    WorldPause,
+)
+from gotrace.kernel.rows import pack_object, pack_stack, parse_object, parse_row, parse_stack, stack_hash
+from gotrace.kernel.structs import (
+    GOROUTINE_BORN,
+    GOROUTINE_ENDED,
+    MAX_PAUSES,
+    Arrival,
+    Goroutine,
+    IntervalKey,
+    IntervalValue,
+    MemberKey,
+    Object,
+    Pause,
+    Stack,
+    Thread,
+    UnixPath,
+    World,
+)
+from gotrace.vocabulary import Loss, StartKind, Stat
+
+_LOSSES = {
+    Stat.GOROUTINE_TABLE_FULL: Loss.GOROUTINE_TABLE_FULL,
+    Stat.STACK_TABLE_FULL: Loss.STACK_TABLE_FULL,
+    Stat.GOROUTINE_SET_FULL: Loss.GOROUTINE_SET_FULL,
+    Stat.RING_FULL: Loss.RING_FULL,
+    Stat.INTERVAL_LOST: Loss.INTERVAL_LOST,
+    Stat.STACK_TRUNCATED: Loss.STACK_TRUNCATED,
+    Stat.STACK_UNREADABLE: Loss.STACK_UNREADABLE,
+    Stat.START_WHILE_STOPPED: Loss.START_WHILE_STOPPED,
+    Stat.END_WHILE_RUNNING: Loss.END_WHILE_RUNNING,
+    Stat.WAKER_LOST: Loss.WAKER_LOST,
+    Stat.OBJECT_TABLE_FULL: Loss.OBJECT_TABLE_FULL,
+    Stat.THREAD_STACK_UNREADABLE: Loss.THREAD_STACK_UNREADABLE,
+    Stat.STACK_IN_TRANSIT: Loss.STACK_IN_TRANSIT,
+    Stat.KERNEL_STACK_LOST: Loss.KERNEL_STACK_LOST,
+    Stat.PAUSE_TABLE_FULL: Loss.PAUSE_TABLE_FULL,
+    Stat.START_UNSEEN: Loss.START_UNSEEN,
+    Stat.SWITCH_UNSEEN: Loss.SWITCH_UNSEEN,
+}
+
+
+class Tables:
+    """The maps of one trace, by name, as records. Times are of CLOCK_MONOTONIC."""
+
+    def __init__(self, maps: dict[str, int]) -> None:
+        self._maps = maps
+        self._possible_cpus = possible_cpus()
+        self._seen: dict[bytes, int] = {}
+        self._stacks: dict[int, RawStack] = {}
+        self._objects: dict[int, KernelObject | None] = {}
+
+    # -- sums ----------------------------------------------------------------------------------------------------------
+
+    def read_rows(self) -> list[IntervalRow]:
+        """The sums, each as of now, of those rows that changed since the last call."""
+        changed = []
+        for raw_key, raw in self._table("intervals", IntervalKey, IntervalValue):
+            count = int.from_bytes(raw[:8], "little")
+            if self._seen.get(raw_key) == count:
+                continue
+            self._seen[raw_key] = count
+            changed.append(parse_row(raw_key, raw))
+        for row in changed:
+            self.resolve(row)
+        return changed
+
+    def resolve(self, row: IntervalRow) -> None:
+        """Fills in what the row's key names in other tables."""
+        key = row.key
+        if row.stack is NO_STACK:
+            row.stack = self.stack(key.stack if key.stack >= 0 else -1 - key.stack) or NO_STACK
+        row.kernel_stack = self.stack(key.kernel_stack) if key.kernel_stack else None
+        row.waker = self.stack(key.waker) if key.waker else None
+        row.object = self.object(key.object) if key.object else None
+
+    def stack(self, number: int) -> RawStack | None:
+        """A stack by its number in the kernel's table; None if the table was full."""
+        if number not in self._stacks:
+            raw = self._element("stacks", number, Stack)
+            if raw is None:
+                return None
+            self._stacks[number] = parse_stack(raw)
+        return self._stacks[number]
+
+    def object(self, number: int) -> KernelObject | None:
+        """A file or socket by its number in the kernel's table."""
+        if number not in self._objects:
+            raw = self._element("objects", number, Object)
+            self._objects[number] = None if raw is None else parse_object(
+                Object.from_buffer_copy(raw), lambda path: self._element("unix_paths", path, UnixPath)
+            )
+        return self._objects[number]
+
+    def read_members(self) -> set[tuple[int, int]]:
+        """(`member_hash`, goid) of every goroutine that was counted for a stack."""
+        return {struct.unpack("<QQ", key) for key, _ in self._table("members", MemberKey, ct.c_uint64)}
+
+    def read_stats(self) -> dict[Stat, int]:
+        """All counters, summed over the CPUs."""
+        stats = {}
+        for stat in Stat:
+            raw = read_element(self._maps["stats"], struct.pack("<I", stat), 8 * self._possible_cpus)
+            stats[stat] = sum(struct.unpack(f"<{self._possible_cpus}Q", raw))
+        return stats
+
+    def losses(self) -> dict[Loss, int]:
+        """The kernel side's losses."""
+        stats = self.read_stats()
+        return {loss: stats[stat] for stat, loss in _LOSSES.items()}
+
+    # -- what is going on ----------------------------------------------------------------------------------------------
+
+    def read_open(self) -> tuple[dict[int, OpenInterval], set[int]]:
+        """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
+        opened, known = {}, set()
+        for raw_key, raw in self._table("goroutines", ct.c_uint64, Goroutine):
+            g, = struct.unpack("<Q", raw_key)
+            entry = Goroutine.from_buffer_copy(raw)
+            known.add(g)
+            if entry.start_ns:
+                opened[g] = OpenInterval(
+                    g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
+                    entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
+                    entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0,
+                )
+        return opened, known
+
+    def read_running(self) -> list[RunningTime]:
+        """The accounts of all goroutines in the table."""
+        entries = ((key, Goroutine.from_buffer_copy(raw)) for key, raw in self._table("goroutines", ct.c_uint64, Goroutine))
+        return [
+            RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & (GOROUTINE_BORN | GOROUTINE_ENDED)))
+            for key, e in entries
+        ]
+
+    def read_open_threads(self) -> list[OpenThread]:
+        """The threads that are off their CPU with a goroutine."""
+        entries = (Thread.from_buffer_copy(raw) for _, raw in self._table("threads", ct.c_uint32, Thread))
+        return [
+            OpenThread(
+                e.g, e.goid, e.kind, e.out_ns, e.woken_ns, e.stack, e.kernel_stack, e.object, e.syscall, e.stopped_at_out,
+                e.stopped_at_woken, e.long_run_ns, bool(e.throttled),
+            )
+            for e in entries if e.out_ns
+        ]
+
+    def read_pauses(self, since: int = 0) -> list[WorldPause]:
+        """Stop-the-world pauses from the one with number `since` on; the last one may still last."""
+        began = World.from_buffer_copy(read_element(self._maps["world"], bytes(4), ct.sizeof(World))).pauses
+        found = []
+        for index in range(since, min(began, MAX_PAUSES)):
+            entry = Pause.from_buffer_copy(
+                read_element(self._maps["pauses"], struct.pack("<I", index), ct.sizeof(Pause))
+            )
+            found.append(WorldPause(entry.start_ns, entry.duration_ns, entry.reason))
+        return found
+
+    def stopped_ns(self, until_ns: int) -> int:
+        """How long the world had been stopped in all, as bpf/maps.c: stopped_until counts it."""
+        world = World.from_buffer_copy(read_element(self._maps["world"], bytes(4), ct.sizeof(World)))
+        return world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
+
+    # -- adding --------------------------------------------------------------------------------------------------------
+
+    def put_object(self, thing: KernelObject) -> int:
+        """Adds a file or socket to the kernel's table and returns its number there; raises BpfError if that is full."""
+        raw = pack_object(thing)
+        number = stack_hash(tuple(word for word, in struct.iter_unpack("<Q", bytes(raw))))
+        self._put("objects", number, raw)
+        return number
+
+    def put_stack(self, pcs: tuple[int, ...], exact: bool = False) -> int:
+        """Adds a stack, leaf first, to the kernel's table and returns its number there; raises BpfError if that is full."""
+        number = stack_hash(pcs)
+        self._put("stacks", number, pack_stack(pcs, exact))
+        return number
+
+    def _put(self, table: str, number: int, value: ct.Structure) -> None:
+        try:
+            write_element(self._maps[table], struct.pack("<Q", number), bytes(value), only_new=True)
+        except BpfError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+    def add_blocked(self, thread: BlockedThread, since_ns: int) -> None:
+        """Makes it known that a thread has been off its CPU; nothing, if the kernel side knows better already."""
+        kernel = stack_hash(thread.kernel_stack) if thread.kernel_stack else 0
+        object_number = 0
+        with contextlib.suppress(BpfError):
+            self._put("stacks", stack_hash(thread.stack), pack_stack(thread.stack))
+            if kernel:
+                self._put("stacks", kernel, pack_stack(thread.kernel_stack))
+            if thread.object is not None:
+                object_number = self.put_object(thread.object)
+            self._put("goroutines", thread.g, Goroutine())
+        entry = Thread(
+            out_ns=since_ns, g=thread.g, goid=thread.goid, stack=stack_hash(thread.stack), kernel_stack=kernel,
+            object=object_number, kind=StartKind.SYSCALL, syscall=thread.syscall,
+        )
+        with contextlib.suppress(BpfError):
+            write_element(self._maps["threads"], struct.pack("<I", thread.tid), bytes(entry), only_new=True)
+
+    def forget_blocked(self, tid: int, since_ns: int) -> None:
+        """Takes `add_blocked` back, unless the kernel side has made the entry its own."""
+        key = struct.pack("<I", tid)
+        with contextlib.suppress(BpfError):
+            raw = read_element(self._maps["threads"], key, ct.sizeof(Thread))
+            if Thread.from_buffer_copy(raw).out_ns == since_ns:
+                delete_element(self._maps["threads"], key)
+
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def forget(self, end_ns: int) -> None:
+        """Clears what is known of goroutines and threads, and ends at `end_ns` a stop of the world that lasts. Only between two
+        windows, when no probe is placed: what happens until the next one opens is not seen."""
+        for name, key, value in (
+            ("goroutines", ct.c_uint64, Goroutine), ("threads", ct.c_uint32, Thread), ("last_g", ct.c_uint32, ct.c_uint64),
+            ("watched", ct.c_uint64, Arrival),
+        ):
+            for raw in [raw for raw, _ in self._table(name, key, value)]:
+                delete_element(self._maps[name], raw)
+        state = World.from_buffer_copy(read_element(self._maps["world"], bytes(4), ct.sizeof(World)))
+        if state.stopped_since and 0 < state.pauses <= MAX_PAUSES:
+            index = struct.pack("<I", state.pauses - 1)
+            pause = Pause.from_buffer_copy(read_element(self._maps["pauses"], index, ct.sizeof(Pause)))
+            pause.duration_ns = max(1, end_ns - pause.start_ns)
+            write_element(self._maps["pauses"], index, bytes(pause))
+        write_element(self._maps["world"], bytes(4), bytes(World(pauses=state.pauses)))
+
+    def forget_threads(self) -> None:
+        """Clears what is known of threads, when no tracepoint is placed."""
+        for raw in [raw for raw, _ in self._table("threads", ct.c_uint32, Thread)]:
+            delete_element(self._maps["threads"], raw)
+
+    def _table(self, name: str, key: type, value: type) -> Iterator[tuple[bytes, memoryview]]:
+        return read_table(self._maps[name], ct.sizeof(key), ct.sizeof(value))
+
+    def _element(self, table: str, number: int, value: type) -> bytes | None:
+        try:
+            return read_element(self._maps[table], struct.pack("<Q", number), ct.sizeof(value))
+        except BpfError:
+            return None

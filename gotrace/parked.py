@@ -1,0 +1,154 @@
+"""Goroutines that are off the CPU, found in the process's memory while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from gotrace.blocked import open_files
+from gotrace.gobin.binary import GoBinary
+from gotrace.inprogress import Parked
+from gotrace.kernel.bpf import BpfError
+from gotrace.kernel.records import RawStack
+from gotrace.kernel.tables import Tables
+from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
+from gotrace.live.polled import waiting_for
+from gotrace.proc.memory import Memory
+
+_READ_TRIES = 5
+_RETRY_S = 0.002
+_PATIENCE = 9
+_AFFORDABLE, _AFFORDABLE_PER_S = 2000, 10_000
+"""Goroutines that are all looked at where a window ends, at least and per second of its length; of more only those whose intervals
+are open. The probes cost meanwhile: about a tenth of a second for 10,000."""
+_BUSY_READ = 200
+
+
+class ParkedReader:
+    """Reads goroutines beside the tables of the kernel side, which tell who has moved since.
+
+    All methods raise ProcessLookupError or PermissionError if the process's memory can't be read any more. `ended` are the
+    addresses of those that were found to have ended; `unlooked` says at how many windows' ends only those were looked at whose
+    intervals were open: the others' waits lack that window.
+    """
+
+    def __init__(self, pid: int, binary: GoBinary, memory: Memory, reader: GoroutineReader, tables: Tables) -> None:
+        self.ended: set[int] = set()
+        self.unlooked = 0
+        self._pid = pid
+        self._binary = binary
+        self._memory = memory
+        self._reader = reader
+        self._tables = tables
+
+    def read(self, addresses: set[int]) -> dict[int, Parked]:
+        """The goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
+        found: dict[int, Parked] = {}
+        for attempt in range(_READ_TRIES):
+            retry = set()
+            for goroutine in self._reader.read(list(addresses)):
+                if goroutine.ended:
+                    self.ended.add(goroutine.address)
+                if goroutine.waits_for_first_turn:
+                    found[goroutine.address] = self._created(goroutine)
+                    continue
+                if goroutine.status not in OFF_CPU or not goroutine.has_run:
+                    continue
+                pcs = self._reader.stack(goroutine)
+                if pcs is None and attempt + 1 < _READ_TRIES:
+                    retry.add(goroutine.address)  # it moved, or its stack was being copied
+                    continue
+                found[goroutine.address] = _parked(goroutine, pcs)
+            addresses = retry
+            if not addresses:
+                break
+        return found
+
+    def read_elusive(self, parked: dict[int, Parked]) -> dict[int, Parked]:
+        """Those whose interval is open but who were missed, and those whose stack made no sense: the collector was moving
+        it, or their thread met the start probe and has not had a CPU since to change their state. Both pass; on a busy
+        host they take as long as the kernel's scheduler does."""
+        found: dict[int, Parked] = {}
+        for attempt in range(_PATIENCE):
+            opened, known = self._tables.read_open()
+            wanted = opened.keys() | parked.keys() - known  # the rest has resumed: its interval is closed
+            missing = {g for g in wanted - self.ended if (record := found.get(g) or parked.get(g)) is None or record.stack.unreadable}
+            if not missing:
+                break
+            time.sleep(_RETRY_S * 2**attempt)
+            found |= self.read(missing)
+        return found
+
+    # -- in two steps --------------------------------------------------------------------------------------------------
+
+    def heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
+        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
+        whose stacks are to be read before those go: whoever moved in the window may move again soon."""
+        opened, _known = self._tables.read_open()
+        if self._reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
+            addresses = self._reader.addresses()
+        else:
+            addresses = list(opened)
+            self.unlooked += 1
+        heads = {goroutine.address: goroutine for goroutine in self._reader.read(addresses)}
+        for _ in range(_READ_TRIES):
+            # One that is on its way off its CPU: the start probe comes first.
+            moving = [g for g in opened if g in heads and heads[g].status not in OFF_CPU]
+            if not moving:
+                break
+            heads |= {goroutine.address: goroutine for goroutine in self._reader.read(moving)}
+        self.ended = {g for g, head in heads.items() if head.ended}
+        return heads, [g for g in opened if g in heads][:_BUSY_READ]
+
+    def stacks(self, heads: dict[int, Goroutine], wanted: list[int]) -> dict[int, Parked]:
+        """Those that were off the CPU when their heads were read, with their stacks where they have not moved since."""
+        found = {}
+        for now in self._reader.read([g for g in wanted if heads[g].status in OFF_CPU]):
+            head = heads[now.address]
+            if head.waits_for_first_turn:
+                found[head.address] = self._created(head)
+            elif head.has_run:
+                found[head.address] = _parked(head, self._reader.stack(now) if _unmoved(head, now) else None)
+        return found
+
+    def _created(self, goroutine: Goroutine) -> Parked:
+        stack = RawStack(self._reader.first_frames(goroutine), exact=True)
+        return Parked(goroutine.address, goroutine.goid, 0, stack, created=True)
+
+    # -- what the kernel side did not see ------------------------------------------------------------------------------
+
+    def stack_in_syscall(self, g: int) -> int:
+        """The number of the stack with which the goroutine is in a system call now, 0 if it can't be read."""
+        with contextlib.suppress(BpfError, ProcessLookupError):
+            for goroutine in self._reader.read([g]):
+                pcs = self._reader.stack(goroutine)
+                if pcs:
+                    return self._tables.put_stack(pcs)
+        return 0
+
+    def things(self, parked: dict[int, Parked]) -> dict[int, int]:
+        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
+        before the window."""
+        reasons = self._binary.wait_reasons
+        waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
+        if not waiters:
+            return {}
+        try:
+            fds = {g: fd for g, fd in waiting_for(self._pid, self._memory, self._binary.layout).items() if g in waiters}
+        except (ProcessLookupError, PermissionError):
+            return {}
+        files = open_files(self._pid, set(fds.values()))
+        numbers = {}
+        for fd, thing in files.items():
+            with contextlib.suppress(BpfError):
+                numbers[fd] = self._tables.put_object(thing)
+        return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
+
+
+def _unmoved(head: Goroutine, now: Goroutine) -> bool:
+    return now.status in OFF_CPU and (now.goid, now.pc, now.sp, now.bp) == (head.goid, head.pc, head.sp, head.bp)
+
+
+def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
+    stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
+    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)

@@ -1,0 +1,107 @@
+"""The figures of one process, by stack with symbols: rows of the kernel's tables, summed up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from gotrace.kernel.records import IntervalRow, RowKey
+from gotrace.kernel.rows import member_hash
+from gotrace.model.stacks import StackModel
+from gotrace.profile.symbolize import Symbolizer
+from gotrace.profile.types import Distribution, StackStat
+
+_CONFIDENCE = 1.96
+
+
+class Tally:
+    """Takes rows as often as they change, and keeps one StackStat for all rows that are the same stack with symbols.
+
+    `inferred`: the starts of intervals are (mode lean); `sampled` may be set at any time: short intervals are from then on.
+    """
+
+    def __init__(self, pid: int, model: StackModel, symbolizer: Symbolizer, inferred: bool, sampled: bool) -> None:
+        self.sampled = sampled
+        self._pid = pid
+        self._model = model
+        self._symbolizer = symbolizer
+        self._inferred = inferred
+        self._stats: dict[tuple, StackStat] = {}
+        self._key_of: dict[RowKey, tuple] = {}
+        self._members: dict[tuple, dict[RowKey, IntervalRow]] = {}
+
+    @property
+    def unknown(self) -> int:
+        """How many program counters had no function."""
+        return self._symbolizer.unknown
+
+    def stacks(self) -> list[StackStat]:
+        """All stacks."""
+        return list(self._stats.values())
+
+    def key_of(self, row: RowKey) -> tuple | None:
+        """The key of the stack to which a row belongs; None if it was not taken yet."""
+        return self._key_of.get(row)
+
+    def take(self, rows: list[IntervalRow]) -> list[StackStat]:
+        """Rows as they are now, each in place of what was taken of it before; returns the stacks that changed."""
+        touched = {}
+        for row in rows:
+            key = self._key_of.get(row.key)
+            if key is None:
+                stat = self._stat(row)
+                key = self._key_of[row.key] = stat.key
+                self._stats.setdefault(key, stat)
+            self._members.setdefault(key, {})[row.key] = row
+            touched[key] = None
+        for key in touched:
+            self._sum_up(self._stats[key], self._members[key].values())
+        return [self._stats[key] for key in touched]
+
+    def _stat(self, row: IntervalRow) -> StackStat:
+        stack = self._model.interpret(row)
+        return StackStat(
+            self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
+            pid=self._pid,
+        )
+
+    def _sum_up(self, stat: StackStat, rows: Iterable[IntervalRow]) -> None:
+        stat.distribution = Distribution()
+        late = variance = 0
+        stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
+        for row in rows:
+            stat.distribution.add(Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram))
+            late += row.margin_ns
+            variance += row.variance
+            stat.in_progress += row.in_progress
+            stat.stopped_ns += row.stopped_ns
+            stat.long_runs += row.long_runs
+            stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
+        estimated = self._inferred or self.sampled
+        stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
+
+    def count_goroutines(self, members: set[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
+        """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
+        how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
+        goids of rows that were added from memory."""
+        by_member: dict[int, set[tuple]] = {}
+        goids: dict[tuple, set[int]] = {}
+        for row in self._key_of:
+            place = _place(row)
+            goids.setdefault(place, set()).update(unended.get(row, ()))
+            if row.stack >= 0:
+                by_member.setdefault(member_hash(row), set()).add(place)
+        for member, goid in members:
+            for place in by_member.get(member, ()):
+                if place[-1] in (0, goid):
+                    goids[place].add(goid)
+        counted: dict[tuple, set[int]] = {}
+        for row, key in self._key_of.items():
+            counted.setdefault(key, set()).update(goids[_place(row)])
+        for key, of_stack in counted.items():
+            self._stats[key].goroutines = len(of_stack)
+        return len(set().union(*counted.values()))
+
+
+def _place(key: RowKey) -> tuple:
+    return key.stack, key.reason, key.kind, key.goid
