@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from gobuild import build, go_command, go_environment
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
+from traceprocessor import complaints, queried, rows
 from workload import Workload
 
 from gotrace import session as session_module
@@ -110,3 +111,17 @@ def test_intervals_beyond_what_is_kept_are_counted(
         meta = json.loads(db.execute("SELECT value FROM meta WHERE key = 'losses'").fetchone()[0])
     assert len(profile.timeline) == 50
     assert profile.losses[Loss.TIMELINE_FULL] == recorded - 50 == meta["timeline_full"] > 0
+
+
+def test_a_perfetto_trace_of_a_real_process_is_read_without_complaint(service: Workload, tmp_path: Path, gotrace) -> None:
+    trace, capture = tmp_path / "x.pftrace", tmp_path / "x.gotrace"
+    assert gotrace("attach", service.pid, "-d", "1s", "-o", trace, "-o", capture).returncode == 0
+    with sqlite3.connect(capture) as db:
+        recorded_ns, = db.execute("SELECT SUM(duration_ns) FROM interval").fetchone()
+    with queried(trace) as processor:
+        assert not complaints(processor)
+        on_goroutines = "FROM slice JOIN track ON slice.track_id = track.id WHERE track.name GLOB 'goroutine *'"
+        assert rows(processor, f"SELECT SUM(slice.dur) {on_goroutines}") == [(recorded_ns,)]
+        (arrows,), = rows(processor, "SELECT COUNT(*) FROM flow")
+        (woken,), = rows(processor, f"SELECT COUNT(*) {on_goroutines} AND slice.name GLOB 'wakes goroutine *'")
+    assert arrows == woken > 100

@@ -1,5 +1,4 @@
-"""The Perfetto trace as the protocol buffers of PyPI's package ``perfetto`` decode it. Its trace_processor is a program
-that the package downloads when it is first used, so queries are no part of these tests."""
+"""The Perfetto trace as the protocol buffers of PyPI's package ``perfetto`` decode it; test_perfetto_queries.py asks in SQL."""
 
 from __future__ import annotations
 
