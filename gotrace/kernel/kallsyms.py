@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 KALLSYMS = Path("/proc/kallsyms")
@@ -29,7 +31,7 @@ class KernelSymbols:
         # Packed: as Python objects, some 200,000 symbols would be 40 MB.
         self._addresses: array | None = None
         self._starts = array("I")
-        self._text = bytearray()
+        self._text = b""
 
     @property
     def restricted(self) -> bool:
@@ -61,24 +63,23 @@ class KernelSymbols:
         return self._text[start : self._text.index(b"\n", start)].decode("utf-8", "replace")
 
     def load(self) -> None:
-        """Reads the table now: half a second and more, on a busy host several."""
+        """Reads the table now: most of a quarter of a second, on a busy host more."""
         if self._addresses is not None:
             return
-        addresses, starts, text = array("Q"), array("I"), bytearray(b"\n")
         try:
-            with open(self._path, "rb") as file:
-                for line in file:
-                    # "ffffffff81000000 T _text", for a module "... t name\t[module]".
-                    if line[17:18] not in _CODE:
-                        continue
-                    address = int(line[:16], 16)
-                    if address:
-                        addresses.append(address)
-                        starts.append(len(text))
-                        text += line[19:].rstrip(b"\n") + b"\n"
-        except (OSError, ValueError, OverflowError):
-            addresses, starts = array("Q"), array("I")
+            # "ffffffff81000000 T _text", for a module "... t name\t[module]". All lines at once: one by one takes four times as long.
+            lines = [line for line in self._path.read_bytes().split(b"\n") if line[17:18] in _CODE]
+            addresses = array("Q", bytes.fromhex(b"".join(line[:16] for line in lines).decode("ascii")))
+        except (OSError, ValueError):
+            lines, addresses = [], array("Q")
+        if sys.byteorder == "little":
+            addresses.byteswap()
+        if len(addresses) != len(lines) or not any(addresses):
+            lines, addresses = [], array("Q")
+        names = [line[19:] for line in lines]
+        starts = array("I", accumulate((len(name) + 1 for name in names), initial=1))
         order = sorted(range(len(addresses)), key=addresses.__getitem__)
-        self._addresses = array("Q", (addresses[index] for index in order))
-        self._starts = array("I", (starts[index] for index in order))
-        self._text = text
+        first = next((at for at, index in enumerate(order) if addresses[index]), 0)  # those without an address lie before it
+        self._addresses = array("Q", (addresses[index] for index in order[first:]))
+        self._starts = array("I", (starts[index] for index in order[first:]))
+        self._text = b"\n" + b"\n".join(names) + b"\n"
