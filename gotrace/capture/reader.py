@@ -39,6 +39,8 @@ def read_capture(path: Path) -> Profile:
             return _read(db, path)
         finally:
             db.close()
+    except MemoryError:  # SQLITE_NOMEM, where a record claims to be of any size
+        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: it takes more memory than there is") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}") from None
 
