@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from attach import Attached, probes_of
-from gobuild import build
+from gobuild import build, build_text
 from workload import Workload
 
+from gotrace.capture.reader import read_capture
+from gotrace.export import RENDERERS
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 
@@ -117,6 +121,71 @@ def test_names_that_command_the_terminal(gotrace, tmp_path: Path) -> None:
         report = gotrace("report", capture, *options)
         assert report.returncode == 0 and "owned" in report.stdout
         no_escapes(report)
+
+
+LONG = 10_000
+NASTY = (
+    "\x1bc\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07".encode() + b"\r\n\t\x08\x7f\x9b1m\xff\xfe" + "\u202eowned\u2066\u200b\u2028".encode(),
+    b"</script><script>alert(1)</script><!--</title>&amp;\"'><img src=x onerror=alert(1)>;__proto__;{{x}}%s",
+    b"[red]rich[/red] ;; \\u001b[2J $(reboot) `reboot` ../../etc/passwd",
+)
+"""What a terminal, a page or a reader of folded stacks could take for more than a name. All but the first and the last bracket
+of the last are left out, as in Go's tracebacks."""
+
+
+def hostile_names() -> bytes:
+    """An executable whose functions have names of 10 kB, full of what `NASTY` holds, also in the paths of their files."""
+    names = [f"f{index}" + chr(97 + index) * LONG for index in range(len(NASTY))]
+    module = "hostilenames" + "m" * 200
+    calls = [*(f"{name}(n)" for name in names[1:]), "time.Sleep(time.Millisecond)"]
+    functions = "".join(
+        f"//go:noinline\nfunc {name}(n *int64) {{\n\t{call}\n\tatomic.AddInt64(n, 1)\n}}\n" for name, call in zip(names, calls)
+    )
+    data = build_text(module, (
+        'package main\n\nimport ("fmt"; "io"; "os"; "sync/atomic"; "time")\n\n' + functions
+        + "func main() {\n\tvar n int64\n\tfor i := 0; i < 4; i++ {\n\t\tgo func() {\n\t\t\tfor {\n\t\t\t\t" + names[0]
+        + "(&n)\n\t\t\t}\n\t\t}()\n\t}\n"
+        + '\tfmt.Println("ready")\n\tio.Copy(io.Discard, os.Stdin)\n\tfmt.Println(atomic.LoadInt64(&n))\n}\n'
+    ), "1.27.3", "stripped").read_bytes()
+    for name, nasty in zip((module, *names), (NASTY[0], *NASTY)):
+        assert data.count(name.encode())
+        data = data.replace(name.encode(), (nasty * (len(name) // len(nasty))).ljust(len(name), b"x"))
+    return data
+
+
+def test_names_of_ten_kilobytes(gotrace, tmp_path: Path) -> None:
+    """All that is written stays small and is text; a page's scripts are its own."""
+    program = tmp_path / "program"
+    program.write_bytes(hostile_names())
+    program.chmod(0o755)
+    outputs = {suffix: tmp_path / f"x{suffix}" for suffix in (".gotrace", *RENDERERS)}
+    with Workload(program) as workload:
+        result = gotrace("attach", workload.pid, "-d", "1s", *(word for path in outputs.values() for word in ("-o", path)))
+        assert result.returncode == 0, result.stderr
+        dump = gotrace("dump", workload.pid)
+        short = gotrace("attach", workload.pid, "-d", "100ms", "-o", tmp_path / "short.gotrace")
+        assert (dump.returncode, short.returncode) == (0, 0), dump.stderr + short.stderr
+        assert not probes_of(workload.pid)
+        rounds_go_on(workload)
+    profile = read_capture(outputs[".gotrace"])
+    mine = [stack for stack in profile.stacks if sum(len(frame.name) > LONG // 2 for frame in stack.frames) == len(NASTY) - 1]
+    assert profile.complete and sum(stack.distribution.count for stack in mine) > 100
+    reports = [gotrace("report", outputs[".gotrace"], *options) for options in ((), ("--tree",), ("-o", "-"), ("--json",))]
+    reports.append(gotrace("diff", outputs[".gotrace"], tmp_path / "short.gotrace", "-o", "-"))
+    for said in (result, dump, *reports):
+        assert said.returncode == 0 and "owned" in said.stdout, said.stderr
+        no_escapes(said)
+    assert max(len(line) for said in (result, dump, *reports[:2]) for line in said.stdout.splitlines()) < 1000
+    assert max(len(frame) for line in reports[2].stdout.splitlines() for frame in line.split(";")) < 1100
+    # The page holds a script that is some 100 kB, the summary whole names, a few to a stack.
+    assert all(path.stat().st_size < 2_000_000 for path in outputs.values()), {p.name: p.stat().st_size for p in outputs.values()}
+    for suffix in (".html", ".svg", ".folded"):
+        text = outputs[suffix].read_text("utf-8")
+        assert all(char.isprintable() or char in "\n\t" for char in text if ord(char) < 0x100 or char in "\u202e\u2066\u200b\u2028")
+        assert suffix == ".folded" or "<script>alert" not in text and "<img src=x" not in text
+    ElementTree.fromstring(outputs[".svg"].read_bytes())
+    json.loads(outputs[".speedscope.json"].read_bytes())
+    gzip.decompress(outputs[".pb.gz"].read_bytes())
 
 
 @pytest.mark.parametrize("what", ["functab", "truncated", "buildinfo", "headers"])
