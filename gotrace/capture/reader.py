@@ -58,7 +58,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
     if not targets:
-        raise GotraceError(f"{path} holds nothing yet: gotrace commits once a second, and was killed before the first time")
+        raise GotraceError(f"{path} holds nothing: gotrace commits about once a second, and did not get to the first time")
     frames = {
         key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
