@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -247,6 +247,43 @@ def test_a_full_device_for_output(churn: Workload, tmp_path: Path, device: str) 
     is_complete(capture)
 
 
+@pytest.fixture
+def full_folder(tmp_path: Path) -> Iterator[Path]:
+    """A file system without a free block."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], check=True)
+    try:
+        with suppress(OSError), open(folder / "filling", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_from_the_start(churn: Workload, tmp_path: Path, full_folder: Path) -> None:
+    """No half of a file stays, and an output elsewhere is there in any case."""
+    result = run(["attach", churn.pid, "-d", "200ms", "-o", full_folder / "x.gotrace"])
+    one_line(result, "x.gotrace can't be written", "free some space", code=1)
+    capture = tmp_path / "x.gotrace"
+    result = run(["attach", churn.pid, "-d", "200ms", "-q", "--max-overhead", "0", "-o", capture, "-o", full_folder / "x.html"])
+    one_line(result, "x.html can't be written: No space left on device", code=1)
+    is_complete(capture)
+    assert [path.name for path in full_folder.iterdir()] == ["filling"]
+
+
+def test_whoever_reads_goes_away(churn: Workload, tmp_path: Path) -> None:
+    """As with `gotrace attach PID | head`: no traceback, and the capture is there."""
+    capture = tmp_path / "x.gotrace"
+    arguments = command("attach", churn.pid, "-d", "200ms", "--max-overhead", "0", "-o", capture)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 1 and "Error" not in said and "error" not in said, said
+    is_complete(capture)
+
+
 # -- neighbours --------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +298,23 @@ def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
             two.end()
     is_complete(first)
     is_complete(second)
+
+
+def test_one_of_two_traces_is_killed(churn: Workload, tmp_path: Path) -> None:
+    """The kernel takes away what was its own; the breakpoints stay for the other, until that ends."""
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as one:
+        with Attached(churn.pid, "-d", "0", "-o", tmp_path / "killed.gotrace") as two:
+            two.process.kill()
+            two.process.wait()
+        assert probes_of(churn.pid)
+        churn.send("p")
+        before = int(churn.read_line(20).split()[1])
+        time.sleep(0.3)
+        churn.send("p")
+        assert int(churn.read_line(20).split()[1]) > before
+        one.end()
+    is_complete(capture)
 
 
 @pytest.mark.slow
