@@ -47,10 +47,10 @@ def build(program: str, version: str, variant: str) -> Path:
     return _build(program, FIXTURES / program, version, variant)
 
 
-def build_text(program: str, text: str, version: str, variant: str) -> Path:
-    """The executable of a program whose one file, main.go, was made up; as `build`."""
+def build_text(program: str, module: str, text: str, version: str, variant: str) -> Path:
+    """The executable of a program whose one file, main.go, was made up; as `build`, in a module of that name."""
     source = CACHE / "fixtures" / program / "source"
-    for name, content in (("main.go", text), ("go.mod", f"module {program}\n\ngo 1.19\n")):
+    for name, content in (("main.go", text), ("go.mod", f"module {module}\n\ngo 1.19\n")):
         source.mkdir(parents=True, exist_ok=True)
         if not (source / name).exists() or (source / name).read_text() != content:
             (source / name).write_text(content)

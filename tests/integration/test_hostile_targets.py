@@ -224,7 +224,7 @@ def hostile_names() -> bytes:
     functions = "".join(
         f"//go:noinline\nfunc {name}(n *int64) {{\n\t{call}\n\tatomic.AddInt64(n, 1)\n}}\n" for name, call in zip(names, calls)
     )
-    data = build_text(module, (
+    data = build_text("hostile-names", module, (
         'package main\n\nimport ("fmt"; "io"; "os"; "sync/atomic"; "time")\n\n' + functions
         + "func main() {\n\tvar n int64\n\tfor i := 0; i < 4; i++ {\n\t\tgo func() {\n\t\t\tfor {\n\t\t\t\t" + names[0]
         + "(&n)\n\t\t\t}\n\t\t}()\n\t}\n"
