@@ -1,4 +1,4 @@
-"""What scripts/fuzz feeds with bytes, by name. An error that is not a GotraceError is a finding, and so are 5 s and 512 MB."""
+"""What scripts/fuzz feeds with bytes, by name. An error that is not a GotraceError is a finding, and so are 5 s of CPU time and 512 MB."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import GoroutineReader, Unwinder
+from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Status, Unwinder
 from gotrace.live.labels import read_labels
 from gotrace.live.scan import Scanner
 from gotrace.model.snapshots import interpret
@@ -149,6 +149,8 @@ def goroutines(data: bytes) -> None:
     if reader.count() <= 256:
         scanner = Scanner(memory, reader, Unwinder(found, 0), found.layout)
         for snapshot in scanner.snapshots(scanner.look()).values():
+            if snapshot.head.status not in OFF_CPU | {Status.SYSCALL}:
+                continue
             with suppress(BadBinary):  # of the inlined calls nothing is left in the seed
                 interpret(StackModel(found, 0), snapshot.head, snapshot.pcs, NO_SYSCALL)
     for goroutine in reader.read(reader.addresses()[:64]):

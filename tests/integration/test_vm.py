@@ -174,7 +174,7 @@ def test_the_clock_is_stepped(tmp_path: Path) -> None:
                     time.sleep(0.3)
                 own, = workload.read_json(120)
                 time.clock_settime_ns(time.CLOCK_REALTIME, truth + time.monotonic_ns() - 3600 * 10**9)
-                summary = trace.end_json()
+                summary = json.loads(trace.end(timeout=240))
                 took = time.monotonic_ns() - began
         finally:
             time.clock_settime_ns(time.CLOCK_REALTIME, truth + time.monotonic_ns())
@@ -184,7 +184,7 @@ def test_the_clock_is_stepped(tmp_path: Path) -> None:
     assert own["total_ns"] <= summary["window"]["duration_ns"] <= took + 60 * 10**9
     sleeps = at(summary, "main.sleepOnce", state="waiting")
     assert count(sleeps) == own["count"] == 40
-    assert 0 < total_ns(at(summary, "main.sleepOnce")) <= 1.01 * own["total_ns"]
+    assert 0 < total_ns(sleeps) <= 1.01 * own["total_ns"]
     profile = read_capture(capture)
     assert profile.complete
     assert all(0 <= stack.distribution.max_ns <= profile.window.duration_ns for stack in profile.stacks)
