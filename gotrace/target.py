@@ -49,7 +49,7 @@ def open_target(pid: int, hint: str) -> OpenTarget:
         memory = Memory(pid)
         reader = GoroutineReader(memory, binary, bias)
         try:
-            binary.wait_reasons  # noqa: B018 - refuse now, not when the first wait is shown
+            binary.check()
             reader.check_layout()
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None

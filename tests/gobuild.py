@@ -44,7 +44,20 @@ def build(program: str, version: str, variant: str) -> Path:
     Raises:
         RuntimeError: the compiler's text.
     """
-    source = FIXTURES / program
+    return _build(program, FIXTURES / program, version, variant)
+
+
+def build_text(program: str, module: str, text: str, version: str, variant: str) -> Path:
+    """The executable of a program whose one file, main.go, was made up; as `build`, in a module of that name."""
+    source = CACHE / "fixtures" / program / "source"
+    for name, content in (("main.go", text), ("go.mod", f"module {module}\n\ngo 1.19\n")):
+        source.mkdir(parents=True, exist_ok=True)
+        if not (source / name).exists() or (source / name).read_text() != content:
+            (source / name).write_text(content)
+    return _build(program, source, version, variant)
+
+
+def _build(program: str, source: Path, version: str, variant: str) -> Path:
     cgo, flags = _FLAGS[variant]
     digest = hashlib.sha256(" ".join([cgo, *flags]).encode())
     for path in sorted(source.iterdir()):

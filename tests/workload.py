@@ -69,6 +69,10 @@ class Workload:
     def read_json(self, timeout_s: float) -> object:
         return json.loads(self.read_line(timeout_s))
 
+    def wait(self, timeout_s: float = 20) -> int:
+        """The exit code of a program that ends by itself, or is killed."""
+        return self._process.wait(timeout_s)
+
     def finish(self, timeout_s: float = 20) -> tuple[int, str]:
         """Closes stdin and returns (exit code, rest of stdout)."""
         self._process.stdin.close()

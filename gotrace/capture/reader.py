@@ -39,6 +39,8 @@ def read_capture(path: Path) -> Profile:
             return _read(db, path)
         finally:
             db.close()
+    except MemoryError:  # SQLITE_NOMEM, where a record claims to be of any size
+        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: it takes more memory than there is") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}") from None
 
@@ -56,7 +58,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
     if not targets:
-        raise ValueError("it has no target")
+        raise GotraceError(f"{path} holds nothing: gotrace commits about once a second, and did not get to the first time")
     frames = {
         key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,16 @@ class CaptureWriter:
         self._stacks: dict[tuple[object, ...], int] = {}
         self._targets: dict[int, int] = {}
         self._subwindow_ns: dict[int, int] = {}
+        self._committed = False
         create(path, force)
+        try:
+            self._open(path)
+        except GotraceError:
+            with suppress(OSError), as_invoking_user(path.parent):
+                path.unlink()
+            raise
+
+    def _open(self, path: Path) -> None:
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -39,7 +49,7 @@ class CaptureWriter:
             self._db.execute("BEGIN")
 
     def _guarded(self) -> _Guard:
-        return _Guard(self.path)
+        return _Guard(self.path, self._committed)
 
     def put_target(self, target: Target) -> None:
         """Adds a process; before its stacks."""
@@ -126,6 +136,7 @@ class CaptureWriter:
                 "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
             )
             self._db.execute("COMMIT")
+            self._committed = True
             self._db.execute("BEGIN")
 
     def close(self) -> None:
@@ -153,8 +164,9 @@ def _text(text: str) -> str:
 
 
 class _Guard:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, committed: bool) -> None:
         self._path = path
+        self._committed = committed
         self._identity = as_invoking_user(path.parent)
 
     def __enter__(self) -> None:
@@ -165,5 +177,6 @@ class _Guard:
         if isinstance(error, sqlite3.Error):
             raise GotraceError(
                 f"the capture {self._path} can't be written: {error}",
-                f"what was committed stays readable: gotrace report {self._path}",
+                f"what was committed stays readable: gotrace report {self._path}" if self._committed
+                else "free some space, or write elsewhere with -o",
             ) from None

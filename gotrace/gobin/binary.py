@@ -134,6 +134,10 @@ class GoBinary:
         """Offset of the thread-local g from the FS base, None if the code does not tell."""
         return find_thread_local_g(self.image, self.table)
 
+    def check(self) -> None:
+        """Refuses now what would else be found missing when the first stack is shown: raises BadBinary."""
+        _ = self.wait_reasons, self.stop_reasons, self.cgo, self.table.gofunc, self.table.wrapper_id
+
     def function(self, name: str) -> tuple[Function, str] | None:
         """The function `name` (``runtime.gopark``) and where it was found, or None.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,11 @@ class Compilation:
             answer = json.loads(output)
         except ValueError:
             code = self._process.wait()
+            if code < 0:
+                raise Refused(
+                    f"the BPF compiler was killed by {signal.Signals(-code).name}",
+                    "if the kernel had no memory for it (dmesg): raise the memory limit of gotrace's cgroup (docker: --memory)",
+                ) from None
             raise Refused(
                 f"the BPF compiler ended with status {code}: {_first_error(said)}", f"the whole report is in {keep_log(said)}"
             ) from None

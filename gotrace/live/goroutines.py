@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
-from gotrace.proc.memory import Memory
+from gotrace.proc.memory import Memory, anonymous_memory
 
 SCAN_BIT = 0x1000
 _MAX_GOROUTINES = 16_000_000
@@ -19,6 +19,8 @@ _MAX_FRAMES = 4096
 _MAX_STACK_READ = 1 << 20
 _CHECKED = 256
 _BATCH = 4096
+_SPARE = 1 << 16
+"""Goroutines that are believed in any case: what the kernel says of a process's memory lags behind by some pages to a CPU."""
 _MAX_STEPS = 1 << 18
 
 
@@ -87,11 +89,19 @@ class GoroutineReader:
         self._size = max(offsets) + 8
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
+        self._room = 0
 
     def count(self) -> int:
         """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
         length = self._memory.u64(self._binary.allgs + self._bias + 8) or 0
-        return length if length <= _MAX_GOROUTINES else 0
+        return length if self._has_room(length) else 0
+
+    def _has_room(self, length: int) -> bool:
+        """Whether so many g structs fit into the process's memory. Each is one of its own: a list that is longer is a lie, and what
+        we keep for each goroutine would take our memory, and the kernel's, in its place."""
+        if length > self._room:
+            self._room = anonymous_memory(self._memory.pid) // self._size + _SPARE
+        return length <= min(self._room, _MAX_GOROUTINES)
 
     def addresses(self, most: int = _MAX_GOROUTINES) -> list[int]:
         """The addresses of all g structs that the runtime ever made (runtime.allgs), of the first `most` in a longer list;
@@ -100,7 +110,7 @@ class GoroutineReader:
         if header is None:
             return []
         base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
-        if not 0 < length <= _MAX_GOROUTINES:
+        if not length or not self._has_room(length):
             return []
         length = min(length, most)
         chunk = 1 << 16
@@ -169,6 +179,9 @@ class GoroutineReader:
         """
         sample = self.addresses(_CHECKED)
         if not sample:
+            claimed = self._memory.u64(self._binary.allgs + self._bias + 8)
+            if claimed and not self._has_room(claimed):
+                raise Refused(f"the list of goroutines is to hold {claimed:,}, more than the process has memory for")
             raise Refused(
                 "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
             )

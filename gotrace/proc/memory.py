@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import os
+from pathlib import Path
 
 _IOV_MAX = 1024
 
@@ -79,6 +80,17 @@ class Memory:
             results[first + index] = raw[position : position + size]
             position += size
         return len(part)
+
+
+def anonymous_memory(pid: int) -> int:
+    """Bytes of the process's memory that are no file's, in memory or swapped; 0 if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return 0
+    # In kB; a thread group whose memory is gone has neither line.
+    lines = (line.split() for line in text.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
+    return 1024 * sum(int(words[1]) for words in lines)
 
 
 class FixedRanges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ def outside(target: str, seconds: int) -> int:
         result = subprocess.run(
             [
                 sys.executable, __file__, target, "--inside", corpus, seeds, f"-max_total_time={left}",
-                f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={findings}/",
+                f"-timeout={12 * INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={findings}/",
                 f"-max_len={_LARGEST.get(target, 8192)}", "-print_final_stats=1", "-reload=0", "-verbosity=1",
             ],
             capture_output=True, text=True, errors="replace", cwd=ROOT,
@@ -78,16 +79,30 @@ def inside(target: str, arguments: list[str]) -> int:
     # Beyond what libFuzzer looks at once a second: one large allocation fails at once.
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MB << 20, MEMORY_MB << 20))
 
+    signal.signal(signal.SIGPROF, _too_long)
+
     def one(data: bytes) -> None:
+        # libFuzzer's own limit goes by the clock, which on a busy machine says nothing of the input.
+        signal.setitimer(signal.ITIMER_PROF, INPUT_SECONDS)
         try:
             test(data)
         except BaseException:
             traceback.print_exc()
             raise
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     atheris.Setup([sys.argv[0], *arguments], one)
     atheris.Fuzz()
     return 0
+
+
+class TooLong(BaseException):
+    """No Exception: what is under test may catch those."""
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise TooLong(f"an input took {INPUT_SECONDS} s of CPU time")
 
 
 if __name__ == "__main__":

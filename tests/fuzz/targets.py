@@ -1,4 +1,4 @@
-"""What scripts/fuzz feeds with bytes, by name. An error that is not a GotraceError is a finding, and so are 5 s and 512 MB."""
+"""What scripts/fuzz feeds with bytes, by name. An error that is not a GotraceError is a finding, and so are 5 s of CPU time and 512 MB."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from pathlib import Path
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
-from gotrace.errors import GotraceError
+from gotrace.errors import BadBinary, GotraceError
 from gotrace.export import RENDERERS, render
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.buildinfo import read_buildinfo
+from gotrace.gobin.buildinfo import GoVersion, read_buildinfo
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.live.goroutines import GoroutineReader
+from gotrace.kernel.structs import NO_SYSCALL
+from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Status, Unwinder
+from gotrace.live.labels import read_labels
+from gotrace.live.scan import Scanner
+from gotrace.model.snapshots import interpret
+from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import make_plan
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.render.plan import plan_dict
@@ -41,11 +46,14 @@ def binary(data: bytes) -> None:
         found = GoBinary(Image(data, "hostile"))
         _ = found.cgo, found.image.build_id, found.stop_reasons
         step = max(1, (found.table.etext - found.table.text) // _MOST_PCS)
-        for pc in range(found.table.text, found.table.etext, step):
-            found.table.expand(pc)
-            found.table.stack_delta(pc)
+        with suppress(GotraceError):
+            for pc in range(found.table.text, found.table.etext, step):
+                found.table.stack_delta(pc)
+                found.table.expand(pc)
         plan = make_plan(found)
         _ = found.layout, found.allgs, found.wait_reasons
+        with suppress(GotraceError):
+            found.check()
         json.dumps(plan_dict(found, plan, False))
         for probe in plan.probes:
             found.table.expand(probe.site.address)
@@ -99,6 +107,33 @@ class HostileMemory:
         """As gotrace.proc.memory.Memory.read_many."""
         return [self.read(*pair) for pair in ranges]
 
+    def u64(self, address: int) -> int | None:
+        """As gotrace.proc.memory.Memory.u64."""
+        raw = self.read(address, 8)
+        return None if raw is None else int.from_bytes(raw, "little")
+
+    def fixed(self, ranges: list[tuple[int, int]], buffer: bytearray) -> HostileRanges:
+        """As gotrace.proc.memory.Memory.fixed."""
+        assert sum(size for _, size in ranges) <= len(buffer) and len(ranges) <= 1024
+        return HostileRanges(self, ranges)
+
+
+class HostileRanges:
+    """As gotrace.proc.memory.FixedRanges."""
+
+    def __init__(self, memory: HostileMemory, ranges: list[tuple[int, int]]) -> None:
+        self._memory = memory
+        self._ranges = ranges
+
+    def read(self) -> bytes | None:
+        """All ranges, or None."""
+        raws = self.read_each()
+        return None if None in raws else b"".join(raws)
+
+    def read_each(self) -> list[bytes | None]:
+        """Range by range."""
+        return self._memory.read_many(self._ranges)
+
 
 @cache
 def _genuine() -> GoBinary:
@@ -109,7 +144,15 @@ def _genuine() -> GoBinary:
 def goroutines(data: bytes) -> None:
     """The g structs and stacks of a process whose memory is `data`; its first 16 bytes are the header of allgs."""
     found = _genuine()
-    reader = GoroutineReader(HostileMemory(data, found.allgs), found, 0)
+    memory = HostileMemory(data, found.allgs)
+    reader = GoroutineReader(memory, found, 0)
+    if reader.count() <= 256:
+        scanner = Scanner(memory, reader, Unwinder(found, 0), found.layout)
+        for snapshot in scanner.snapshots(scanner.look()).values():
+            if snapshot.head.status not in OFF_CPU | {Status.SYSCALL}:
+                continue
+            with suppress(BadBinary):  # of the inlined calls nothing is left in the seed
+                interpret(StackModel(found, 0), snapshot.head, snapshot.pcs, NO_SYSCALL)
     for goroutine in reader.read(reader.addresses()[:64]):
         reader.stack(goroutine)
         reader.first_frames(goroutine)
@@ -118,6 +161,13 @@ def goroutines(data: bytes) -> None:
         reader.check_layout()
     except GotraceError:
         pass
+
+
+def labels(data: bytes) -> None:
+    """The labels of a goroutine, in the form of Go 1.24 and later and in the one before, in a process whose memory is `data`."""
+    for version in (27, 23):
+        found = read_labels(HostileMemory(data, 0), _HEAP, GoVersion(version))
+        assert found is None or len(found) <= 256 and all(len(text) <= 1024 for pair in found.items() for text in pair)
 
 
 def capture(data: bytes) -> None:
@@ -202,7 +252,7 @@ def kallsyms(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (binary, sections, dwarf, goroutines, capture, rows, kallsyms)
+    function.__name__: function for function in (binary, sections, dwarf, goroutines, labels, capture, rows, kallsyms)
 }
 
 

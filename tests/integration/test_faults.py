@@ -7,7 +7,6 @@ import errno
 import os
 import pty
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from attach import Attached, probes_of
-from conftest import unavailable
+from faults import checkout_with, is_complete, one_line, unharmed_churn
 from gobuild import build
 from restricted import CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid, limit, run
 from workload import Workload
@@ -28,31 +27,12 @@ from gotrace.capture.reader import read_capture
 pytestmark = pytest.mark.bpf
 
 NEIGHBOURS = 1000
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
 def churn() -> Iterator[Workload]:
-    """Ends the test with the target's own verdict: a goroutine that went wrong says so."""
-    with Workload(build("churn", "1.27.3", "stripped")) as workload:
+    with unharmed_churn() as workload:
         yield workload
-        assert not probes_of(workload.pid)
-        code, rest = workload.finish()
-        assert code == 0 and rest.startswith("ok"), rest
-
-
-def one_line(result: subprocess.CompletedProcess[str], *texts: str, code: int = 3) -> None:
-    lines = result.stderr.splitlines()
-    assert result.returncode == code, result.stderr
-    assert len(lines) <= 2 and lines[0].startswith("error: "), result.stderr
-    assert all(text in result.stderr for text in texts), result.stderr
-
-
-def is_complete(capture: Path) -> None:
-    profile = read_capture(capture)
-    assert profile.complete
-    assert sum(stack.distribution.count for stack in profile.stacks) > 100
-    assert all(0 <= stack.distribution.max_ns <= profile.window.duration_ns for stack in profile.stacks)
 
 
 # -- compiler and verifier ---------------------------------------------------------------------------------------------
@@ -104,16 +84,6 @@ def test_bcc(churn: Workload, tmp_path: Path, bcc: dict[str, str] | None, texts:
             assert all(text in " ".join(result.stdout.split()) for text in texts), result.stdout
 
 
-def checkout_with(folder: Path, file: str, old: str, new: str) -> dict[str, str]:
-    """The environment in which gotrace runs from a copy whose C differs."""
-    for name in ("gotrace", "bpf"):
-        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("compiled", "__pycache__"))
-    text = (folder / "bpf" / file).read_text()
-    assert old in text
-    (folder / "bpf" / file).write_text(text.replace(old, new, 1))
-    return {"PYTHONPATH": str(folder), "TMPDIR": str(folder)}
-
-
 def kept_log(result: subprocess.CompletedProcess[str]) -> str:
     return Path(next(word.strip(";") for word in result.stderr.split() if word.strip(";").endswith(".log"))).read_text()
 
@@ -158,59 +128,6 @@ def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:
         assert not probes_of(churn.pid)
     assert 0 in codes and len(codes) > 1
     is_complete(tmp_path / "256.gotrace")
-
-
-@pytest.fixture
-def memory_group() -> Iterator[tuple[Path, list[str]]]:
-    """(the file for the limit of a new cgroup, what to put before a command to run it there)."""
-    for root, file in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
-        with suppress(OSError):
-            if file == "memory.max":
-                (root / "cgroup.subtree_control").write_text("+memory")
-            group = root / f"gotrace-test-{os.getpid()}"
-            group.mkdir()
-            if (group / file).exists():
-                break
-            group.rmdir()
-    else:
-        unavailable("needs a cgroup with the memory controller (remedy: mount one at /sys/fs/cgroup)")
-    yield group / file, ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-    deadline = time.monotonic() + 20
-    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    group.rmdir()
-
-
-def test_no_memory_for_maps(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
-    limit_file, inside = memory_group
-    refusals = 0
-    for megabytes in (40, 50, 60, 75, 90):
-        limit_file.write_text(str(megabytes << 20))
-        result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], inside)
-        if result.returncode != -signal.SIGKILL:  # as the kernel likes: no map, or no process
-            one_line(result, "the kernel refuses BPF map", "Cannot allocate memory", "memory limit")
-            refusals += 1
-        assert not probes_of(churn.pid) and not list(tmp_path.iterdir())
-    assert refusals
-
-
-def test_the_oom_killer_takes_gotrace(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
-    """A neighbour in the same cgroup eats its memory: what was committed until then can be read."""
-    limit_file, inside = memory_group
-    limit_file.write_text(str(500 << 20))
-    capture = tmp_path / "x.gotrace"
-    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
-        Path(f"/proc/{trace.process.pid}/oom_score_adj").write_text("1000")
-        limit_file.with_name("cgroup.procs").write_text(str(trace.process.pid))
-        time.sleep(2)
-        eater = subprocess.Popen(
-            [*inside, sys.executable, "-c", "import time; m = [bytearray(b'x' * (1 << 20)) for _ in range(600)]"],
-            stderr=subprocess.DEVNULL,
-        )
-        assert trace.process.wait(60) == -signal.SIGKILL
-        eater.wait(60)
-    profile = read_capture(capture)
-    assert not profile.complete and sum(stack.distribution.count for stack in profile.stacks) > 100
 
 
 # -- time and signals --------------------------------------------------------------------------------------------------
@@ -330,6 +247,43 @@ def test_a_full_device_for_output(churn: Workload, tmp_path: Path, device: str) 
     is_complete(capture)
 
 
+@pytest.fixture
+def full_folder(tmp_path: Path) -> Iterator[Path]:
+    """A file system without a free block."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], check=True)
+    try:
+        with suppress(OSError), open(folder / "filling", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_from_the_start(churn: Workload, tmp_path: Path, full_folder: Path) -> None:
+    """No half of a file stays, and an output elsewhere is there in any case."""
+    result = run(["attach", churn.pid, "-d", "200ms", "-o", full_folder / "x.gotrace"])
+    one_line(result, "x.gotrace can't be written", "free some space", code=1)
+    capture = tmp_path / "x.gotrace"
+    result = run(["attach", churn.pid, "-d", "200ms", "-q", "--max-overhead", "0", "-o", capture, "-o", full_folder / "x.html"])
+    one_line(result, "x.html can't be written: No space left on device", code=1)
+    is_complete(capture)
+    assert [path.name for path in full_folder.iterdir()] == ["filling"]
+
+
+def test_whoever_reads_goes_away(churn: Workload, tmp_path: Path) -> None:
+    """As with `gotrace attach PID | head`: no traceback, and the capture is there."""
+    capture = tmp_path / "x.gotrace"
+    arguments = command("attach", churn.pid, "-d", "200ms", "--max-overhead", "0", "-o", capture)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 1 and "Error" not in said and "error" not in said, said
+    is_complete(capture)
+
+
 # -- neighbours --------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +298,23 @@ def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
             two.end()
     is_complete(first)
     is_complete(second)
+
+
+def test_one_of_two_traces_is_killed(churn: Workload, tmp_path: Path) -> None:
+    """The kernel takes away what was its own; the breakpoints stay for the other, until that ends."""
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as one:
+        with Attached(churn.pid, "-d", "0", "-o", tmp_path / "killed.gotrace") as two:
+            two.process.kill()
+            two.process.wait()
+        assert probes_of(churn.pid)
+        churn.send("p")
+        before = int(churn.read_line(20).split()[1])
+        time.sleep(0.3)
+        churn.send("p")
+        assert int(churn.read_line(20).split()[1]) > before
+        one.end()
+    is_complete(capture)
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,35 @@ def test_exec_ends_the_trace(tmp_path: Path) -> None:
         # The new program is the same executable: probes left in the file would be hit there.
         assert workload.read_line(60).startswith("ready again")
         assert not probes_of(workload.pid)
+
+
+def test_the_clock_is_stepped(tmp_path: Path) -> None:
+    """CLOCK_REALTIME goes forward and backward by an hour while waits are timed: no duration is of that clock."""
+    if not os.path.ismount("/run/gotrace-vm"):
+        pytest.skip("the clock is that of the whole machine (remedy: sudo ./scripts/vm test)")
+    capture, truth = tmp_path / "x.gotrace", time.time_ns() - time.monotonic_ns()
+    with Workload(build("selftimed", GO_VERSIONS[-1], "stripped"), "-scenarios", "sleep") as workload:
+        try:
+            with Attached(workload.pid, "-d", "0", "--json", "-o", capture) as trace:
+                began = time.monotonic_ns()
+                workload.send("go")
+                for hours in (1, -1, 0):
+                    time.clock_settime_ns(time.CLOCK_REALTIME, truth + time.monotonic_ns() + hours * 3600 * 10**9)
+                    time.sleep(0.3)
+                own, = workload.read_json(120)
+                time.clock_settime_ns(time.CLOCK_REALTIME, truth + time.monotonic_ns() - 3600 * 10**9)
+                summary = json.loads(trace.end(timeout=240))
+                took = time.monotonic_ns() - began
+        finally:
+            time.clock_settime_ns(time.CLOCK_REALTIME, truth + time.monotonic_ns())
+        assert not probes_of(workload.pid)
+        assert workload.finish()[0] == 0
+    # The window was open a little before `began`.
+    assert own["total_ns"] <= summary["window"]["duration_ns"] <= took + 60 * 10**9
+    sleeps = at(summary, "main.sleepOnce", state="waiting")
+    assert count(sleeps) == own["count"] == 40
+    assert 0 < total_ns(sleeps) <= 1.01 * own["total_ns"]
+    profile = read_capture(capture)
+    assert profile.complete
+    assert all(0 <= stack.distribution.max_ns <= profile.window.duration_ns for stack in profile.stacks)
+    assert abs(datetime.fromisoformat(profile.window.start).timestamp() * 10**9 - truth - began) < 3600 * 10**9 // 2

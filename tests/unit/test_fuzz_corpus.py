@@ -27,11 +27,17 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     """A seed that is refused at its first byte would lead the fuzzer nowhere."""
     from fuzz.targets import HostileMemory
 
+    from gotrace.errors import BadBinary
     from gotrace.gobin.binary import GoBinary
+    from gotrace.gobin.buildinfo import GoVersion
     from gotrace.gobin.image import Image
     from gotrace.live.goroutines import GoroutineReader
+    from gotrace.live.labels import read_labels
     from gotrace.plan.probes import make_plan
 
+    GoBinary(Image((CORPUS / "binary" / "go-1.24.11-pie").read_bytes())).check()
+    with pytest.raises(BadBinary, match="gofunc"):  # the seed is without what names inlined calls
+        GoBinary(Image((CORPUS / "binary" / "go-1.27.3-stripped").read_bytes())).check()
     for path in CORPUS.glob("binary/go-*"):
         binary = GoBinary(Image(path.read_bytes(), path.name))
         assert len(make_plan(binary).probes) >= 10
@@ -40,3 +46,6 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     reader = GoroutineReader(HostileMemory((CORPUS / "goroutines" / "parked").read_bytes(), binary.allgs), binary, 0)
     assert sum(len(reader.stack(goroutine) or ()) for goroutine in reader.read()) == 9
     reader.check_layout()
+    for name, version in (("list", 24), ("map", 23)):
+        memory = HostileMemory((CORPUS / "labels" / name).read_bytes(), 0)
+        assert read_labels(memory, 0xC000000000, GoVersion(version)) == {"tenant": "acme", "shard": "7"}

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gotrace.capture.reader import read_capture
+from gotrace.capture.writer import CaptureWriter
 from gotrace.errors import BadBinary, GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
@@ -127,6 +128,22 @@ def test_a_capture_runs_nothing(tmp_path: Path, table: str) -> None:
         )
         db.commit()
     with pytest.raises(GotraceError, match="no plain table"):
+        read_capture(path)
+
+
+@pytest.mark.parametrize("finding", ["2fb2d526", "04c9f6dc"])
+def test_a_record_of_any_size(tmp_path: Path, finding: str) -> None:
+    """SQLite has no memory for what it claims to hold: that is said of the file."""
+    path = tmp_path / "x.gotrace"
+    path.write_bytes((CORPUS / "capture" / finding).read_bytes())
+    with pytest.raises(GotraceError, match="damaged"):
+        read_capture(path)
+
+
+def test_a_capture_of_which_nothing_was_committed(tmp_path: Path) -> None:
+    path = tmp_path / "x.gotrace"
+    CaptureWriter(path, force=False).close()
+    with pytest.raises(GotraceError, match="holds nothing"):
         read_capture(path)
 
 
