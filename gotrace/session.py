@@ -271,6 +271,8 @@ class Session:
             process.begin()
             if self._governed and isinstance(process, TracedProcess):
                 self._govern(process, notice)
+        if self.capture is not None:  # killed from here on, it leaves a valid one
+            self.capture.commit(self._profile(complete=False))
         if started is not None:
             started()
         self._follow(progress)

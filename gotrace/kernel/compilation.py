@@ -103,9 +103,8 @@ class Compilation:
                     f"the BPF compiler was killed by {signal.Signals(-code).name}",
                     "if the kernel had no memory for it (dmesg): raise the memory limit of gotrace's cgroup (docker: --memory)",
                 ) from None
-            raise Refused(
-                f"the BPF compiler ended with status {code}: {_first_error(said)}", f"the whole report is in {keep_log(said)}"
-            ) from None
+            hint = f"the whole report is in {keep_log(said)}" if said.strip() else "gotrace doctor"
+            raise Refused(f"the BPF compiler ended with status {code}: {_first_error(said)}", hint) from None
         if "error" in answer:
             if answer["hint"]:
                 raise Refused(answer["error"], answer["hint"])
