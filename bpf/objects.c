@@ -151,7 +151,7 @@ static __always_inline void watch_parking(struct goroutine *state, u64 g)
 }
 
 /* In the context of whoever brought the data. */
-static __always_inline void arrived(void *ctx, u64 key)
+static __always_inline void arrived(void *ctx, u64 key, u64 sp, u32 own_frames)
 {
 	struct arrival *a = watched.lookup(&key);
 	u64 now = bpf_ktime_get_ns();
@@ -161,7 +161,7 @@ static __always_inline void arrived(void *ctx, u64 key)
 	a->stopped_ns = stopped_until(now);
 	a->stack = 0;
 	if (WAKERS && (s = acquire_scratch())) {
-		a->stack = keep_kernel_stack(ctx, s);
+		a->stack = keep_kernel_stack(ctx, s, sp, own_frames);
 		release_scratch(s);
 	}
 	a->when = now;
@@ -170,7 +170,7 @@ static __always_inline void arrived(void *ctx, u64 key)
 /* Raw tracepoint sk_data_ready (Linux 6.3): sk. */
 int on_data_ready(struct bpf_raw_tracepoint_args *ctx)
 {
-	arrived(ctx, ctx->args[0]);
+	arrived(ctx, ctx->args[0], (u64)ctx, RAW_TRACEPOINT_FRAMES);
 	return 0;
 }
 
@@ -179,9 +179,10 @@ int on_poll_event(struct pt_regs *ctx)
 {
 	u64 file = kernel_word(kernel_word(ctx->di - K_EPPOLL_WAIT + K_EPPOLL_BASE) + K_EPITEM_FILE);
 	u32 events = ctx->cx;
-	if (!events || events & POLL_FOR_READER)
-		arrived(ctx, file);
-	if (!events || events & POLL_FOR_WRITER)
-		arrived(ctx, file | 1);
+	/* First the reader, then the writer; a loop, so that the verifier's work is that of one. */
+#pragma clang loop unroll(disable)
+	for (u32 writer = 0; writer < 2; writer++)
+		if (!events || events & (writer ? POLL_FOR_WRITER : POLL_FOR_READER))
+			arrived(ctx, file | writer, ctx->sp, KPROBE_FRAMES);
 	return 0;
 }

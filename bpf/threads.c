@@ -1,7 +1,6 @@
 /* What the kernel does with the threads underneath: a goroutine that Go takes for running may be blocked in a system call
  * or wait for a CPU. Raw tracepoints; the goroutine is found without a trap, through the thread-local g. */
 
-#define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
 #define USER_CS 0x33
 #define PF_EXITING 4 /* include/linux/sched.h */
 #define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
@@ -160,7 +159,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
 	if (blocked)
-		t->kernel_stack = keep_kernel_stack(ctx, s);
+		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
 	struct thread *row = threads.lookup(&thread);
 	if (row)

@@ -22,7 +22,7 @@ MAX_G_READ = 248
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
+    "maps.c", "stack.c", "kernel_stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
