@@ -58,7 +58,7 @@ struct scratch {
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
 	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
-	u8 window[2 * WINDOW];
+	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
 	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */
 	u8 kernel[2 * PAGE + 8];

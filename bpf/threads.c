@@ -115,7 +115,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			t->kind = KIND_SYSCALL;
 			t->syscall = s->regs.orig_ax;
 			if (has_descriptor(t->syscall))
-				t->object = object_of(file_of(task, s->regs.di), s->regs.di, &sk);
+				t->object = object_of(s, file_of(s, task, s->regs.di), s->regs.di, 0, &sk);
 		}
 	} else {
 		t->woken_ns = now;

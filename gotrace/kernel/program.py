@@ -19,6 +19,8 @@ MAX_REASONS = 64
 _IO_WAIT = 2
 """g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
+_MAX_PD_READ = 1024
+"""Bytes of a pollDesc; Go 1.27 needs 304."""
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
@@ -137,11 +139,14 @@ def constants(
     size = max(fields.values()) + 8
     if size > MAX_G_READ:
         raise Refused(f"the layout of runtime.g ({layout.source}) is beyond what gotrace reads: {size} bytes")
+    pd_read = 0
+    if None not in (layout.pd_self, layout.pd_rg, layout.pd_wg):
+        pd_read = layout.pd_wg - layout.pd_rg + max(layout.pd_self, layout.pd_fd or 0) + 8
     values = fields | {
         "G_READ": size,
         "G_M": layout.g_m or 0,
         "M_CURG": layout.m_curg or 0,
-        "M_WAITLOCK": (layout.m_waitlock or 0) if None not in (layout.pd_self, layout.g_m) else 0,
+        "M_WAITLOCK": (layout.m_waitlock or 0) if 0 < pd_read <= _MAX_PD_READ and layout.g_m is not None else 0,
         "M_VDSO_SP": layout.m_vdsoSP or 0,
         "M_VDSO_PC": layout.m_vdsoPC or 0,
         "PD_FD": layout.pd_fd or 0,
@@ -154,6 +159,7 @@ def constants(
         "WAKERS": int(options.wakers),
         "PD_RG": layout.pd_rg or 0,
         "PD_WG": layout.pd_wg or 0,
+        "PD_READ": min(pd_read, _MAX_PD_READ),
         "TLS_G": plan.thread_local_g or 0,
         "KERNEL_STAGE": int(bool(kernel)),
         "G_COROARG": layout.g_coroarg or 0,
