@@ -243,25 +243,41 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	release_scratch(s);
 }
 
+/* The configuration once the target's own number is known. These programs run for every thread of the machine: what can be
+ * asked before the clock is, is. */
+static __always_inline struct config *known_target(void)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+	return c && c->phase == PHASE_TRACE && c->tgid ? c : NULL;
+}
+
 /* Raw tracepoint sched_switch: preempt, prev, next. */
 int on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c || !c->tgid)
+	struct config *c = known_target();
+	if (!c)
 		return 0;
-	u64 tasks[2] = {ctx->args[1], ctx->args[2]};
+	u64 tgid = c->tgid;
+	u32 leaves = bpf_get_current_pid_tgid() >> 32 == tgid;
+	u32 enters = (u32)kernel_word(ctx->args[2] + K_TASK_TGID) == tgid;
+	if (!leaves && !enters)
+		return 0;
+	u64 now = bpf_ktime_get_ns();
+	if (now < c->window_start_ns)
+		return 0;
+	u64 tasks[2] = {leaves ? ctx->args[1] : 0, enters ? ctx->args[2] : 0};
 	/* A loop, so that the verifier's work and the instructions are those of one. */
 #pragma clang loop unroll(disable)
 	for (u32 which = 0; which < 2; which++) {
 		u64 task = tasks[which & 1];
-		if ((u32)kernel_word(task + K_TASK_TGID) == c->tgid) {
+		if (task) {
 			if (GOVERNED)
 				count(STAT_SWITCHES);
 			enter(c, task, now, !which);
 		}
 	}
-	if (bpf_get_current_pid_tgid() >> 32 == c->tgid && !draining(c, now))
+	if (leaves && !draining(c, now))
 		leave(ctx, c, now);
 	return 0;
 }
@@ -269,16 +285,19 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 /* Raw tracepoint sched_waking: task. */
 int on_waking(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = ctx->args[0], now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c || !c->tgid || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
+	struct config *c = known_target();
+	u64 task = ctx->args[0];
+	if (!c || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
 		return 0;
 	u32 thread = kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(&thread);
-	if (t && t->out_ns && !t->woken_ns) {
-		t->stopped_at_woken = stopped_until(now);
-		t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
-		t->woken_ns = now;
-	}
+	if (!t || !t->out_ns || t->woken_ns)
+		return 0;
+	u64 now = bpf_ktime_get_ns();
+	if (now < c->window_start_ns)
+		return 0;
+	t->stopped_at_woken = stopped_until(now);
+	t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
+	t->woken_ns = now;
 	return 0;
 }
