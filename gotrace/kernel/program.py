@@ -21,6 +21,9 @@ _IO_WAIT = 2
 MAX_G_READ = 248
 _MAX_PD_READ = 1024
 """Bytes of a pollDesc; Go 1.27 needs 304."""
+_MOST_GOROUTINES = 1 << 22
+"""Of which any was seen to move, and pairs of those with a stack. An empty map for so many takes the kernel 64 MB, whatever the target
+says of itself."""
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
@@ -204,15 +207,16 @@ def constants(
 
 def map_entries(options: Options) -> dict[str, int]:
     """How many entries each map gets that is not sized by the C source."""
+    goroutines = min(options.max_goroutines, _MOST_GOROUTINES)
     return {
-        "goroutines": options.max_goroutines,
+        "goroutines": goroutines,
         "intervals": options.max_stacks,
         "stacks": options.max_stacks,
         "threads": 32768,
         "objects": options.max_objects,
         "watched": options.max_objects,
         "unix_paths": options.max_objects,
-        "members": 4 * max(options.max_goroutines, options.max_stacks),
+        "members": min(4 * max(goroutines, options.max_stacks), _MOST_GOROUTINES),
         "last_g": 32768,
         "events": options.ring_bytes if options.stream_ns is not None else 4096,
     }
