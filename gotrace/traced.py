@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import time
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 
 from gotrace.errors import Refused, TargetGone
@@ -148,7 +150,7 @@ class TracedProcess:
         """Has the programs verified for this process. `kernel` are the offsets of the kernel's structs for the stage of
         tracepoints, None or empty without it."""
         try:
-            goroutines = len(self.reader.addresses())
+            goroutines = self.reader.count()
         except ProcessLookupError:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
@@ -194,9 +196,8 @@ class TracedProcess:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 self._add_blocked()
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
-            addresses = self.reader.addresses()
-            if len(addresses) <= _FIRST_SCAN:
-                self._first_seen = self._read_parked(set(addresses))
+            if self.reader.count() <= _FIRST_SCAN:
+                self._first_seen = self._read_parked(set(self.reader.addresses()))
 
     def _add_blocked(self) -> None:
         pid = self.process.pid
@@ -357,7 +358,7 @@ class TracedProcess:
             alive = False
             tracer.remove(frozenset(Stage))
             tracer.stop()
-        self._keep(self._cut_off(parked, alive, set(), end))
+        self._keep(self._cut_off(parked, alive, [], end))
         tracer.forget(end)
         self._paused_since = end
         self._set_knobs()
@@ -422,15 +423,16 @@ class TracedProcess:
         self._cpu_frozen = True
         self._ended = set()  # what `begin` saw: those g may have been taken into use again
         parked: dict[int, Parked] = {}
-        later: set[int] = set()
+        later = array("Q")
         try:
             if alive:
-                addresses = set(self.reader.addresses())
+                addresses = self.reader.addresses()
                 if len(addresses) > _FIRST_SCAN:
-                    # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone.
-                    later = addresses - tracer.read_open()[1]
-                    addresses -= later
-                parked = self._read_parked(addresses)
+                    # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone. No sets of all: a
+                    # million numbers in one take 67 MB.
+                    known = tracer.read_open()[1]
+                    addresses, later = [g for g in addresses if g in known], array("Q", (g for g in addresses if g not in known))
+                parked = self._read_parked(set(addresses))
                 parked |= self._read_elusive(parked)
         except (ProcessLookupError, PermissionError):
             alive = False
@@ -474,7 +476,9 @@ class TracedProcess:
         goids: dict[tuple, set[int]] = {}
         for row_key in self._by_kernel_key:
             place = _place(row_key)
-            goids.setdefault(place, set()).update(cut.goids.get(row_key, ()))
+            # Not copied where there is but one: there may be a million in it.
+            found = cut.goids.get(row_key, set())
+            goids[place] = goids[place] | found if goids.get(place) else found
             if row_key.stack >= 0:
                 by_member.setdefault(member_hash(row_key), set()).add(place)
         for member, goid in self.tracer.read_members():
@@ -483,7 +487,8 @@ class TracedProcess:
                     goids[place].add(goid)
         counted: dict[tuple, set[int]] = {}
         for row_key, (_, key) in self._by_kernel_key.items():
-            counted.setdefault(key, set()).update(goids[_place(row_key)])
+            members = goids[_place(row_key)]
+            counted[key] = counted[key] | members if key in counted and counted[key] is not members else members
         for key, members in counted.items():
             self._stats[key].goroutines = len(members)
         self.goroutines = len(set().union(*counted.values()))
@@ -492,20 +497,19 @@ class TracedProcess:
         """The goroutines among `addresses` that are off the CPU and have run before."""
         found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
-            retry = set()
+            retry, waiting = set(), []
             for goroutine in self.reader.read(list(addresses)):
                 if goroutine.ended:
                     self._ended.add(goroutine.address)
                 if goroutine.waits_for_first_turn:
                     found[goroutine.address] = _created(goroutine, self.reader.first_frames(goroutine))
-                    continue
-                if goroutine.status not in OFF_CPU or not goroutine.has_run:
-                    continue
-                pcs = self.reader.stack(goroutine)
+                elif goroutine.status in OFF_CPU and goroutine.has_run:
+                    waiting.append(goroutine)
+            for goroutine, pcs in zip(waiting, self.reader.stacks(waiting)):
                 if pcs is None and attempt + 1 < _READ_TRIES:
                     retry.add(goroutine.address)  # it moved, or its stack was being copied
-                    continue
-                found[goroutine.address] = _parked(goroutine, pcs)
+                else:
+                    found[goroutine.address] = _parked(goroutine, pcs)
             addresses = retry
             if not addresses:
                 break
@@ -534,7 +538,7 @@ class TracedProcess:
             self._cut_rows, self._cut_goids,
         )
 
-    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int], end_ns: int) -> CutOff:
+    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: Iterable[int], end_ns: int) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
         `later` have yet to be read."""
         cut = self._new_cut(end_ns)
@@ -552,7 +556,7 @@ class TracedProcess:
                 cut.add_parked(found, interval, things.get(g, 0))
         if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
             self._add_unseen(cut, parked, known, things)
-            rest = iter(later - known)
+            rest = (g for g in later if g not in known)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 while chunk := set(islice(rest, _CHUNK)):
                     found = self._read_parked(chunk)
@@ -627,8 +631,13 @@ def _unmoved(head: Goroutine, now: Goroutine) -> bool:
 
 
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
-    stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
+    stack = _whole_stack(pcs) if pcs else RawStack((goroutine.pc,), unreadable=True)
     return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
+
+
+@lru_cache(1 << 12)
+def _whole_stack(pcs: tuple[int, ...]) -> RawStack:
+    return RawStack(pcs)
 
 
 def _created(goroutine: Goroutine, pcs: tuple[int, ...]) -> Parked:
