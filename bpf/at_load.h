@@ -30,6 +30,7 @@
 #define PD_FD AT_LOAD(PD_FD)
 #define PD_RG AT_LOAD(PD_RG)
 #define PD_WG AT_LOAD(PD_WG)
+#define PD_READ AT_LOAD(PD_READ) /* bytes of a pollDesc that hold all these, and PD_WG - PD_RG more */
 #define TLS_G AT_LOAD(TLS_G) /* where the thread-local g lies, from the FS base */
 
 /* Addresses of code in the target: [LO, HI). An absent function is empty. */
@@ -74,6 +75,10 @@
 #define K_FILES_FDT AT_LOAD(K_FILES_FDT)
 #define K_FDTABLE_FD AT_LOAD(K_FDTABLE_FD)
 #define K_FDTABLE_MAX_FDS AT_LOAD(K_FDTABLE_MAX_FDS)
+#define K_FDTABLE_READ AT_LOAD(K_FDTABLE_READ) /* ..._READ: bytes that hold all that is read of such a struct */
+#define K_FILE_READ AT_LOAD(K_FILE_READ)
+#define K_INODE_READ AT_LOAD(K_INODE_READ)
+#define K_SK_READ AT_LOAD(K_SK_READ) /* all but the type */
 #define K_FILE_INODE AT_LOAD(K_FILE_INODE)
 #define K_FILE_PRIVATE AT_LOAD(K_FILE_PRIVATE)
 #define K_INODE_MODE AT_LOAD(K_INODE_MODE)

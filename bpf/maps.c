@@ -1,7 +1,7 @@
 /* Exact off-CPU intervals of goroutines: opened where one leaves its CPU, closed where it resumes, split among the stages
  * in between, summed up here. The programs only read the target's memory.
  *
- * One translation unit, compiled from these files in this order: maps.c stack.c record.c objects.c goroutines.c wakers.c
+ * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c record.c objects.c goroutines.c wakers.c
  * world.c threads.c syscalls.c exec.c. Kinds (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what
  * depends on the target, the kernel or the user is in at_load.h. The entries of the maps are given when they are made, by
  * gotrace/kernel/program.py: the 1 here stands for that.
@@ -46,6 +46,7 @@ struct pending {
 	u32 last_part, tid;
 };
 
+#define PAGE 4096
 #define WINDOW 2048 /* bytes of a stack that are read at once; a power of two */
 
 struct scratch {
@@ -57,8 +58,10 @@ struct scratch {
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
 	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
-	u8 window[2 * WINDOW];
+	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
+	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */
+	u8 kernel[2 * PAGE + 8];
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
 

@@ -9,14 +9,26 @@
 #define POLL_FOR_READER 0x2019
 #define POLL_FOR_WRITER 0x001C
 
-/* struct file of the current task's descriptor, 0 if there is none. */
-static __always_inline u64 file_of(u64 task, u32 fd)
+/* Reads the first `bytes` of one of the kernel's structs into the scratch space: many words cost little more than one. */
+static __always_inline void read_struct(struct scratch *s, u64 address, u64 bytes)
 {
-	u64 fdt = kernel_word(kernel_word(task + K_TASK_FILES) + K_FILES_FDT);
-	u32 size = kernel_word(fdt + K_FDTABLE_MAX_FDS);
+	bpf_probe_read_kernel(s->window, bytes, (void *)address); /* zeros where that fails */
+}
+
+/* A word of what read_struct has read. */
+static __always_inline u64 struct_word(struct scratch *s, u64 offset)
+{
+	return *(u64 *)(s->window + offset);
+}
+
+/* struct file of the current task's descriptor, 0 if there is none. */
+static __always_inline u64 file_of(struct scratch *s, u64 task, u32 fd)
+{
+	read_struct(s, kernel_word(kernel_word(task + K_TASK_FILES) + K_FILES_FDT), K_FDTABLE_READ);
+	u32 size = struct_word(s, K_FDTABLE_MAX_FDS);
 	if (fd >= size)
 		return 0;
-	return kernel_word(kernel_word(fdt + K_FDTABLE_FD) + 8 * (u64)fd);
+	return kernel_word(struct_word(s, K_FDTABLE_FD) + 8 * (u64)fd);
 }
 
 /* The path that a unix socket, or else its other end, is bound to: the socket of a client has none, that of its server has.
@@ -57,46 +69,53 @@ static __always_inline u64 unix_path(u64 sk)
 	return hash;
 }
 
-/* Describes a file in `objects` and returns its key there; *socket is its struct sock, 0 if it is none. */
-static __always_inline u64 object_of(u64 file, u32 fd, u64 *socket)
+/* Describes a file in `objects` and returns its key there; `known` is one that is there already, 0 if none is. *socket is its
+ * struct sock, 0 if it is none. All is read anew each time: a descriptor, and a struct file, may be another one's by now. */
+static __always_inline u64 object_of(struct scratch *s, u64 file, u32 fd, u64 known, u64 *socket)
 {
 	struct object o = {.fd = fd};
-	u64 inode, hash = 0;
+	u64 private, sb, hash = 0;
 
 	*socket = 0;
 	if (!file)
 		return 0;
-	inode = kernel_word(file + K_FILE_INODE);
-	o.mode = (u16)kernel_word(inode + K_INODE_MODE);
-	o.ino = kernel_word(inode + K_INODE_INO);
-	o.dev = kernel_word(kernel_word(inode + K_INODE_SB) + K_SB_DEV);
+	read_struct(s, file, K_FILE_READ);
+	private = struct_word(s, K_FILE_PRIVATE);
+	read_struct(s, struct_word(s, K_FILE_INODE), K_INODE_READ);
+	o.mode = (u16)struct_word(s, K_INODE_MODE);
+	o.ino = struct_word(s, K_INODE_INO);
+	sb = struct_word(s, K_INODE_SB);
+	o.dev = kernel_word(sb + K_SB_DEV);
 	if ((o.mode & S_IFMT) == S_IFSOCK) {
-		u64 sk = kernel_word(kernel_word(file + K_FILE_PRIVATE) + K_SOCKET_SK);
+		u64 sk = kernel_word(private + K_SOCKET_SK);
 		*socket = sk;
-		o.family = kernel_word(sk + K_SK_FAMILY);
 		o.type = kernel_word(sk + K_SK_TYPE);
-		o.state = (u8)kernel_word(sk + K_SK_STATE);
+		read_struct(s, sk, K_SK_READ);
+		o.family = struct_word(s, K_SK_FAMILY);
+		o.state = (u8)struct_word(s, K_SK_STATE);
 		if (o.family == AF_INET || o.family == AF_INET6) {
-			o.local_port = kernel_word(sk + K_SK_NUM);
-			o.peer_port = kernel_word(sk + K_SK_DPORT);
+			o.local_port = struct_word(s, K_SK_NUM);
+			o.peer_port = struct_word(s, K_SK_DPORT);
 		}
-		if (o.family == AF_UNIX)
-			*(u64 *)o.peer = unix_path(sk);
 		if (o.family == AF_INET) {
-			bpf_probe_read_kernel(o.local, 4, (void *)(sk + K_SK_RCV_SADDR));
-			bpf_probe_read_kernel(o.peer, 4, (void *)(sk + K_SK_DADDR));
+			*(u32 *)o.local = struct_word(s, K_SK_RCV_SADDR);
+			*(u32 *)o.peer = struct_word(s, K_SK_DADDR);
 		} else if (o.family == AF_INET6) {
-			bpf_probe_read_kernel(o.local, 16, (void *)(sk + K_SK_V6_RCV_SADDR));
-			bpf_probe_read_kernel(o.peer, 16, (void *)(sk + K_SK_V6_DADDR));
+			*(u64 *)o.local = struct_word(s, K_SK_V6_RCV_SADDR);
+			*(u64 *)(o.local + 8) = struct_word(s, K_SK_V6_RCV_SADDR + 8);
+			*(u64 *)o.peer = struct_word(s, K_SK_V6_DADDR);
+			*(u64 *)(o.peer + 8) = struct_word(s, K_SK_V6_DADDR + 8);
+		} else if (o.family == AF_UNIX) {
+			*(u64 *)o.peer = unix_path(sk);
 		}
 	}
 	u64 *words = (u64 *)&o;
 #pragma unroll
 	for (u32 i = 0; i < sizeof(o) / 8; i++)
 		hash = mix(hash, words[i]);
-	if (!objects.lookup(&hash)) {
+	if (hash != known && !objects.lookup(&hash)) {
 		objects.insert(&hash, &o);
-		if (!objects.lookup(&hash)) {
+		if (hash != known && !objects.lookup(&hash)) {
 			count(STAT_OBJECT_TABLE_FULL);
 			return 0;
 		}
@@ -106,15 +125,15 @@ static __always_inline u64 object_of(u64 file, u32 fd, u64 *socket)
 
 /* ---- when the kernel has what a goroutine waits for -------------------------------------------------------------- */
 
-/* Describes what the pollDesc of a network wait stands for, and has its arrival noted from now on. */
-static __always_inline void watch(struct goroutine *state, u64 descriptor, u32 writer)
+/* Describes what the descriptor of a network wait stands for, and has its arrival noted from now on. */
+static __always_inline void watch(struct scratch *s, struct goroutine *state, u32 fd, u32 writer)
 {
 	u64 sk = 0, key;
-	u32 fd = user_word(descriptor + PD_FD);
-	u64 file = file_of(bpf_get_current_task(), fd);
+	u64 file = file_of(s, bpf_get_current_task(), fd);
 	struct arrival none = {}, *known;
 
-	state->object = object_of(file, fd, &sk);
+	state->object = object_of(s, file, fd, state->last_object, &sk);
+	state->last_object = state->object;
 	state->arrival = 0;
 	key = BY_FILE ? file : sk;
 	if (!key)
@@ -133,35 +152,42 @@ static __always_inline void watch(struct goroutine *state, u64 descriptor, u32 w
 /* At runtime.park_m: if the goroutine parks in netpollblock, its M's waitlock points to the pollDesc's rg or wg. */
 static __always_inline void watch_parking(struct goroutine *state, u64 g)
 {
-	u64 lock, descriptor;
+	u64 lock;
 	u32 writer = 0;
 	u8 reason = 0;
 
 	if (!KERNEL_STAGE || !M_WAITLOCK || bpf_probe_read_user(&reason, 1, (void *)(g + G_WAITREASON)) || reason != IO_WAIT)
 		return;
 	lock = user_word(user_word(g + G_M) + M_WAITLOCK);
-	descriptor = lock - PD_RG;
-	if (user_word(descriptor + PD_SELF) != descriptor) {
-		descriptor = lock - PD_WG;
+	struct scratch *s = acquire_scratch();
+	if (!s)
+		return;
+	/* From where the pollDesc begins for a writer, to where it ends for a reader. There is always a word below (runtime/malloc.go:
+	 * persistentalloc1 begins no chunk with what it hands out). */
+	if (bpf_probe_read_user(s->window, PD_READ, (void *)(lock - PD_WG)))
+		goto out;
+	if (struct_word(s, PD_WG - PD_RG + PD_SELF) != lock - PD_RG) {
 		writer = 1;
-		if (user_word(descriptor + PD_SELF) != descriptor)
-			return;
+		if (struct_word(s, PD_SELF) != lock - PD_WG)
+			goto out;
 	}
-	watch(state, descriptor, writer);
+	watch(s, state, writer ? struct_word(s, PD_FD) : struct_word(s, PD_WG - PD_RG + PD_FD), writer);
+out:
+	release_scratch(s);
 }
 
 /* In the context of whoever brought the data. */
-static __always_inline void arrived(void *ctx, u64 key)
+static __always_inline void arrived(void *ctx, u64 key, u64 sp, u32 own_frames)
 {
 	struct arrival *a = watched.lookup(&key);
-	u64 now = bpf_ktime_get_ns();
 	struct scratch *s;
 	if (!a || a->when)
-		return;
+		return; /* nobody of ours waits for it */
+	u64 now = bpf_ktime_get_ns();
 	a->stopped_ns = stopped_until(now);
 	a->stack = 0;
 	if (WAKERS && (s = acquire_scratch())) {
-		a->stack = keep_kernel_stack(ctx, s);
+		a->stack = keep_kernel_stack(ctx, s, sp, own_frames);
 		release_scratch(s);
 	}
 	a->when = now;
@@ -170,7 +196,7 @@ static __always_inline void arrived(void *ctx, u64 key)
 /* Raw tracepoint sk_data_ready (Linux 6.3): sk. */
 int on_data_ready(struct bpf_raw_tracepoint_args *ctx)
 {
-	arrived(ctx, ctx->args[0]);
+	arrived(ctx, ctx->args[0], (u64)ctx, RAW_TRACEPOINT_FRAMES);
 	return 0;
 }
 
@@ -179,9 +205,10 @@ int on_poll_event(struct pt_regs *ctx)
 {
 	u64 file = kernel_word(kernel_word(ctx->di - K_EPPOLL_WAIT + K_EPPOLL_BASE) + K_EPITEM_FILE);
 	u32 events = ctx->cx;
-	if (!events || events & POLL_FOR_READER)
-		arrived(ctx, file);
-	if (!events || events & POLL_FOR_WRITER)
-		arrived(ctx, file | 1);
+	/* First the reader, then the writer; a loop, so that the verifier's work is that of one. */
+#pragma clang loop unroll(disable)
+	for (u32 writer = 0; writer < 2; writer++)
+		if (!events || events & (writer ? POLL_FOR_WRITER : POLL_FOR_READER))
+			arrived(ctx, file | writer, ctx->sp, KPROBE_FRAMES);
 	return 0;
 }

@@ -61,6 +61,7 @@ struct goroutine {
 	u64 margin_ns;  /* mode lean: how much earlier it may have left the CPU */
 	u64 last_stack; /* the last stacks of its waits and of its wakers that are known to be in `stacks`: saves look-ups there */
 	u64 last_waker;
+	u64 last_object; /* likewise, in `objects` */
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */

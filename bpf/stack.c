@@ -1,4 +1,4 @@
-/* Walking stacks: a goroutine's by frame pointers, the kernel's by the kernel. */
+/* Walking goroutines' stacks by frame pointers. */
 
 static __always_inline u64 mix(u64 hash, u64 value)
 {
@@ -240,26 +240,6 @@ static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 		return hash;
 	count(STAT_STACK_TABLE_FULL);
 	return 0;
-}
-
-/* The kernel's stack, in `stacks`; returns its hash, 0 if there is none to be had. Overwrites the stack in the scratch space. */
-static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s)
-{
-	long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
-	u64 hash = 0;
-	if (size <= 0) {
-		count(STAT_KERNEL_STACK_LOST);
-		return 0;
-	}
-	s->stack.flags = STACK_KERNEL;
-	s->stack.depth = size / 8;
-	s->stack.prologue_caller = s->stack.async_caller = 0;
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
-		hash = mix(hash, s->stack.pcs[i]);
-	hash = mix(hash, STACK_KERNEL);
-	keep_stack(s, hash);
-	return hash;
 }
 
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,

@@ -1,7 +1,6 @@
 /* What the kernel does with the threads underneath: a goroutine that Go takes for running may be blocked in a system call
  * or wait for a CPU. Raw tracepoints; the goroutine is found without a trap, through the thread-local g. */
 
-#define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
 #define USER_CS 0x33
 #define PF_EXITING 4 /* include/linux/sched.h */
 #define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
@@ -116,7 +115,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			t->kind = KIND_SYSCALL;
 			t->syscall = s->regs.orig_ax;
 			if (has_descriptor(t->syscall))
-				t->object = object_of(file_of(task, s->regs.di), s->regs.di, &sk);
+				t->object = object_of(s, file_of(s, task, s->regs.di), s->regs.di, 0, &sk);
 		}
 	} else {
 		t->woken_ns = now;
@@ -160,7 +159,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
 	if (blocked)
-		t->kernel_stack = keep_kernel_stack(ctx, s);
+		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
 	struct thread *row = threads.lookup(&thread);
 	if (row)
@@ -244,25 +243,41 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	release_scratch(s);
 }
 
+/* The configuration once the target's own number is known. These programs run for every thread of the machine: what can be
+ * asked before the clock is, is. */
+static __always_inline struct config *known_target(void)
+{
+	u32 zero = 0;
+	struct config *c = config.lookup(&zero);
+	return c && c->phase == PHASE_TRACE && c->tgid ? c : NULL;
+}
+
 /* Raw tracepoint sched_switch: preempt, prev, next. */
 int on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c || !c->tgid)
+	struct config *c = known_target();
+	if (!c)
 		return 0;
-	u64 tasks[2] = {ctx->args[1], ctx->args[2]};
+	u64 tgid = c->tgid;
+	u32 leaves = bpf_get_current_pid_tgid() >> 32 == tgid;
+	u32 enters = (u32)kernel_word(ctx->args[2] + K_TASK_TGID) == tgid;
+	if (!leaves && !enters)
+		return 0;
+	u64 now = bpf_ktime_get_ns();
+	if (now < c->window_start_ns)
+		return 0;
+	u64 tasks[2] = {leaves ? ctx->args[1] : 0, enters ? ctx->args[2] : 0};
 	/* A loop, so that the verifier's work and the instructions are those of one. */
 #pragma clang loop unroll(disable)
 	for (u32 which = 0; which < 2; which++) {
 		u64 task = tasks[which & 1];
-		if ((u32)kernel_word(task + K_TASK_TGID) == c->tgid) {
+		if (task) {
 			if (GOVERNED)
 				count(STAT_SWITCHES);
 			enter(c, task, now, !which);
 		}
 	}
-	if (bpf_get_current_pid_tgid() >> 32 == c->tgid && !draining(c, now))
+	if (leaves && !draining(c, now))
 		leave(ctx, c, now);
 	return 0;
 }
@@ -270,16 +285,19 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 /* Raw tracepoint sched_waking: task. */
 int on_waking(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = ctx->args[0], now = bpf_ktime_get_ns();
-	struct config *c = configuration(now);
-	if (!c || !c->tgid || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
+	struct config *c = known_target();
+	u64 task = ctx->args[0];
+	if (!c || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
 		return 0;
 	u32 thread = kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(&thread);
-	if (t && t->out_ns && !t->woken_ns) {
-		t->stopped_at_woken = stopped_until(now);
-		t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
-		t->woken_ns = now;
-	}
+	if (!t || !t->out_ns || t->woken_ns)
+		return 0;
+	u64 now = bpf_ktime_get_ns();
+	if (now < c->window_start_ns)
+		return 0;
+	t->stopped_at_woken = stopped_until(now);
+	t->throttled = throttled(task, (u32)kernel_word(task + K_TASK_WAKE_CPU));
+	t->woken_ns = now;
 	return 0;
 }

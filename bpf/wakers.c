@@ -83,9 +83,8 @@ out:
 	return 0;
 }
 
-static __always_inline void harvested(struct config *c, u64 descriptor, u64 waiter, u32 writer, u64 now)
+static __always_inline void harvested(struct config *c, u64 descriptor, u64 g, u32 writer, u64 now)
 {
-	u64 g = user_word(waiter);
 	if (g <= 2) /* runtime/netpoll.go: pdNil, pdReady, pdWait */
 		return;
 	struct goroutine *state = waiting(c, g);
@@ -95,8 +94,11 @@ static __always_inline void harvested(struct config *c, u64 descriptor, u64 wait
 	state->ready_ns = now;
 	if (!KERNEL_STAGE)
 		return;
-	if (!state->object) /* it has been waiting since before the window */
-		watch(state, descriptor, writer);
+	struct scratch *s;
+	if (!state->object && (s = acquire_scratch())) { /* it has been waiting since before the window */
+		watch(s, state, user_word(descriptor + PD_FD), writer);
+		release_scratch(s);
+	}
 	u64 key = state->arrival;
 	struct arrival *a = key ? watched.lookup(&key) : NULL;
 	if (a && a->when) {
@@ -116,11 +118,18 @@ int mark_netpoll(struct pt_regs *ctx)
 	count(STAT_HITS_READY);
 	u64 descriptor = ctx->bx;
 	u32 mode = ctx->cx;
+	u64 waiters[2] = {}; /* rg, wg */
+	if (PD_WG == PD_RG + 8) {
+		bpf_probe_read_user(waiters, sizeof(waiters), (void *)(descriptor + PD_RG));
+	} else {
+		waiters[0] = user_word(descriptor + PD_RG);
+		waiters[1] = user_word(descriptor + PD_WG);
+	}
 	/* First the reader, then the writer. */
 #pragma clang loop unroll(disable)
 	for (u32 writer = 0; writer < 2; writer++)
 		if (mode != (writer ? 'r' : 'w'))
-			harvested(c, descriptor, descriptor + (writer ? PD_WG : PD_RG), writer, now);
+			harvested(c, descriptor, waiters[writer & 1], writer, now);
 	return 0;
 }
 

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from gotrace.kernel.kallsyms import KernelSymbols
@@ -28,7 +29,7 @@ def sees_kernel_numbers() -> bool:
 
 def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -> Iterator[BlockedThread]:
     """Those of process `pid`. Each may have gone on since: ask `still_blocked` afterwards."""
-    waiting = [goroutine for goroutine in reader.read() if goroutine.status == Status.SYSCALL][:_MOST]
+    waiting = list(islice(reader.in_state(Status.SYSCALL), _MOST))
     if not waiting:
         return
     own_number = thread_numbers(pid)

@@ -20,9 +20,9 @@ _PASSING_NS, _ENOUGH = 300.0, 20
 """What a tracepoint takes at most for a thread of another process, and how many make a mean."""
 UNTIMED = 1.35
 """What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others,
-and Go's scheduler spins for longer when its steps take longer. An estimate, from CPU time per unit of work, traced less untraced:
-1.36 to 1.43 for a channel ping-pong, 1.24 to 1.30 for goroutines that come and go (Linux 6.18 in a virtual machine with two
-CPUs)."""
+and Go's scheduler spins for longer when its steps take longer. ``scripts/bench --only untimed`` prints it: CPU time per unit of
+work, traced less untraced, over what traps and programs account for; 1.3 for a channel ping-pong and for goroutines that come
+and go (Linux 6.18 in a virtual machine with two CPUs; single pairs from 1.2 to 1.45)."""
 _WINDOWS_PER_BLOCK = 4
 """With --min-block, how many such waits a window has room for."""
 

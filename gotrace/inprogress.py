@@ -38,16 +38,25 @@ class CutOff:
     stopped_ns: int = 0
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     goids: dict[RowKey, set[int]] = field(default_factory=dict)
+    _unseen: dict[tuple, RowKey] = field(default_factory=dict)
 
     def add_parked(self, parked: Parked, interval: OpenInterval | None, thing: int = 0) -> None:
         """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it; `thing` is
         the number of the file that it waits for, 0 if there is none or it is not known."""
-        interval = interval or OpenInterval(
-            parked.g, StartKind.CREATED if parked.created else StartKind.BEFORE, self.start_ns
-        )
-        if thing and not interval.object:
-            interval = replace(interval, object=thing)
-        self._add(parked.goid, parked.reason, parked.stack, interval)
+        if interval is not None:
+            self._add(parked.goid, parked.reason, parked.stack, replace(interval, object=thing) if thing and not interval.object else interval)
+        elif self.only_goid in (0, parked.goid) and self.end_ns - self.start_ns >= self.min_block_ns:
+            key = self._unseen_key(parked, thing)
+            self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0)
+
+    def _unseen_key(self, parked: Parked, thing: int) -> RowKey:
+        """The row of a goroutine that was off the CPU for the whole window. There may be a million, at few places."""
+        alike = parked.stack.pcs, parked.reason, parked.created, thing
+        key = self._unseen.get(alike)
+        if key is None:
+            kind = StartKind.CREATED if parked.created else StartKind.BEFORE
+            key = self._unseen[alike] = RowKey(-1 - stack_hash(parked.stack.pcs), 0, 0, thing, 0, parked.reason, kind, Part.MAIN, 0)
+        return key._replace(goid=parked.goid) if self.per_goroutine else key
 
     def add_lost(self, interval: OpenInterval) -> None:
         """An open interval whose goroutine could not be read: its time is known, where it went is not."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
+from functools import lru_cache
 
 from gotrace.blocked import open_files
 from gotrace.gobin.binary import GoBinary
@@ -41,24 +43,23 @@ class ParkedReader:
         self._reader = reader
         self._tables = tables
 
-    def read(self, addresses: set[int]) -> dict[int, Parked]:
+    def read(self, addresses: Sequence[int]) -> dict[int, Parked]:
         """The goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
         found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
-            retry = set()
-            for goroutine in self._reader.read(list(addresses)):
+            retry, waiting = [], []
+            for goroutine in self._reader.read(addresses):
                 if goroutine.ended:
                     self.ended.add(goroutine.address)
                 if goroutine.waits_for_first_turn:
                     found[goroutine.address] = self._created(goroutine)
-                    continue
-                if goroutine.status not in OFF_CPU or not goroutine.has_run:
-                    continue
-                pcs = self._reader.stack(goroutine)
+                elif goroutine.status in OFF_CPU and goroutine.has_run:
+                    waiting.append(goroutine)
+            for goroutine, pcs in zip(waiting, self._reader.stacks(waiting)):
                 if pcs is None and attempt + 1 < _READ_TRIES:
-                    retry.add(goroutine.address)  # it moved, or its stack was being copied
-                    continue
-                found[goroutine.address] = _parked(goroutine, pcs)
+                    retry.append(goroutine.address)  # it moved, or its stack was being copied
+                else:
+                    found[goroutine.address] = _parked(goroutine, pcs)
             addresses = retry
             if not addresses:
                 break
@@ -76,7 +77,7 @@ class ParkedReader:
             if not missing:
                 break
             time.sleep(_RETRY_S * 2**attempt)
-            found |= self.read(missing)
+            found |= self.read(list(missing))
         return found
 
     # -- in two steps --------------------------------------------------------------------------------------------------
@@ -150,5 +151,10 @@ def _unmoved(head: Goroutine, now: Goroutine) -> bool:
 
 
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
-    stack = RawStack(pcs or (goroutine.pc,), unreadable=pcs is None)
+    stack = _whole_stack(pcs) if pcs else RawStack((goroutine.pc,), unreadable=True)
     return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
+
+
+@lru_cache(1 << 12)
+def _whole_stack(pcs: tuple[int, ...]) -> RawStack:
+    return RawStack(pcs)

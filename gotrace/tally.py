@@ -88,7 +88,9 @@ class Tally:
         goids: dict[tuple, set[int]] = {}
         for row in self._key_of:
             place = _place(row)
-            goids.setdefault(place, set()).update(unended.get(row, ()))
+            # Not copied where there is but one: there may be a million in it.
+            found = unended.get(row, set())
+            goids[place] = goids[place] | found if goids.get(place) else found
             if row.stack >= 0:
                 by_member.setdefault(member_hash(row), set()).add(place)
         for member, goid in members:
@@ -97,7 +99,8 @@ class Tally:
                     goids[place].add(goid)
         counted: dict[tuple, set[int]] = {}
         for row, key in self._key_of.items():
-            counted.setdefault(key, set()).update(goids[_place(row)])
+            of_row = goids[_place(row)]
+            counted[key] = counted[key] | of_row if key in counted and counted[key] is not of_row else of_row
         for key, of_stack in counted.items():
             self._stats[key].goroutines = len(of_stack)
         return len(set().union(*counted.values()))

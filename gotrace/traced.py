@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -129,7 +131,7 @@ class TracedProcess:
         """Has the programs verified for this process. `kernel` are the offsets of the kernel's structs for the stage of
         tracepoints, None or empty without it."""
         try:
-            goroutines = len(self.reader.addresses())
+            goroutines = self.reader.count()
         except ProcessLookupError:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
@@ -176,9 +178,8 @@ class TracedProcess:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 self._add_blocked()
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
-            addresses = self.reader.addresses()
-            if len(addresses) <= _FIRST_SCAN:
-                self._first_seen = self.parked.read(set(addresses))
+            if self.reader.count() <= _FIRST_SCAN:
+                self._first_seen = self.parked.read(self.reader.addresses())
 
     def _add_blocked(self) -> None:
         pid = self.process.pid
@@ -316,7 +317,7 @@ class TracedProcess:
             alive = False
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
-        self._keep(self._cut_off(parked, alive, set(), end))
+        self._keep(self._cut_off(parked, alive, [], end))
         tracer.tables.forget(end)
         self._paused_since = end
         self._set_knobs()
@@ -351,14 +352,16 @@ class TracedProcess:
         self._cpu_frozen = True
         self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
         parked: dict[int, Parked] = {}
-        later: set[int] = set()
+        later = array("Q")
         try:
             if alive:
-                addresses = set(self.reader.addresses())
+                addresses = self.reader.addresses()
                 if len(addresses) > _FIRST_SCAN:
-                    # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone.
-                    later = addresses - tracer.tables.read_open()[1]
-                    addresses -= later
+                    # Reading all takes seconds: first those that a probe saw, the rest when the probes are gone. No sets of all: a
+                    # million numbers in one take 67 MB.
+                    known = tracer.tables.read_open()[1]
+                    later = array("Q", (g for g in addresses if g not in known))
+                    addresses = [g for g in addresses if g in known]
                 parked = self.parked.read(addresses)
                 parked |= self.parked.read_elusive(parked)
         except (ProcessLookupError, PermissionError):
@@ -405,7 +408,7 @@ class TracedProcess:
             self.tracer.tables.stopped_ns(end_ns), self._cut_rows, self._cut_goids,
         )
 
-    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: set[int], end_ns: int) -> CutOff:
+    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: Iterable[int], end_ns: int) -> CutOff:
         """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
         `later` have yet to be read."""
         cut = self._new_cut(end_ns)
@@ -423,9 +426,9 @@ class TracedProcess:
                 cut.add_parked(found, interval, things.get(g, 0))
         if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
             self._add_unseen(cut, parked, known, things)
-            rest = iter(later - known)
+            rest = (g for g in later if g not in known)
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                while chunk := set(islice(rest, _CHUNK)):
+                while chunk := list(islice(rest, _CHUNK)):
                     found = self.parked.read(chunk)
                     self._add_unseen(cut, found, known, self._things(found))
         self._add_threads(cut, end_ns)

@@ -16,6 +16,7 @@ _FIRST_BATCH = 256
 _LOG_BYTES = 1 << 20
 _NAME_BYTES = 15
 _NO_EXIST = 1
+_NO_PREALLOC = 1
 EXIT_0 = bytes.fromhex("b700000000000000 9500000000000000")
 """The shortest program: r0 = 0; exit."""
 
@@ -73,13 +74,14 @@ def _name(name: str) -> bytes:
 # -- maps --------------------------------------------------------------------------------------------------------------
 
 
-def create_map(kind: int, key_size: int, value_size: int, entries: int, name: str) -> int:
-    """A new map's descriptor.
+def create_map(kind: int, key_size: int, value_size: int, entries: int, name: str, on_demand: bool = False) -> int:
+    """A new map's descriptor. `on_demand`: a hash map gets memory for an element when that is put in, not for all at once; from
+    Linux 6.1 on in any program (kernel/bpf/memalloc.c).
 
     Raises:
         BpfError: the kernel refuses.
     """
-    attr = struct.pack("<5I2I16s", kind, key_size, value_size, entries, 0, 0, 0, _name(name))
+    attr = struct.pack("<5I2I16s", kind, key_size, value_size, entries, _NO_PREALLOC * on_demand, 0, 0, _name(name))
     fd = bpf(_MAP_CREATE, attr)
     if fd < 0:
         raise BpfError(-fd, f"BPF map {name} of {entries} entries")

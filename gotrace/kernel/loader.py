@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import resource
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
 _KPROBES = frozenset(("on_poll_event",))
 """Programs of type KPROBE that are for functions of the kernel, all others are for uprobes."""
+_LARGE = 1 << 18
+"""Elements. Larger maps, for hundreds of thousands of goroutines of which most never move, get memory for what is in them."""
 _HINTS = {
     errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
     errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
@@ -56,9 +59,10 @@ def load(
         for shape in compiled.maps:
             loaded.shapes[shape.name] = shape
             ring = shape.kind == MapType.RINGBUF
+            number = entries.get(shape.name, shape.entries)
             loaded.maps[shape.name] = create_map(
-                shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size,
-                entries.get(shape.name, shape.entries), shape.name,
+                shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size, number, shape.name,
+                shape.kind == MapType.HASH and number > _LARGE and can_grow_anywhere(),
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
@@ -109,6 +113,12 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
             struct.pack_into("<I", out, at + 12, value >> 32)
         at += 16
     return bytes(out)
+
+
+def can_grow_anywhere() -> bool:
+    """Whether programs of tracers may put elements into maps that get their memory on demand (Linux 6.1)."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and tuple(map(int, found.groups())) >= (6, 1)
 
 
 def _lift_limits() -> None:

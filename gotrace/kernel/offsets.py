@@ -55,6 +55,17 @@ _OPTIONAL = frozenset((
     "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX,
 ))
 
+# How many bytes of a struct hold what is read of it at once, and how many the programs have room for.
+_READS = {
+    "K_FDTABLE_READ": ("K_FDTABLE_MAX_FDS", "K_FDTABLE_FD"),
+    "K_FILE_READ": ("K_FILE_INODE", "K_FILE_PRIVATE"),
+    "K_INODE_READ": ("K_INODE_MODE", "K_INODE_INO", "K_INODE_SB"),
+    "K_SK_READ": (
+        "K_SK_FAMILY", "K_SK_STATE", "K_SK_NUM", "K_SK_DPORT", "K_SK_RCV_SADDR", "K_SK_DADDR", "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR",
+    ),
+}
+_LARGEST_FIELD, _MAX_READ = 16, 1024
+
 
 def kernel_offsets() -> dict[str, int]:
     """Byte offsets by constant.
@@ -79,4 +90,8 @@ def kernel_offsets() -> dict[str, int]:
     for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR")):
         if missing & set(group):
             found[switch] = 0
+    for name, fields in _READS.items():
+        found[name] = max(found[field] for field in fields) + _LARGEST_FIELD
+        if found[name] > _MAX_READ:
+            raise Refused(f"this kernel's {_FIELDS[fields[0]][0]} is larger than gotrace reads", "gotrace attach --no-kernel")
     return found

@@ -19,10 +19,15 @@ MAX_REASONS = 64
 _IO_WAIT = 2
 """g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
+_MAX_PD_READ = 1024
+"""Bytes of a pollDesc; Go 1.27 needs 304."""
+_MOST_GOROUTINES = 1 << 22
+"""Of which any was seen to move, and pairs of those with a stack. An empty map for so many takes the kernel 64 MB, whatever the target
+says of itself."""
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
+    "maps.c", "stack.c", "kernel_stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
@@ -137,11 +142,14 @@ def constants(
     size = max(fields.values()) + 8
     if size > MAX_G_READ:
         raise Refused(f"the layout of runtime.g ({layout.source}) is beyond what gotrace reads: {size} bytes")
+    pd_read = 0
+    if None not in (layout.pd_self, layout.pd_rg, layout.pd_wg):
+        pd_read = layout.pd_wg - layout.pd_rg + max(layout.pd_self, layout.pd_fd or 0) + 8
     values = fields | {
         "G_READ": size,
         "G_M": layout.g_m or 0,
         "M_CURG": layout.m_curg or 0,
-        "M_WAITLOCK": (layout.m_waitlock or 0) if None not in (layout.pd_self, layout.g_m) else 0,
+        "M_WAITLOCK": (layout.m_waitlock or 0) if 0 < pd_read <= _MAX_PD_READ and layout.g_m is not None else 0,
         "M_VDSO_SP": layout.m_vdsoSP or 0,
         "M_VDSO_PC": layout.m_vdsoPC or 0,
         "PD_FD": layout.pd_fd or 0,
@@ -154,6 +162,7 @@ def constants(
         "WAKERS": int(options.wakers),
         "PD_RG": layout.pd_rg or 0,
         "PD_WG": layout.pd_wg or 0,
+        "PD_READ": min(pd_read, _MAX_PD_READ),
         "TLS_G": plan.thread_local_g or 0,
         "KERNEL_STAGE": int(bool(kernel)),
         "G_COROARG": layout.g_coroarg or 0,
@@ -198,15 +207,16 @@ def constants(
 
 def map_entries(options: Options) -> dict[str, int]:
     """How many entries each map gets that is not sized by the C source."""
+    goroutines = min(options.max_goroutines, _MOST_GOROUTINES)
     return {
-        "goroutines": options.max_goroutines,
+        "goroutines": goroutines,
         "intervals": options.max_stacks,
         "stacks": options.max_stacks,
         "threads": 32768,
         "objects": options.max_objects,
         "watched": options.max_objects,
         "unix_paths": options.max_objects,
-        "members": 4 * max(options.max_goroutines, options.max_stacks),
+        "members": min(4 * max(goroutines, options.max_stacks), _MOST_GOROUTINES),
         "last_g": 32768,
         "events": options.ring_bytes if options.stream_ns is not None else 4096,
     }

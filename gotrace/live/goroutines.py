@@ -6,12 +6,17 @@ check afterwards that it did not move (`gotrace.session` does so with the kernel
 
 from __future__ import annotations
 
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
+from typing import NamedTuple
 
 from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
-from gotrace.proc.memory import Memory, anonymous_memory
+from gotrace.proc.memory import WORDS_AT_ONCE, Memory, anonymous_memory
 
 SCAN_BIT = 0x1000
 _MAX_GOROUTINES = 16_000_000
@@ -22,6 +27,13 @@ _BATCH = 4096
 _SPARE = 1 << 16
 """Goroutines that are believed in any case: what the kernel says of a process's memory lags behind by some pages to a CPU."""
 _MAX_STEPS = 1 << 18
+_ABOVE_SP = 1024
+"""Bytes of a stack that are read first: most have their root there."""
+_READ = (
+    "g_goid", "g_atomicstatus", "g_waitreason", "g_sched_pc", "g_sched_sp", "g_sched_bp", "g_stack_lo", "g_stack_hi", "g_m",
+    "g_syscallpc", "g_syscallsp", "g_syscallbp",
+)
+"""What is read of a g. Not every layout has the last four."""
 
 
 class Status(IntEnum):
@@ -46,8 +58,7 @@ _VALID = frozenset(Status)
 _EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
 
 
-@dataclass(frozen=True)
-class Goroutine:
+class Goroutine(NamedTuple):
     """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one)."""
 
     address: int
@@ -90,6 +101,20 @@ class GoroutineReader:
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
         self._room = 0
+        codes = {"g_atomicstatus": "I", "g_waitreason": "B"}
+        places = sorted((value, name) for name, value in vars(layout).items() if name in _READ and value is not None)
+        text, end = "<", 0
+        for offset, name in places:
+            if offset < end:
+                raise Refused(f"the layout of runtime.g ({layout.source}) makes no sense: two fields are in one place")
+            text += f"{offset - end}x{codes.get(name, 'Q')}"
+            end = offset + struct.calcsize("<" + codes.get(name, "Q"))
+        self._struct = struct.Struct(text)
+        order = {name: index for index, (_, name) in enumerate(places)}
+        self._wanted = itemgetter(*(order[name] for name in _READ[:8]))
+        self._m = order.get("g_m")
+        syscall = [order[name] for name in ("g_syscallpc", "g_syscallsp", "g_syscallbp") if name in order]
+        self._syscall = itemgetter(*syscall) if {"g_syscallpc", "g_syscallsp"} <= order.keys() else None
 
     def count(self) -> int:
         """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
@@ -103,22 +128,33 @@ class GoroutineReader:
             self._room = anonymous_memory(self._memory.pid) // self._size + _SPARE
         return length <= min(self._room, _MAX_GOROUTINES)
 
-    def addresses(self, most: int = _MAX_GOROUTINES) -> list[int]:
+    def addresses(self, most: int = _MAX_GOROUTINES) -> array[int]:
         """The addresses of all g structs that the runtime ever made (runtime.allgs), of the first `most` in a longer list;
         they are recycled, never freed."""
+        found = array("Q")
         header = self._memory.read(self._binary.allgs + self._bias, 16)
         if header is None:
-            return []
+            return found
         base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
         if not length or not self._has_room(length):
-            return []
+            return found
         length = min(length, most)
         chunk = 1 << 16
-        ranges = [(base + 8 * start, 8 * min(chunk, length - start)) for start in range(0, length, chunk)]
-        raw = b"".join(part or b"" for part in self._memory.read_many(ranges))
-        return [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw) - 7, 8)]
+        for start in range(0, length, chunk):
+            found.frombytes(self._memory.read(base + 8 * start, 8 * min(chunk, length - start)) or b"")
+        return found
 
-    def read(self, addresses: list[int] | None = None) -> list[Goroutine]:
+    def in_state(self, status: Status) -> Iterator[Goroutine]:
+        """Those in one state. Of the others nothing but that is read."""
+        addresses, offset = self.addresses(), self._layout.g_atomicstatus
+        for start in range(0, len(addresses), WORDS_AT_ONCE):
+            batch = addresses[start : start + WORDS_AT_ONCE]
+            words = self._memory.read_u32s([address + offset for address in batch])
+            if words is not None:
+                batch = [address for address, word in zip(batch, words) if word & ~SCAN_BIT == status]
+            yield from (each for each in self.read(batch) if each.status == status)
+
+    def read(self, addresses: Sequence[int] | None = None) -> list[Goroutine]:
         """The g structs at `addresses` (default: all) that could be read."""
         addresses = self.addresses() if addresses is None else addresses
         found = []
@@ -129,19 +165,15 @@ class GoroutineReader:
         return found
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
-        layout = self._layout
-
-        def word(offset: int | None) -> int:
-            return 0 if offset is None else int.from_bytes(raw[offset : offset + 8], "little")
-
-        status = int.from_bytes(raw[layout.g_atomicstatus : layout.g_atomicstatus + 4], "little") & ~SCAN_BIT
-        pc, sp, bp = layout.g_sched_pc, layout.g_sched_sp, layout.g_sched_bp
-        if status == Status.SYSCALL and layout.g_syscallpc is not None and word(layout.g_syscallsp):
-            pc, sp, bp = layout.g_syscallpc, layout.g_syscallsp, layout.g_syscallbp
-        return Goroutine(
-            address, word(layout.g_goid), status, raw[layout.g_waitreason], word(pc), word(sp), word(bp),
-            word(layout.g_stack_lo), word(layout.g_stack_hi), word(layout.g_m),
-        )
+        values = self._struct.unpack_from(raw)
+        goid, status, reason, pc, sp, bp, lo, hi = self._wanted(values)
+        status &= ~SCAN_BIT
+        if status == Status.SYSCALL and self._syscall is not None:
+            found = self._syscall(values)
+            if found[1]:
+                pc, sp = found[:2]
+                bp = found[2] if len(found) > 2 else 0
+        return Goroutine(address, goid, status, reason, pc, sp, bp, lo, hi, values[self._m] if self._m is not None else 0)
 
     def first_frames(self, goroutine: Goroutine) -> tuple[int, ...]:
         """Of one that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""
@@ -170,6 +202,15 @@ class GoroutineReader:
         if raw is None:
             return None
         return self._unwinder.unwind(goroutine.pc, raw)
+
+    def stacks(self, goroutines: list[Goroutine]) -> list[tuple[int, ...] | None]:
+        """As `stack`, of many at a fraction of the cost."""
+        ranges = [(each.sp, max(0, min(each.stack_hi - each.sp, _ABOVE_SP))) if each.stack_lo <= each.sp else (0, 0) for each in goroutines]
+        found = []
+        for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges)):
+            pcs = self._unwinder.unwind(each.pc, raw) if raw else None
+            found.append(self.stack(each) if pcs is None and raw and size == _ABOVE_SP else pcs)
+        return found
 
     def check_layout(self) -> None:
         """Compares the layout with the live process: states, ids, back pointers and stack bounds must make sense.
@@ -228,6 +269,7 @@ class Unwinder:
         self._binary = binary
         self._bias = bias
         self._steps: dict[tuple[int, bool], _Step | None] = {}
+        self._entries: dict[int, bool] = {}
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
 
@@ -236,24 +278,28 @@ class Unwinder:
 
         None if the chain leaves Go code or the stack before it reaches the root.
         """
-        first = self._binary.table.function_at(pc - self._bias)
-        # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
-        exact = first is not None and first.entry == pc - self._bias
-        pcs, position = [pc], 0
         if len(self._steps) > _MAX_STEPS:
             self._steps.clear()
+            self._entries.clear()
+        exact = self._entries.get(pc)
+        if exact is None:
+            first = self._binary.table.function_at(pc - self._bias)
+            # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
+            exact = self._entries[pc] = first is not None and first.entry == pc - self._bias
+        words = memoryview(stack)[: len(stack) & ~7].cast("Q")
+        pcs, position, size, steps = [pc], 0, len(words), self._steps
         for _ in range(_MAX_FRAMES):
             key = (pc, exact)
-            step = self._steps[key] if key in self._steps else self._steps.setdefault(key, self._step(pc, exact))
+            step = steps[key] if key in steps else steps.setdefault(key, self._step(pc, exact))
             if step is None:
                 return None
             if step.root:
                 return tuple(pcs)
-            position += step.skip
-            if position + 8 > len(stack):
+            position += step.words
+            if position >= size:
                 return None
-            pc = int.from_bytes(stack[position : position + 8], "little")
-            position += 8
+            pc = words[position]
+            position += 1
             exact = step.interrupted
             pcs.append(pc)
         return None
@@ -266,18 +312,18 @@ class Unwinder:
         if function.name in ("runtime.goexit", "runtime.mstart", "runtime.rt0_go"):
             return _Step(root=True)
         delta = self._binary.table.stack_delta(lookup)
-        if delta is None or delta < 0:
+        if delta is None or delta < 0 or delta % 8:
             return None
         if function.name == "runtime.cgocallback":
             # What it "returns" to is a mark of where the goroutine went into C (runtime/asm_amd64.s: gosave); the caller
             # follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
             delta += 8 + self._asmcgocall_frame
         # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
-        return _Step(delta, interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
+        return _Step(delta // 8, interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
 
 
 @dataclass(frozen=True)
 class _Step:
-    skip: int = 0
+    words: int = 0
     root: bool = False
     interrupted: bool = False

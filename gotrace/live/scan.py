@@ -7,6 +7,7 @@ are those of the last look is done with one comparison. Only what differs is tak
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ class Scanner:
         self._reader = reader
         self._unwinder = unwinder
         self._parser = HeadParser(layout)
-        self._addresses: list[int] = []
+        self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
         self.heads: list[Head | None] = []
@@ -157,7 +158,7 @@ class Scanner:
             if span is not None:
                 self._compare_span(span, b"", places, changed)
 
-    def _add(self, addresses: list[int]) -> None:
+    def _add(self, addresses: array[int]) -> None:
         """The list only grows; a large addition is a reason to find the neighbours anew."""
         known = len(self._addresses)
         if addresses[:known] != self._addresses:

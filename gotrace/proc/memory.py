@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import os
+import struct
+from array import array
 from pathlib import Path
 
-_IOV_MAX = 1024
+_IOV_MAX = WORDS_AT_ONCE = 1024
 
 
 class _IOVec(ct.Structure):
@@ -48,6 +50,19 @@ class Memory:
             position += done + (done < len(part))
         return results
 
+    def read_u32s(self, addresses: list[int]) -> array[int] | None:
+        """The 32-bit words at up to `WORDS_AT_ONCE` addresses, with one system call; None if one of them can't be read.
+
+        Raises: as `read`.
+        """
+        remote = array("Q", bytes(16 * len(addresses)))
+        remote[0::2] = array("Q", [address & 0xFFFFFFFFFFFFFFFF for address in addresses])
+        remote[1::2] = array("Q", [4]) * len(addresses)
+        buffer = bytearray(4 * len(addresses))
+        local = _IOVec(ct.addressof((ct.c_char * len(buffer)).from_buffer(buffer)), len(buffer))
+        got = self.read_into(local, (_IOVec * len(addresses)).from_buffer(remote), len(addresses))
+        return array("I", bytes(buffer)) if got == len(buffer) else None
+
     def fixed(self, ranges: list[tuple[int, int]], buffer: bytearray) -> FixedRanges:
         """For ranges that are read again and again: what the system call wants is made once. `buffer` has room for all."""
         return FixedRanges(self, ranges, buffer)
@@ -71,7 +86,8 @@ class Memory:
         total = sum(size for _, size in part)
         buffer = ct.create_string_buffer(max(total, 1))
         local = _IOVec(ct.addressof(buffer), total)
-        remote = (_IOVec * len(part))(*((address & 0xFFFFFFFFFFFFFFFF, size) for address, size in part))
+        words = [word for address, size in part for word in (address & 0xFFFFFFFFFFFFFFFF, size)]
+        remote = (_IOVec * len(part)).from_buffer(bytearray(struct.pack(f"<{len(words)}Q", *words)))
         got = self.read_into(local, remote, len(part))
         raw, position = buffer.raw, 0
         for index, (_, size) in enumerate(part):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gotrace.kernel.bpf import BpfError, MapType, create_map, delete_element, read_element, read_table, write_element
+from gotrace.kernel.program import Options, map_entries
 
 pytestmark = pytest.mark.bpf
 
@@ -37,3 +38,25 @@ def test_a_deleted_element_is_gone(table: int) -> None:
 def test_what_is_no_map_is_refused() -> None:
     with open(os.devnull) as file, pytest.raises(BpfError):
         delete_element(file.fileno(), bytes(4))
+
+
+def test_a_map_on_demand_takes_memory_for_what_is_in_it() -> None:
+    entries = 1 << 20
+    taken = {}
+    for on_demand in (False, True):
+        fd = create_map(MapType.HASH, 8, 256, entries, "large", on_demand)
+        try:
+            for number in range(1000):
+                write_element(fd, struct.pack("<Q", number), bytes(256))
+            assert len([key for key, _ in read_table(fd, 8, 256)]) == 1000
+            with open(f"/proc/self/fdinfo/{fd}") as file:
+                taken[on_demand] = next(int(line.split()[1]) for line in file if line.startswith("memlock"))
+        finally:
+            os.close(fd)
+    assert taken[True] < taken[False] // 4
+
+
+def test_tables_are_bounded_whatever_the_target_says_of_itself() -> None:
+    modest, vast = map_entries(Options()), map_entries(Options(max_goroutines=1 << 25))
+    assert max(vast.values()) <= 1 << 24
+    assert all(vast[name] >= modest[name] for name in modest)

@@ -65,3 +65,22 @@ def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
             compared += 1
         assert compared >= 14
         assert any(state == "syscall" for state, _ in own.values())
+
+
+@pytest.mark.parametrize("version", (GO_VERSIONS[0], GO_VERSIONS[-1]))
+def test_many_at_once_are_what_they_are_one_by_one(version: str) -> None:
+    # Up to 60 frames deep: with and without the root in what is read first.
+    with Workload(build("parked", version, "stripped"), "-goroutines", "3000", "-places", "60", "-active", "0") as workload:
+        traced = TracedProcess.prepare(workload.pid)
+        try:
+            reader = traced.reader
+            waiting = [each for each in reader.read() if each.status == Status.WAITING]
+            stacks = reader.stacks(waiting)
+            assert len(waiting) >= 3000 and stacks == [reader.stack(each) for each in waiting]
+            depths = [len(pcs) for pcs in stacks]
+            assert min(depths) < 8 and max(depths) > 30
+            assert {each.address for each in reader.in_state(Status.WAITING)} == {each.address for each in waiting}
+            torn = [waiting[-1]._replace(sp=waiting[-1].stack_hi), waiting[-1]._replace(sp=0), waiting[-1]._replace(pc=1)]
+            assert reader.stacks(torn) == [None, None, None]
+        finally:
+            traced.close()
