@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, StackStat
+from gotrace.profile.types import Distribution, StackKey, StackStat
 
 _CONFIDENCE = 1.96
+
+
+@dataclass
+class _Stack:
+    stat: StackStat
+    key: StackKey
+    rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
 
 
 class Tally:
@@ -26,9 +34,8 @@ class Tally:
         self._model = model
         self._symbolizer = symbolizer
         self._inferred = inferred
-        self._stats: dict[tuple, StackStat] = {}
-        self._key_of: dict[RowKey, tuple] = {}
-        self._members: dict[tuple, dict[RowKey, IntervalRow]] = {}
+        self._stacks: dict[StackKey, _Stack] = {}
+        self._of_row: dict[RowKey, _Stack] = {}
 
     @property
     def unknown(self) -> int:
@@ -37,26 +44,27 @@ class Tally:
 
     def stacks(self) -> list[StackStat]:
         """All stacks."""
-        return list(self._stats.values())
+        return [stack.stat for stack in self._stacks.values()]
 
-    def key_of(self, row: RowKey) -> tuple | None:
+    def key_of(self, row: RowKey) -> StackKey | None:
         """The key of the stack to which a row belongs; None if it was not taken yet."""
-        return self._key_of.get(row)
+        stack = self._of_row.get(row)
+        return None if stack is None else stack.key
 
     def take(self, rows: list[IntervalRow]) -> list[StackStat]:
         """Rows as they are now, each in place of what was taken of it before; returns the stacks that changed."""
-        touched = {}
+        touched: dict[int, _Stack] = {}
         for row in rows:
-            key = self._key_of.get(row.key)
-            if key is None:
+            stack = self._of_row.get(row.key)
+            if stack is None:
                 stat = self._stat(row)
-                key = self._key_of[row.key] = stat.key
-                self._stats.setdefault(key, stat)
-            self._members.setdefault(key, {})[row.key] = row
-            touched[key] = None
-        for key in touched:
-            self._sum_up(self._stats[key], self._members[key].values())
-        return [self._stats[key] for key in touched]
+                key = stat.key
+                stack = self._of_row[row.key] = self._stacks.setdefault(key, _Stack(stat, key))
+            stack.rows[row.key] = row
+            touched[id(stack)] = stack
+        for stack in touched.values():
+            self._sum_up(stack.stat, stack.rows.values())
+        return [stack.stat for stack in touched.values()]
 
     def _stat(self, row: IntervalRow) -> StackStat:
         stack = self._model.interpret(row)
@@ -86,7 +94,7 @@ class Tally:
         goids of rows that were added from memory."""
         by_member: dict[int, set[tuple]] = {}
         goids: dict[tuple, set[int]] = {}
-        for row in self._key_of:
+        for row in self._of_row:
             place = _place(row)
             # Not copied where there is but one: there may be a million in it.
             found = unended.get(row, set())
@@ -97,12 +105,12 @@ class Tally:
             for place in by_member.get(member, ()):
                 if place[-1] in (0, goid):
                     goids[place].add(goid)
-        counted: dict[tuple, set[int]] = {}
-        for row, key in self._key_of.items():
-            of_row = goids[_place(row)]
-            counted[key] = counted[key] | of_row if key in counted and counted[key] is not of_row else of_row
-        for key, of_stack in counted.items():
-            self._stats[key].goroutines = len(of_stack)
+        counted: dict[int, set[int]] = {}
+        for row, stack in self._of_row.items():
+            of_row, known = goids[_place(row)], counted.get(id(stack))
+            counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
+        for stack in self._stacks.values():
+            stack.stat.goroutines = len(counted[id(stack)])
         return len(set().union(*counted.values()))
 
 

@@ -67,7 +67,8 @@ class CaptureWriter:
                     json.dumps(d.histogram, separators=(",", ":")), stack.stopped_ns, stack.long_runs, stack.long_run_max_ns,
                     stack.margin_ns,
                 )
-                known = self._stacks.get(stack.key)
+                key = stack.key
+                known = self._stacks.get(key)
                 if known is None:
                     frames = json.dumps([self._frame(frame) for frame in stack.frames], separators=(",", ":"))
                     cursor = self._db.execute(
@@ -76,14 +77,14 @@ class CaptureWriter:
                         " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                         (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *figures),
                     )
-                    self._stacks[stack.key] = cursor.lastrowid or 0
+                    known = self._stacks[key] = cursor.lastrowid or 0
                 else:
                     self._db.execute(
                         "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
                         " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
                         (*figures, known),
                     )
-                self._put_subwindows(self._stacks[stack.key], stack.subwindows)
+                self._put_subwindows(known, stack.subwindows)
 
     def _put_subwindows(self, stack: int, rows: list[SubWindow]) -> None:
         if not rows:

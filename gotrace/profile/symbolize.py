@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.kernel.records import IntervalRow, RawStack
+from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
+from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
@@ -23,6 +23,9 @@ class Symbolizer:
         self._kernel = kernel
         self._names = names
         self._frames: dict[CodePoint, tuple[Frame, ...]] = {}
+        # One object for all stacks that a frame is in: there may be thousands.
+        self._in_kernel: dict[int, Frame] = {}
+        self._of_wakers: dict[tuple[Frame, str], Frame] = {}
         self.unknown = 0
 
     def frames(self, stack: GoStack, row: IntervalRow) -> tuple[Frame, ...]:
@@ -32,8 +35,8 @@ class Symbolizer:
         if row.waker is not None and row.waker.kernel:
             # The data came: what brought it. Its innermost function says where it arrived, the rest is the way there.
             path = self._kernel_frames(row.waker)
-            frames = [replace(frame, kind=FrameKind.WAKER, file=KERNEL_PATH) for frame in reversed(path[1:])]
-            frames += [replace(frame, kind=FrameKind.WAKER) for frame in path[:1]]
+            frames = [self._of_waker(frame, KERNEL_PATH) for frame in reversed(path[1:])]
+            frames += [self._of_waker(frame, frame.file) for frame in path[:1]]
         else:
             frames = self._waker_frames(stack)
         if row.kernel_stack is not None:
@@ -60,7 +63,13 @@ class Symbolizer:
                 break  # below lies the way to the scheduler, in programs with cgo in C
         start = next((index for index, frame in enumerate(frames) if not _leads_to_ready(frame.name)), 0)
         end = next((index for index, frame in enumerate(frames) if frame.name in _FINDERS and index > start), len(frames))
-        return [replace(frame, kind=FrameKind.WAKER) for frame in reversed(frames[start:end])]
+        return [self._of_waker(frame, frame.file) for frame in reversed(frames[start:end])]
+
+    def _of_waker(self, frame: Frame, file: str) -> Frame:
+        known = self._of_wakers.get((frame, file))
+        if known is None:
+            known = self._of_wakers[frame, file] = replace(frame, kind=FrameKind.WAKER, file=file)
+        return known
 
     def _kernel_frames(self, stack: RawStack) -> list[Frame]:
         found = [self._kernel.function(pc) for pc in stack.pcs]
@@ -72,11 +81,15 @@ class Symbolizer:
             start = next((index for index, name in enumerate(names) if index >= start and not name.startswith(_WAYS_TO_US)), 0)
         # What an interrupt came upon has nothing to do with it.
         end = next((index for index, name in enumerate(names) if name.startswith(_INTERRUPT)), len(names))
-        return [
-            Frame(function.name, function.module, kind=FrameKind.KERNEL) if function
-            else Frame("[kernel]" if self._kernel.restricted else f"[kernel at {pc:#x}]", kind=FrameKind.KERNEL)
-            for pc, function in zip(stack.pcs[start:end], found[start:end])
-        ]
+        return [self._in_kernel.get(pc) or self._new_kernel_frame(pc, function) for pc, function in zip(stack.pcs[start:end], found[start:end])]
+
+    def _new_kernel_frame(self, pc: int, function: KernelFunction | None) -> Frame:
+        if function is not None:
+            frame = Frame(function.name, function.module, kind=FrameKind.KERNEL)
+        else:
+            frame = Frame("[kernel]" if self._kernel.restricted else f"[kernel at {pc:#x}]", kind=FrameKind.KERNEL)
+        self._in_kernel[pc] = frame
+        return frame
 
     def _physical(self, point: CodePoint) -> list[Frame]:
         return [

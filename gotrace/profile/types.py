@@ -88,6 +88,17 @@ class SubWindow(NamedTuple):
         return Distribution(self.count, self.total_ns, squares=self.squares).jitter_ns
 
 
+class StackKey(tuple):
+    """What makes a stack distinct. It holds all frames, so its hash is reckoned once."""
+
+    _hash: int | None = None
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+
 @dataclass
 class StackStat:
     """All intervals that ended with the same stack, state and reason (and goroutine, where those are kept apart)."""
@@ -112,9 +123,9 @@ class StackStat:
     ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """What makes the stack distinct."""
-        return (self.pid, self.frames, self.state, self.reason, self.goid)
+    def key(self) -> StackKey:
+        """What makes the stack distinct; made anew at each call."""
+        return StackKey((self.pid, self.frames, self.state, self.reason, self.goid))
 
 
 LONG_RUN_NS = 10_000_000
