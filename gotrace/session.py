@@ -18,25 +18,25 @@ from pathlib import Path
 from gotrace import __version__
 from gotrace.capture.writer import CaptureWriter
 from gotrace.errors import Interrupted, Refused, UsageError
-from gotrace.export import NEEDS_TIMELINE, format_of, render
+from gotrace.export import format_of, render
 from gotrace.files import check_output, write
 from gotrace.governed import Regulator, together
 from gotrace.governor import SAMPLE_NS
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.host import SyscallSource, choose_syscall_source
-from gotrace.kernel.program import Options
 from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats, program_stats
 from gotrace.model.stacks import OTHER_REASONS
 from gotrace.model.syscalls import syscall_names
+from gotrace.options import AttachOptions
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
-from gotrace.profile.hotspots import Thresholds, find_hotspots
+from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
-from gotrace.sampled import DEFAULT_RATE_HZ, SampledProcess, SampleOptions
+from gotrace.sampled import SampledProcess
 from gotrace.traced import TracedProcess
-from gotrace.vocabulary import CONTINUED, Loss, Mode, StartKind, Stat, State
+from gotrace.vocabulary import CONTINUED, Loss, Mode, Stat
 from gotrace.watched import Watched
 
 _COMMIT_EVERY_S = 0.9
@@ -46,46 +46,6 @@ _ASSUMED_TRAP_NS = 1000
 """Where it can't be measured: twice what it takes in a virtual machine."""
 _TIMELINE_LIMIT = 500_000
 """Single intervals that are kept in memory for an output with a time axis: up to 200 MB."""
-
-_KINDS_OF_STATE = {
-    State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
-    State.PREEMPTED: {StartKind.GOSCHED, StartKind.YIELD, StartKind.PREEMPT_PARK},
-    State.SYSCALL: {StartKind.SYSCALL, StartKind.FAULT},
-    # The later parts of intervals of any kind.
-    State.RUNNABLE: set(StartKind),
-    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED},
-    State.NETPOLL: {StartKind.PARK},
-}
-_INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
-
-
-@dataclass(frozen=True)
-class AttachOptions:
-    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
-    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name. `max_overhead`: percent
-    of the CPU time that a target uses for itself (gotrace/governor.py); 0: no cap."""
-
-    pids: tuple[int, ...]
-    duration_ns: int = 30_000_000_000
-    outputs: tuple[str, ...] = ()
-    force: bool = False
-    min_block_ns: int = 0
-    sample_period_ns: int = 0
-    probe_set: ProbeSet = ProbeSet.COMPLETE
-    reasons: tuple[str, ...] = ()
-    states: tuple[State, ...] = ()
-    goid: int = 0
-    match: str = ""
-    per_goroutine: bool = False
-    events_over_ns: int | None = None
-    wakers: bool = True
-    syscalls: str = "auto"
-    runtime: bool = False
-    mode: Mode = Mode.EXACT
-    sample_rate_hz: float = DEFAULT_RATE_HZ
-    hot: Thresholds = Thresholds()
-    max_overhead: float = 0.0
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -144,10 +104,6 @@ class Session:
         """Whether probes have been placed."""
         return self._running
 
-    @property
-    def _wants_timeline(self) -> bool:
-        return any(output.lower().endswith(NEEDS_TIMELINE) for output in self.options.outputs)
-
     def use_outputs(self, outputs: tuple[str, ...]) -> None:
         """Sets the outputs of a session that was prepared without any."""
         for output in outputs:
@@ -171,7 +127,7 @@ class Session:
                 check_output(Path(output), options.force)
         if options.mode is Mode.SAMPLE:
             for pid in options.pids:
-                self._add(SampledProcess.prepare(pid, self._sample_options()))
+                self._add(SampledProcess.prepare(pid, options.for_looks()))
             self._check_reasons()
         else:
             self._prepare_probes()
@@ -193,19 +149,15 @@ class Session:
             traced.append(TracedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
             self._add(traced[-1])
         self._check_reasons()
-        if self._governed:
+        if self.options.governed:
             # All the time: it is how the cost is known. Before a hit is measured, whose cost it raises.
             self._timing = enable_stats()
             self._cleanup.callback(close_stats, self._timing)
         with ThreadPoolExecutor(1) as pool:
-            cost = pool.submit(trap_cost_ns, self._governed)
+            cost = pool.submit(trap_cost_ns, self.options.governed)
             for process in traced:
-                process.load(self._kernel_options(process), compilation.result(), offsets)
+                process.load(options.for_kernel(process.binary.wait_reasons), compilation.result(), offsets)
             self._cost_ns = cost.result()
-
-    @property
-    def _governed(self) -> bool:
-        return self.options.max_overhead > 0 and self.options.mode is not Mode.SAMPLE
 
     def _check_reasons(self) -> None:
         for reason in self.options.reasons:
@@ -213,32 +165,6 @@ class Session:
             known |= OTHER_REASONS | CONTINUED
             if reason not in known | syscall_names():
                 raise UsageError(f"no wait reason is called {reason!r}", "one of: " + ", ".join(sorted(known)))
-
-    def _kernel_options(self, process: TracedProcess) -> Options:
-        options = self.options
-        kinds = reasons = None
-        if options.states:
-            kinds = frozenset(k for state in options.states for k in _KINDS_OF_STATE.get(state, ())) | _INFERRED
-        if options.reasons:
-            numbers = [n for n, text in enumerate(process.binary.wait_reasons) if text in options.reasons]
-            if not CONTINUED & set(options.reasons):  # those are parts of intervals of any reason
-                reasons = frozenset(numbers)
-        return Options(
-            min_block_ns=options.min_block_ns, sample_period_ns=options.sample_period_ns, only_goid=options.goid,
-            per_goroutine=options.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self._stream_ns(),
-            wakers=options.wakers and options.mode is not Mode.LEAN, governed=self._governed,
-        )
-
-    def _sample_options(self) -> SampleOptions:
-        options = self.options
-        return SampleOptions(
-            rate_hz=options.sample_rate_hz, per_goroutine=options.per_goroutine, only_goid=options.goid,
-            min_block_ns=options.min_block_ns, stream_ns=self._stream_ns(), syscalls=options.syscalls != "none",
-        )
-
-    def _stream_ns(self) -> int | None:
-        wanted = self.options.per_goroutine or self._wants_timeline
-        return 0 if wanted and self.options.events_over_ns is None else self.options.events_over_ns
 
     # -- the trace -----------------------------------------------------------------------------------------------------
 
@@ -269,7 +195,7 @@ class Session:
         self._begin = time.monotonic()
         for process in self.processes:
             process.begin()
-            if self._governed and isinstance(process, TracedProcess):
+            if self.options.governed and isinstance(process, TracedProcess):
                 self._govern(process, notice)
         if self.capture is not None:  # killed from here on, it leaves a valid one
             self.capture.commit(self._profile(complete=False))
@@ -346,7 +272,7 @@ class Session:
             self.capture.put_stacks(stacks)
             if intervals:
                 self.capture.put_intervals(process.process.pid, intervals)
-        if self._wants_timeline:
+        if self.options.wants_timeline:
             room = _TIMELINE_LIMIT - len(self._intervals)
             self._intervals += intervals[:room]
             self._intervals_dropped += max(0, len(intervals) - room)
@@ -423,7 +349,7 @@ class Session:
             cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
             pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
             timeline=self._timeline(stacks) if complete else [],
-            filters=self._filters(),
+            filters=self.options.filters(self.syscalls),
             governor=together(list(self._regulators.values())) if self._regulators else None,
             complete=complete,
         )
@@ -446,22 +372,6 @@ class Session:
         times = [process.running_ns for process in self.processes]
         return None if None in times else sum(times)
 
-    def _filters(self) -> list[str]:
-        options = self.options
-        texts = [f"state {state.value}" for state in options.states] + [f"reason {reason}" for reason in options.reasons]
-        for wanted, text in (
-            (options.goid, f"goroutine {options.goid}"),
-            (options.match, f"stacks matching {options.match}"),
-            (options.min_block_ns, f"intervals of at least {options.min_block_ns} ns"),
-            (options.sample_period_ns, f"sampled below {options.sample_period_ns} ns (counts and totals are estimates)"),
-            (self.syscalls is SyscallSource.UPROBES,
-             "system calls as Go sees them (uprobes): of 20 us or more, asleep or not"),
-            (options.probe_set is not ProbeSet.COMPLETE, f"probe set {options.probe_set.value}"),
-        ):
-            if wanted:
-                texts.append(text)
-        return texts
-
     def _write_outputs(self, profile: Profile, captures: list[Path]) -> None:
         self.written += captures[:1]
         for output in self.options.outputs:
@@ -470,30 +380,6 @@ class Session:
             path = Path(output)
             write(path, render(profile, format_of(output), self.options.runtime), self.options.force)
             self.written.append(path)
-
-
-def check_mode(options: AttachOptions) -> None:
-    """Raises UsageError if an option makes no sense in the mode."""
-    if options.mode is Mode.LEAN:
-        if options.probe_set is not ProbeSet.COMPLETE:
-            raise UsageError("--probes is for --mode exact: lean has a set of its own", "leave --probes out")
-        if options.syscalls in ("uprobes", "none"):
-            raise UsageError(
-                "--mode lean needs the kernel's tracepoints: they tell when a thread has nothing to run",
-                "leave --no-kernel and --syscalls out, or use --mode exact",
-            )
-    if options.mode is not Mode.SAMPLE:
-        return
-    shortest_ns = round(2e9 / options.sample_rate_hz)
-    for wrong, what, hint in (
-        (options.sample_period_ns, "--sample-period is for probes: with --mode sample there are none", "--sample-rate HZ sets how often goroutines are looked at"),
-        (options.probe_set is not ProbeSet.COMPLETE, "--probes is for probes: with --mode sample there are none", "leave --probes out, or use --mode exact"),
-        (options.syscalls in ("tracepoints", "uprobes"), "--syscalls is for probes: with --mode sample there are none", "leave --syscalls out, or use --mode exact"),
-        (0 < options.min_block_ns < shortest_ns, f"--min-block {options.min_block_ns / 1e6:g}ms is less than two looks of --mode sample ({shortest_ns / 1e6:g}ms)",
-         "a higher --sample-rate, or --mode exact"),
-    ):
-        if wrong:
-            raise UsageError(what, hint)
 
 
 def default_outputs(process: Watched, now: datetime) -> tuple[str, str]:

@@ -85,7 +85,8 @@ def attach(
     from gotrace.render.progress import Ticker
     from gotrace.render.summary import print_summary
     from gotrace.render.terminal import HUNG_UP, NOBODY_READS, lasting
-    from gotrace.session import AttachOptions, Session, check_mode, default_outputs
+    from gotrace.options import AttachOptions, check_mode
+    from gotrace.session import Session, default_outputs
 
     # A terminal that goes away ends the trace normally (SIGHUP); a reader of our talk that does, not at all.
     err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False, soft_wrap=False)

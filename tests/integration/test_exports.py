@@ -16,7 +16,8 @@ from traceprocessor import complaints, queried, rows
 from workload import Workload
 
 from gotrace import session as session_module
-from gotrace.session import AttachOptions, Session
+from gotrace.options import AttachOptions
+from gotrace.session import Session
 from gotrace.vocabulary import Loss
 
 pytestmark = pytest.mark.bpf

@@ -21,7 +21,8 @@ from gotrace.governor import SAMPLE_NS
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
-from gotrace.session import AttachOptions, Session
+from gotrace.options import AttachOptions
+from gotrace.session import Session
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Part, Stage, Stat
 

@@ -16,7 +16,8 @@ from gobuild import GO_VERSIONS, build
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
-from gotrace.session import AttachOptions, Session
+from gotrace.options import AttachOptions
+from gotrace.session import Session
 from gotrace.vocabulary import Loss
 
 pytestmark = pytest.mark.bpf

@@ -25,7 +25,7 @@ ORDER = (
     ("capture",),
     ("diff",),
     ("render", "export"),
-    ("session",),
+    ("options", "session"),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

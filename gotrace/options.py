@@ -1,0 +1,130 @@
+"""What a trace is to do, and what that asks of each part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gotrace.errors import UsageError
+from gotrace.export import NEEDS_TIMELINE
+from gotrace.kernel.host import SyscallSource
+from gotrace.kernel.program import Options
+from gotrace.plan.probes import ProbeSet
+from gotrace.profile.hotspots import Thresholds
+from gotrace.sampled import DEFAULT_RATE_HZ, SampleOptions
+from gotrace.vocabulary import CONTINUED, Mode, StartKind, State
+
+_KINDS_OF_STATE = {
+    State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
+    State.PREEMPTED: {StartKind.GOSCHED, StartKind.YIELD, StartKind.PREEMPT_PARK},
+    State.SYSCALL: {StartKind.SYSCALL, StartKind.FAULT},
+    # The later parts of intervals of any kind.
+    State.RUNNABLE: set(StartKind),
+    State.RUNQUEUE: {StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED},
+    State.NETPOLL: {StartKind.PARK},
+}
+_INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
+    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name. `max_overhead`: percent
+    of the CPU time that a target uses for itself (gotrace/governor.py); 0: no cap."""
+
+    pids: tuple[int, ...]
+    duration_ns: int = 30_000_000_000
+    outputs: tuple[str, ...] = ()
+    force: bool = False
+    min_block_ns: int = 0
+    sample_period_ns: int = 0
+    probe_set: ProbeSet = ProbeSet.COMPLETE
+    reasons: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
+    goid: int = 0
+    match: str = ""
+    per_goroutine: bool = False
+    events_over_ns: int | None = None
+    wakers: bool = True
+    syscalls: str = "auto"
+    runtime: bool = False
+    mode: Mode = Mode.EXACT
+    sample_rate_hz: float = DEFAULT_RATE_HZ
+    hot: Thresholds = Thresholds()
+    max_overhead: float = 0.0
+
+    @property
+    def wants_timeline(self) -> bool:
+        """Whether an output has a time axis."""
+        return any(output.lower().endswith(NEEDS_TIMELINE) for output in self.outputs)
+
+    @property
+    def governed(self) -> bool:
+        """Whether the cost has a cap."""
+        return self.max_overhead > 0 and self.mode is not Mode.SAMPLE
+
+    @property
+    def stream_ns(self) -> int | None:
+        """How long a single interval is at least that is recorded as such; None: none are."""
+        wanted = self.per_goroutine or self.wants_timeline
+        return 0 if wanted and self.events_over_ns is None else self.events_over_ns
+
+    def for_kernel(self, wait_reasons: Sequence[str]) -> Options:
+        """What is asked of the BPF programs of a process with these wait reasons, by number."""
+        kinds = reasons = None
+        if self.states:
+            kinds = frozenset(k for state in self.states for k in _KINDS_OF_STATE.get(state, ())) | _INFERRED
+        if self.reasons and not CONTINUED & set(self.reasons):  # those are parts of intervals of any reason
+            reasons = frozenset(n for n, text in enumerate(wait_reasons) if text in self.reasons)
+        return Options(
+            min_block_ns=self.min_block_ns, sample_period_ns=self.sample_period_ns, only_goid=self.goid,
+            per_goroutine=self.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self.stream_ns,
+            wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed,
+        )
+
+    def for_looks(self) -> SampleOptions:
+        """What is asked of mode ``sample``."""
+        return SampleOptions(
+            rate_hz=self.sample_rate_hz, per_goroutine=self.per_goroutine, only_goid=self.goid,
+            min_block_ns=self.min_block_ns, stream_ns=self.stream_ns, syscalls=self.syscalls != "none",
+        )
+
+    def filters(self, syscalls: SyscallSource) -> list[str]:
+        """What is left out, in words; `syscalls` is what was chosen."""
+        texts = [f"state {state.value}" for state in self.states] + [f"reason {reason}" for reason in self.reasons]
+        for wanted, text in (
+            (self.goid, f"goroutine {self.goid}"),
+            (self.match, f"stacks matching {self.match}"),
+            (self.min_block_ns, f"intervals of at least {self.min_block_ns} ns"),
+            (self.sample_period_ns, f"sampled below {self.sample_period_ns} ns (counts and totals are estimates)"),
+            (syscalls is SyscallSource.UPROBES,
+             "system calls as Go sees them (uprobes): of 20 us or more, asleep or not"),
+            (self.probe_set is not ProbeSet.COMPLETE, f"probe set {self.probe_set.value}"),
+        ):
+            if wanted:
+                texts.append(text)
+        return texts
+
+
+def check_mode(options: AttachOptions) -> None:
+    """Raises UsageError if an option makes no sense in the mode."""
+    if options.mode is Mode.LEAN:
+        if options.probe_set is not ProbeSet.COMPLETE:
+            raise UsageError("--probes is for --mode exact: lean has a set of its own", "leave --probes out")
+        if options.syscalls in ("uprobes", "none"):
+            raise UsageError(
+                "--mode lean needs the kernel's tracepoints: they tell when a thread has nothing to run",
+                "leave --no-kernel and --syscalls out, or use --mode exact",
+            )
+    if options.mode is not Mode.SAMPLE:
+        return
+    shortest_ns = round(2e9 / options.sample_rate_hz)
+    for wrong, what, hint in (
+        (options.sample_period_ns, "--sample-period is for probes: with --mode sample there are none", "--sample-rate HZ sets how often goroutines are looked at"),
+        (options.probe_set is not ProbeSet.COMPLETE, "--probes is for probes: with --mode sample there are none", "leave --probes out, or use --mode exact"),
+        (options.syscalls in ("tracepoints", "uprobes"), "--syscalls is for probes: with --mode sample there are none", "leave --syscalls out, or use --mode exact"),
+        (0 < options.min_block_ns < shortest_ns, f"--min-block {options.min_block_ns / 1e6:g}ms is less than two looks of --mode sample ({shortest_ns / 1e6:g}ms)",
+         "a higher --sample-rate, or --mode exact"),
+    ):
+        if wrong:
+            raise UsageError(what, hint)
