@@ -12,7 +12,8 @@ from pathlib import Path
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import BlockedThread, KernelObject
-from gotrace.live.goroutines import GoroutineReader, Status
+from gotrace.live.goroutines import GoroutineReader
+from gotrace.live.gstruct import Status
 from gotrace.proc.sockets import internet_sockets
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC

@@ -11,7 +11,8 @@ from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import KernelObject
 from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import OFF_CPU, Status, Unwinder
+from gotrace.live.goroutines import OFF_CPU, Unwinder
+from gotrace.live.gstruct import Status
 from gotrace.live.labels import read_labels
 from gotrace.live.polled import waiting_for
 from gotrace.live.scan import Head, Scanner, Snapshot

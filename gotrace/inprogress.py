@@ -44,7 +44,9 @@ class CutOff:
         """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it; `thing` is
         the number of the file that it waits for, 0 if there is none or it is not known."""
         if interval is not None:
-            self._add(parked.goid, parked.reason, parked.stack, replace(interval, object=thing) if thing and not interval.object else interval)
+            if thing and not interval.object:
+                interval = replace(interval, object=thing)
+            self._add(parked.goid, parked.reason, parked.stack, interval)
         elif self.only_goid in (0, parked.goid) and self.end_ns - self.start_ns >= self.min_block_ns:
             key = self._unseen_key(parked, thing)
             self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0)

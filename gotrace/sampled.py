@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from gotrace.blocked import system_call, thread_numbers
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import OFF_CPU, Status, Unwinder
-from gotrace.live.scan import Head, Scanner, Snapshot, waits_for_first_turn
+from gotrace.live.goroutines import OFF_CPU, Unwinder
+from gotrace.live.gstruct import Head, Status
+from gotrace.live.scan import Scanner, Snapshot, waits_for_first_turn
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors

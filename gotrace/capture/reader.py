@@ -58,7 +58,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
     if not targets:
-        raise GotraceError(f"{path} holds nothing: gotrace commits about once a second, and did not get to the first time")
+        raise GotraceError(f"{path} holds nothing: the trace that was to fill it was cut off before it began")
     frames = {
         key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")

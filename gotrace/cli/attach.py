@@ -82,10 +82,10 @@ def attach(
 
     from gotrace.export import render
     from gotrace.kernel.host import preflight
+    from gotrace.options import AttachOptions, check_mode
     from gotrace.render.progress import Ticker
     from gotrace.render.summary import print_summary
     from gotrace.render.terminal import HUNG_UP, NOBODY_READS, lasting
-    from gotrace.options import AttachOptions, check_mode
     from gotrace.session import Session, default_outputs
 
     # A terminal that goes away ends the trace normally (SIGHUP); a reader of our talk that does, not at all.

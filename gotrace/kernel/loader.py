@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import resource
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from gotrace.errors import Refused
 from gotrace.kernel.bpf import AttachType, BpfError, MapType, ProgramType, create_map, load_program
 from gotrace.kernel.compilation import CompiledPrograms, MapShape, keep_log
+from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.program import LOAD_MARK, VARIANTS, constant_names
 from gotrace.kernel.uprobes import program_attach_type
 
@@ -62,7 +62,7 @@ def load(
             number = entries.get(shape.name, shape.entries)
             loaded.maps[shape.name] = create_map(
                 shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size, number, shape.name,
-                shape.kind == MapType.HASH and number > _LARGE and can_grow_anywhere(),
+                shape.kind == MapType.HASH and number > _LARGE and maps_may_grow(),
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
@@ -113,12 +113,6 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
             struct.pack_into("<I", out, at + 12, value >> 32)
         at += 16
     return bytes(out)
-
-
-def can_grow_anywhere() -> bool:
-    """Whether programs of tracers may put elements into maps that get their memory on demand (Linux 6.1)."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return found is not None and tuple(map(int, found.groups())) >= (6, 1)
 
 
 def _lift_limits() -> None:

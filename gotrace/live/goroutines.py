@@ -6,19 +6,16 @@ check afterwards that it did not move (`gotrace.session` does so with the kernel
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from operator import itemgetter
 from typing import NamedTuple
 
 from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
+from gotrace.live.gstruct import SCAN_BIT, GStruct, Status
 from gotrace.proc.memory import WORDS_AT_ONCE, Memory, anonymous_memory
 
-SCAN_BIT = 0x1000
 _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096
 _MAX_STACK_READ = 1 << 20
@@ -29,30 +26,6 @@ _SPARE = 1 << 16
 _MAX_STEPS = 1 << 18
 _ABOVE_SP = 1024
 """Bytes of a stack that are read first: most have their root there."""
-_READ = (
-    "g_goid", "g_atomicstatus", "g_waitreason", "g_sched_pc", "g_sched_sp", "g_sched_bp", "g_stack_lo", "g_stack_hi", "g_m",
-    "g_syscallpc", "g_syscallsp", "g_syscallbp",
-)
-"""What is read of a g. Not every layout has the last four."""
-
-
-class Status(IntEnum):
-    """g.atomicstatus without its scan bit (runtime/runtime2.go)."""
-
-    IDLE = 0
-    RUNNABLE = 1
-    RUNNING = 2
-    SYSCALL = 3
-    WAITING = 4
-    MORIBUND = 5
-    DEAD = 6
-    ENQUEUE = 7
-    COPYSTACK = 8
-    PREEMPTED = 9
-    LEAKED = 10
-    DEAD_EXTRA = 11
-
-
 OFF_CPU = frozenset((Status.RUNNABLE, Status.WAITING, Status.PREEMPTED, Status.LEAKED))
 _VALID = frozenset(Status)
 _EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
@@ -101,20 +74,7 @@ class GoroutineReader:
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
         self._room = 0
-        codes = {"g_atomicstatus": "I", "g_waitreason": "B"}
-        places = sorted((value, name) for name, value in vars(layout).items() if name in _READ and value is not None)
-        text, end = "<", 0
-        for offset, name in places:
-            if offset < end:
-                raise Refused(f"the layout of runtime.g ({layout.source}) makes no sense: two fields are in one place")
-            text += f"{offset - end}x{codes.get(name, 'Q')}"
-            end = offset + struct.calcsize("<" + codes.get(name, "Q"))
-        self._struct = struct.Struct(text)
-        order = {name: index for index, (_, name) in enumerate(places)}
-        self._wanted = itemgetter(*(order[name] for name in _READ[:8]))
-        self._m = order.get("g_m")
-        syscall = [order[name] for name in ("g_syscallpc", "g_syscallsp", "g_syscallbp") if name in order]
-        self._syscall = itemgetter(*syscall) if {"g_syscallpc", "g_syscallsp"} <= order.keys() else None
+        self._struct = GStruct(layout)
 
     def count(self) -> int:
         """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
@@ -165,15 +125,8 @@ class GoroutineReader:
         return found
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
-        values = self._struct.unpack_from(raw)
-        goid, status, reason, pc, sp, bp, lo, hi = self._wanted(values)
-        status &= ~SCAN_BIT
-        if status == Status.SYSCALL and self._syscall is not None:
-            found = self._syscall(values)
-            if found[1]:
-                pc, sp = found[:2]
-                bp = found[2] if len(found) > 2 else 0
-        return Goroutine(address, goid, status, reason, pc, sp, bp, lo, hi, values[self._m] if self._m is not None else 0)
+        head = self._struct.parse(raw)
+        return Goroutine(address, head.goid, head.status, head.reason, head.pc, head.sp, head.bp, head.lo, head.hi, head.m)
 
     def first_frames(self, goroutine: Goroutine) -> tuple[int, ...]:
         """Of one that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""

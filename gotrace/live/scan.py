@@ -6,13 +6,13 @@ are those of the last look is done with one comparison. Only what differs is tak
 
 from __future__ import annotations
 
-import struct
 from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gotrace.gobin.layout import Layout
-from gotrace.live.goroutines import SCAN_BIT, GoroutineReader, Status, Unwinder
+from gotrace.live.goroutines import GoroutineReader, Unwinder
+from gotrace.live.gstruct import GStruct, Head, Status
 from gotrace.proc.memory import FixedRanges, Memory
 
 _LARGEST_GAP = 1024
@@ -24,60 +24,6 @@ _WHOLE_STACK = 8192
 """Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
 _MAX_STACK_READ = 1 << 20
-
-
-class Head(NamedTuple):
-    """What of a g says where its goroutine is. Two equal ones are the same stay there: `tick` counts, modulo 256, how often
-    it has left the CPU (g.trackingSeq, runtime/proc.go: casgstatus); -1 where the layout does not have it, and what stays
-    away for less than a look then looks like one stay."""
-
-    goid: int
-    status: int
-    reason: int
-    tick: int
-    pc: int
-    sp: int
-    bp: int
-    lo: int
-    hi: int
-    m: int
-
-
-class HeadParser:
-    """Takes the first `size` bytes of a g apart."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        wanted = {
-            "lo": (layout.g_stack_lo, "Q"), "hi": (layout.g_stack_hi, "Q"), "m": (layout.g_m, "Q"),
-            "sp": (layout.g_sched_sp, "Q"), "pc": (layout.g_sched_pc, "Q"), "bp": (layout.g_sched_bp, "Q"),
-            "syscallsp": (layout.g_syscallsp, "Q"), "syscallpc": (layout.g_syscallpc, "Q"),
-            "status": (layout.g_atomicstatus, "I"), "goid": (layout.g_goid, "Q"), "reason": (layout.g_waitreason, "B"),
-            "tick": (layout.g_trackingSeq, "B"),
-        }
-        places = sorted((offset, code, name) for name, (offset, code) in wanted.items() if offset is not None)
-        text, end = "<", 0
-        for offset, code, _ in places:
-            text += f"{offset - end}x{code}"
-            end = offset + struct.calcsize("<" + code)
-        self._struct = struct.Struct(text)
-        order = {name: index for index, (_, _, name) in enumerate(places)}
-        self._index = [order[name] for name in ("goid", "status", "reason", "pc", "sp", "bp", "lo", "hi")]
-        self._tick, self._m = order.get("tick"), order.get("m")
-        self._syscall = (order["syscallpc"], order["syscallsp"]) if {"syscallpc", "syscallsp"} <= order.keys() else None
-        self.size = self._struct.size
-
-    def parse(self, raw: bytes) -> Head:
-        """`raw` are exactly `size` bytes."""
-        values = self._struct.unpack(raw)
-        goid, status, reason, pc, sp, bp, lo, hi = [values[index] for index in self._index]
-        status &= ~SCAN_BIT
-        if status == Status.SYSCALL and self._syscall is not None and values[self._syscall[1]]:
-            pc, sp = values[self._syscall[0]], values[self._syscall[1]]
-        if status != Status.WAITING:
-            reason = 0
-        tick = values[self._tick] if self._tick is not None else -1
-        return Head(goid, status, reason, tick, pc, sp, bp, lo, hi, values[self._m] if self._m is not None else 0)
 
 
 class Snapshot(NamedTuple):
@@ -101,7 +47,7 @@ class Scanner:
         self._memory = memory
         self._reader = reader
         self._unwinder = unwinder
-        self._parser = HeadParser(layout)
+        self._struct = GStruct(layout)
         self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
@@ -110,7 +56,7 @@ class Scanner:
     @property
     def has_tick(self) -> bool:
         """Whether short stays at one place can be told from a long one."""
-        return self._parser._tick is not None
+        return self._struct.has_tick
 
     def address(self, index: int) -> int:
         """Of the g."""
@@ -143,11 +89,11 @@ class Scanner:
                 self._compare_span(span, old, places, changed)
 
     def _compare_span(self, span: bytes, old: bytes, places: list[tuple[int, int]], changed: list[int]) -> None:
-        size, heads = self._parser.size, self.heads
+        size, heads = self._struct.size, self.heads
         for offset, index in places:
             raw = span[offset : offset + size]
             if raw != old[offset : offset + size]:
-                head = self._parser.parse(raw)
+                head = self._head(raw)
                 if head != heads[index]:
                     heads[index] = head
                     changed.append(index)
@@ -157,6 +103,11 @@ class Scanner:
         for (_, _, places), span in zip(batch.spans, batch.ranges.read_each()):
             if span is not None:
                 self._compare_span(span, b"", places, changed)
+
+    def _head(self, raw: bytes) -> Head:
+        """Two equal ones are the same stay. Without a tick, what stays away for less than a look looks like one."""
+        head = self._struct.parse(raw)
+        return head if head.status == Status.WAITING else head._replace(reason=0)
 
     def _add(self, addresses: array[int]) -> None:
         """The list only grows; a large addition is a reason to find the neighbours anew."""
@@ -180,7 +131,7 @@ class Scanner:
             self._batches.append(_Batch(self._memory.fixed(ranges, self._buffer), part))
 
     def _spans(self, order: list[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-        size = self._parser.size
+        size = self._struct.size
         spans: list[tuple[int, int, list[tuple[int, int]]]] = []
         for address, index in order:
             if spans:
@@ -201,7 +152,7 @@ class Scanner:
         return found
 
     def _snapshot(self, indexes: list[int], found: dict[int, Snapshot]) -> None:
-        size, ranges, starts = self._parser.size, [], []
+        size, ranges, starts = self._struct.size, [], []
         for index in indexes:
             head, address = self.heads[index], self._addresses[index]
             lo, hi = (head.lo, head.hi) if head else (0, 0)
@@ -213,7 +164,7 @@ class Scanner:
             before, stack, after = raws[3 * place : 3 * place + 3]
             if after is None or before is None:
                 continue
-            first, head = self._parser.parse(before), self._parser.parse(after)
+            first, head = self._head(before), self._head(after)
             old = self.heads[index]
             self.heads[index] = head
             pcs = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gotrace.kernel.records import IntervalRow, KernelObject, RawStack, RowKey
-from gotrace.live.goroutines import Status
-from gotrace.live.scan import Head, waits_for_first_turn
+from gotrace.live.gstruct import Head, Status
+from gotrace.live.scan import waits_for_first_turn
 from gotrace.model.stacks import GoStack, StackModel
 from gotrace.vocabulary import Part, StartKind, State
 

@@ -25,7 +25,8 @@ from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Status, Unwinder
+from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Unwinder
+from gotrace.live.gstruct import Status
 from gotrace.live.labels import read_labels
 from gotrace.live.scan import Scanner
 from gotrace.model.snapshots import interpret

@@ -13,16 +13,11 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import GO_VERSIONS, build
+from kernelsymbols import NO_ARRIVALS, sees_arrivals
 from summaries import count, names
 from workload import Workload
 
-from gotrace.kernel.perf_event import KPROBE_TYPE
-
-TOO_OLD = [int(number) for number in os.uname().release.split(".")[:2]] < [6, 3]
-pytestmark = [
-    pytest.mark.bpf,
-    pytest.mark.skipif(not KPROBE_TYPE.exists() and TOO_OLD, reason="before Linux 6.3 only a kprobe sees data arrive"),
-]
+pytestmark = [pytest.mark.bpf, pytest.mark.skipif(not sees_arrivals(), reason=NO_ARRIVALS)]
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 # What a system call is called in the kernel, in any of the stacks of its kind.

@@ -8,7 +8,7 @@ import pytest
 from gobuild import GO_VERSIONS, VARIANTS, build
 from workload import Workload
 
-from gotrace.live.goroutines import Status
+from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack, RowKey

@@ -12,20 +12,13 @@ from pathlib import Path
 import pytest
 from attach import Attached, probes_of
 from gobuild import GO_VERSIONS, build
+from kernelsymbols import NO_ARRIVALS, has_symbol, sees_arrivals
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
 
 pytestmark = [pytest.mark.bpf, pytest.mark.vm]
-
-SYMBOLS = Path("/proc/kallsyms")
-
-
-def has_symbol(name: str) -> bool:
-    with SYMBOLS.open() as symbols:
-        return any(line.split()[2] == name for line in symbols)
-
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
@@ -106,10 +99,9 @@ def test_a_network_wait_names_its_peer(traced: tuple) -> None:
 
 
 def test_the_kernel_had_the_data_before_the_netpoller(traced: tuple) -> None:
-    """Through a kprobe, else a tracepoint of Linux 6.3 and later."""
     own, summary = traced
-    if not has_symbol("register_kprobe") and not has_symbol("__tracepoint_sk_data_ready"):
-        pytest.skip("this kernel can't tell when a socket has data (remedy: Linux 6.3, or kprobes: sudo ./scripts/vm test)")
+    if not sees_arrivals():
+        pytest.skip(NO_ARRIVALS)
     stacks = at(summary, "main.awaitReply", state="netpoll")
     # The socket is known from its first wait on.
     assert own["network"]["count"] - 1 <= count(stacks) <= own["network"]["count"]

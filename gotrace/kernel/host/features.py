@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import errno
 import os
 
+from gotrace.errors import Refused
 from gotrace.kernel.bpf import (
     EXIT_0, AttachType, BpfError, MapType, ProgramType, attach_fentry, attach_kprobe_link, attach_raw_tracepoint, create_map,
     load_program,
@@ -34,6 +36,15 @@ _ATOMICS = bytes.fromhex(
 # call bpf_loop, without arguments; exit: never accepted, but the verifier's words tell whether it knows the helper.
 _BPF_LOOP = bytes.fromhex("85000000b5000000 9500000000000000")
 _UNKNOWN = ("invalid func", "unknown func", "cannot use helper")
+
+
+def maps_may_grow() -> bool:
+    """Whether programs of tracers may put elements into maps that get their memory on demand: from Linux 6.1 on the kernel has an
+    allocator for that which works in any context (kernel/bpf/memalloc.c). Not to be tried: before, some kernels take such a map
+    and may hang."""
+    with contextlib.suppress(Refused), Btf() as btf:
+        return btf.offset("bpf_mem_alloc", "cache") is not None
+    return False
 
 
 def required() -> list[Check]:
