@@ -154,7 +154,7 @@ class Session:
             self._timing = enable_stats()
             self._cleanup.callback(close_stats, self._timing)
         with ThreadPoolExecutor(1) as pool:
-            cost = pool.submit(trap_cost_ns, self.options.governed)
+            cost = pool.submit(trap_cost_ns)
             for process in traced:
                 process.load(options.for_kernel(process.binary.wait_reasons), compilation.result(), offsets)
             self._cost_ns = cost.result()

@@ -16,6 +16,8 @@ from pathlib import Path
 NOBODY = 65534
 NEEDED = "+bpf,+perfmon,+sys_ptrace"
 SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_PROCESS_VM_READV = 321, 298, 310
+BPF_LINKS = (SYS_BPF, 28)
+"""bpf(BPF_LINK_CREATE): without it, probes are perf events."""
 CHECKOUT = Path(__file__).resolve().parents[1]
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _SECCOMP_RET_ERRNO, _SECCOMP_RET_ALLOW = 0x00050000, 0x7FFF0000
@@ -43,13 +45,19 @@ def as_user(capabilities: str = NEEDED, uid: int = NOBODY) -> list[str]:
     return user + ([f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"] if capabilities else [])
 
 
-def forbid(*calls: int, error: int = errno.EPERM) -> Callable[[], None]:
-    """Has the kernel refuse these system calls from now on, as a container's seccomp profile does."""
-    # struct sock_filter: load the number; for each call: equal? refuse; allow.
-    program = [(0x20, 0, 0, 0)]
-    for index, call in enumerate(calls):
-        program.append((0x15, len(calls) - index, 0, call))
-    program += [(0x06, 0, 0, _SECCOMP_RET_ALLOW), (0x06, 0, 0, _SECCOMP_RET_ERRNO | error)]
+def forbid(*calls: int | tuple[int, int], error: int = errno.EPERM) -> Callable[[], None]:
+    """Has the kernel refuse these system calls from now on, as a container's seccomp profile does: all, or those with a first
+    argument. Filters that are put on one after the other add up."""
+    # struct sock_filter, for each call: load the number; equal? load the first argument; equal? refuse. At the end: allow.
+    program = []
+    for call in calls:
+        number, first = call if isinstance(call, tuple) else (call, None)
+        if first is None:
+            program += [(0x20, 0, 0, 0), (0x15, 0, 1, number)]
+        else:
+            program += [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, first)]
+        program.append((0x06, 0, 0, _SECCOMP_RET_ERRNO | error))
+    program.append((0x06, 0, 0, _SECCOMP_RET_ALLOW))
     code = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
     libc = ct.CDLL(None, use_errno=True)
 

@@ -12,22 +12,21 @@ from gotrace.kernel.uprobes import attach_uprobe, probed_code, program_attach_ty
 _ROUNDS = 4000
 
 
-def trap_cost_ns(movable: bool = False) -> int | None:
-    """Nanoseconds that one hit of a uprobe (`movable` or not) costs here beside what its program takes; None where it can't
-    be measured."""
+def trap_cost_ns() -> int | None:
+    """Nanoseconds that one hit of a uprobe costs here beside what its program takes; None where it can't be measured."""
     try:
-        return measure_trap_ns(movable)
+        return measure_trap_ns()
     except (OSError, ValueError):
         return None
 
 
-def measure_trap_ns(movable: bool = False) -> int:
+def measure_trap_ns() -> int:
     """As `trap_cost_ns`, but raises OSError where a probe on our own process does not work."""
     with probed_code() as (path, loop):
         bare = _time(loop)
-        program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type(movable))
+        program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type())
         try:
-            probe = attach_uprobe(path, 0, os.getpid(), program, movable)
+            probe = attach_uprobe(path, 0, os.getpid(), program)
             try:
                 probed = _time(loop)
             finally:

@@ -45,10 +45,8 @@ class LoadedPrograms:
 
 def load(
     compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int],
-    movable: bool = False,
 ) -> LoadedPrograms:
-    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`, for uprobes that are `movable`
-    (gotrace/kernel/uprobes.py) or not.
+    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`.
 
     Raises:
         Refused: the kernel refuses a map or a program.
@@ -66,7 +64,7 @@ def load(
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.
-        uprobe_type = program_attach_type(movable)
+        uprobe_type = program_attach_type()
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
             for name, kind in programs.items():

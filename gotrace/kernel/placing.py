@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gotrace.errors import Refused, TargetGone
 from gotrace.kernel.bpf import BpfError, attach_raw_tracepoint
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_kprobe
-from gotrace.kernel.uprobes import attach_uprobe
+from gotrace.kernel.uprobes import attach_uprobe, by_link
 from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.vocabulary import Stage
 
@@ -34,14 +34,13 @@ class PlacedProbes:
     descriptors.
 
     `programs` are the descriptors of those that are loaded, by name. `tracepoints`: those of the kernel are used; `kprobe`: it has
-    kprobes. `movable`: probes are placed and removed during the trace. `data_source` says how the kernel tells when data comes for
-    those who wait in the netpoller, "" if it does not.
+    kprobes. `data_source` says how the kernel tells when data comes for those who wait in the netpoller, "" if it does not.
     """
 
     data_source = ""
 
     def __init__(
-        self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool, kprobe: bool, movable: bool
+        self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool, kprobe: bool,
     ) -> None:
         self._pid = pid
         self._exe_path = exe_path
@@ -49,7 +48,6 @@ class PlacedProbes:
         self._programs = programs
         self.tracepoints = tracepoints
         self._kprobe = kprobe
-        self._movable = movable
         self._placed: list[tuple[Stage, int]] = []
         self._watch_exec: int | None = None
 
@@ -59,7 +57,7 @@ class PlacedProbes:
         Raises:
             Refused: the kernel does not take one; those placed before are removed.
         """
-        if not UPROBE_TYPE.exists():
+        if not by_link() and not UPROBE_TYPE.exists():
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
         try:
             if self.tracepoints or not self._plan.has("syscall"):
@@ -81,7 +79,7 @@ class PlacedProbes:
                 continue
             try:
                 program = self._programs[probe.program]
-                fd = attach_uprobe(self._exe_path, probe.file_offset, self._pid, program, self._movable)
+                fd = attach_uprobe(self._exe_path, probe.file_offset, self._pid, program)
             except ProbeError as error:
                 self.detach()
                 if error.errno == errno.ESRCH:
@@ -130,7 +128,7 @@ class PlacedProbes:
         self.remove(frozenset(Stage))
 
     def remove(self, stages: frozenset[Stage]) -> None:
-        """Removes the probes of these stages, all at once: each takes the kernel a grace period."""
+        """Removes the probes of these stages, all at once: each perf event takes the kernel a grace period."""
         fds = [fd for stage, fd in reversed(self._placed) if stage in stages]
         self._placed = [(stage, fd) for stage, fd in self._placed if stage not in stages]
         if fds:

@@ -65,9 +65,9 @@ class Tracer:
             programs |= dict.fromkeys((*TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
             programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {}
         fixed = constants(pid, plan, layout, bias, options, kernel, kprobe)
-        loaded = load(compiled, programs, fixed, map_entries(options), options.governed)
+        loaded = load(compiled, programs, fixed, map_entries(options))
         try:
-            probes = PlacedProbes(pid, exe_path, plan, loaded.programs, tracepoints, kprobe, options.governed)
+            probes = PlacedProbes(pid, exe_path, plan, loaded.programs, tracepoints, kprobe)
             tracer = cls(plan, options, loaded, probes, bool(kernel))
             tracer.set_knobs(options.sample_period_ns)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The one way in which this kernel lets us place a uprobe, found by trying: a perf event, else a BPF link.
+"""The one way in which this kernel lets us place a uprobe, found by trying: a BPF link, else a perf event.
 
 From Linux 6.15 on, and in the stable kernels that took the change (ba677dbe77af, "perf: Revert to requiring CAP_SYS_ADMIN for
 uprobes"), a perf event takes CAP_SYS_ADMIN. A link (Linux 6.6) takes CAP_BPF and CAP_PERFMON, as the perf event did before.
@@ -19,33 +19,32 @@ from functools import cache
 from gotrace.kernel.bpf import (
     AttachType, BpfError, MapType, ProgramType, attach_uprobe_link, create_map, load_program, read_element,
 )
-from gotrace.kernel.perf_event import ProbeError, open_uprobe, uprobe_errno
+from gotrace.kernel.perf_event import ProbeError, open_uprobe
 
 LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
 """f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The push is emulated, as what is probed in the target is."""
 
 
-@cache
-def by_link(movable: bool = False) -> bool:
-    """Whether uprobes are placed by links: where those work, for all threads of a process (until Linux 6.10 they saw only
-    one: 46ba0e49b642), and perf events are refused, or the probes are `movable`: to be removed and placed again during a
-    trace. The kernel removes perf events one by one, each with a grace period of its own, and links all at once."""
-    return (movable or uprobe_errno() in (errno.EACCES, errno.EPERM)) and link_obstacle() == ""
+def by_link() -> bool:
+    """Whether uprobes are placed by links: wherever those work, for all threads of a process (until Linux 6.10 they saw only
+    one: 46ba0e49b642). They cost the target a little less, and the kernel removes them all at once; perf events one by one, each
+    with a grace period of its own."""
+    return link_obstacle() == ""
 
 
-def program_attach_type(movable: bool = False) -> AttachType:
+def program_attach_type() -> AttachType:
     """What a uprobe's program has to be loaded as."""
-    return AttachType.TRACE_UPROBE_MULTI if by_link(movable) else AttachType.NONE
+    return AttachType.TRACE_UPROBE_MULTI if by_link() else AttachType.NONE
 
 
-def attach_uprobe(path: str, offset: int, pid: int, program_fd: int, movable: bool = False) -> int:
-    """Runs the program, loaded as `program_attach_type` says with the same `movable`, whenever a thread of `pid` reaches file offset `offset` of
-    `path`; closing the returned descriptor removes the probe.
+def attach_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
+    """Runs the program, loaded as `program_attach_type` says, whenever a thread of `pid` reaches file offset `offset` of `path`;
+    closing the returned descriptor removes the probe.
 
     Raises:
         ProbeError: with the errno of the failing call.
     """
-    if not by_link(movable):
+    if not by_link():
         return open_uprobe(path, offset, pid, program_fd)
     try:
         return attach_uprobe_link(path, offset, pid, program_fd)

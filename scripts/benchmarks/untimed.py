@@ -68,7 +68,7 @@ def measure_untimed(pairs: int, window_s: float, say: Callable[[str], None]) -> 
     table = Table(title="CPU time that tracing takes, over traps and programs (UNTIMED)", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("", "untraced ns/unit", "traced ns/unit", "timed ns/unit", "factor", "low-high"):
         table.add_column(heading, justify="right" if heading else "left")
-    trap_ns, compiled = trap_cost_ns(movable=True), Compilation()
+    trap_ns, compiled = trap_cost_ns(), Compilation()
     timing = enable_stats()
     if not trap_ns or timing is None:
         raise GotraceError("the cost of a trap can't be measured here, or the kernel does not time BPF programs (Linux 5.8)")

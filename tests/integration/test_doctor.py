@@ -15,7 +15,7 @@ import pytest
 from attach import probes_of
 from gobuild import build
 from restricted import (
-    NEEDED, NOBODY, SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_PROCESS_VM_READV, as_user, command, forbid, limit, run,
+    BPF_LINKS, NEEDED, NOBODY, SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_PROCESS_VM_READV, as_user, command, forbid, limit, run,
 )
 from workload import Workload
 
@@ -204,11 +204,13 @@ def test_hidden_kernel_addresses() -> None:
 
 
 def test_no_sysfs(target: Workload) -> None:
-    """Without /sys there is no number for uprobe events: refused, with that."""
+    """Without /sys there is no number for uprobe events: refused, with that, unless links do it."""
     bare = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys && exec "$@"', "sh"]
     checks = examined(run(["doctor", "--json"], bare))
+    assert checks["uprobes"]["ok"] == checks["uprobe links"]["ok"]
+    checks = examined(run(["doctor", "--json"], bare, prepare=forbid(BPF_LINKS)))
     assert not checks["uprobes"]["ok"] and "/sys" in checks["uprobes"]["why"]
-    refused(run(["attach", target.pid], bare), "uprobes", "/sys mounted")
+    refused(run(["attach", target.pid], bare, prepare=forbid(BPF_LINKS)), "uprobes", "/sys mounted")
 
 
 def test_no_btf(target: Workload, tmp_path: Path) -> None:

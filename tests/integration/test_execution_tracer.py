@@ -29,7 +29,10 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             workload.read_json(60)
             summary = trace.end_json()
         assert workload.finish()[0] == 0
-    return Path(go_command(request.param)), recorded, summary
+    # The newest tool reads the traces of Go 1.22 and later; up to 1.25 the tool passes over events without a stack (cmd/trace:
+    # makeComputePprofFunc), which the start of a goroutine is, and the end of a system call.
+    tool = request.param if minor(summary) < 22 else VERSIONS[-1]
+    return Path(go_command(tool)), recorded, summary
 
 
 def tracer_s(go: Path, recorded: Path, profile: str) -> dict[tuple[str, ...], int]:
@@ -116,12 +119,6 @@ def test_network(traced: tuple) -> None:
     # The tracer's wait ends when the netpoller has made the goroutine runnable.
     until_ready = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll"))
     theirs = tracer_s(go, recorded, "net")
-    if 22 <= minor(summary) <= 25:
-        # There `go tool trace` passes over events without a stack (cmd/trace: makeComputePprofFunc), which that is where
-        # sysmon asked the netpoller: then the wait goes on through the wait for a P.
-        until_running = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll", "ready"))
-        compare(theirs, until_ready, until_running, share=0.05)
-        return
     compare(theirs, until_ready)
 
 
@@ -136,9 +133,6 @@ def test_system_calls(traced: tuple) -> None:
             # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), and they end before
             # the wait for another.
             assert 0 < theirs[stack] <= 1.02 * mine[stack]
-        elif minor(summary) <= 25:
-            # The end of a call is an event without a stack: there the call goes on to the next event that has one.
-            assert 0.9 * theirs[stack] <= mine[stack] <= 1.02 * theirs[stack]
         else:
             assert abs(theirs[stack] - mine[stack]) <= 0.02 * theirs[stack]
 
@@ -160,11 +154,6 @@ def test_scheduling(traced: tuple) -> None:
         # By the stack of who made it runnable, also of who created it; preempted goroutines are left out.
         mine = {stack: ready.get(stack, 0) + created.get(stack, 0) for stack in theirs}
         compare(settled(theirs), mine, share=0.05)
-        return
-    if minor(summary) <= 25:
-        # Passing over events without a stack, which the start of a goroutine is, it knows hardly any of these waits.
-        preempted = gotrace_s(summary, lambda stack: stack["state"] == "preempted")
-        assert sum(theirs.values()) < 0.5 * (sum(ready.values()) + sum(preempted.values()))
         return
     # By the stack of who made it runnable, where that has one, else by its own; not before a goroutine has run for the
     # first time. Timers and the netpoller have none: those are one sum for the tracer, which is not compared.

@@ -19,7 +19,7 @@ import pytest
 from attach import Attached, probes_of
 from faults import checkout_with, is_complete, one_line, unharmed_churn
 from gobuild import build
-from restricted import CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid, limit, run
+from restricted import BPF_LINKS, CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid, limit, run
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
@@ -110,9 +110,21 @@ def test_the_compiler_refuses(churn: Workload, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EBUSY, errno.EMFILE, errno.ENOMEM])
 def test_perf_event_open_is_refused(churn: Workload, tmp_path: Path, number: int) -> None:
-    result = run(["attach", churn.pid, "--max-overhead", "0", "-o", tmp_path / "x.gotrace"], prepare=forbid(SYS_PERF_EVENT_OPEN, error=number))
+    def prepare() -> None:
+        forbid(BPF_LINKS)()
+        forbid(SYS_PERF_EVENT_OPEN, error=number)()
+
+    result = run(["attach", churn.pid, "-o", tmp_path / "x.gotrace"], prepare=prepare)
     one_line(result, "no probe at", os.strerror(number), errno.errorcode[number])
     assert not list(tmp_path.iterdir())
+
+
+def test_links_are_refused(churn: Workload, tmp_path: Path) -> None:
+    """Then probes are perf events, as on every kernel before Linux 6.10."""
+    result = run(["attach", churn.pid, "-d", "500ms", "-o", tmp_path / "x.gotrace"], prepare=forbid(BPF_LINKS))
+    assert result.returncode == 0, result.stderr
+    assert read_capture(tmp_path / "x.gotrace").stacks
+    assert not probes_of(churn.pid)
 
 
 def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:

@@ -94,14 +94,14 @@ def _ring_buffer() -> str:
 
 
 def _uprobes() -> Check:
+    number = uprobe_errno()
+    refused = f"the kernel refuses perf_event_open ({errno.errorcode[number]})" if number in (errno.EACCES, errno.EPERM) else ""
+    if by_link():
+        return Check("uprobes", True, True, f"{refused} but takes BPF links" if refused else "BPF links")
     if not UPROBE_TYPE.exists():
         return Check("uprobes", True, False, f"{UPROBE_TYPE} does not exist", "a kernel with CONFIG_UPROBE_EVENTS, and /sys mounted")
-    number = uprobe_errno()
-    if number not in (errno.EACCES, errno.EPERM):
+    if not refused:
         return Check("uprobes", True, True, f"perf event type {UPROBE_TYPE.read_text().strip()}")
-    refused = f"the kernel refuses perf_event_open ({errno.errorcode[number]})"
-    if by_link():
-        return Check("uprobes", True, True, f"{refused} but takes BPF links")
     return Check(
         "uprobes", True, False, f"{refused}, and links: {link_obstacle()}",
         seccomp_hint("perf_event_open") or "CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN), or sysctl kernel.perf_event_paranoid=2",
@@ -111,7 +111,7 @@ def _uprobes() -> Check:
 def _uprobe_links() -> Check:
     obstacle = link_obstacle()
     if not obstacle:
-        return Check("uprobe links", False, True, "a link sees all threads of a process; used where perf events are refused, and with --max-overhead")
+        return Check("uprobe links", False, True, "a link sees all threads of a process")
     return Check("uprobe links", False, False, f"{obstacle}: gotrace uses perf events")
 
 
