@@ -256,6 +256,10 @@ def attach_kprobe_link(function: str, program_fd: int) -> int:
 
 
 def possible_cpus() -> int:
-    """How many CPUs a per-CPU map has a slot for (/sys/devices/system/cpu/possible)."""
+    """How many CPUs a per-CPU map has a slot for.
+
+    Raises:
+        OSError: /sys/devices/system/cpu/possible can't be read.
+    """
     with open("/sys/devices/system/cpu/possible") as file:
         return int(file.read().strip().split(",")[-1].split("-")[-1]) + 1

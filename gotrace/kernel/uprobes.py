@@ -76,6 +76,8 @@ def link_obstacle() -> str:
         return "" if hits == 1 else "a uprobe link does not see all threads of a process"
     except OSError as error:
         return str(error.strerror)
+    except RuntimeError as error:  # threading: no new thread
+        return str(error)
     finally:
         os.close(counter)
 

@@ -10,7 +10,7 @@ import os
 from gotrace.errors import Refused
 from gotrace.kernel.bpf import (
     EXIT_0, AttachType, BpfError, MapType, ProgramType, attach_fentry, attach_kprobe_link, attach_raw_tracepoint, create_map,
-    load_program,
+    load_program, possible_cpus,
 )
 from gotrace.kernel.btf import VMLINUX, Btf
 from gotrace.kernel.host.check import Check, tried
@@ -52,6 +52,7 @@ def required() -> list[Check]:
     return [
         tried("BPF", True, _bpf, seccomp_hint("bpf") or "a kernel of 5.12 or later with CONFIG_BPF_SYSCALL; in a container: --cap-add BPF"),
         tried("ring buffer", True, _ring_buffer, seccomp_hint("bpf") or "a kernel of 5.8 or later, or more memory for this cgroup"),
+        tried("/sys", True, _sees_cpus, "mount -t sysfs sysfs /sys; in a container: -v /sys:/sys:ro"),
         _uprobes(),
         tried("memory of processes", True, _reads_memory,
               seccomp_hint("process_vm_readv") or "CAP_SYS_PTRACE; in a container: --cap-add SYS_PTRACE"),
@@ -91,6 +92,10 @@ def _ring_buffer() -> str:
     # A perf buffer would not help: every kernel that lacks ring buffers (5.8) lacks BPF atomics (5.12) too.
     os.close(create_map(MapType.RINGBUF, 0, 0, 4096, "ring"))
     return "a map of that kind can be made"
+
+
+def _sees_cpus() -> str:
+    return f"per-CPU maps have {possible_cpus()} slots"
 
 
 def _uprobes() -> Check:
