@@ -87,54 +87,57 @@ def gotrace_s(summary: dict, wanted, key=goroutine_s) -> dict[tuple[str, ...], i
     return stacks
 
 
-def compare(theirs: dict, *mine: dict, share: float = 0.01) -> None:
-    """Every stack of more than `share` of their profile has the same total in mine (in one of them), within 2 %."""
-    total = sum(theirs.values())
-    compared = 0
-    for stack, amount in theirs.items():
-        if amount > share * total and stack:
-            compared += 1
-            candidates = [profile.get(stack, 0) for profile in mine]
-            assert any(abs(own_ns - amount) <= 0.02 * amount for own_ns in candidates), (stack, amount, candidates)
-    assert compared >= 1
+def compare(theirs: dict, mine: dict, more_ns: int = 0) -> None:
+    """Every stack of more than 1 % of their profile has the same total in mine within 2 %, or up to `more_ns` more."""
+    stacks = above_one_percent(theirs)
+    assert stacks
+    for stack in stacks:
+        amount, own_ns = theirs[stack], mine.get(stack, 0)
+        assert 0.98 * amount <= own_ns <= 1.02 * amount + more_ns, (stack, amount, own_ns)
 
 
-def settled(stacks: dict) -> dict:
-    """Without what went on with more Ps than CPUs: there a thread may lose its CPU between the tracer's reading of the clock
-    and ours, for a time slice of the kernel's."""
-    return {stack: amount for stack, amount in stacks.items() if not {"main.crowded", "main.crowdedBurner"} & set(stack)}
+def above_one_percent(stacks: dict) -> list[tuple[str, ...]]:
+    """Without the stack that has no function of the program's own: that is the runtime's, of which the tracer leaves out most."""
+    total = sum(stacks.values())
+    return [stack for stack, amount in stacks.items() if amount > 0.01 * total and stack]
+
+
+def split_crowded(stacks: dict) -> tuple[dict, dict]:
+    """What went on with more Ps than CPUs, and all the rest."""
+    crowded = {stack: amount for stack, amount in stacks.items() if "main.crowdedBurner" in stack}
+    return crowded, {stack: amount for stack, amount in stacks.items() if stack not in crowded}
 
 
 def test_synchronisation(traced: tuple) -> None:
     go, recorded, summary = traced
     reasons = {"chan receive", "chan send", "select", "sync.Mutex.Lock", "sync.WaitGroup.Wait", "semacquire", "sync.Cond.Wait"}
-    # Stacks without a function of the program's own are the runtime's (timers of the test, collectors): the tracer
-    # leaves most of them out.
-    mine = gotrace_s(summary, lambda stack: stack["reason"] in reasons)
-    compare(settled(tracer_s(go, recorded, "sync")), mine)
+    compare(tracer_s(go, recorded, "sync"), gotrace_s(summary, lambda stack: stack["reason"] in reasons))
 
 
 def test_network(traced: tuple) -> None:
     go, recorded, summary = traced
     # The tracer's wait ends when the netpoller has made the goroutine runnable.
     until_ready = gotrace_s(summary, lambda stack: stack["reason"] in ("IO wait", "netpoll"))
-    theirs = tracer_s(go, recorded, "net")
-    compare(theirs, until_ready)
+    compare(tracer_s(go, recorded, "net"), until_ready)
 
 
 def test_system_calls(traced: tuple) -> None:
     go, recorded, summary = traced
     theirs = tracer_s(go, recorded, "syscall")
-    # The tracer's system call lasts until the goroutine is back on a P: the waits for a CPU and for a P are in it. It counts
-    # calls that do not block as well, so only those that do are compared.
+    # The tracer's system call lasts until the goroutine is back on a P: the waits for a CPU and for a P are in it.
     mine = gotrace_s(summary, lambda stack: stack["state"] in ("syscall", "runqueue") or stack["reason"] == "syscall exit")
-    for stack in (("main.sleepInKernel", "main.nanosleep", "main.main"), ("main.readPipe", "main.pipeRead", "main.main")):
-        if minor(summary) == 21:
-            # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), and they end before
-            # the wait for another.
-            assert 0 < theirs[stack] <= 1.02 * mine[stack]
-        else:
-            assert abs(theirs[stack] - mine[stack]) <= 0.02 * theirs[stack]
+    blocked = {("main.sleepInKernel", "main.nanosleep", "main.main"), ("main.readPipe", "main.pipeRead", "main.main")}
+    assert blocked <= set(theirs)
+    if minor(summary) == 21:
+        # Its tracer knows only calls whose P was taken away (runtime/proc.go: traceGoSysBlock), from then on, and they end
+        # before the wait for another.
+        assert all(0 < theirs[stack] <= 1.02 * mine[stack] for stack in blocked)
+        return
+    for stack in above_one_percent(theirs):
+        # The tracer counts calls that do not block as well, and of others the time before and after: on the CPU, so not ours.
+        # main.replyLate, the server of a few replies, makes no other.
+        assert mine.get(stack, 0) <= 1.02 * theirs[stack], (stack, theirs[stack], mine)
+        assert abs(mine.get(stack, 0) - theirs[stack]) <= 0.02 * theirs[stack] or stack == ("main.replyLate",), (stack, theirs, mine)
 
 
 def without_leaf(stacks: dict) -> dict:
@@ -148,16 +151,19 @@ def without_leaf(stacks: dict) -> dict:
 def test_scheduling(traced: tuple) -> None:
     go, recorded, summary = traced
     theirs = tracer_s(go, recorded, "sched")
-    ready = gotrace_s(summary, lambda stack: stack["reason"] == "ready", waker_s)
-    created = gotrace_s(summary, lambda stack: stack["reason"] == "created", waker_s)
+    mine = gotrace_s(summary, lambda stack: stack["reason"] == "ready", waker_s)
     if minor(summary) == 21:
         # By the stack of who made it runnable, also of who created it; preempted goroutines are left out.
-        mine = {stack: ready.get(stack, 0) + created.get(stack, 0) for stack in theirs}
-        compare(settled(theirs), mine, share=0.05)
+        created = gotrace_s(summary, lambda stack: stack["reason"] == "created", waker_s)
+        compare(theirs, {stack: mine.get(stack, 0) + created.get(stack, 0) for stack in theirs})
         return
     # By the stack of who made it runnable, where that has one, else by its own; not before a goroutine has run for the
     # first time. Timers and the netpoller have none: those are one sum for the tracer, which is not compared.
-    mine = gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit")
-    for stack, amount in ready.items():
+    for stack, amount in gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit").items():
         mine[stack] += amount
-    compare(without_leaf(settled(theirs)), without_leaf(mine))
+    (their_crowd, theirs), (own_crowd, mine) = split_crowded(without_leaf(theirs)), split_crowded(without_leaf(mine))
+    compare(theirs, mine)
+    # Behind our probe the tracer first unwinds the stack, then reads the clock (runtime/proc.go: goschedImpl). With more Ps than
+    # CPUs the thread may lose its CPU in between, for one or two of the kernel's time slices of 4 ms: compared one by one, 80
+    # preemptions agreed within 30 us but for none to two of them, which began 4 to 8 ms earlier for us.
+    compare(their_crowd, own_crowd, more_ns=25_000_000)
