@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -118,6 +119,47 @@ def test_a_wait_names_its_waker(traced: tuple, scenario: str, waits: str, waker:
     assert count(waiting) == own[scenario]["count"]
     assert count([stack for stack in waiting if waker in names(stack, "waker")]) == own[scenario]["count"]
     assert agrees(stacks, own[scenario])
+
+
+# (the program's own functions, leaf first; state; reason; what the boundary names; the waker's own first function): how often.
+ON_EVERY_KERNEL = {
+    (("main.awaitChannel", "main.channel", "main.main"), "waiting", "chan receive", None, "main.wakeByChannel"): 40,
+    (("main.awaitMutex", "main.mutex", "main.main"), "waiting", "sync.Mutex.Lock", None, "main.wakeByUnlock"): 40,
+    (("main.awaitReply", "main.network", "main.main"), "waiting", "IO wait", "netpoll", None): 40,
+    (("main.awaitReply", "main.network", "main.main"), "netpoll", "netpoll", "netpoll", None): 40,
+    (("main.awaitUnixReply", "main.unixSocket", "main.main"), "waiting", "IO wait", "netpoll", None): 40,
+    (("main.awaitUnixReply", "main.unixSocket", "main.main"), "netpoll", "netpoll", "netpoll", None): 40,
+    (("main.awaitFirstReply", "main.firstWaits", "main.main"), "waiting", "IO wait", "netpoll", None): 20,
+    (("main.awaitFirstReply", "main.firstWaits", "main.main"), "netpoll", "netpoll", "netpoll", None): 20,
+    (("main.awaitOnStarvedPoller", "main.starvedPoller", "main.main"), "waiting", "IO wait", "netpoll", None): 20,
+    (("main.awaitOnStarvedPoller", "main.starvedPoller", "main.main"), "netpoll", "netpoll", "netpoll", None): 20,
+    (("main.awaitForever",), "waiting", "IO wait", "netpoll", None): 1,
+    (("main.readPipe", "main.pipeRead", "main.main"), "syscall", "read", "read", None): 40,
+    (("main.readPipe",), "syscall", "read", "read", None): 1,
+    (("main.sleepInKernel", "main.nanosleep", "main.main"), "syscall", "nanosleep", "nanosleep", None): 40,
+    (("main.sleepLocked", "main.locked.func1"), "waiting", "sleep", None, None): 40,
+}
+
+
+def test_the_profile_is_the_same_on_every_kernel(traced: tuple) -> None:
+    """This kernel's tracepoints, another's kprobes: one and the same table."""
+    _, summary = traced
+    if not sees_arrivals():
+        pytest.skip(NO_ARRIVALS)
+    found: Counter[tuple] = Counter()
+    leaves = {chain[0] for chain, *_ in ON_EVERY_KERNEL}
+    for stack in summary["stacks"]:
+        chain = tuple(name for name in names(stack, "go") if name.startswith("main."))
+        if leaves & set(chain[:1]) and stack["state"] in ("waiting", "netpoll", "syscall"):
+            call = [name.partition("(")[0] for name in names(stack, "syscall")]
+            waker = [name for name in names(stack, "waker") if name.startswith("main.")]
+            found[chain, stack["state"], stack["reason"], call[0] if call else None, waker[-1] if waker else None] += stack["count"]
+    assert found.keys() == ON_EVERY_KERNEL.keys()
+    for row, times in ON_EVERY_KERNEL.items():
+        # A call that Go's preemption signal wakes goes to sleep again, one that is woken before its thread has left the CPU has
+        # not slept; the arrival for a socket's first wait may come before the socket is known.
+        fewer, more = (1, 4) if row[1] == "syscall" else (1, 0) if row[1] == "netpoll" else (0, 0)
+        assert times - fewer <= found[row] <= times + more, (row, found[row])
 
 
 def test_nothing_is_lost(traced: tuple) -> None:
