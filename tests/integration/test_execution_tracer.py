@@ -88,12 +88,14 @@ def gotrace_s(summary: dict, wanted, key=goroutine_s) -> dict[tuple[str, ...], i
 
 
 def compare(theirs: dict, mine: dict, more_ns: int = 0) -> None:
-    """Every stack of more than 1 % of their profile has the same total in mine within 2 %, or up to `more_ns` more."""
+    """Every stack of more than 1 % of their profile has the same total in mine within 2 %, or up to `more_ns` more. The two look
+    at the clock some microseconds apart: of many short waits that may be half a millisecond."""
     stacks = above_one_percent(theirs)
     assert stacks
     for stack in stacks:
         amount, own_ns = theirs[stack], mine.get(stack, 0)
-        assert 0.98 * amount <= own_ns <= 1.02 * amount + more_ns, (stack, amount, own_ns)
+        apart_ns = 0.02 * amount + 500_000
+        assert amount - apart_ns <= own_ns <= amount + apart_ns + more_ns, (stack, amount, own_ns)
 
 
 def above_one_percent(stacks: dict) -> list[tuple[str, ...]]:
