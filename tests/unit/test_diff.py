@@ -28,7 +28,7 @@ from gotrace.export.diff import SUFFIXES, diff_dict, diff_page_data, format_of_d
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow, Window
 from gotrace.render.diff import print_diff
-from gotrace.vocabulary import FrameKind, Loss, State
+from gotrace.vocabulary import FrameKind, Loss
 
 
 def printed(diff: Diff, width: int = 80, **options: object) -> str:

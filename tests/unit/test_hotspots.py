@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profiles import GOEXIT, GOPARK, MS, S, durations, go, many_stacks, profile, runtime, shop, spread, stat
+from profiles import GOEXIT, GOPARK, MS, S, durations, go, many_stacks, profile, runtime, shop, stat
 from test_export_formats import any_profile
 
 from gotrace.profile.filters import filter_profile
