@@ -136,9 +136,9 @@ def test_system_calls(traced: tuple) -> None:
         return
     for stack in above_one_percent(theirs):
         # The tracer counts calls that do not block as well, and of others the time before and after: on the CPU, so not ours.
-        # main.replyLate, the server of a few replies, makes no other.
-        assert mine.get(stack, 0) <= 1.02 * theirs[stack], (stack, theirs[stack], mine)
-        assert abs(mine.get(stack, 0) - theirs[stack]) <= 0.02 * theirs[stack] or stack == ("main.replyLate",), (stack, theirs, mine)
+        # main.replyLate and main.firstWaits, which send and connect, make no other.
+        least = 0 if stack in {("main.replyLate",), ("main.firstWaits", "main.main")} else 0.98 * theirs[stack]
+        assert least <= mine.get(stack, 0) <= 1.02 * theirs[stack], (stack, theirs[stack], mine)
 
 
 def without_leaf(stacks: dict) -> dict:

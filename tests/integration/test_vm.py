@@ -144,8 +144,8 @@ ON_EVERY_KERNEL = {
 def test_the_profile_is_the_same_on_every_kernel(traced: tuple) -> None:
     """This kernel's tracepoints, another's kprobes: one and the same table."""
     _, summary = traced
-    if not sees_arrivals():
-        pytest.skip(NO_ARRIVALS)
+    # Where the kernel can't tell when data came, that state alone is missing.
+    expected = {row: times for row, times in ON_EVERY_KERNEL.items() if row[1] != "netpoll" or sees_arrivals()}
     found: Counter[tuple] = Counter()
     leaves = {chain[0] for chain, *_ in ON_EVERY_KERNEL}
     for stack in summary["stacks"]:
@@ -154,8 +154,8 @@ def test_the_profile_is_the_same_on_every_kernel(traced: tuple) -> None:
             call = [name.partition("(")[0] for name in names(stack, "syscall")]
             waker = [name for name in names(stack, "waker") if name.startswith("main.")]
             found[chain, stack["state"], stack["reason"], call[0] if call else None, waker[-1] if waker else None] += stack["count"]
-    assert found.keys() == ON_EVERY_KERNEL.keys()
-    for row, times in ON_EVERY_KERNEL.items():
+    assert found.keys() == expected.keys()
+    for row, times in expected.items():
         # A call that Go's preemption signal wakes goes to sleep again, one that is woken before its thread has left the CPU has
         # not slept; the arrival for a socket's first wait may come before the socket is known.
         fewer, more = (1, 4) if row[1] == "syscall" else (1, 0) if row[1] == "netpoll" else (0, 0)
