@@ -105,7 +105,7 @@ def above_one_percent(stacks: dict) -> list[tuple[str, ...]]:
 
 def split_crowded(stacks: dict) -> tuple[dict, dict]:
     """What went on with more Ps than CPUs, and all the rest."""
-    crowded = {stack: amount for stack, amount in stacks.items() if "main.crowdedBurner" in stack}
+    crowded = {stack: amount for stack, amount in stacks.items() if {"main.crowdedBurner", "main.crowded"} & set(stack)}
     return crowded, {stack: amount for stack, amount in stacks.items() if stack not in crowded}
 
 
@@ -156,12 +156,13 @@ def test_scheduling(traced: tuple) -> None:
     if minor(summary) == 21:
         # By the stack of who made it runnable, also of who created it; preempted goroutines are left out.
         created = gotrace_s(summary, lambda stack: stack["reason"] == "created", waker_s)
-        compare(theirs, {stack: mine.get(stack, 0) + created.get(stack, 0) for stack in theirs})
-        return
-    # By the stack of who made it runnable, where that has one, else by its own; not before a goroutine has run for the
-    # first time. Timers and the netpoller have none: those are one sum for the tracer, which is not compared.
-    for stack, amount in gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit").items():
-        mine[stack] += amount
+        mine = {stack: mine.get(stack, 0) + created.get(stack, 0) for stack in theirs}
+    else:
+        # By the stack of who made it runnable, where that has one, else by its own; not before a goroutine has run for the
+        # first time. Timers and the netpoller have none: those are one sum for the tracer, which is not compared.
+        others = gotrace_s(summary, lambda stack: stack["state"] == "preempted" or stack["reason"] == "syscall exit")
+        for stack, amount in others.items():
+            mine[stack] += amount
     (their_crowd, theirs), (own_crowd, mine) = split_crowded(without_leaf(theirs)), split_crowded(without_leaf(mine))
     compare(theirs, mine)
     # Of a preemption the tracer unwinds the stack behind our probe, and only then looks at the clock (runtime/proc.go:

@@ -154,7 +154,7 @@ def test_the_profile_is_the_same_on_every_kernel(traced: tuple) -> None:
             call = [name.partition("(")[0] for name in names(stack, "syscall")]
             waker = [name for name in names(stack, "waker") if name.startswith("main.")]
             found[chain, stack["state"], stack["reason"], call[0] if call else None, waker[-1] if waker else None] += stack["count"]
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys(), (found.keys() - expected.keys(), expected.keys() - found.keys())
     for row, times in expected.items():
         # A call that Go's preemption signal wakes goes to sleep again, one that is woken before its thread has left the CPU has
         # not slept; the arrival for a socket's first wait may come before the socket is known.
