@@ -160,12 +160,17 @@ static __always_inline void watch_parking(struct goroutine *state, u64 g)
 		return;
 	lock = user_word(user_word(g + G_M) + M_WAITLOCK);
 	struct scratch *s = acquire_scratch();
-	if (!s)
+	if (!s) {
+		count(STAT_ARRIVAL_UNWATCHED);
 		return;
-	/* From where the pollDesc begins for a writer, to where it ends for a reader. There is always a word below (runtime/malloc.go:
-	 * persistentalloc1 begins no chunk with what it hands out). */
-	if (bpf_probe_read_user(s->window, PD_READ, (void *)(lock - PD_WG)))
+	}
+	/* From where the pollDesc begins for a writer, to where it ends for a reader. For a reader, whose pollDesc may begin a page,
+	 * the word below may lie in one that was never touched (runtime/netpoll.go: alloc): then from where it begins for a reader. */
+	if (bpf_probe_read_user(s->window, PD_READ, (void *)(lock - PD_WG)) &&
+	    bpf_probe_read_user(s->window + (PD_WG - PD_RG), PD_READ - (PD_WG - PD_RG), (void *)(lock - PD_RG))) {
+		count(STAT_ARRIVAL_UNWATCHED);
 		goto out;
+	}
 	if (struct_word(s, PD_WG - PD_RG + PD_SELF) != lock - PD_RG) {
 		writer = 1;
 		if (struct_word(s, PD_SELF) != lock - PD_WG)

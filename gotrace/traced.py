@@ -369,7 +369,7 @@ class TracedProcess:
         tracer.stop()
         self.losses |= tracer.tables.losses()
         missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
-        self.losses[Loss.ARRIVALS_MISSED] = sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
+        self.losses[Loss.ARRIVALS_MISSED] += sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
         if later:
             tracer.probes.detach()

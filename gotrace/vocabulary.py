@@ -153,6 +153,8 @@ class Stat(IntEnum):
     """A thread leaves its CPU that no program saw getting it."""
     SWITCHES = 28
     """Where the cost is governed: threads of the target that left a CPU or got one."""
+    ARRIVAL_UNWATCHED = 29
+    """A goroutine parks for a file, and which one could not be read."""
 
 
 class Loss(str, Enum):
@@ -201,7 +203,7 @@ LOSS_TEXT = {
     Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
     Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
-    Loss.ARRIVALS_MISSED: "moments at which data came that the kernel did not deliver: some waits are not split there",
+    Loss.ARRIVALS_MISSED: "moments at which data came that were not seen: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
