@@ -207,6 +207,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		resumed(state, drain ? 0 : now);
 		return 0;
 	}
+	foresee(s, state);
 	if (bpf_probe_read_user(s->g, G_READ, (void *)g)) {
 		count(STAT_INTERVAL_LOST);
 		goto resumed;
@@ -287,6 +288,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	if (!admit(s))
 		goto out;
 	u64 stack = walk_resuming(s, p->kind);
+	remember_place(s, state);
 	if (state->last_stack != stack)
 		state->last_stack = keep_stack(s, stack);
 	commit(s, state, stack);

@@ -58,6 +58,8 @@ struct scratch {
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
 	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
+	volatile u32 foreseen; /* the window was read before the g, and that is where the g has its stack */
+	volatile u32 strayed;  /* the walk has read more than the window since */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
 	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */

@@ -25,6 +25,7 @@ struct knobs {
 #define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
 
 #define GOROUTINE_ENDED 4
+#define GOROUTINE_STEADY 8 /* its last two waits had the stack at the same place */
 
 /* Stop-the-world pauses; written by the programs alone. */
 struct world {
@@ -62,10 +63,11 @@ struct goroutine {
 	u64 last_stack; /* the last stacks of its waits and of its wakers that are known to be in `stacks`: saves look-ups there */
 	u64 last_waker;
 	u64 last_object; /* likewise, in `objects` */
+	u64 last_fp;    /* where the first frame of its last wait was */
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
-	u32 unused;
+	u32 last_size;  /* how far above last_fp its stack ended */
 };
 
 /* One per thread that was ever off its CPU while it ran a goroutine. */

@@ -129,6 +129,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	}
 	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
 		u64 caller = 0;
+		s->strayed = 1;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp)) {
 			value->prologue_caller = caller;
 			value->flags |= STACK_IN_PROLOGUE;
@@ -166,7 +167,8 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
 		w.below = sp - 16;
 	}
-	read_window(s, fp, lo, hi);
+	if (whose != WALK_PARKED || !s->foreseen)
+		read_window(s, fp, lo, hi);
 	/* As long as the chain ascends inside the window. Whatever else it does is for the second loop: in one, each frame would
 	 * double what the verifier has to follow. */
 	for (; i < MAX_FRAMES; i++) {
@@ -185,6 +187,8 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		w.last = caller;
 		w.fp = next;
 	}
+	if (whose == WALK_PARKED && w.fp)
+		s->strayed = 1;
 	for (; i < MAX_FRAMES; i++) {
 		if (!w.fp)
 			goto done;
@@ -221,6 +225,7 @@ done:
 	 * the word there is its caller. */
 	if (async && value->pcs[ASYNC_AT - 1] - ASYNC_LO < ASYNC_HI - ASYNC_LO) {
 		u64 caller = 0;
+		s->strayed = 1;
 		if (async + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)async) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
 			value->async_caller = caller;
 			hash = mix(hash, caller);
@@ -242,16 +247,43 @@ static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 	return 0;
 }
 
+/* A goroutine mostly waits where it waited before. Reading the stack there first, and then the g, which says whether it is there,
+ * spares the third read, by which walk_resuming sees that it has not been moved meanwhile. */
+static __always_inline void foresee(struct scratch *s, struct goroutine *state)
+{
+	s->window_bytes = 0;
+	if (state->flags & GOROUTINE_STEADY)
+		read_window(s, state->last_fp, state->last_fp, state->last_fp + state->last_size);
+}
+
+static __always_inline void remember_place(struct scratch *s, struct goroutine *state)
+{
+	u64 fp = word(s, G_SCHED_BP);
+	u32 size = word(s, G_STACK_HI) - fp;
+	if (state->last_fp == fp && state->last_size == size) {
+		state->flags |= GOROUTINE_STEADY;
+		return;
+	}
+	state->flags &= ~GOROUTINE_STEADY;
+	state->last_fp = fp;
+	state->last_size = size;
+}
+
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,
  * and move its stack (runtime/stack.go: shrinkstack): then what was walked is free memory, and it is walked again where it
  * is now. */
 static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 {
 	u64 hash = 0;
+	s->foreseen = s->window_bytes && s->window_from == word(s, G_SCHED_BP) && s->window_hi == word(s, G_STACK_HI);
 #pragma clang loop unroll(disable)
 	for (u32 attempt = 0; attempt < 2; attempt++) {
+		s->strayed = 0;
 		hash = walk(s, word(s, G_SCHED_PC), word(s, G_SCHED_SP), word(s, G_SCHED_BP), word(s, G_STACK_LO),
 			    word(s, G_STACK_HI), kind, WALK_PARKED);
+		if (s->foreseen && !s->strayed)
+			break;
+		s->foreseen = 0;
 		if (user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;
 		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))

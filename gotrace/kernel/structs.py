@@ -59,8 +59,8 @@ class Goroutine(ct.Structure):
     _fields_ = _words(
         "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
         "stopped_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
-        "margin_ns", "last_stack", "last_waker", "last_object",
-    ) + _halves("kind", "flags", "thread", "unused")
+        "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
+    ) + _halves("kind", "flags", "thread", "last_size")
 
 
 class Thread(ct.Structure):
