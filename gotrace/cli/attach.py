@@ -81,6 +81,7 @@ def attach(
     from rich.console import Console
 
     from gotrace.export import render
+    from gotrace.export.summary_json import json_parts
     from gotrace.kernel.host import preflight
     from gotrace.options import AttachOptions, check_mode
     from gotrace.render.progress import Ticker
@@ -124,7 +125,7 @@ def attach(
         sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
     if as_json:
-        sys.stdout.write(render(profile, ".json").decode())
+        sys.stdout.writelines(json_parts(profile))
         sys.stdout.flush()
     if not quiet:
         print_summary(profile, err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False), runtime=runtime)

@@ -48,6 +48,7 @@ def report(
     from gotrace.capture.reader import read_capture
     from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
     from gotrace.export.perfetto import require_timeline
+    from gotrace.export.summary_json import json_parts
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.profile.hotspots import find_hotspots
@@ -78,7 +79,7 @@ def report(
             write(Path(output), render(profile, format_of(output), runtime), force)
             err.print(f"Wrote {output}", markup=False, soft_wrap=True)
     if as_json:
-        sys.stdout.write(render(profile, ".json").decode())
+        sys.stdout.writelines(json_parts(profile))
     elif tree:
         print_tree(profile, Console(highlight=False), top, runtime)
     elif not outputs:

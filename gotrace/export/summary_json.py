@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,11 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
     A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them,
     only in waker and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
     """
-    several = len(profile.targets) > 1
+    return _outline(profile) | {"stacks": [_stack(stack, len(profile.targets) > 1) for stack in profile.stacks]}
+
+
+def _outline(profile: Profile) -> dict[str, Any]:
+    """All but the stacks, where there are none in the list."""
     total = profile.total()
     result: dict[str, Any] = {
         "gotrace": profile.version,
@@ -41,18 +46,39 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
         "losses": {loss.value: profile.losses.get(loss, 0) for loss in Loss},
         "overhead": asdict(profile.overhead) | {"governor": _governor(profile)},
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
-        "stacks": [_stack(stack, several) for stack in profile.stacks],
+        "stacks": [],
         "filters": profile.filters,
         "complete": profile.complete,
     }
-    if several:
+    if len(profile.targets) > 1:
         result["targets"] = [asdict(target) for target in profile.targets]
     return result
 
 
 def render_json(profile: Profile) -> str:
     """`summary_dict` as JSON text with a final newline; ASCII only, so a terminal that shows it acts on nothing."""
-    return json.dumps(summary_dict(profile), indent=1) + "\n"
+    return "".join(json_parts(profile))
+
+
+def json_parts(profile: Profile) -> Iterator[str]:
+    """What `render_json` returns, stack by stack: as one tree, thousands of stacks would be hundreds of megabytes."""
+    # No string has an end of line in it, JSON writes that as an escape: so this is the one key of that name at this depth.
+    before, key, after = json.dumps(_outline(profile), indent=1).partition('\n "stacks": [')
+    yield before + key
+    several, frames = len(profile.targets) > 1, dict[Frame, str]()
+    for number, stack in enumerate(profile.stacks):
+        for frame in stack.frames:
+            if frame not in frames:
+                frames[frame] = "\n" + _indented(json.dumps(_frame(frame), indent=1), 4)
+        text = _indented(json.dumps(_stack(stack, several, with_frames=False), indent=1), 2)
+        own, frames_key, rest = text.partition('\n   "frames": [')
+        yield (",\n" if number else "\n") + own + frames_key + ",".join(frames[frame] for frame in stack.frames)
+        yield ("\n   " if stack.frames else "") + rest
+    yield ("\n " if profile.stacks else "") + after + "\n"
+
+
+def _indented(text: str, depth: int) -> str:
+    return " " * depth + text.replace("\n", "\n" + " " * depth)
 
 
 def _governor(profile: Profile) -> dict[str, Any] | None:
@@ -74,11 +100,11 @@ def _weights(distribution: Distribution) -> dict[str, int]:
     }
 
 
-def _stack(stack: StackStat, several: bool) -> dict[str, Any]:
+def _stack(stack: StackStat, several: bool, with_frames: bool = True) -> dict[str, Any]:
     return {
         **({"pid": stack.pid} if several else {}),
         **({"goid": stack.goid} if stack.goid is not None else {}),
-        "frames": [_frame(frame) for frame in stack.frames],
+        "frames": [_frame(frame) for frame in stack.frames] if with_frames else [],
         "state": stack.state.value,
         "reason": stack.reason,
         **_weights(stack.distribution),

@@ -226,6 +226,11 @@ def test_json_totals_agree_with_the_stacks(made: Profile) -> None:
         assert all(g["p50_ns"] <= g["p90_ns"] <= g["p99_ns"] <= g["max_ns"] for g in groups.values())
 
 
+@given(made=any_profile)
+def test_json_text_is_that_of_the_whole_at_once(made: Profile) -> None:
+    assert render_json(made) == json.dumps(summary_dict(made), indent=1) + "\n"
+
+
 def test_json_text_is_safe_to_show() -> None:
     text = render_json(hostile_profile())
     assert text.replace("\n", "").isprintable() and text.isascii()
