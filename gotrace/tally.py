@@ -88,7 +88,7 @@ class Tally:
         estimated = self._inferred or self.sampled
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
-    def count_goroutines(self, members: set[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
+    def count_goroutines(self, members: Iterable[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
         """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
         how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
         goids of rows that were added from memory."""

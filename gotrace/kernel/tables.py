@@ -113,9 +113,9 @@ class Tables:
             )
         return self._objects[number]
 
-    def read_members(self) -> set[tuple[int, int]]:
-        """(`member_hash`, goid) of every goroutine that was counted for a stack."""
-        return {struct.unpack("<QQ", key) for key, _ in self._table("members", MemberKey, ct.c_uint64)}
+    def read_members(self) -> Iterator[tuple[int, int]]:
+        """(`member_hash`, goid) of every goroutine that was counted for a stack; some may come twice."""
+        return (struct.unpack("<QQ", key) for key, _ in self._table("members", MemberKey, ct.c_uint64))
 
     def read_stats(self) -> dict[Stat, int]:
         """All counters, summed over the CPUs."""
