@@ -15,7 +15,7 @@ from gotrace.profile.types import Distribution, StackKey, StackStat
 _CONFIDENCE = 1.96
 
 
-@dataclass
+@dataclass(slots=True)
 class _Stack:
     stat: StackStat
     key: StackKey

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gotrace.vocabulary import Part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawStack:
     """Program counters, leaf first.
 
@@ -32,7 +32,7 @@ class RawStack:
 NO_STACK = RawStack((), unreadable=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KernelObject:
     """What a file descriptor was: `mode`, `ino`, `dev` of its inode; of a socket its family, type, state and addresses
     (raw bytes, 4 or 16 of them used) with ports; of a unix socket the path that it or its other end is bound to."""
@@ -65,7 +65,7 @@ class RowKey(NamedTuple):
     syscall: int
 
 
-@dataclass
+@dataclass(slots=True)
 class IntervalRow:
     """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2, and so is
     `variance`, that of the total where short intervals were sampled. `margin_ns`: by how much the total may be too small
@@ -94,7 +94,7 @@ class IntervalRow:
         return Part(self.key.part)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KernelEvent:
     """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread that the goroutine went on with."""
 
@@ -106,7 +106,7 @@ class KernelEvent:
     tid: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OpenInterval:
     """An interval that was still open: the goroutine struct, how it began, and how far it got. Times of CLOCK_MONOTONIC; 0
     where a stage was not reached. `waker` and `object` are numbers in the kernel's tables. `stopped_at_*`: how long the world
@@ -135,7 +135,7 @@ class WorldPause:
     reason: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OpenThread:
     """A thread off its CPU with a goroutine that Go takes for running."""
 
@@ -154,7 +154,7 @@ class OpenThread:
     throttled: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BlockedThread:
     """A thread that sleeps in the kernel with a goroutine. `tid` is its number in our PID namespace; `switches` how often
     it had left its CPU when it was looked at, `place` what /proc/PID/task/TID/syscall said then. Stacks are leaf first."""
@@ -170,7 +170,7 @@ class BlockedThread:
     place: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunningTime:
     """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run
     began, 0 if it does not run. `partial`: it was born inside the window, or ended."""

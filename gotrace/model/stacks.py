@@ -81,7 +81,7 @@ _LEAF_KINDS = (
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CodePoint:
     """A program counter at its link-time address. `exact`: the instruction itself, not a return address behind it."""
 
@@ -89,7 +89,7 @@ class CodePoint:
     exact: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class GoStack:
     """A goroutine's stack where it left the CPU, leaf first, and why; `waker` is that of who made it runnable, `boundary`
     what it was doing in the kernel (``read``, ``page fault``, "" if nothing). `broken` says what is missing at its root."""

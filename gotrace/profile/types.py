@@ -18,7 +18,7 @@ KERNEL_PATH = "[kernel path]"
 """`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function that had it arrive."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One function of a stack. `file` is "" and `line` 0 where they are not known."""
 
@@ -29,7 +29,7 @@ class Frame:
     inlined: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Distribution:
     """Count, sum, spread and histogram of durations. `squares` is the sum of squares in (256 ns)**2."""
 
@@ -99,7 +99,7 @@ class StackKey(tuple):
         return self._hash
 
 
-@dataclass
+@dataclass(slots=True)
 class StackStat:
     """All intervals that ended with the same stack, state and reason (and goroutine, where those are kept apart)."""
 
@@ -132,7 +132,7 @@ LONG_RUN_NS = 10_000_000
 """Go's own time slice (runtime/proc.go: forcePreemptNS)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pause:
     """A stop-the-world pause, from the call that asks for it to the one that ends it. `start_ns` is from the window's
     start."""
@@ -143,7 +143,7 @@ class Pause:
     pid: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TimelineInterval:
     """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` says state, reason and
     frames; `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known, `tid`
