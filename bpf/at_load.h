@@ -143,6 +143,7 @@
 #define KIND_FILTER AT_LOAD(KIND_FILTER)
 #define KIND_MASK AT_LOAD(KIND_MASK)
 #define REASON_MASK AT_LOAD(REASON_MASK)
+#define MORE_ROWS AT_LOAD(MORE_ROWS) /* beside the maps of stacks and of intervals are others, which grow, for when those are full */
 #define GOVERNED AT_LOAD(GOVERNED) /* struct knobs holds */
 #define STREAM AT_LOAD(STREAM)
 #define STREAM_NS AT_LOAD(STREAM_NS)

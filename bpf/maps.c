@@ -24,12 +24,14 @@ BPF_TABLE("percpu_array", u32, u64, stats, STAT_COUNT);
 BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
+BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for what is beyond, if MORE_ROWS */
 BPF_TABLE("hash", u64, struct object, objects, 1);
 BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
 BPF_TABLE("hash", u64, struct arrival, watched, 1);
 BPF_TABLE("array", u32, struct world, world, 1);
 BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
 BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
+BPF_TABLE("hash", struct interval_key, struct interval_value, more_intervals, 1); /* likewise */
 BPF_TABLE("hash", struct member_key, u64, members, 1);
 BPF_TABLE("hash", u32, u64, last_g, 1); /* probe sets "schedule" and "lean": the goroutine that a thread resumed last */
 BPF_RINGBUF_OUTPUT(events, 1);

@@ -126,6 +126,27 @@ static __always_inline void add_member(struct goroutine *state, struct interval_
 		count(STAT_GOROUTINE_SET_FULL);
 }
 
+/* The row of `key`, a new one if there is none; NULL if there is no room, which is counted. */
+static __always_inline struct interval_value *interval_row(struct scratch *s, struct interval_key *key)
+{
+	struct interval_value *value = intervals.lookup(key);
+	if (value)
+		return value;
+	if (MORE_ROWS && (value = more_intervals.lookup(key)))
+		return value;
+	intervals.insert(key, &s->zero);
+	value = intervals.lookup(key);
+	if (!value && MORE_ROWS) {
+		/* Twice, as in keep_stack. */
+		if (more_intervals.insert(key, &s->zero))
+			more_intervals.insert(key, &s->zero);
+		value = more_intervals.lookup(key);
+	}
+	if (!value)
+		count(STAT_STACK_TABLE_FULL);
+	return value;
+}
+
 /* Adds the parts of the interval in the scratch space to their rows. */
 static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack)
 {
@@ -151,15 +172,9 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			key.kernel_stack = p->kernel_stack;
 		if (part == PART_MAIN || part == PART_RUNNABLE)
 			key.waker = p->waker;
-		struct interval_value *value = intervals.lookup(&key);
-		if (!value) {
-			intervals.insert(&key, &s->zero);
-			value = intervals.lookup(&key);
-			if (!value) {
-				count(STAT_STACK_TABLE_FULL);
-				return;
-			}
-		}
+		struct interval_value *value = interval_row(s, &key);
+		if (!value)
+			return;
 		add(value, duration, p->weight, p->in_progress, bucket_of(duration));
 		if (p->stopped_ns[part])
 			__sync_fetch_and_add(&value->stopped_ns, p->stopped_ns[part] * p->weight);

@@ -238,10 +238,13 @@ done:
 /* Keeps the stack in the scratch space under its hash. Returns the hash, 0 if there was no room for it. */
 static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 {
-	if (stacks.lookup(&hash))
+	if (stacks.lookup(&hash) || (MORE_ROWS && more_stacks.lookup(&hash)))
 		return hash;
-	stacks.insert(&hash, &s->stack);
-	if (stacks.lookup(&hash))
+	if (!stacks.insert(&hash, &s->stack) || stacks.lookup(&hash))
+		return hash;
+	/* Twice: that map grows, and may be out of memory until an interrupt brings more (kernel/bpf/memalloc.c). */
+	if (MORE_ROWS &&
+	    (!more_stacks.insert(&hash, &s->stack) || !more_stacks.insert(&hash, &s->stack) || more_stacks.lookup(&hash)))
 		return hash;
 	count(STAT_STACK_TABLE_FULL);
 	return 0;

@@ -187,7 +187,7 @@ class Loss(str, Enum):
 
 LOSS_TEXT = {
     Loss.GOROUTINE_TABLE_FULL: "starts of intervals not recorded: more goroutines than the table holds",
-    Loss.STACK_TABLE_FULL: "intervals not recorded: more distinct stacks than the table holds",
+    Loss.STACK_TABLE_FULL: "intervals not recorded: more distinct stacks (with wakers, sockets, files) than the table holds",
     Loss.GOROUTINE_SET_FULL: "goroutines missing from the distinct-goroutine counts (their time is counted)",
     Loss.RING_FULL: "single events not streamed: the ring buffer was full (totals are not affected)",
     Loss.INTERVAL_LOST: "intervals not recorded: the g could not be read, or too many probes met on one CPU",

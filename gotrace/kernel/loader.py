@@ -23,6 +23,7 @@ _KPROBES = frozenset(("on_poll_event",))
 """Programs of type KPROBE that are for functions of the kernel, all others are for uprobes."""
 _LARGE = 1 << 18
 """Elements. Larger maps, for hundreds of thousands of goroutines of which most never move, get memory for what is in them."""
+_GROWING = frozenset(("more_intervals", "more_stacks"))
 _HINTS = {
     errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
     errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",
@@ -60,7 +61,7 @@ def load(
             number = entries.get(shape.name, shape.entries)
             loaded.maps[shape.name] = create_map(
                 shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size, number, shape.name,
-                shape.kind == MapType.HASH and number > _LARGE and maps_may_grow(),
+                shape.kind == MapType.HASH and (number > _LARGE or shape.name in _GROWING) and maps_may_grow(),
             )
         fds = [loaded.maps[shape.name] for shape in compiled.maps]
         # Side by side: the verifier takes its time with each.

@@ -21,6 +21,8 @@ _IO_WAIT = 2
 MAX_G_READ = 248
 _MAX_PD_READ = 1024
 """Bytes of a pollDesc; Go 1.27 needs 304."""
+_MORE_ROWS = 3 << 14
+"""Rows of stacks, with wakers and what else is told apart, beyond `Options.max_stacks`: in a map that gets memory for what is in it."""
 _MOST_GOROUTINES = 1 << 22
 """Of which any was seen to move, and pairs of those with a stack. An empty map for so many takes the kernel 64 MB, whatever the target
 says of itself."""
@@ -118,10 +120,12 @@ FD_SYSCALLS = frozenset((
 
 
 def constants(
-    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False
+    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False,
+    may_grow: bool = False,
 ) -> dict[str, int]:
     """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
-    of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events.
+    of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events; `may_grow`: maps
+    may get their memory on demand.
 
     Raises:
         Refused: a g of this layout is larger than the program can read.
@@ -186,6 +190,7 @@ def constants(
         "KIND_FILTER": int(kinds is not None or reasons is not None),
         "KIND_MASK": sum(1 << kind for kind in (StartKind if kinds is None else kinds)),
         "REASON_MASK": sum(1 << reason for reason in (range(MAX_REASONS) if reasons is None else reasons)),
+        "MORE_ROWS": int(may_grow),
         "GOVERNED": int(options.governed),
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
@@ -205,12 +210,14 @@ def constants(
     return values
 
 
-def map_entries(options: Options) -> dict[str, int]:
-    """How many entries each map gets that is not sized by the C source."""
+def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
+    """How many entries each map gets that is not sized by the C source. `may_grow`: such may get their memory on demand."""
     goroutines = min(options.max_goroutines, _MOST_GOROUTINES)
     return {
         "goroutines": goroutines,
         "intervals": options.max_stacks,
+        "more_intervals": _MORE_ROWS if may_grow else 1,
+        "more_stacks": _MORE_ROWS if may_grow else 1,
         "stacks": options.max_stacks,
         "threads": 32768,
         "objects": options.max_objects,

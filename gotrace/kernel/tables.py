@@ -7,6 +7,7 @@ import ctypes as ct
 import errno
 import struct
 from collections.abc import Iterator
+from itertools import chain
 
 from gotrace.kernel.bpf import BpfError, delete_element, possible_cpus, read_element, read_table, write_element
 from gotrace.kernel.records import (
@@ -59,6 +60,7 @@ _LOSSES = {
     Stat.SWITCH_UNSEEN: Loss.SWITCH_UNSEEN,
     Stat.ARRIVAL_UNWATCHED: Loss.ARRIVALS_MISSED,
 }
+_INTERVALS = ("intervals", "more_intervals")
 
 
 class Tables:
@@ -76,7 +78,7 @@ class Tables:
     def read_rows(self) -> list[IntervalRow]:
         """The sums, each as of now, of those rows that changed since the last call."""
         changed = []
-        for raw_key, raw in self._table("intervals", IntervalKey, IntervalValue):
+        for raw_key, raw in chain.from_iterable(self._table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
             count = int.from_bytes(raw[:8], "little")
             if self._seen.get(raw_key) == count:
                 continue
@@ -98,7 +100,7 @@ class Tables:
     def stack(self, number: int) -> RawStack | None:
         """A stack by its number in the kernel's table; None if the table was full."""
         if number not in self._stacks:
-            raw = self._element("stacks", number, Stack)
+            raw = self._element("stacks", number, Stack) or self._element("more_stacks", number, Stack)
             if raw is None:
                 return None
             self._stacks[number] = parse_stack(raw)

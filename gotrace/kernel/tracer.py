@@ -9,6 +9,7 @@ import time
 from gotrace.gobin.layout import Layout
 from gotrace.kernel.bpf import ProgramType, possible_cpus, read_element, write_element
 from gotrace.kernel.compilation import CompiledPrograms
+from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.loader import LoadedPrograms, load
 from gotrace.kernel.perf_event import KPROBE_TYPE
 from gotrace.kernel.placing import TRACEPOINTS, PlacedProbes, stage_of
@@ -64,8 +65,9 @@ class Tracer:
         if tracepoints:
             programs |= dict.fromkeys((*TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
             programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {}
-        fixed = constants(pid, plan, layout, bias, options, kernel, kprobe)
-        loaded = load(compiled, programs, fixed, map_entries(options))
+        may_grow = maps_may_grow()
+        fixed = constants(pid, plan, layout, bias, options, kernel, kprobe, may_grow)
+        loaded = load(compiled, programs, fixed, map_entries(options, may_grow))
         try:
             probes = PlacedProbes(pid, exe_path, plan, loaded.programs, tracepoints, kprobe)
             tracer = cls(plan, options, loaded, probes, bool(kernel))

@@ -8,8 +8,12 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from attach import Attached
+from gobuild import GO_VERSIONS, build
+from workload import Workload
 
 from gotrace.kernel.bpf import BpfError, MapType, create_map, delete_element, read_element, read_table, write_element
+from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.program import Options, map_entries
 
 pytestmark = pytest.mark.bpf
@@ -57,6 +61,19 @@ def test_a_map_on_demand_takes_memory_for_what_is_in_it() -> None:
 
 
 def test_tables_are_bounded_whatever_the_target_says_of_itself() -> None:
-    modest, vast = map_entries(Options()), map_entries(Options(max_goroutines=1 << 25))
+    modest, vast = map_entries(Options(), True), map_entries(Options(max_goroutines=1 << 25), True)
     assert max(vast.values()) <= 1 << 24
     assert all(vast[name] >= modest[name] for name in modest)
+
+
+@pytest.mark.skipif(not maps_may_grow(), reason="maps do not grow on this kernel (remedy: Linux 6.1)")
+def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded() -> None:
+    with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "stacks", "5000") as workload:
+        with Attached(workload.pid, "-d", "0", "--json") as trace:
+            workload.send("run 0ns 3000000000ns")
+            workload.read_json(60)
+            summary = trace.end_json()
+    assert len(summary["stacks"]) > 1 << 14
+    losses = summary["losses"]
+    # A map that grows can be out of memory for a moment, where interrupts are off.
+    assert losses["stack_table_full"] < 10 and losses["goroutine_set_full"] == 0

@@ -6,6 +6,7 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+from functools import cache
 
 from gotrace.errors import Refused
 from gotrace.kernel.bpf import (
@@ -38,6 +39,7 @@ _BPF_LOOP = bytes.fromhex("85000000b5000000 9500000000000000")
 _UNKNOWN = ("invalid func", "unknown func", "cannot use helper")
 
 
+@cache
 def maps_may_grow() -> bool:
     """Whether programs of tracers may put elements into maps that get their memory on demand: from Linux 6.1 on the kernel has an
     allocator for that which works in any context (kernel/bpf/memalloc.c). Not to be tried: before, some kernels take such a map

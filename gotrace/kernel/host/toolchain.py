@@ -51,7 +51,7 @@ def _compiles() -> str:
     programs = dict.fromkeys(("start_park", "end_execute", "switch_coroutine"), ProgramType.KPROBE)
     programs["target_exec"] = ProgramType.RAW_TRACEPOINT
     options = Options(max_goroutines=64, max_stacks=64)
-    loaded = load(compiled, programs, dict.fromkeys(constant_names(), 64), map_entries(options))
+    loaded = load(compiled, programs, dict.fromkeys(constant_names(), 64), map_entries(options, False))
     try:
         os.close(attach_raw_tracepoint("sched_process_exec", loaded.programs["target_exec"]))
     finally:
