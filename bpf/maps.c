@@ -53,6 +53,7 @@ struct pending {
 
 struct scratch {
 	u64 busy;
+	u64 last_g0, last_m; /* bpf/wakers.c: current_goroutine */
 	volatile struct pending pending;
 	struct stack stack;
 	struct interval_value zero; /* never written: new rows of `intervals` are made from it */

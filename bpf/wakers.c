@@ -25,6 +25,18 @@ static __always_inline struct goroutine *created(u64 g, u64 now)
 	return state;
 }
 
+/* m.curg of the thread whose g0 that is. g0.m is for life, and often the one that was seen last here: then m, whose first field is
+ * m.g0 (runtime/runtime2.go), says so itself, in the same read. */
+static __always_inline u64 current_goroutine(struct scratch *s, u64 g0)
+{
+	if (M_CURG + 8 <= WINDOW && s->last_g0 == g0 && !bpf_probe_read_user(s->window, M_CURG + 8, (void *)s->last_m) &&
+	    struct_word(s, 0) == g0)
+		return struct_word(s, M_CURG);
+	s->last_g0 = g0;
+	s->last_m = user_word(g0 + G_M);
+	return user_word(s->last_m + M_CURG);
+}
+
 /* Loaded twice. With AT_CREATION 0 for runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that does it.
  * With AT_CREATION 1 for the call of runtime.runqput in runtime.newproc.func1: BX = the g of the new goroutine. */
 int mark_ready(struct pt_regs *ctx)
@@ -54,7 +66,7 @@ int mark_ready(struct pt_regs *ctx)
 		return 0;
 	}
 	/* The scheduler itself: a timer that is due, a thread that looks for work. Its frames are on g0. */
-	u64 current = user_word(user_word(g0 + G_M) + M_CURG), hash, pc, sp, fp, lo, hi;
+	u64 current = current_goroutine(s, g0), hash, pc, sp, fp, lo, hi;
 	if (!current) {
 		pc = user_word(ctx->sp);
 		sp = ctx->sp;
