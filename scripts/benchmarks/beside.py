@@ -43,7 +43,7 @@ def run_beside(
     ended."""
     before = generator.run([*_warm(stages[0], warm_up_ns), *stages])
     started = time.monotonic()
-    running = subprocess.Popen(_own(command), stderr=subprocess.PIPE, text=True, errors="replace")
+    running = subprocess.Popen(_own(command), stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=_heeds_sigint)
     is_ready = threading.Event()
     relay = threading.Thread(target=_relay, args=(running.stderr, re.compile(ready), is_ready), daemon=True)
     relay.start()
@@ -66,6 +66,11 @@ def run_beside(
     length = time.monotonic() - started
     after = generator.run([*_warm(stages[0], warm_up_ns), *stages])
     return Beside(dict(zip(PHASES, (before, during, after))), code, early, length)
+
+
+def _heeds_sigint() -> None:
+    # Started with nohup or in the background of a script, we ignore it, and so would the command.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _relay(lines: IO[str], ready: re.Pattern[str], event: threading.Event) -> None:
