@@ -371,15 +371,13 @@ class TracedProcess:
         missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
         self.losses[Loss.ARRIVALS_MISSED] += sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
         self.losses[Loss.MISSED_HITS] = sum(missed.values())
-        if later:
-            tracer.probes.detach()
+        tracer.probes.detach()  # before all that takes time: the target pays for them as long as they are there
         _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
         self._take(list(cut.rows.values()))
         self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
         self._finished = True
-        tracer.probes.detach()
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
 
     def _account(self) -> None:
