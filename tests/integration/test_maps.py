@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from attach import Attached
@@ -67,9 +68,9 @@ def test_tables_are_bounded_whatever_the_target_says_of_itself() -> None:
 
 
 @pytest.mark.skipif(not maps_may_grow(), reason="maps do not grow on this kernel (remedy: Linux 6.1)")
-def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded() -> None:
+def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded(tmp_path: Path) -> None:
     with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "stacks", "5000") as workload:
-        with Attached(workload.pid, "-d", "0", "--json") as trace:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
             workload.send("run 0ns 3000000000ns")
             workload.read_json(60)
             summary = trace.end_json()
