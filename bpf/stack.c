@@ -255,7 +255,8 @@ static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 static __always_inline void foresee(struct scratch *s, struct goroutine *state)
 {
 	s->window_bytes = 0;
-	if (state->flags & GOROUTINE_STEADY)
+	/* Not where most intervals may be dropped before their stack is looked at (admit): there it would be a read more. */
+	if (!ONLY_GOID && !KIND_FILTER && !MIN_BLOCK_NS && state->flags & GOROUTINE_STEADY && !sample_period())
 		read_window(s, state->last_fp, state->last_fp, state->last_fp + state->last_size);
 }
 

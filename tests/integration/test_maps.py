@@ -67,14 +67,16 @@ def test_tables_are_bounded_whatever_the_target_says_of_itself() -> None:
     assert all(vast[name] >= modest[name] for name in modest)
 
 
-@pytest.mark.skipif(not maps_may_grow(), reason="maps do not grow on this kernel (remedy: Linux 6.1)")
-def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded(tmp_path: Path) -> None:
+def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded_or_counted(tmp_path: Path) -> None:
     with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "stacks", "5000") as workload:
         with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
             workload.send("run 0ns 3000000000ns")
             workload.read_json(60)
             summary = trace.end_json()
-    assert len(summary["stacks"]) > 1 << 14
     losses = summary["losses"]
-    # A map that grows can be out of memory for a moment, where interrupts are off.
-    assert losses["stack_table_full"] < 10 and losses["goroutine_set_full"] == 0
+    assert losses["goroutine_set_full"] == 0
+    if maps_may_grow():
+        # Such a map can be out of memory for a moment, where interrupts are off.
+        assert len(summary["stacks"]) > 1 << 14 and losses["stack_table_full"] < 10
+    else:
+        assert len(summary["stacks"]) <= 1 << 14 and losses["stack_table_full"] > 1000
