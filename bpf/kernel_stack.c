@@ -132,8 +132,11 @@ static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s, u64 s
 	s->stack.depth = size / 8;
 	s->stack.prologue_caller = s->stack.async_caller = 0;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < MAX_FRAMES && i < (u32)size / 8; i++)
+	for (u32 i = 0; i < MAX_FRAMES; i++) {
+		if (i >= *(volatile u32 *)&s->stack.depth) /* as in is_path */
+			break;
 		hash = mix(hash, s->stack.pcs[i]);
+	}
 	hash = mix(hash, STACK_KERNEL);
 	if (keep_stack(s, hash) && p && !(bpf_get_prandom_u32() & 3)) /* seldom: where more take turns than there is room for */
 		learn_path(s, p, hash, own_frames);

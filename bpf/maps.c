@@ -56,6 +56,7 @@ struct scratch {
 	u64 last_g0, last_m; /* bpf/wakers.c: current_goroutine */
 	volatile struct pending pending;
 	struct stack stack;
+	struct event event; /* not on the stack, of which there are 512 bytes */
 	struct interval_value zero; /* never written: new rows of `intervals` are made from it */
 	struct pt_regs regs;
 	volatile struct thread thread;

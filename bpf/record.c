@@ -188,11 +188,16 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			}
 		}
 		if (STREAM && duration >= STREAM_NS) {
-			struct event event = {.start_ns = at, .duration_ns = duration, .goid = p->goid,
-					      .waker_goid = p->waker_goid, .key = key, .tid = p->tid};
+			struct event *event = &s->event;
+			event->start_ns = at;
+			event->duration_ns = duration;
+			event->goid = p->goid;
+			event->waker_goid = p->waker_goid;
+			event->key = key;
+			event->tid = p->tid;
 			/* No wake-up: it would cost more than the rest of the probe, and the reader comes by often enough
 			 * (gotrace/kernel/tracer.py: take_events). */
-			if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
+			if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 				count(STAT_RING_FULL);
 		}
 		at += duration;

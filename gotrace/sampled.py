@@ -137,8 +137,9 @@ class SampledProcess:
         """The process is gone, or another program: this is the end of its window."""
         self.end_ns = self.end_ns or time.monotonic_ns()
 
-    def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since the last call, and single intervals where they are wanted."""
+    def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Stacks whose figures changed since the last call, and single intervals where they are wanted; it takes no time worth
+        a limit."""
         changed, single = self._estimator.take()
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown

@@ -40,6 +40,9 @@ from gotrace.vocabulary import CONTINUED, Loss, Mode, Stat
 from gotrace.watched import Watched
 
 _COMMIT_EVERY_S = 0.9
+_READ_FOR_NS = 250_000_000
+"""What reading before a commit may take: with tens of thousands of stacks that move all the time it would take seconds, of a CPU
+that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
 _STATS_FOR_S = 1.0
 _SHOW_EVERY_S = 0.09
 _ASSUMED_TRAP_NS = 1000
@@ -256,7 +259,7 @@ class Session:
                 if now - last_commit > _COMMIT_EVERY_S and not any(r.in_window for r in self._regulators.values()):
                     last_commit = now
                     for process in self.processes:
-                        self._put(process, *process.read())
+                        self._put(process, *process.read(_READ_FOR_NS // len(self.processes)))
                     if self.capture is not None:
                         self.capture.commit(self._profile(complete=False))
                 if progress is not None and now - last_shown > _SHOW_EVERY_S:

@@ -37,6 +37,7 @@ from gotrace.vocabulary import Loss, Stage, Stat
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _CHUNK = 8192
+_ROWS_AT_ONCE = 512
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 
 
@@ -189,10 +190,18 @@ class TracedProcess:
             if not still_blocked(pid, thread):
                 self.tracer.tables.forget_blocked(thread.tid, self.start_ns)
 
-    def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since the last call, and the single intervals streamed since then."""
-        changed = self._take(self.tracer.tables.read_rows()) + self._cut_changed
+    def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
+        `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest."""
+        deadline = time.monotonic_ns() + limit_ns
+        found = {id(stack): stack for stack in self._cut_changed}
         self._cut_changed = []
+        while True:
+            rows = self.tracer.tables.read_rows(_ROWS_AT_ONCE if limit_ns else 0)
+            found |= {id(stack): stack for stack in self._take(rows)}
+            if len(rows) < _ROWS_AT_ONCE or not limit_ns or time.monotonic_ns() > deadline:
+                break
+        changed = list(found.values())
         intervals = []
         for event in self.tracer.read_events():
             key = self._tally.key_of(event.key)

@@ -49,8 +49,9 @@ class Watched(Protocol):
     def end(self) -> None:
         """The process is gone, or has called exec: this is the end of its window."""
 
-    def read(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since the last call, and the single intervals that ended since then."""
+    def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Stacks whose figures changed since they were read last, and the single intervals that ended since the last call. With
+        `limit_ns` it takes hardly longer than that, and leaves what it does not get to for the next calls."""
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call."""

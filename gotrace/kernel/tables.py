@@ -7,7 +7,7 @@ import ctypes as ct
 import errno
 import struct
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from gotrace.kernel.bpf import BpfError, delete_element, possible_cpus, read_element, read_table, write_element
 from gotrace.kernel.records import (
@@ -70,23 +70,31 @@ class Tables:
         self._maps = maps
         self._possible_cpus = possible_cpus()
         self._seen: dict[bytes, int] = {}
+        self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
         self._objects: dict[int, KernelObject | None] = {}
 
     # -- sums ----------------------------------------------------------------------------------------------------------
 
-    def read_rows(self) -> list[IntervalRow]:
-        """The sums, each as of now, of those rows that changed since the last call."""
-        changed = []
+    def read_rows(self, at_most: int = 0) -> list[IntervalRow]:
+        """The sums of those rows that changed since they were read last. With `at_most` no more than so many, and the next such
+        call goes on where this one stopped: fewer means that the table's end was reached. Without it all, each as of now."""
+        if self._pass is None or not at_most:
+            self._pass = self._changed_rows()
+        rows = list(islice(self._pass, at_most or None))
+        if len(rows) < at_most or not at_most:
+            self._pass = None
+        return rows
+
+    def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
             count = int.from_bytes(raw[:8], "little")
             if self._seen.get(raw_key) == count:
                 continue
             self._seen[raw_key] = count
-            changed.append(parse_row(raw_key, raw))
-        for row in changed:
+            row = parse_row(raw_key, raw)
             self.resolve(row)
-        return changed
+            yield row
 
     def resolve(self, row: IntervalRow) -> None:
         """Fills in what the row's key names in other tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as ct
 import errno
 import os
 import struct
@@ -16,6 +17,8 @@ from workload import Workload
 from gotrace.kernel.bpf import BpfError, MapType, create_map, delete_element, read_element, read_table, write_element
 from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.program import Options, map_entries
+from gotrace.kernel.structs import IntervalKey, IntervalValue, Stack
+from gotrace.kernel.tables import Tables
 
 pytestmark = pytest.mark.bpf
 
@@ -80,3 +83,42 @@ def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded_or_counted(t
         assert len(summary["stacks"]) > 1 << 14 and losses["stack_table_full"] < 10
     else:
         assert len(summary["stacks"]) <= 1 << 14 and losses["stack_table_full"] > 1000
+
+
+@pytest.fixture
+def rows() -> Iterator[dict[str, int]]:
+    shapes = {"intervals": (IntervalKey, IntervalValue), "more_intervals": (IntervalKey, IntervalValue), "stacks": (ct.c_uint64, Stack)}
+    fds = {name: create_map(MapType.HASH, ct.sizeof(key), ct.sizeof(value), 1024, name) for name, (key, value) in shapes.items()}
+    yield fds | {"more_stacks": fds["stacks"]}
+    for fd in fds.values():
+        os.close(fd)
+
+
+def test_rows_that_are_read_a_few_at_a_time_are_all_read(rows: dict[str, int]) -> None:
+    def put(name: str, numbers: range, count: int) -> None:
+        for number in numbers:
+            write_element(rows[name], bytes(IntervalKey(stack=number)), bytes(IntervalValue(count=count, total_ns=number)))
+
+    def passed() -> list[tuple[int, int]]:
+        found = []
+        while some := tables.read_rows(at_most=7):
+            found += [(row.key.stack, row.count) for row in some]
+            if len(some) < 7:
+                break
+        return sorted(found)
+
+    put("intervals", range(100), 1)
+    put("more_intervals", range(100, 130), 1)
+    tables = Tables(rows)
+    assert passed() == [(number, 1) for number in range(130)]
+    assert passed() == []
+    put("intervals", range(50), 2)
+    assert passed() == [(number, 2) for number in range(50)]
+    # What moves all the time at the table's beginning does not keep the rest from being read; a whole read is of this moment.
+    put("intervals", range(100), 3)
+    some = tables.read_rows(at_most=7)
+    for count in range(4, 18):
+        put("intervals", range(100), count)
+        some += tables.read_rows(at_most=7)
+    assert {row.key.stack for row in some} == set(range(100))
+    assert {row.count for row in tables.read_rows()} == {17}
