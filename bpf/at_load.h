@@ -136,6 +136,7 @@
 #define BY_THREAD AT_LOAD(BY_THREAD)
 #define WAKERS AT_LOAD(WAKERS)
 #define LEAN AT_LOAD(LEAN) /* only the end of intervals is probed */
+#define THREADS AT_LOAD(THREADS) /* the tracepoints tell what the kernel does with threads; else only when one turns from a goroutine */
 #define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
 #define SAMPLE_NS AT_LOAD(SAMPLE_NS)
 #define ONLY_GOID AT_LOAD(ONLY_GOID)

@@ -71,6 +71,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		}
 		resuming = 1;
 	}
+	if (!THREADS)
+		return;
 	struct goroutine *state = goroutines.lookup(&g);
 	if (resuming && (!state || !state->run_since))
 		return; /* our program has not run yet: it is still off the CPU */
@@ -274,7 +276,8 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 		if (task) {
 			if (GOVERNED)
 				count(STAT_SWITCHES);
-			enter(c, task, now, !which);
+			if (THREADS)
+				enter(c, task, now, !which);
 		}
 	}
 	if (leaves && !draining(c, now))

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 
 from gotrace.errors import GotraceError
-from gotrace.governor import RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.governor import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.kernel.placing import stage_of
 from gotrace.kernel.records import ProgramRuns
 from gotrace.profile.types import GovernorReport, GovernorStep
+from gotrace.sampled import SampleOptions
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Stage, Stat
 
@@ -29,13 +31,13 @@ _WINDOWS_PER_BLOCK = 4
 
 class Regulator:
     """The governor of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the
-    kernel times programs. `say` is told of each change in one line.
+    kernel times programs. `say` is told of each change in one line. `looks`: how to look at goroutines without probes.
 
     `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
     """
 
     def __init__(
-        self, process: TracedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], least_ns: int = 0,
+        self, process: TracedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], looks: SampleOptions,
         sampled_anyway: bool = False,
     ) -> None:
         self.process = process
@@ -43,12 +45,15 @@ class Regulator:
         self._trap_ns = trap_ns
         self._timed = timed
         self._say = say
-        self._least_ns = _WINDOWS_PER_BLOCK * least_ns
+        self._least_ns = _WINDOWS_PER_BLOCK * looks.min_block_ns
+        self._looks = looks
+        self._windowed = False
         self._sampled_anyway = sampled_anyway
         self._steps: list[GovernorStep] = []
         self._on_rungs = dict.fromkeys(Rung, 0)
         self._broken = self._finished = False
-        self._passed, self._switches, self._threads_ns = ProgramRuns(), 0, 0
+        self._passed, self._switches = ProgramRuns(), 0
+        self._threads_ns = dict.fromkeys(Stage, 0)
         self._passing_ns = _PASSING_NS
 
     def begin(self) -> None:
@@ -63,7 +68,7 @@ class Regulator:
     def _makes_a_difference(self, rung: Rung, stages: frozenset[Stage]) -> bool:
         return {
             Rung.WAKERS: Stage.WAKERS in stages, Rung.KERNEL: Stage.KERNEL in stages, Rung.SINGLE: not self._sampled_anyway,
-            Rung.CONTINUITY: self.process.can_pause,
+            Rung.STARTS: self.process.can_be_lean, Rung.CONTINUITY: self.process.can_pause,
         }.get(rung, True)
 
     @property
@@ -78,12 +83,12 @@ class Regulator:
         now = time.monotonic_ns()
         if now >= self._due:
             try:
-                if self.process.paused:
-                    self._maybe_resume()
-                elif self.governor.rung is Rung.CONTINUITY:
-                    self._close_window()
-                else:
+                if self.governor.rung is not Rung.CONTINUITY:
                     self._look()
+                elif self.process.paused:
+                    self._maybe_resume()
+                else:
+                    self._close_window()
             except GotraceError as error:
                 # The probes are gone: with the process, or because the kernel takes them no longer.
                 self._broken = True
@@ -103,22 +108,27 @@ class Regulator:
             runs = process.tracer.runs()
         else:
             hits = {
-                Stage.CORE: stats[Stat.HITS_START] + stats[Stat.HITS_END], Stage.WAKERS: stats[Stat.HITS_READY],
-                Stage.KERNEL: stats[Stat.HITS_EXIT] + stats[Stat.HITS_SYSCALL],
+                "start": stats[Stat.HITS_START], "end": stats[Stat.HITS_END], "ready": stats[Stat.HITS_READY],
+                "exit": stats[Stat.HITS_EXIT], "syscall": stats[Stat.HITS_SYSCALL],
             }
-            runs = {stage: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for stage, number in hits.items()}
-        programs = {stage: runs[stage].run_ns for stage in Stage}
-        programs[process.tracer.probes.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
-        traps = {stage: runs[stage].hits * self._trap_ns for stage in Stage}
+            runs = {role: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for role, number in hits.items()}
+        programs, traps = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
+        for role, of_role in runs.items():
+            programs[stage_of(role)] += of_role.run_ns
+            traps[stage_of(role)] += of_role.hits * self._trap_ns
+        starts = runs.get("start", ProgramRuns())
+        self._threads_ns[process.tracer.probes.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
+        for stage, spent_ns in self._threads_ns.items():
+            programs[stage] += spent_ns
         costs = (
             traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
-            traps[Stage.KERNEL] + programs[Stage.KERNEL],
+            traps[Stage.KERNEL] + programs[Stage.KERNEL], starts.hits * self._trap_ns,
         )
         return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
 
     def _tracepoints_ns(self, switches: int) -> int:
-        """What the tracepoints took for the target's threads: of all that they ran less what they take where they find that
-        it is another process's thread, which is what they took in the cheapest span of time."""
+        """What the tracepoints took for the target's threads since the last call: of all that they ran less what they take where
+        they find that it is another process's thread, which is what they took in the cheapest span of time."""
         total = self.process.tracer.tracepoint_runs()
         new, before = total - self._passed, self._switches
         self._passed, self._switches = total, switches
@@ -126,8 +136,7 @@ class Regulator:
             self._passing_ns = min(self._passing_ns, new.run_ns / new.hits)
         # Two switches, off a CPU and on it again, come with one wake-up at most.
         others = max(0, new.hits - (switches - before) * 3 // 2)
-        self._threads_ns += max(0, round(new.run_ns - others * self._passing_ns))
-        return self._threads_ns
+        return max(0, round(new.run_ns - others * self._passing_ns))
 
     def _look(self) -> None:
         self._before, self._now = self._now, self._read()
@@ -146,10 +155,17 @@ class Regulator:
             process.sample(SAMPLE_NS)
         elif wanted < Rung.SINGLE <= rung:
             process.sample(0)
-        if wanted is Rung.CONTINUITY:
-            self._since = self._before  # what led to it is to be repaid as well
+        if not process.paused and (wanted >= Rung.CONTINUITY or Rung.STARTS in (rung, wanted)):
             process.pause()
-        else:
+        if wanted is Rung.PROBES:
+            process.look(self._looks)
+        elif wanted is Rung.CONTINUITY:
+            self._since = self._before  # what led to it is to be repaid as well
+            self._windowed = False
+            process.stop_looking()
+        elif process.paused:  # lean: other programs over the same tables, in a window of their own
+            process.resume(0, lean=wanted is Rung.STARTS)
+        if wanted < Rung.STARTS:
             stages = stages_on(wanted) & self._had
             process.leave_out(process.tracer.probes.stages - stages)
             more = stages - process.tracer.probes.stages
@@ -181,15 +197,21 @@ class Regulator:
             self._due = 0
 
     def _maybe_resume(self) -> None:
-        self._now = self._read()
-        if self.governor.repaid(self._now - self._since):
-            self._open(self.governor.window_ns(self._least_ns))
+        governor = self.governor
+        self._before, self._now = self._now, self._read()
+        since = self._now - self._since
+        late = since.elapsed_ns >= LONGEST_PAUSE_NS
+        if governor.repaid(since) or late and not self._windowed:
+            self._open(governor.window_ns(self._least_ns))
+            self._windowed = True
+        elif late:
+            self._go(Rung.CONTINUITY, governor.give_windows_up())
         else:
             self._due = time.monotonic_ns() + round(_PAUSE_TICK_S * 1e9)
 
     def _open(self, length_ns: int) -> None:
         self._since = self._now
-        self.process.resume(length_ns)
+        self.process.resume(length_ns, lean=self.governor.rung is Rung.STARTS)
         self._opened = self._now = self._read()
         self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
 
@@ -220,7 +242,7 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
+            lean_ns=spent[Rung.STARTS], looked_ns=spent[Rung.PROBES], paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
         )
 
 
@@ -234,7 +256,7 @@ def together(regulators: list[Regulator]) -> GovernorReport:
 
     return GovernorReport(
         max_overhead=reports[0].max_overhead, share=load.share, cost_ns=load.cost_ns, wakers_off_ns=most("wakers_off_ns"),
-        kernel_off_ns=most("kernel_off_ns"), sampled_ns=most("sampled_ns"), paused_ns=most("paused_ns"), windows=most("windows"),
+        kernel_off_ns=most("kernel_off_ns"), sampled_ns=most("sampled_ns"), lean_ns=most("lean_ns"), looked_ns=most("looked_ns"), paused_ns=most("paused_ns"), windows=most("windows"),
         unlooked_windows=most("unlooked_windows"),
         steps=tuple(sorted((step for report in reports for step in report.steps), key=lambda step: step.at_ns)),
     )

@@ -9,8 +9,10 @@ target down: each of its steps costs the same whether steps come fast or slowly.
 taken to use that much.
 
 The ladder: what is given up, in order, is who made goroutines runnable; what the kernel does with their threads; every
-single short interval (`SAMPLE_NS`, unbiased); at last all probes for most of the time, in windows with pauses between them, each
-as long as it takes the target to use so much CPU time for itself that the window before was worth its cost.
+single short interval (`SAMPLE_NS`, unbiased); the probes on where intervals begin, which is then inferred (mode ``lean``); all
+probes for most of the time, in windows with pauses between them, each as long as it takes the target to use so much CPU time for
+itself that the window before was worth its cost; at last all probes for good: goroutines are looked at from without (mode
+``sample``).
 """
 
 from __future__ import annotations
@@ -36,16 +38,19 @@ _MOST_PATIENCE_NS = 60_000_000_000
 _CYCLE_NS = 1_000_000_000
 _SHORTEST_NS, _LONGEST_NS = 20_000_000, 500_000_000
 LONGEST_PAUSE_NS = 10_000_000_000
+"""After which the shortest window counts as too dear."""
 
 
 class Rung(IntEnum):
-    """What is given up; each rung includes those before it."""
+    """What is given up; each rung includes those before it, but that windows have the probes on starts again."""
 
     NOTHING = 0
     WAKERS = 1
     KERNEL = 2
     SINGLE = 3
-    CONTINUITY = 4
+    STARTS = 4
+    CONTINUITY = 5
+    PROBES = 6
 
 
 RUNG_TEXT = {
@@ -53,8 +58,11 @@ RUNG_TEXT = {
     Rung.WAKERS: "traced without wakers",
     Rung.KERNEL: "traced without wakers, system calls and waits for a CPU",
     Rung.SINGLE: "traced without wakers, system calls and waits for a CPU, with a weighted sample of short waits",
+    Rung.STARTS: "traced without wakers, system calls and waits for a CPU, with a weighted sample of short waits, and with one probe: "
+               "where waits begin is inferred",
     Rung.CONTINUITY: "traced in short windows, without wakers, system calls and waits for a CPU, with a weighted sample of "
                      "short waits",
+    Rung.PROBES: "without probes: goroutines are looked at from without, and all figures of that time are estimates",
 }
 """What is traced on each, for one line."""
 
@@ -62,7 +70,8 @@ RUNG_TEXT = {
 @dataclass(frozen=True)
 class Load:
     """What tracing cost in a span of time, and what the target used in it, our cost included; all ns. `core_trap_ns` are the
-    traps of the probes that can't be left out, `core_program_ns` their programs."""
+    traps of the probes that can't be left out, `core_program_ns` their programs; `starts_ns` are the traps among them that mode lean
+    does without (what their programs did is then done where goroutines resume)."""
 
     elapsed_ns: int = 0
     cpu_ns: int = 0
@@ -70,6 +79,7 @@ class Load:
     core_program_ns: int = 0
     wakers_ns: int = 0
     kernel_ns: int = 0
+    starts_ns: int = 0
 
     def __add__(self, other: Load) -> Load:
         return Load(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -101,6 +111,8 @@ class Load:
             cost -= self.kernel_ns
         if rung >= Rung.SINGLE:
             cost -= (1 - _SAMPLED_PROGRAM) * self.core_program_ns
+        if rung >= Rung.STARTS:
+            cost -= self.starts_ns
         return cost
 
 
@@ -136,7 +148,7 @@ class Governor:
             recent -= self._recent.popleft()
         self.share = recent.share
         self._held_ns += lasted_ns
-        if self.share > self.cap and self.rung is not self.rungs[-1]:
+        if self.share > self.cap and self.rung < Rung.CONTINUITY and self.rung is not self.rungs[-1]:
             self._climb(recent)
         elif self.share > _QUIET * self.cap:
             self._quiet_ns = 0
@@ -150,18 +162,21 @@ class Governor:
         return self.rung
 
     def _climb(self, recent: Load) -> None:
+        self._learn_patience()
+        higher = self.rungs[self.rungs.index(self.rung) + 1 :]
+        enough = (rung for rung in higher if rung >= Rung.CONTINUITY or recent.cost_on(rung) <= self.cap * recent.own_ns)
+        self._move(next(enough, higher[-1]))
+
+    def _learn_patience(self) -> None:
         if self._descended:  # that was too early
             self._descended, self._patience_ns = False, min(2 * self._patience_ns, _MOST_PATIENCE_NS)
-        higher = self.rungs[self.rungs.index(self.rung) + 1 :]
-        enough = (rung for rung in higher[:-1] if rung < Rung.CONTINUITY and recent.cost_on(rung) <= self.cap * recent.own_ns)
-        self._move(next(enough, higher[-1]))
 
     def _move(self, rung: Rung) -> None:
         self.rung = rung
         self._recent.clear()
         self._quiet_ns = self._held_ns = 0
 
-    # -- the last rung: windows and pauses --------------------------------------------------------------------------------
+    # -- windows and pauses --------------------------------------------------------------------------------------------
 
     def window_ns(self, least_ns: int = 0) -> int:
         """How long the next window is to be, from what tracing cost in the last one: so that one window a second is within
@@ -170,6 +185,11 @@ class Governor:
         return max(least_ns, min(_LONGEST_NS, max(_SHORTEST_NS, round(_CYCLE_NS * self.cap / share))))
 
     def repaid(self, since: Load) -> bool:
-        """Whether a pause may end: what was spent since the last window was opened is within the cap, or nothing of that kind
-        comes about in `LONGEST_PAUSE_NS`."""
-        return since.cost_ns <= self.cap * since.own_ns or since.elapsed_ns >= LONGEST_PAUSE_NS
+        """Whether a pause may end: what was spent since the last window was opened is within the cap."""
+        return since.cost_ns <= self.cap * since.own_ns
+
+    def give_windows_up(self) -> Rung:
+        """No pause is long enough to repay a window: goes on to the rung behind."""
+        self._learn_patience()
+        self._move(Rung.PROBES)
+        return self.rung

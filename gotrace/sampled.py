@@ -153,6 +153,10 @@ class SampledProcess:
         """All stacks as of now."""
         return self._estimator.stacks()
 
+    def found(self) -> list[tuple[StackStat, set[int]]]:
+        """The same, each with the goids of those that were there."""
+        return self._estimator.found()
+
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window with a look; returns what `read` returns, of all stacks."""
         if not self.end_ns:

@@ -222,7 +222,7 @@ class Session:
         options = self.options
         regulator = Regulator(
             process, options.max_overhead / 100, self._cost_ns or _ASSUMED_TRAP_NS, self._timing is not None,
-            notice or (lambda text: None), options.min_block_ns, options.sample_period_ns >= SAMPLE_NS,
+            notice or (lambda text: None), options.for_looks(), options.sample_period_ns >= SAMPLE_NS,
         )
         regulator.begin()
         self._regulators[process.process.pid] = regulator

@@ -20,12 +20,15 @@ class _Stack:
     stat: StackStat
     key: StackKey
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
+    looked: dict[int, StackStat] = field(default_factory=dict)
+    looked_goids: set[int] = field(default_factory=set)
 
 
 class Tally:
     """Takes rows as often as they change, and keeps one StackStat for all rows that are the same stack with symbols.
 
-    `inferred`: the starts of intervals are (mode lean); `sampled` may be set at any time: short intervals are from then on.
+    `inferred` and `sampled` may be set at any time: from then on the starts of intervals are inferred (mode lean), short
+    intervals are sampled.
     """
 
     def __init__(self, pid: int, model: StackModel, symbolizer: Symbolizer, inferred: bool, sampled: bool) -> None:
@@ -33,7 +36,7 @@ class Tally:
         self._pid = pid
         self._model = model
         self._symbolizer = symbolizer
-        self._inferred = inferred
+        self.inferred = inferred
         self._stacks: dict[StackKey, _Stack] = {}
         self._of_row: dict[RowKey, _Stack] = {}
 
@@ -63,8 +66,26 @@ class Tally:
             stack.rows[row.key] = row
             touched[id(stack)] = stack
         for stack in touched.values():
-            self._sum_up(stack.stat, stack.rows.values())
+            self._sum_up(stack)
         return [stack.stat for stack in touched.values()]
+
+    def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, set[int]]]) -> list[StackStat]:
+        """What looks from without have found in one stretch of time without probes: estimates, each with the goids of those that
+        were there, in place of what was taken of that stretch before. Returns the stacks that these are."""
+        changed = []
+        for estimate, goids in found:
+            key = estimate.key
+            stack = self._stacks.get(key)
+            if stack is None:
+                stat = StackStat(
+                    estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
+                )
+                stack = self._stacks[key] = _Stack(stat, key)
+            stack.looked[stretch] = estimate
+            stack.looked_goids |= goids
+            self._sum_up(stack)
+            changed.append(stack.stat)
+        return changed
 
     def _stat(self, row: IntervalRow) -> StackStat:
         stack = self._model.interpret(row)
@@ -73,11 +94,12 @@ class Tally:
             pid=self._pid,
         )
 
-    def _sum_up(self, stat: StackStat, rows: Iterable[IntervalRow]) -> None:
+    def _sum_up(self, stack: _Stack) -> None:
+        stat = stack.stat
         stat.distribution = Distribution()
         late = variance = 0
         stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
-        for row in rows:
+        for row in stack.rows.values():
             stat.distribution.add(Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram))
             late += row.margin_ns
             variance += row.variance
@@ -85,7 +107,11 @@ class Tally:
             stat.stopped_ns += row.stopped_ns
             stat.long_runs += row.long_runs
             stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
-        estimated = self._inferred or self.sampled
+        for estimate in stack.looked.values():
+            stat.distribution.add(estimate.distribution)
+            stat.in_progress += estimate.in_progress
+            late += estimate.margin_ns or 0
+        estimated = self.inferred or self.sampled or stack.looked
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
     def count_goroutines(self, members: Iterable[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
@@ -110,8 +136,8 @@ class Tally:
             of_row, known = goids[_place(row)], counted.get(id(stack))
             counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
         for stack in self._stacks.values():
-            stack.stat.goroutines = len(counted[id(stack)])
-        return len(set().union(*counted.values()))
+            stack.stat.goroutines = len(counted.get(id(stack), set()) | stack.looked_goids)
+        return len(set().union(*counted.values(), *(stack.looked_goids for stack in self._stacks.values())))
 
 
 def _place(key: RowKey) -> tuple:

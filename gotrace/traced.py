@@ -19,7 +19,7 @@ from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, KernelEvent, RowKey
 from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer
+from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.model.stacks import StackModel
 from gotrace.parked import ParkedReader
@@ -30,8 +30,9 @@ from gotrace.proc.process import Process
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import cpu_time_ns, describe, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
 from gotrace.vocabulary import Loss, Stage, Stat
 
 _SPARE_GOROUTINES = 1 << 16
@@ -84,6 +85,9 @@ class TracedProcess:
     _paused_ns: int = 0
     _tgid: int = 0
     _sample_ns: int = 0
+    _lean_plan: Plan | None = None
+    _looks: SampledProcess | None = None
+    _stretches: int = 0
     _creation_unseen: bool = False
     _threads_unseen: bool = False
     _cut_rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
@@ -137,10 +141,9 @@ class TracedProcess:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
         pid = self.process.pid
-        self.tracer = Tracer.load(
-            pid, self.process.exe_path, self.plan, self.binary.layout, self.bias, options,
-            (kernel or {}) if self.plan.thread_local_g is not None else {}, compiled,
-        )
+        offsets = (kernel or {}) if self.plan.thread_local_g is not None else {}
+        subject = Subject(pid, self.process.exe_path, self.binary.layout, self.bias, offsets)
+        self.tracer = Tracer.load(subject, self.plan, options, compiled)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         model = StackModel(self.binary, self.bias)
         self._kernel_symbols = KernelSymbols()
@@ -196,6 +199,8 @@ class TracedProcess:
         deadline = time.monotonic_ns() + limit_ns
         found = {id(stack): stack for stack in self._cut_changed}
         self._cut_changed = []
+        if self._looks is not None:
+            found |= {id(stack): stack for stack in self._tally.take_looks(self._stretches, self._looks.found())}
         while True:
             rows = self.tracer.tables.read_rows(_ROWS_AT_ONCE if limit_ns else 0)
             found |= {id(stack): stack for stack in self._take(rows)}
@@ -224,11 +229,17 @@ class TracedProcess:
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
-        return _BUSY_TICK_S if self.tracer.take_events() else _TICK_S
+        wait = _BUSY_TICK_S if self.tracer.take_events() else _TICK_S
+        return wait if self._looks is None else min(wait, self._looks.tick())
 
     def end(self) -> None:
         """The process is gone, or has called exec: this is the end of its window."""
-        self.end_ns = time.monotonic_ns() if self.paused else self.tracer.drain()
+        if self._looks is not None:
+            self._looks.end()
+            self.stop_looking()
+            self.end_ns = self._paused_since
+        else:
+            self.end_ns = time.monotonic_ns() if self.paused else self.tracer.drain()
 
     def counters(self) -> dict[Stat, int]:
         """The kernel side's counters."""
@@ -271,7 +282,9 @@ class TracedProcess:
 
     @property
     def paused_ns(self) -> int:
-        """How long it has paused in all."""
+        """How long it has paused in all, without looks."""
+        if self._looks is not None:
+            return self._paused_ns
         now = self.end_ns or time.monotonic_ns()
         return self._paused_ns + (max(0, now - self._paused_since) if self.paused else 0)
 
@@ -280,6 +293,11 @@ class TracedProcess:
         """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
         in a window has not moved in it."""
         return self.plan.probe_set is ProbeSet.COMPLETE
+
+    @property
+    def can_be_lean(self) -> bool:
+        """Whether there is a way to trace with one probe instead of two."""
+        return self.plan.probe_set is ProbeSet.COMPLETE and self.tracer.sees_threads
 
     def leave_out(self, stages: frozenset[Stage]) -> None:
         """Removes the probes of these stages. What is known of threads that are off their CPU ends there."""
@@ -331,13 +349,37 @@ class TracedProcess:
         self._paused_since = end
         self._set_knobs()
 
-    def resume(self, length_ns: int) -> None:
-        """Opens a window of `length_ns` (0: until `pause` or `finish`), of the core alone; raises Refused or TargetGone, then no
-        probe is left."""
+    def look(self, options: SampleOptions) -> None:
+        """In a pause: goroutines are looked at from without, until it is over or `stop_looking`."""
+        self._looks = SampledProcess(OpenTarget(self.process, self.binary, self.bias, self.memory, self.reader), options)
+        self._stretches += 1
+        self._looks.attach()
+        self._looks.begin()
+        self._paused_ns += self._looks.start_ns - self._paused_since
+
+    def stop_looking(self) -> None:
+        """The pause goes on, without looks; nothing if there are none."""
+        looks, self._looks = self._looks, None
+        if looks is None:
+            return
+        looks.finish()
+        self._cut_changed += self._tally.take_looks(self._stretches, looks.found())
+        self.samples += looks.samples
+        self.losses[Loss.STACK_TORN] = self.losses.get(Loss.STACK_TORN, 0) + looks.losses[Loss.STACK_TORN]
+        self._paused_since = looks.end_ns
+
+    def resume(self, length_ns: int, lean: bool = False) -> None:
+        """Opens a window of `length_ns` (0: until `pause` or `finish`), of the core alone, or with the one probe of mode lean;
+        raises Refused or TargetGone, then no probe is left."""
+        if lean and self._lean_plan is None:
+            self._lean_plan = make_plan(self.binary, ProbeSet.LEAN, wakers=False, exits=False)
+        self.stop_looking()
+        self._tally.inferred = self._tally.inferred or lean
+        self.tracer.follow(self._lean_plan if lean else self.plan)
         if not self.execed:
             self.tracer.probes.place(frozenset((Stage.CORE,)))
         if self.execed:  # what is known of its code and memory is another program's
-            self.tracer.probes.detach()
+            self.tracer.detach()
             raise TargetGone(f"process {self.process.pid} ended or called exec in a pause")
         since = self._paused_since
         self._window_ns = self.tracer.begin(self._tgid, length_ns)
@@ -356,6 +398,9 @@ class TracedProcess:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
         tracer = self.tracer
         alive = not self.execed and not self.paused
+        if self._looks is not None:
+            self.stop_looking()
+            self.end_ns = self._paused_since
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
         self.cpu_used_ns()
         self._cpu_frozen = True
@@ -377,10 +422,10 @@ class TracedProcess:
             alive = False
         tracer.stop()
         self.losses |= tracer.tables.losses()
-        missed = {name: program_stats(fd).missed for name, fd in tracer.programs().items()}
-        self.losses[Loss.ARRIVALS_MISSED] += sum(missed.pop(name, 0) for name in ARRIVAL_PROGRAMS)
-        self.losses[Loss.MISSED_HITS] = sum(missed.values())
-        tracer.probes.detach()  # before all that takes time: the target pays for them as long as they are there
+        missed = [(name, program_stats(fd).missed) for name, fd in tracer.programs()]
+        self.losses[Loss.ARRIVALS_MISSED] += sum(number for name, number in missed if name in ARRIVAL_PROGRAMS)
+        self.losses[Loss.MISSED_HITS] = sum(number for name, number in missed if name not in ARRIVAL_PROGRAMS)
+        tracer.detach()  # before all that takes time: the target pays for them as long as they are there
         _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
         self._take(list(cut.rows.values()))

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -55,6 +56,16 @@ def load(
     _lift_limits()
     loaded = LoadedPrograms()
     try:
+        _make_maps(loaded, compiled, entries)
+        loaded.programs = load_programs(compiled, programs, constants, loaded.maps)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _make_maps(loaded: LoadedPrograms, compiled: CompiledPrograms, entries: dict[str, int]) -> None:
+    with _refusals():
         for shape in compiled.maps:
             loaded.shapes[shape.name] = shape
             ring = shape.kind == MapType.RINGBUF
@@ -63,7 +74,19 @@ def load(
                 shape.kind, 0 if ring else shape.key_size, 0 if ring else shape.value_size, number, shape.name,
                 shape.kind == MapType.HASH and (number > _LARGE or shape.name in _GROWING) and maps_may_grow(),
             )
-        fds = [loaded.maps[shape.name] for shape in compiled.maps]
+
+
+def load_programs(
+    compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], maps: dict[str, int],
+) -> dict[str, int]:
+    """Has `programs` verified for maps that are there; returns their descriptors by name.
+
+    Raises:
+        Refused: the kernel refuses one; none is left then.
+    """
+    fds = [maps[shape.name] for shape in compiled.maps]
+    loaded: dict[str, int] = {}
+    with _refusals():
         # Side by side: the verifier takes its time with each.
         uprobe_type = program_attach_type()
         with ThreadPoolExecutor(len(programs)) as pool:
@@ -76,17 +99,21 @@ def load(
                     uprobe_type if kind is ProgramType.KPROBE and name not in _KPROBES else AttachType.NONE,
                 )
             errors = [future.exception() for future in loading.values()]
-            loaded.programs = {name: future.result() for name, future in loading.items() if future.exception() is None}
+            loaded = {name: future.result() for name, future in loading.items() if future.exception() is None}
         if first := next((error for error in errors if error is not None), None):
+            for fd in loaded.values():
+                os.close(fd)
             raise first
+    return loaded
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except BpfError as error:
-        loaded.close()
         hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else _HINTS.get(error.errno, "gotrace doctor")
         raise Refused(f"the kernel refuses {error.strerror}", hint) from None
-    except BaseException:
-        loaded.close()
-        raise
-    return loaded
 
 
 def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> bytes:

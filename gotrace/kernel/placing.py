@@ -90,7 +90,7 @@ class PlacedProbes:
             return
         try:
             for program, tracepoint in TRACEPOINTS.items():
-                if self.thread_stage in stages:
+                if self.thread_stage in stages and program in self._programs:
                     self._placed.append((self.thread_stage, attach_raw_tracepoint(tracepoint, self._programs[program])))
         except BpfError as error:
             self.detach()

@@ -121,11 +121,11 @@ FD_SYSCALLS = frozenset((
 
 def constants(
     pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False,
-    may_grow: bool = False,
+    may_grow: bool = False, threads: bool = True,
 ) -> dict[str, int]:
     """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
     of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events; `may_grow`: maps
-    may get their memory on demand.
+    may get their memory on demand; `threads`: what the kernel does with threads is told.
 
     Raises:
         Refused: a g of this layout is larger than the program can read.
@@ -183,6 +183,7 @@ def constants(
         "MCALL": plan.mcall + bias,
         "BY_THREAD": int(plan.probe_set in (ProbeSet.SCHEDULE, ProbeSet.LEAN)),
         "LEAN": int(plan.probe_set is ProbeSet.LEAN),
+        "THREADS": int(threads),
         "MIN_BLOCK_NS": options.min_block_ns,
         "SAMPLE_NS": options.sample_period_ns,
         "ONLY_GOID": options.only_goid,

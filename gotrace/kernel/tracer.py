@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes as ct
+import os
 import struct
 import time
+from dataclasses import dataclass
 
 from gotrace.gobin.layout import Layout
 from gotrace.kernel.bpf import ProgramType, possible_cpus, read_element, write_element
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host.features import maps_may_grow
-from gotrace.kernel.loader import LoadedPrograms, load
+from gotrace.kernel.loader import LoadedPrograms, load, load_programs
 from gotrace.kernel.perf_event import KPROBE_TYPE
-from gotrace.kernel.placing import TRACEPOINTS, PlacedProbes, stage_of
+from gotrace.kernel.placing import TRACEPOINTS, PlacedProbes
 from gotrace.kernel.program import Options, constants, map_entries
 from gotrace.kernel.records import KernelEvent, ProgramRuns
 from gotrace.kernel.ringbuf import RingBuffer
@@ -21,7 +23,6 @@ from gotrace.kernel.stats import program_stats
 from gotrace.kernel.structs import PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, Config, Event, Knobs
 from gotrace.kernel.tables import Tables
 from gotrace.plan.probes import Plan
-from gotrace.vocabulary import Stage
 
 _PATIENCE = 10
 _EVENT_BYTES = 1 << 25
@@ -31,51 +32,89 @@ _MARGIN_NS = 3_000_000
 ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is traced. `pid` and `exe_path` are those that we see; `kernel` are the offsets of the kernel's structs, empty to do
+    without what needs them."""
+
+    pid: int
+    exe_path: str
+    layout: Layout
+    bias: int
+    kernel: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The programs of one plan, and where they are placed."""
+
+    plan: Plan
+    programs: dict[str, int]
+    probes: PlacedProbes
+
+
 class Tracer:
     """The kernel side of one traced process: `load`, `probes.attach`, `begin`, then `tables.read_rows` as often as wanted,
-    `drain`, `probes.detach`, `close`.
+    `drain`, `detach`, `close`. Between two windows another plan may be followed (`follow`), with the same tables.
 
     `sees_threads`: the kernel's tracepoints are used; `knows_files`: files and sockets are told.
     """
 
-    def __init__(self, plan: Plan, options: Options, loaded: LoadedPrograms, probes: PlacedProbes, knows_files: bool) -> None:
-        self._plan = plan
+    def __init__(self, subject: Subject, options: Options, compiled: CompiledPrograms, loaded: LoadedPrograms, plan: Plan) -> None:
+        self._subject = subject
         self._options = options
+        self._compiled = compiled
         self._loaded = loaded
-        self.probes = probes
+        # A kprobe sees all kinds of files, the tracepoint sockets alone.
+        self._sets = [self._set_of(plan, loaded.programs, has_kprobes(subject))]
+        self.probes = self._sets[0].probes
         self.tables = Tables(loaded.maps)
-        self.sees_threads = probes.tracepoints
-        self.knows_files = knows_files
+        self.sees_threads = self.probes.tracepoints
+        self.knows_files = bool(subject.kernel)
         self._possible_cpus = possible_cpus()
         self._ring = RingBuffer(loaded.maps["events"], options.ring_bytes) if options.stream_ns is not None else None
         self._events: list[bytes] = []
 
     @classmethod
-    def load(
-        cls, pid: int, exe_path: str, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int],
-        compiled: CompiledPrograms,
-    ) -> Tracer:
-        """Makes the maps and has the programs verified; `kernel` are the offsets of the kernel's structs, empty to do without what
-        needs them. Raises Refused if the kernel does not take a program."""
-        tracepoints = bool(kernel) and not plan.has("syscall")
-        # A kprobe sees all kinds of files, the tracepoint sockets alone.
-        kprobe = bool(kernel) and bool(kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
+    def load(cls, subject: Subject, plan: Plan, options: Options, compiled: CompiledPrograms) -> Tracer:
+        """Makes the maps and has the programs verified. Raises Refused if the kernel does not take a program."""
+        kprobe, may_grow = has_kprobes(subject), maps_may_grow()
         programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
-        if tracepoints:
+        if uses_tracepoints(subject, plan):
             programs |= dict.fromkeys((*TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
             programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {}
-        may_grow = maps_may_grow()
-        fixed = constants(pid, plan, layout, bias, options, kernel, kprobe, may_grow)
+        fixed = constants(subject.pid, plan, subject.layout, subject.bias, options, subject.kernel, kprobe, may_grow)
         loaded = load(compiled, programs, fixed, map_entries(options, may_grow))
         try:
-            probes = PlacedProbes(pid, exe_path, plan, loaded.programs, tracepoints, kprobe)
-            tracer = cls(plan, options, loaded, probes, bool(kernel))
+            tracer = cls(subject, options, compiled, loaded, plan)
             tracer.set_knobs(options.sample_period_ns)
         except BaseException:
             loaded.close()
             raise
         return tracer
+
+    def _set_of(self, plan: Plan, programs: dict[str, int], kprobe: bool) -> _Loaded:
+        subject = self._subject
+        tracepoints = uses_tracepoints(subject, plan)
+        return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints, kprobe))
+
+    def follow(self, plan: Plan) -> None:
+        """Has `probes` be those of this plan, of which nothing is placed yet: the one that was loaded, or one without stages,
+        whose programs are loaded when it is asked for first. Only while nothing else is placed; the kernel's tables stay. Raises
+        Refused if the kernel does not take a program."""
+        known = next((known for known in self._sets if known.plan is plan), None)
+        if known is None:
+            subject, compiled = self._subject, self._compiled
+            programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
+            if uses_tracepoints(subject, plan):
+                programs["on_switch"] = ProgramType.RAW_TRACEPOINT
+            fixed = constants(
+                subject.pid, plan, subject.layout, subject.bias, self._options, subject.kernel, may_grow=maps_may_grow(), threads=False,
+            )
+            known = self._set_of(plan, load_programs(compiled, programs, fixed, self._loaded.maps), False)
+            self._sets.append(known)
+        self.probes = known.probes
 
     def begin(self, tgid: int = 0, length_ns: int = 0) -> int:
         """Opens a window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
@@ -134,11 +173,19 @@ class Tracer:
 
     def close(self) -> None:
         """Removes everything from the kernel. May be called at any time, also twice."""
-        self.probes.detach()
+        self.detach()
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        for more in self._sets[1:]:
+            while more.programs:
+                os.close(more.programs.popitem()[1])
         self._loaded.close()
+
+    def detach(self) -> None:
+        """Removes all that was placed anywhere."""
+        for each in self._sets:
+            each.probes.detach()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -149,26 +196,24 @@ class Tracer:
 
     def program_fds(self) -> list[int]:
         """The descriptors of the loaded uprobe programs."""
-        return [fd for name, fd in self._loaded.programs.items() if name in {p.program for p in self._plan.probes}]
+        return [each.programs[name] for each in self._sets for name in {probe.program for probe in each.plan.probes}]
 
-    def runs(self) -> dict[Stage, ProgramRuns]:
-        """What the uprobes of each stage have done while the kernel timed programs (gotrace/kernel/stats.py)."""
-        found = dict.fromkeys(Stage, ProgramRuns())
-        for program, role in {probe.program: probe.role for probe in self._plan.probes}.items():
-            found[stage_of(role)] += self._runs_of(program)
+    def runs(self) -> dict[str, ProgramRuns]:
+        """What the uprobes of each role have done while the kernel timed programs (gotrace/kernel/stats.py)."""
+        found: dict[str, ProgramRuns] = {}
+        for each in self._sets:
+            for program, role in {probe.program: probe.role for probe in each.plan.probes}.items():
+                found[role] = found.get(role, ProgramRuns()) + _runs_of(each.programs[program])
         return found
 
     def tracepoint_runs(self) -> ProgramRuns:
         """The same of the tracepoints on threads, which are those of all processes."""
-        return sum((self._runs_of(name) for name in TRACEPOINTS if name in self._loaded.programs), ProgramRuns())
+        fds = [each.programs[name] for each in self._sets for name in TRACEPOINTS if name in each.programs]
+        return sum(map(_runs_of, fds), ProgramRuns())
 
-    def _runs_of(self, program: str) -> ProgramRuns:
-        stats = program_stats(self._loaded.programs[program])
-        return ProgramRuns(stats.runs, stats.run_ns)
-
-    def programs(self) -> dict[str, int]:
-        """The descriptors of all loaded programs, by name."""
-        return dict(self._loaded.programs)
+    def programs(self) -> list[tuple[str, int]]:
+        """The names and descriptors of all loaded programs."""
+        return [item for each in self._sets for item in each.programs.items()]
 
     def take_events(self) -> bool:
         """Makes room for events in the ring buffer; returns whether it was filling fast. Those that were taken wait for
@@ -189,6 +234,21 @@ class Tracer:
 
     def _set(self, **fields: int) -> None:
         write_element(self._loaded.maps["config"], bytes(4), bytes(Config(**fields)))
+
+
+def has_kprobes(subject: Subject) -> bool:
+    """Whether the kernel tells by a kprobe when files have events."""
+    return bool(subject.kernel) and bool(subject.kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
+
+
+def uses_tracepoints(subject: Subject, plan: Plan) -> bool:
+    """Whether what the kernel does with threads comes from its tracepoints."""
+    return bool(subject.kernel) and not plan.has("syscall")
+
+
+def _runs_of(program: int) -> ProgramRuns:
+    stats = program_stats(program)
+    return ProgramRuns(stats.runs, stats.run_ns)
 
 
 def _sleep_until(moment_ns: int) -> None:

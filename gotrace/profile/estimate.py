@@ -133,6 +133,10 @@ class Estimator:
         """All stacks at which something was counted."""
         return [self._figures(place) for place in self._places.values() if place.stat.distribution.count]
 
+    def found(self) -> list[tuple[StackStat, set[int]]]:
+        """The same, each with the goids of those that were there."""
+        return [(self._figures(place), place.goids) for place in self._places.values() if place.stat.distribution.count]
+
     def _figures(self, place: Place) -> StackStat:
         place.stat.goroutines = len(place.goids)
         place.stat.margin_ns = self._margin_ns(place)

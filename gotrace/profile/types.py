@@ -225,7 +225,8 @@ class GovernorStep:
 class GovernorReport:
     """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
     time that the targets used for themselves (gotrace/governor.py). `*_off_ns`: how long a stage was not traced, of several
-    targets the longest; `sampled_ns`: how long short intervals were sampled; `paused_ns`: how long there were no probes, and
+    targets the longest; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long it was inferred where intervals
+    began, as in mode lean; `looked_ns`: how long there were looks from without instead of probes, as in mode sample; `paused_ns`: how long there were no probes, and
     `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only goroutines with open
     intervals were looked at, as there were too many: waits of the others lack those windows."""
 
@@ -235,6 +236,8 @@ class GovernorReport:
     wakers_off_ns: int = 0
     kernel_off_ns: int = 0
     sampled_ns: int = 0
+    lean_ns: int = 0
+    looked_ns: int = 0
     paused_ns: int = 0
     windows: int = 1
     unlooked_windows: int = 0

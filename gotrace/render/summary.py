@@ -300,14 +300,14 @@ def print_governor(profile: Profile, console: Console) -> None:
         (report.wakers_off_ns, "no wakers; the time in which a goroutine was runnable is part of its wait"),
         (report.kernel_off_ns, "no system calls and waits for a CPU; how long goroutines ran is not known"),
         (report.sampled_ns, f"short intervals sampled{within}"),
+        (report.lean_ns, "where waits began was inferred, as in mode lean"),
+        (report.looked_ns, "without probes: goroutines were looked at from without, as in mode sample, and the figures are estimates"),
         (report.paused_ns, f"without probes, between {report.windows:,} windows; longer waits are counted once for each of them"),
     ):
         if lasted:
             console.print(Text(f"  {format_share(lasted, window)} of the window: {what}", "yellow"))
     if report.share > _HELD * report.max_overhead:
-        pauses = "--mode exact --probes complete alone"
-        more = "" if report.paused_ns else f": without pauses, which there are with {pauses}, there was no more to give up"
-        console.print(Text(f"  the cap was not held{more}", "bold red"))
+        console.print(Text("  the cap was not held: what it cost until it was under control was too much for so short a trace", "bold red"))
     if report.unlooked_windows:
         console.print(Text(
             f"  at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "

@@ -22,6 +22,8 @@ from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
 from gotrace.options import AttachOptions
+from gotrace.profile.types import StackStat
+from gotrace.sampled import SampleOptions
 from gotrace.session import Session
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Part, Stage, Stat
@@ -96,9 +98,9 @@ def test_a_burst_is_under_control_within_a_second_and_detail_comes_back(tmp_path
     assert met["at_ns"] / 1e9 - burst < 1
     assert all(step["at_ns"] / 1e9 > burst - 0.5 for step in steps)  # and none before
     assert later < 3 * untraced
-    # Quiet again: single intervals, then more.
+    # Quiet again: all the time with one probe, then with two, then every interval.
     after = [step["rung"] for step in steps if step["at_ns"] > met["at_ns"]]
-    assert after[:2] == ["single", "kernel"]
+    assert after[:3] == ["starts", "single", "kernel"]
     assert summary["window"]["attached_ns"] > 5e9
     assert not losses(summary)
 
@@ -176,14 +178,35 @@ def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: P
 
 
 @pytest.mark.parametrize("arguments", [("--mode", "lean"), ("--probes", "schedule")])
-def test_where_there_are_no_pauses_the_summary_says_that_the_cap_was_not_held(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
-        with Attached(workload.pid, "-d", "0", "--max-overhead", CAP, *arguments, "-o", tmp_path / "x.gotrace") as trace:
+        untraced = statistics.median(rounds(workload, 3))
+        with Attached(workload.pid, "-d", "0", "--json", "--max-overhead", CAP, *arguments, "-o", tmp_path / "x.gotrace") as trace:
             rounds(workload, 4)
-            said = trace.end() + trace.said
-    assert "the cap was not held: without pauses" in " ".join(said.split())
-    report = read_capture(tmp_path / "x.gotrace").governor
-    assert report.steps[-1].rung == "single" and report.paused_ns == 0 and report.share > report.max_overhead
+            governed = statistics.median(rounds(workload, 15))
+            summary = trace.end_json()
+    report, window = summary["overhead"]["governor"], summary["window"]
+    assert "probes" in [step["rung"] for step in report["steps"]]
+    assert governed < 2 * untraced
+    assert report["looked_ns"] > 0.5 * window["attached_ns"] and window["samples"] > 20
+    # Two goroutines wait in turn: for half of the time each, whether that was seen by probes or from without.
+    assert report["share"] < 0.3
+    # The scheduler's ways that this set does not see: as without a cap (scripts/compare-probes).
+    unseen = {"end_while_running", "start_while_stopped", "start_unseen"} if "schedule" in arguments else set()
+    assert losses(summary).keys() <= unseen
+
+
+def test_a_cap_that_no_window_can_keep_is_kept_by_looks(tmp_path: Path) -> None:
+    with Workload(build("pingpong", NEWEST, "stripped")) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "--max-overhead", "0.01", "-o", tmp_path / "x.gotrace") as trace:
+            rounds(workload, 85)
+            summary = trace.end_json()
+        assert not probes_of(workload.pid)
+    report, window = summary["overhead"]["governor"], summary["window"]
+    assert "probes" in [step["rung"] for step in report["steps"]]
+    assert report["looked_ns"] > 1e9
+    assert window["attached_ns"] == window["duration_ns"] - report["paused_ns"] > report["looked_ns"]
+    assert not losses(summary)
 
 
 def test_the_target_s_end_and_ours_in_the_midst_of_windows(tmp_path: Path, gotrace: Callable) -> None:
@@ -290,6 +313,65 @@ def test_pauses_leave_nothing_behind(traced: tuple[Workload, TracedProcess]) -> 
     waits = [stat for stat in process.stacks() if any(frame.name == "main.waitForEver" for frame in stat.frames)]
     assert [stat.distribution.total_ns for stat in waits] == [attached]
     assert process.running_ns is None
+
+
+@pytest.mark.parametrize("traced", ["paced"], indirect=True)
+def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple[Workload, TracedProcess]) -> None:
+    """The same goroutine sleeps as large a part of the time as it says, whichever way it is watched."""
+    workload, process = traced
+
+    def share() -> tuple[int, int]:
+        return sum(s.distribution.total_ns for s in sleeps_seen()), sum(s.distribution.count for s in sleeps_seen())
+
+    def sleeps_seen() -> list[StackStat]:
+        process.read()
+        return [s for s in process.stacks() if s.reason == "sleep" and any(f.name == "main.pace" for f in s.frames)]
+
+    def margin() -> int:
+        return sum(s.margin_ns or 0 for s in sleeps_seen())
+
+    def stretch() -> tuple[float, float, int, float]:
+        """Shares of the time that it slept, by our account and by its own, our count and its own."""
+        began, (before, count) = time.monotonic_ns(), share()
+        workload.send("from here")
+        workload.read_json(10)
+        time.sleep(2)
+        workload.send("to here")
+        own = workload.read_json(10)
+        after, counted = share()
+        return (after - before) / (time.monotonic_ns() - began), own["slept_ns"] / own["wall_ns"], counted - count, own["sleeps"]
+
+    process.begin()
+    process.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
+    process.pause()
+    process.resume(0, lean=True)
+    assert process.tracer.probes.stages == {Stage.CORE} and len(process.tracer.programs()) > len(process.plan.probes)
+    starts = process.counters()[Stat.HITS_START]
+    seen, own, count, sleeps = stretch()
+    assert process.counters()[Stat.HITS_START] == starts  # not one
+    assert seen == pytest.approx(own, rel=0.05) and count == pytest.approx(sleeps, rel=0.05)
+    process.pause()
+    process.look(SampleOptions(rate_hz=100))
+    assert not probes_of(workload.pid)
+    hits = process.counters()[Stat.HITS_END]
+    before, by_lean = share()[0], margin()
+    deadline, began = time.monotonic() + 4, time.monotonic_ns()
+    while time.monotonic() < deadline:
+        time.sleep(min(process.tick(), 0.005))
+    process.stop_looking()
+    assert process.counters()[Stat.HITS_END] == hits
+    looked = share()[0] - before
+    assert abs(looked - own * (time.monotonic_ns() - began)) < 2 * (margin() - by_lean) < 1.5e9
+    process.resume(0)  # and back to both
+    time.sleep(0.5)
+    assert process.counters()[Stat.HITS_START] > starts
+    process.finish()
+    waits = [stat for stat in process.stacks() if any(frame.name == "main.waitForEver" for frame in stat.frames)]
+    attached = process.end_ns - process.start_ns - process.paused_ns
+    assert sum(stat.distribution.total_ns for stat in waits) == pytest.approx(attached, rel=0.001)
+    assert process.goroutines >= 3 and not probes_of(workload.pid)
+    counters = process.counters()
+    assert counters[Stat.END_WHILE_RUNNING] == counters[Stat.START_WHILE_STOPPED] == counters[Stat.INTERVAL_LOST] == 0
 
 
 @pytest.mark.parametrize("traced", ["execer"], indirect=True)

@@ -166,7 +166,7 @@ def test_sampling_is_unbiased(tmp_path: Path) -> None:
 
 
 def test_a_real_server(tmp_path: Path) -> None:
-    """Debian's etcd (Go 1.19, stripped), which is not ours, under its own client's load."""
+    """Debian's etcd (stripped; Go 1.19 in Debian 12, 1.24 in 13), which is not ours, under its own client's load."""
     etcd, etcdctl = shutil.which("etcd"), shutil.which("etcdctl")
     if not etcd or not etcdctl:
         unavailable("needs etcd: sudo apt-get install etcd-server etcd-client")
@@ -202,7 +202,7 @@ def test_a_real_server(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(20)
     summary = json.loads(out)
-    assert summary["target"]["go_version"].startswith("go1.19") and summary["target"]["stripped"]
+    assert summary["target"]["go_version"].startswith("go1.") and summary["target"]["stripped"]
     assert summary["totals"]["intervals"] > 1000
     assert {name: count for name, count in summary["losses"].items() if count and name not in OF_THREADS} == {}
     assert summary["losses"]["stack_in_transit"] < summary["totals"]["intervals"] // 100

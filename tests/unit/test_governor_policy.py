@@ -37,7 +37,7 @@ class Target:
         self, own_ns: int = 1000, trap: int = 1000, program: int = 1000, wakers: int = 2000, kernel: int = 500, rate: float = 1e9
     ) -> None:
         self.own_ns, self.rate = own_ns, rate
-        self.step = Load(0, 0, trap, program, wakers, kernel)
+        self.step = Load(0, 0, trap, program, wakers, kernel, trap // 2)
 
     def cost(self, rung: Rung) -> Load:
         step = self.step
@@ -47,30 +47,39 @@ class Target:
             step = replace(step, kernel_ns=0)
         if rung >= Rung.SINGLE:
             step = replace(step, core_program_ns=step.core_program_ns // 5)
+        if rung is Rung.STARTS:
+            step = replace(step, core_trap_ns=step.core_trap_ns - step.starts_ns, starts_ns=0)
         return step
 
     def run(self, rung: Rung | None, elapsed_ns: int) -> Load:
         """The load of so long on that rung; None: without probes."""
         cost = self.cost(rung) if rung is not None else Load()
         steps = min(elapsed_ns / (self.own_ns + cost.cost_ns), self.rate * elapsed_ns / SECOND)
-        parts = (round(steps * getattr(cost, name)) for name in ("core_trap_ns", "core_program_ns", "wakers_ns", "kernel_ns"))
+        names = ("core_trap_ns", "core_program_ns", "wakers_ns", "kernel_ns", "starts_ns")
+        parts = (round(steps * getattr(cost, name)) for name in names)
         return Load(elapsed_ns, round(steps * (self.own_ns + cost.cost_ns)), *parts)
 
 
 def follow(governor: Governor, target: Target, duration_ns: int) -> Load:
     """What gotrace.governed does, in simulated time; returns the load of all of it."""
-    whole, since = Load(), Load()
+    whole, since, windowed = Load(), Load(), False
     while whole.elapsed_ns < duration_ns:
         if governor.rung is not Rung.CONTINUITY:
-            load = target.run(governor.rung, TICK)
-            since = load
+            load = target.run(governor.rung if governor.rung is not Rung.PROBES else None, TICK)
+            since, windowed = load, False
             whole += load
             governor.observe(load)
             continue
-        while not governor.repaid(since) and whole.elapsed_ns < duration_ns:
+        late = False
+        while not (governor.repaid(since) or late) and whole.elapsed_ns < duration_ns:
             pause = target.run(None, 20_000_000)
             since += pause
             whole += pause
+            late = since.elapsed_ns >= LONGEST_PAUSE_NS
+        if windowed and late and not governor.repaid(since):
+            governor.give_windows_up()
+            continue
+        windowed = True
         window = target.run(Rung.SINGLE, governor.window_ns())
         since = window + target.run(Rung.SINGLE, CLOSING)
         whole += since
@@ -85,14 +94,21 @@ targets = st.builds(
 )
 
 
-@given(target=targets, cap=st.sampled_from([0.01, 0.05, 0.2, 1.0]))
+@given(target=targets, cap=st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
 def test_the_cap_is_held(target: Target, cap: float) -> None:
     governor = Governor(cap)
     follow(governor, target, SECOND)
-    whole = follow(governor, target, 60 * SECOND)
-    # No pause is longer than ten seconds: where even that is too short, a shortest window in each is what it costs.
-    windows = 1 + whole.elapsed_ns / LONGEST_PAUSE_NS
-    assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, windows * (20_000_000 + CLOSING))
+    whole = follow(governor, target, 120 * SECOND)
+    # Where no pause repays a window, windows are tried again after 3, 6, 12, 24 and 48 seconds without probes.
+    assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, 6 * (20_000_000 + CLOSING))
+
+
+@given(target=targets, cap=st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
+def test_the_cap_is_held_without_windows(target: Target, cap: float) -> None:
+    governor = Governor(cap, (Rung.NOTHING, Rung.SINGLE, Rung.PROBES))
+    follow(governor, target, SECOND)
+    whole = follow(governor, target, 120 * SECOND)
+    assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, 6 * TICK)
 
 
 @given(target=targets, cap=st.floats(0.01, 1.0))
@@ -124,7 +140,7 @@ def test_what_was_given_up_comes_back_step_by_step() -> None:
         follow(governor, Target(rate=10.0), SECOND)
         if not seen or seen[-1] is not governor.rung:
             seen.append(governor.rung)
-    assert seen == [Rung.CONTINUITY, Rung.SINGLE, Rung.KERNEL, Rung.WAKERS, Rung.NOTHING]
+    assert seen == [Rung.CONTINUITY, Rung.STARTS, Rung.SINGLE, Rung.KERNEL, Rung.WAKERS, Rung.NOTHING]
 
 
 def test_a_load_near_the_cap_does_not_make_it_swing() -> None:
@@ -168,8 +184,29 @@ def test_a_pause_ends() -> None:
     governor = Governor(0.05)
     assert governor.repaid(Load(SECOND, SECOND, core_trap_ns=40_000_000))
     assert not governor.repaid(Load(SECOND, SECOND, core_trap_ns=60_000_000))
-    assert governor.repaid(Load(LONGEST_PAUSE_NS, 0, core_trap_ns=SECOND))
     assert Load(SECOND, 0).own_ns == round(FLOOR * SECOND)
+
+
+def test_one_probe_is_tried_before_windows() -> None:
+    governor = Governor(0.05)
+    # A step costs 6 % with two probes and 4 % with one.
+    follow(governor, Target(own_ns=100_000, trap=5_500, program=500, wakers=0, kernel=0), 2 * SECOND)
+    assert governor.rung is Rung.STARTS
+
+
+def test_windows_that_no_pause_repays_are_given_up_and_tried_again_later() -> None:
+    moves = []
+
+    class Observed(Governor):
+        def _move(self, rung: Rung) -> None:
+            moves.append(rung)
+            super()._move(rung)
+
+    governor = Observed(0.001)
+    follow(governor, Target(), 120 * SECOND)
+    assert moves[:5] == [Rung.CONTINUITY, Rung.PROBES, Rung.CONTINUITY, Rung.PROBES, Rung.CONTINUITY]
+    follow(governor, Target(rate=10.0), 600 * SECOND)
+    assert governor.rung is Rung.NOTHING
 
 
 def test_rungs_and_stages() -> None:
@@ -182,8 +219,9 @@ def test_rungs_and_stages() -> None:
 # -- what it did, in the capture, the JSON and the summary -----------------------------------------------------------------
 
 REPORT = GovernorReport(
-    0.05, 0.049, 240_000_000, 5_000_000_000, 4_000_000_000, 3_000_000_000, 2_000_000_000, 12, 3,
-    (GovernorStep(57_000_000, 1, "kernel", 0.3), GovernorStep(99_000_000, 1, "continuity", 2.5)),
+    max_overhead=0.05, share=0.049, cost_ns=240_000_000, wakers_off_ns=5_000_000_000, kernel_off_ns=4_000_000_000,
+    sampled_ns=3_000_000_000, lean_ns=500_000_000, looked_ns=600_000_000, paused_ns=2_000_000_000, windows=12, unlooked_windows=3,
+    steps=(GovernorStep(57_000_000, 1, "kernel", 0.3), GovernorStep(99_000_000, 1, "continuity", 2.5)),
 )
 
 
@@ -240,8 +278,8 @@ def test_the_summary_says_what_is_missing() -> None:
 
     text = said(REPORT)
     assert "governor: tracing cost 4.9 %" in text and "cap 5 %" in text
-    for words in ("no wakers", "no system calls", "short intervals sampled", "between 12 windows", "of 3 windows"):
+    for words in ("no wakers", "no system calls", "short intervals sampled", "inferred", "looked at from without", "between 12 windows", "of 3 windows"):
         assert words in text
     assert "not held" not in text
-    assert "the cap was not held: without pauses" in said(replace(REPORT, share=0.9, paused_ns=0))
+    assert "the cap was not held" in said(replace(REPORT, share=0.9))
     assert "governor" not in said(None) and "governor" not in said(GovernorReport(0.05, 0.01))
