@@ -6,8 +6,9 @@ import ctypes as ct
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import cache
 
 _SYS_BPF = 321
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 3, 5, 17, 24
@@ -62,9 +63,14 @@ def bpf(command: int, attr: bytes) -> int:
 
 def bpf_buffer(command: int, buffer: ct.Array) -> int:
     """As `bpf`, with a buffer that the kernel may write to."""
-    libc = ct.CDLL(None, use_errno=True)
-    result = libc.syscall(_SYS_BPF, command, buffer, len(buffer))
+    result = _syscall()(_SYS_BPF, command, buffer, len(buffer))
     return result if result >= 0 else -ct.get_errno()
+
+
+@cache
+def _syscall() -> Callable[..., int]:
+    # Once: each CDLL makes a class for its functions, which takes longer than the call.
+    return ct.CDLL(None, use_errno=True).syscall
 
 
 def _name(name: str) -> bytes:
