@@ -61,7 +61,8 @@ static __always_inline u64 add(struct interval_value *value, u64 duration, u64 w
 	__sync_fetch_and_add(&value->count, weight);
 	__sync_fetch_and_add(&value->total_ns, duration * weight);
 	__sync_fetch_and_add(&value->squares_low, (square & 0xFFFFFFFF) * weight);
-	__sync_fetch_and_add(&value->squares_high, (square >> 32) * weight);
+	if (square >> 32) /* of an interval of 17 ms and more */
+		__sync_fetch_and_add(&value->squares_high, (square >> 32) * weight);
 	if (in_progress)
 		__sync_fetch_and_add(&value->in_progress, weight);
 	if (weight > 1) {

@@ -6,6 +6,7 @@ import contextlib
 import time
 from array import array
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -143,12 +144,15 @@ class TracedProcess:
         pid = self.process.pid
         offsets = (kernel or {}) if self.plan.thread_local_g is not None else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, self.bias, offsets)
-        self.tracer = Tracer.load(subject, self.plan, options, compiled)
+        self._kernel_symbols = KernelSymbols()
+        with ThreadPoolExecutor(1) as pool:
+            # Now, and not when the window is open: then there is other work. Beside the verifier, which runs without our lock.
+            symbols = pool.submit(self._kernel_symbols.load) if kernel else None
+            self.tracer = Tracer.load(subject, self.plan, options, compiled)
+            if symbols is not None:
+                symbols.result()
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         model = StackModel(self.binary, self.bias)
-        self._kernel_symbols = KernelSymbols()
-        if kernel:
-            self._kernel_symbols.load()  # not when the window is open: then there is other work
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
             bool(options.sample_period_ns),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,19 @@ def unharmed_churn(*before: str) -> Iterator[Workload]:
         assert not probes_of(workload.pid)
         code, rest = workload.finish()
         assert code == 0 and rest.startswith("ok"), rest
+
+
+def remove_cgroup(folder: Path) -> None:
+    """Once those that were in it are gone; a cgroup of version 2 stays busy for some time after the last is listed."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            folder.rmdir()
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def one_line(result: subprocess.CompletedProcess[str], *texts: str, code: int = 3) -> None:

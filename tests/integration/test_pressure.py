@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from attach import Attached, probes_of
 from conftest import unavailable
-from faults import checkout_with, is_complete, one_line, unharmed_churn
+from faults import checkout_with, is_complete, one_line, remove_cgroup, unharmed_churn
 from gobuild import CACHE, GO_VERSIONS, build
 from restricted import run
 from workload import Workload
@@ -68,10 +68,7 @@ def memory_group() -> Iterator[tuple[Path, list[str]]]:
     else:
         unavailable("needs a cgroup with the memory controller (remedy: mount one at /sys/fs/cgroup)")
     yield group / file, ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-    deadline = time.monotonic() + 20
-    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    group.rmdir()
+    remove_cgroup(group)
 
 
 def test_no_memory_for_maps(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:

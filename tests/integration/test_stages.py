@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from conftest import unavailable
+from faults import remove_cgroup
 from gobuild import GO_VERSIONS, build
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
@@ -262,10 +263,7 @@ def quota() -> Iterator[Path]:
                 (folder / name).write_text(text)
             yield folder
             (root / "cgroup.procs").write_text(str(os.getpid()))
-            deadline = time.monotonic() + 5
-            while (folder / "cgroup.procs").read_text().strip() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            folder.rmdir()
+            remove_cgroup(folder)
             return
     unavailable("no cgroup with a CPU quota can be made (remedy: mount the cpu controller writable)")
 
