@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import signal
 import subprocess
@@ -55,7 +56,7 @@ class Compilation:
                 self._result = _programs(kept)
                 return
         flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in sorted(definitions().items()))]
-        request = {"folder": str(folder), "sources": SOURCES, "flags": flags, "programs": PROGRAMS}
+        request = {"folder": str(folder), "sources": SOURCES, "flags": flags, "programs": PROGRAMS, "parent": os.getpid()}
         self._said = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             # -I: no module from the current folder or the environment into a process of root's. A session of its own:

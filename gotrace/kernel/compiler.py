@@ -1,7 +1,8 @@
 """Runs bcc in a process of its own: C in, instructions and map shapes out. Not imported: `gotrace.kernel.program` starts
 it as a script, so that LLVM's memory (some 100 MB) goes away with it and the target's binary is read meanwhile.
 
-Reads one JSON object from stdin: ``{"folder": PATH, "sources": [FILE...], "flags": [FLAG...], "programs": [NAME...]}``.
+Reads one JSON object from stdin: ``{"folder": PATH, "sources": [FILE...], "flags": [FLAG...], "programs": [NAME...], "parent":
+PID}``; the kernel kills it when that process, which started it, ends.
 Writes one to stdout: ``{"bcc": VERSION, "maps": [[NAME, TYPE, KEY_SIZE, VALUE_SIZE, ENTRIES]...], "programs": {NAME: HEX}}``, in
 which the immediate of an instruction that names a map is its index in ``maps``; or ``{"error": TEXT, "hint": TEXT}``. What
 the compiler says goes to stderr.
@@ -10,11 +11,13 @@ the compiler says goes to stderr.
 import ctypes
 import json
 import os
+import signal
 import struct
 import sys
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
+_PR_SET_PDEATHSIG = 1
 
 
 def _import_bcc():
@@ -76,8 +79,15 @@ def _compile(bcc, request):
     return {"bcc": getattr(bcc, "__version__", "unknown"), "maps": maps, "programs": programs}
 
 
+def _end_with(parent):
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before that
+        os._exit(1)
+
+
 def main():
     request = json.load(sys.stdin)
+    _end_with(request["parent"])
     bcc, answer = _import_bcc()
     if bcc is not None:
         try:

@@ -98,6 +98,26 @@ def test_the_verifier_refuses(churn: Workload, tmp_path: Path) -> None:
     assert doctor.returncode == 3 and "the verifier's report is in" in " ".join(doctor.stdout.split()), doctor.stdout
 
 
+def test_the_compiler_ends_with_gotrace(churn: Workload, tmp_path: Path) -> None:
+    trace = subprocess.Popen(
+        command("attach", churn.pid, "-o", tmp_path / "x.gotrace"), env=os.environ | checkout_with(tmp_path), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline, compilers = time.monotonic() + 20, []
+    while not compilers and time.monotonic() < deadline:
+        children = Path(f"/proc/{trace.pid}/task/{trace.pid}/children").read_text().split()
+        # Once LLVM is loaded it has been told who its parent is.
+        compilers = [int(child) for child in children if "LLVM" in Path(f"/proc/{child}/maps").read_text()]
+    assert compilers
+    os.kill(compilers[0], signal.SIGSTOP)  # or it would soon be done anyway
+    trace.kill()
+    trace.wait()
+    while (is_left := Path(f"/proc/{compilers[0]}").exists()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_left
+    assert not list(tmp_path.glob("x.gotrace")) and not list((tmp_path / "bpf").glob("compiled/*"))
+
+
 def test_the_compiler_refuses(churn: Workload, tmp_path: Path) -> None:
     environment = checkout_with(tmp_path, "exec.c", "bpf_ktime_get_ns()", "no_such_name")
     result = run(["attach", churn.pid], environment=environment, cwd=tmp_path)
