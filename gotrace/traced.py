@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from gotrace.blocked import blocked_threads, sees_kernel_numbers, still_blocked
 from gotrace.errors import Refused, TargetGone
@@ -18,7 +17,7 @@ from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
-from gotrace.kernel.records import IntervalRow, KernelEvent, RowKey
+from gotrace.kernel.records import IntervalRow, KernelEvent
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
@@ -34,11 +33,11 @@ from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
 from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
+from gotrace.unended import Unended
 from gotrace.vocabulary import Loss, Stage, Stat
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
-_CHUNK = 8192
 _ROWS_AT_ONCE = 512
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 
@@ -91,8 +90,6 @@ class TracedProcess:
     _stretches: int = 0
     _creation_unseen: bool = False
     _threads_unseen: bool = False
-    _cut_rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
-    _cut_goids: dict[RowKey, set[int]] = field(default_factory=dict)
     _cut_changed: list[StackStat] = field(default_factory=list)
     _finished: bool = False
     _closed: bool = False
@@ -152,6 +149,7 @@ class TracedProcess:
             if symbols is not None:
                 symbols.result()
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
+        self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
         model = StackModel(self.binary, self.bias)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
@@ -312,9 +310,7 @@ class TracedProcess:
         self.tracer.probes.remove(stages)
         if Stage.KERNEL in stages:
             self._threads_unseen = True
-            cut = self._new_cut(now)
-            self._add_threads(cut, now)
-            self._keep(cut)
+            self._keep(self._unended.threads(self._window_ns, now))
             self.tracer.tables.forget_threads()
 
     def take_up(self, stages: frozenset[Stage]) -> None:
@@ -348,7 +344,7 @@ class TracedProcess:
             alive = False
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
-        self._keep(self._cut_off(parked, alive, [], end))
+        self._keep(self._cut_off(parked, alive, (), end))
         tracer.tables.forget(end)
         self._paused_since = end
         self._set_knobs()
@@ -391,9 +387,13 @@ class TracedProcess:
         self._paused_since = 0
         self.windows += 1
 
+    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: Iterable[int], end_ns: int) -> CutOff:
+        whole = not self.losses.get(Loss.GOROUTINE_TABLE_FULL)
+        cut = self._unended.everything(self._window_ns, end_ns, parked, alive, later, self._creation_unseen, whole)
+        self.losses[Loss.PARKED_UNREAD] = self._unended.unread
+        return cut
+
     def _keep(self, cut: CutOff) -> None:
-        for row in cut.rows.values():
-            self.tracer.tables.resolve(row)
         self._cut_changed += self._take(list(cut.rows.values()))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -455,57 +455,6 @@ class TracedProcess:
             running_ns += present
             self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.partial))
         self.running_ns = running_ns
-
-    def _new_cut(self, end_ns: int) -> CutOff:
-        """For the window that ends then; its rows go on with those of the windows before it."""
-        options = self._options
-        return CutOff(
-            self._window_ns, end_ns, options.per_goroutine, options.min_block_ns, options.only_goid,
-            self.tracer.tables.stopped_ns(end_ns), self._cut_rows, self._cut_goids,
-        )
-
-    def _cut_off(self, parked: dict[int, Parked], alive: bool, later: Iterable[int], end_ns: int) -> CutOff:
-        """Intervals without an end inside the window: open ones, and goroutines that no probe ever saw, of which those in
-        `later` have yet to be read."""
-        cut = self._new_cut(end_ns)
-        opened, known = self.tracer.tables.read_open()
-        things = self._things(parked) if alive else {}
-        for g, interval in opened.items():
-            if alive and g in self.parked.ended:
-                continue  # a coroutine that ended while stopped (coro.go: coroexit)
-            found = parked.get(g)
-            if found is None or found.stack.unreadable:
-                self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-            if found is None:
-                cut.add_lost(interval)  # gone with its process, or its stack never made sense
-            else:
-                cut.add_parked(found, interval, things.get(g, 0))
-        if not self.losses.get(Loss.GOROUTINE_TABLE_FULL):
-            self._add_unseen(cut, parked, known, things)
-            rest = (g for g in later if g not in known)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                while chunk := list(islice(rest, _CHUNK)):
-                    found = self.parked.read(chunk)
-                    self._add_unseen(cut, found, known, self._things(found))
-        self._add_threads(cut, end_ns)
-        for row in cut.rows.values():
-            self.tracer.tables.resolve(row)
-        return cut
-
-    def _add_threads(self, cut: CutOff, end_ns: int) -> None:
-        for thread in self.tracer.tables.read_open_threads():
-            if thread.out_ns < end_ns:
-                cut.add_thread(thread if thread.stack else replace(thread, stack=self.parked.stack_in_syscall(thread.g)))
-
-    def _add_unseen(self, cut: CutOff, parked: dict[int, Parked], known: set[int], things: dict[int, int]) -> None:
-        for g, found in parked.items():
-            if g not in known and not (found.created and self._creation_unseen):
-                if found.stack.unreadable:
-                    self.losses[Loss.PARKED_UNREAD] = self.losses.get(Loss.PARKED_UNREAD, 0) + 1
-                cut.add_parked(found, None, things.get(g, 0))
-
-    def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
-        return self.parked.things(parked) if self.tracer.knows_files else {}
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
