@@ -273,12 +273,26 @@ static __always_inline void remember_place(struct scratch *s, struct goroutine *
 	state->last_size = size;
 }
 
+/* The collector may be moving the stack of a goroutine that is about to resume: for an instant its g has the new stack and the old
+ * stack pointer (runtime/stack.go: copystack). Seen once in ten million first turns. */
+static __always_inline void await_stack_pointer(struct scratch *s)
+{
+#pragma unroll
+	for (u32 attempt = 0; attempt < 3; attempt++) {
+		if (word(s, G_SCHED_SP) - word(s, G_STACK_LO) < word(s, G_STACK_HI) - word(s, G_STACK_LO))
+			break;
+		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))
+			break;
+	}
+}
+
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,
  * and move its stack (runtime/stack.go: shrinkstack): then what was walked is free memory, and it is walked again where it
  * is now. */
 static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 {
 	u64 hash = 0;
+	await_stack_pointer(s);
 	s->foreseen = s->window_bytes && s->window_from == word(s, G_SCHED_BP) && s->window_hi == word(s, G_STACK_HI);
 #pragma clang loop unroll(disable)
 	for (u32 attempt = 0; attempt < 2; attempt++) {
