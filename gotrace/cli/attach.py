@@ -44,7 +44,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
               help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU: where it costs more, wakers, the kernel's part, "
-                   "short intervals and at last all but short windows are given up, as long as it does. 0: no cap.")
+                   "short intervals, one of two probes, all but short windows and at last all probes are given up, as long as it does. 0: no cap.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
               help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; sample: no probe, goroutines are read from memory --sample-rate times a second, "

@@ -18,10 +18,10 @@ from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.program import Options
+from gotrace.kernel.records import ProgramRuns
 from gotrace.kernel.stats import close, enable_stats
 from gotrace.plan.probes import ProbeSet
 from gotrace.traced import TracedProcess
-from gotrace.vocabulary import Stage
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,19 @@ def _pair(workload: Workload, work: Callable[[float], int], window_s: float, tra
         traced.attach()
         traced.begin()
         work(0.2)
-        runs = traced.tracer.runs()[Stage.CORE]
+        runs = _runs(traced)
         start = cpu_ns(workload.pid)
         units = work(window_s)
         spent = cpu_ns(workload.pid) - start
-        runs = traced.tracer.runs()[Stage.CORE] - runs
+        runs = _runs(traced) - runs
     finally:
         traced.close()
     after = _per_unit(workload.pid, work, window_s)
     return Step((before + after) / 2, spent / units, (runs.hits * trap_ns + runs.run_ns) / units)
+
+
+def _runs(traced: TracedProcess) -> ProgramRuns:
+    return sum(traced.tracer.runs().values(), ProgramRuns())  # there are no stages but the core
 
 
 def _per_unit(pid: int, work: Callable[[float], int], window_s: float) -> float:

@@ -1,0 +1,57 @@
+"""The scripts behind the figures of README run: one short round of each, whose figures are real if not worth citing."""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from gobuild import GO_VERSIONS, build
+from workload import Workload
+
+from gotrace.plan.probes import ProbeSet
+from gotrace.vocabulary import Stat
+
+pytestmark = pytest.mark.bpf
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    loader = SourceFileLoader(name.replace("-", "_"), str(SCRIPTS / name))
+    module = module_from_spec(spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+def test_compare_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = script("compare-probes")
+    monkeypatch.setattr(compare, "PAIRS", 1)
+    monkeypatch.setattr(compare, "SECONDS", 0.2)
+    costs = compare.Costs()
+    with Workload(build("churn", GO_VERSIONS[-1], "stripped")) as workload:
+        ratios, counters = compare.measure(workload, ProbeSet.COMPLETE, "all (default)", compare.churned, costs)
+    assert len(ratios) == 1 and 0 < ratios[0] < 1
+    assert counters[Stat.HITS_START] > 1000 and counters[Stat.HITS_END] > 1000
+    spent = {name: int(ns) for name, _, ns in costs.rows()}
+    assert 20 < spent["start_park"] < spent["end_execute"]
+
+
+def test_bench_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from benchmarks.untimed import WORKLOADS, measure_untimed
+
+    said: list[str] = []
+    table = measure_untimed(1, 0.3, said.append)
+    assert table.row_count == len(WORKLOADS) and said
+    factors = [float(cell) for cell in table.columns[4].cells]
+    assert all(0.5 < factor < 5 for factor in factors)
+
