@@ -120,8 +120,8 @@ def lives(pid: int) -> bool:
 
 def test_the_compiler_ends_with_gotrace(churn: Workload, tmp_path: Path) -> None:
     trace = subprocess.Popen(
-        command("attach", churn.pid, "-o", tmp_path / "x.gotrace"), env=os.environ | checkout_with(tmp_path), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command("attach", churn.pid, "-o", tmp_path / "x.gotrace"), env=os.environ | checkout_with(tmp_path), cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     deadline, compilers = time.monotonic() + 20, []
     while not compilers and trace.poll() is None and time.monotonic() < deadline:
