@@ -41,7 +41,7 @@ def test_compare_probes(monkeypatch: pytest.MonkeyPatch) -> None:
         ratios, counters = compare.measure(workload, ProbeSet.COMPLETE, "all (default)", compare.churned, costs)
     assert len(ratios) == 1 and 0 < ratios[0] < 1
     assert counters[Stat.HITS_START] > 1000 and counters[Stat.HITS_END] > 1000
-    spent = {name: int(ns) for name, _, ns in costs.rows()}
+    spent = {name: int(ns.replace(",", "")) for name, _, ns in costs.rows()}
     assert 20 < spent["start_park"] < spent["end_execute"]
 
 
