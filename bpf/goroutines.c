@@ -181,14 +181,13 @@ static __always_inline void resumed(struct goroutine *state, u64 since)
 /* The goroutine g resumes. */
 static __always_inline int end(struct config *c, u64 g, u64 now)
 {
+	u32 drain = draining(c, now);
+	if (LEAN && !drain)
+		left_thread(c, bpf_get_current_pid_tgid(), now); /* which may be g itself */
 	struct goroutine *state = goroutines.lookup(&g);
-	u32 unknown = !state, drain = draining(c, now);
+	u32 unknown = !state;
 	asm volatile("" : "+r"(unknown)); /* else the compiler reckons with the pointer, which the verifier forbids */
 
-	if (LEAN && !drain) {
-		left_thread(c, bpf_get_current_pid_tgid(), now);
-		state = goroutines.lookup(&g); /* it may be the one that the thread left */
-	}
 	if (BY_THREAD && !drain)
 		resumed_on_thread(g);
 	if (!state) {
