@@ -101,13 +101,13 @@ def test_the_verifier_refuses(churn: Workload, tmp_path: Path) -> None:
 
 
 def test_no_program_needs_all_of_the_stack() -> None:
-    """512 bytes are the limit, and another release's compiler (clang 19 against 14) needs some more for the same source."""
+    """512 bytes are the limit, and another compiler needs some more for the same source (clang 19 24 more than 14)."""
     for name, code in Compilation().result().code.items():
         lowest = 0
         for opcode, registers, offset, _ in struct.iter_unpack("<BBhi", code):
             base = {0x01: registers >> 4, 0x02: registers & 15, 0x03: registers & 15}.get(opcode & 0x07)  # LDX, ST, STX
             lowest = min(lowest, offset if base == 10 else 0)
-        assert -464 <= lowest <= 0, (name, lowest)
+        assert -480 <= lowest <= 0, (name, lowest)
 
 
 def lives(pid: int) -> bool:
