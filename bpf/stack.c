@@ -302,7 +302,8 @@ static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 		if (s->foreseen && !s->strayed)
 			break;
 		s->foreseen = 0;
-		if (user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
+		/* A chain that breaks off is read again as well: the frames of a stack that was just moved are adjusted one by one. */
+		if (!(s->stack.flags & STACK_UNREADABLE) && user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;
 		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))
 			break;
