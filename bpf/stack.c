@@ -274,7 +274,7 @@ static __always_inline void remember_place(struct scratch *s, struct goroutine *
 }
 
 /* The collector may be moving the stack of a goroutine that is about to resume: for an instant its g has the new stack and the old
- * stack pointer (runtime/stack.go: copystack). Seen once in ten million first turns. */
+ * stack pointer (runtime/stack.go: copystack). Seen of goroutines before their first turn. */
 static __always_inline void await_stack_pointer(struct scratch *s)
 {
 #pragma unroll

@@ -198,7 +198,7 @@ class Regulator:
 
     def _maybe_resume(self) -> None:
         governor = self.governor
-        self._before, self._now = self._now, self._read()
+        self._now = self._read()
         since = self._now - self._since
         late = since.elapsed_ns >= LONGEST_PAUSE_NS
         if governor.repaid(since) or late and not self._windowed:
@@ -242,7 +242,8 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            lean_ns=spent[Rung.STARTS], looked_ns=spent[Rung.PROBES], paused_ns=process.paused_ns, windows=process.windows, unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
+            lean_ns=spent[Rung.STARTS], looked_ns=spent[Rung.PROBES], paused_ns=process.paused_ns, windows=process.windows,
+            unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
         )
 
 
@@ -256,7 +257,7 @@ def together(regulators: list[Regulator]) -> GovernorReport:
 
     return GovernorReport(
         max_overhead=reports[0].max_overhead, share=load.share, cost_ns=load.cost_ns, wakers_off_ns=most("wakers_off_ns"),
-        kernel_off_ns=most("kernel_off_ns"), sampled_ns=most("sampled_ns"), lean_ns=most("lean_ns"), looked_ns=most("looked_ns"), paused_ns=most("paused_ns"), windows=most("windows"),
-        unlooked_windows=most("unlooked_windows"),
+        kernel_off_ns=most("kernel_off_ns"), sampled_ns=most("sampled_ns"), lean_ns=most("lean_ns"), looked_ns=most("looked_ns"),
+        paused_ns=most("paused_ns"), windows=most("windows"), unlooked_windows=most("unlooked_windows"),
         steps=tuple(sorted((step for report in reports for step in report.steps), key=lambda step: step.at_ns)),
     )

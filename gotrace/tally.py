@@ -69,9 +69,9 @@ class Tally:
             self._sum_up(stack)
         return [stack.stat for stack in touched.values()]
 
-    def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, set[int]]]) -> list[StackStat]:
-        """What looks from without have found in one stretch of time without probes: estimates, each with the goids of those that
-        were there, in place of what was taken of that stretch before. Returns the stacks that these are."""
+    def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
+        """What looks from without have found in one stretch of time without probes: estimates, each in place of what was taken of
+        that stretch before, with goids of those that were there. Returns the stacks that these are."""
         changed = []
         for estimate, goids in found:
             key = estimate.key
@@ -82,7 +82,7 @@ class Tally:
                 )
                 stack = self._stacks[key] = _Stack(stat, key)
             stack.looked[stretch] = estimate
-            stack.looked_goids |= goids
+            stack.looked_goids.update(goids)
             self._sum_up(stack)
             changed.append(stack.stat)
         return changed
@@ -136,7 +136,8 @@ class Tally:
             of_row, known = goids[_place(row)], counted.get(id(stack))
             counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
         for stack in self._stacks.values():
-            stack.stat.goroutines = len(counted.get(id(stack), set()) | stack.looked_goids)
+            of_rows = counted.get(id(stack), set())
+            stack.stat.goroutines = len(of_rows | stack.looked_goids if stack.looked_goids else of_rows)
         return len(set().union(*counted.values(), *(stack.looked_goids for stack in self._stacks.values())))
 
 

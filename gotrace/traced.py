@@ -202,7 +202,8 @@ class TracedProcess:
         found = {id(stack): stack for stack in self._cut_changed}
         self._cut_changed = []
         if self._looks is not None:
-            found |= {id(stack): stack for stack in self._tally.take_looks(self._stretches, self._looks.found())}
+            looked = ((estimate, ()) for estimate in self._looks.read()[0])
+            found |= {id(stack): stack for stack in self._tally.take_looks(self._stretches, looked)}
         while True:
             rows = self.tracer.tables.read_rows(_ROWS_AT_ONCE if limit_ns else 0)
             found |= {id(stack): stack for stack in self._take(rows)}

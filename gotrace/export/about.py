@@ -24,8 +24,8 @@ def comments(profile: Profile) -> list[str]:
     lines = [f"off-CPU time by gotrace {profile.version}"]
     lines += [_target_line(target) for target in profile.targets]
     line = f"window: {window.start}, {format_duration(window.duration_ns)}, mode {window.mode}"
-    if window.attached_ns < window.duration_ns:
-        line += f", probes attached for {format_duration(window.attached_ns)}"
+    if profile.probed_ns < window.duration_ns:
+        line += f", probes attached for {format_duration(profile.probed_ns)}"
     lines.append(line)
     lines += [f"only a part was recorded: {part}" for part in profile.filters]
     if not profile.complete:

@@ -33,21 +33,16 @@ class PlacedProbes:
     """The probes and tracepoints that are placed. Whatever happens to this process, the kernel removes them with its file
     descriptors.
 
-    `programs` are the descriptors of those that are loaded, by name. `tracepoints`: those of the kernel are used; `kprobe`: it has
-    kprobes. `data_source` says how the kernel tells when data comes for those who wait in the netpoller, "" if it does not.
+    `programs` are the descriptors of those that are loaded, by name: of the kernel's own events those are used that have one.
+    `tracepoints`: those on threads are among them.
     """
 
-    data_source = ""
-
-    def __init__(
-        self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool, kprobe: bool,
-    ) -> None:
+    def __init__(self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool) -> None:
         self._pid = pid
         self._exe_path = exe_path
         self._plan = plan
         self._programs = programs
         self.tracepoints = tracepoints
-        self._kprobe = kprobe
         self._placed: list[tuple[Stage, int]] = []
         self._watch_exec: int | None = None
 
@@ -111,14 +106,12 @@ class PlacedProbes:
 
     def _attach_data_ready(self) -> None:
         # Without either the time until the kernel had the data is not split from the time until the netpoller did.
-        if self._kprobe:
+        if "on_poll_event" in self._programs:
             with contextlib.suppress(ProbeError):
                 self._placed.append((Stage.WAKERS, open_kprobe(POLL_CALLBACK, self._programs["on_poll_event"])))
-                self.data_source = f"kprobe {POLL_CALLBACK}"
-            return
-        with contextlib.suppress(BpfError):  # Linux 6.3
-            self._placed.append((Stage.WAKERS, attach_raw_tracepoint("sk_data_ready", self._programs["on_data_ready"])))
-            self.data_source = "raw tracepoint sk_data_ready"
+        elif "on_data_ready" in self._programs:
+            with contextlib.suppress(BpfError):  # Linux 6.3
+                self._placed.append((Stage.WAKERS, attach_raw_tracepoint("sk_data_ready", self._programs["on_data_ready"])))
 
     def detach(self) -> None:
         """Removes the probes and all else that was attached."""

@@ -29,6 +29,8 @@ _EVENT_BYTES = 1 << 25
 """Events that are held between two calls of `read_events`: 300,000."""
 _MARGIN_NS = 3_000_000
 """Time to tell the kernel side of the window's edges before they come."""
+_PARK_PROGRAMS = frozenset(("start_park", "start_gopark"))
+"""Those that note what a goroutine waits for (bpf/objects.c: watch_parking)."""
 ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 
 
@@ -65,8 +67,7 @@ class Tracer:
         self._options = options
         self._compiled = compiled
         self._loaded = loaded
-        # A kprobe sees all kinds of files, the tracepoint sockets alone.
-        self._sets = [self._set_of(plan, loaded.programs, has_kprobes(subject))]
+        self._sets = [self._set_of(plan, loaded.programs)]
         self.probes = self._sets[0].probes
         self.tables = Tables(loaded.maps)
         self.sees_threads = self.probes.tracepoints
@@ -78,12 +79,15 @@ class Tracer:
     @classmethod
     def load(cls, subject: Subject, plan: Plan, options: Options, compiled: CompiledPrograms) -> Tracer:
         """Makes the maps and has the programs verified. Raises Refused if the kernel does not take a program."""
-        kprobe, may_grow = has_kprobes(subject), maps_may_grow()
+        kprobe, may_grow = _has_kprobes(subject), maps_may_grow()
         programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
-        if uses_tracepoints(subject, plan):
-            programs |= dict.fromkeys((*TRACEPOINTS, "on_data_ready"), ProgramType.RAW_TRACEPOINT)
-            programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {}
+        if _uses_tracepoints(subject, plan):
+            programs |= dict.fromkeys(TRACEPOINTS, ProgramType.RAW_TRACEPOINT)
+            # Every packet of the machine passes these: only where what goroutines wait for is noted. A kprobe sees all kinds of
+            # files, the tracepoint sockets alone.
+            if options.wakers and programs.keys() & _PARK_PROGRAMS:
+                programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {"on_data_ready": ProgramType.RAW_TRACEPOINT}
         fixed = constants(subject.pid, plan, subject.layout, subject.bias, options, subject.kernel, kprobe, may_grow)
         loaded = load(compiled, programs, fixed, map_entries(options, may_grow))
         try:
@@ -94,10 +98,10 @@ class Tracer:
             raise
         return tracer
 
-    def _set_of(self, plan: Plan, programs: dict[str, int], kprobe: bool) -> _Loaded:
+    def _set_of(self, plan: Plan, programs: dict[str, int]) -> _Loaded:
         subject = self._subject
-        tracepoints = uses_tracepoints(subject, plan)
-        return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints, kprobe))
+        tracepoints = _uses_tracepoints(subject, plan)
+        return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints))
 
     def follow(self, plan: Plan) -> None:
         """Has `probes` be those of this plan, of which nothing is placed yet: the one that was loaded, or one without stages,
@@ -107,12 +111,12 @@ class Tracer:
         if known is None:
             subject, compiled = self._subject, self._compiled
             programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
-            if uses_tracepoints(subject, plan):
+            if _uses_tracepoints(subject, plan):
                 programs["on_switch"] = ProgramType.RAW_TRACEPOINT
             fixed = constants(
                 subject.pid, plan, subject.layout, subject.bias, self._options, subject.kernel, may_grow=maps_may_grow(), threads=False,
             )
-            known = self._set_of(plan, load_programs(compiled, programs, fixed, self._loaded.maps), False)
+            known = self._set_of(plan, load_programs(compiled, programs, fixed, self._loaded.maps))
             self._sets.append(known)
         self.probes = known.probes
 
@@ -236,12 +240,12 @@ class Tracer:
         write_element(self._loaded.maps["config"], bytes(4), bytes(Config(**fields)))
 
 
-def has_kprobes(subject: Subject) -> bool:
+def _has_kprobes(subject: Subject) -> bool:
     """Whether the kernel tells by a kprobe when files have events."""
     return bool(subject.kernel) and bool(subject.kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
 
 
-def uses_tracepoints(subject: Subject, plan: Plan) -> bool:
+def _uses_tracepoints(subject: Subject, plan: Plan) -> bool:
     """Whether what the kernel does with threads comes from its tracepoints."""
     return bool(subject.kernel) and not plan.has("syscall")
 

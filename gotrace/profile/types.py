@@ -186,7 +186,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Window:
-    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where probes were off in between. `samples`: how
+    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where nothing was watched in between. `samples`: how
     often all goroutines were looked at (mode ``sample``)."""
 
     start: str
@@ -297,6 +297,11 @@ class Profile:
     def pauses_by_reason(self) -> dict[str, Distribution]:
         """Distribution of the stop-the-world pauses of each reason, largest total first."""
         return _group((pause.reason, _single(pause.duration_ns)) for pause in self.pauses)
+
+    @property
+    def probed_ns(self) -> int:
+        """For how much of the window's `attached_ns` there were probes, and not looks from without in their place."""
+        return max(0, self.window.attached_ns - (self.governor.looked_ns if self.governor else 0))
 
     @property
     def margin_ns(self) -> int | None:

@@ -185,7 +185,7 @@ def page_meta(profile: Profile) -> dict[str, Any]:
         ],
         "start": sanitize(profile.window.start, 40),
         "duration": profile.window.duration_ns,
-        "attached": profile.window.attached_ns,
+        "attached": profile.probed_ns,
         "mode": sanitize(profile.window.mode, 40),
         "intervals": profile.intervals,
         "total": profile.total().total_ns,

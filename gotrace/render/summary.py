@@ -98,9 +98,9 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
             f"Estimates from {profile.window.samples:,} looks ({rate:.1f}/s): totals with 95 % margins; counts are of the waits "
             f"that were seen, lengths are known to {format_duration(round(1e9 / rate)) if rate else 'a look'}."
         ))
-    if profile.window.attached_ns < profile.window.duration_ns:
-        attached = format_share(profile.window.attached_ns, profile.window.duration_ns)
-        console.print(Text(f"Probes were attached for {attached} of the window.", "yellow"))
+    if profile.probed_ns < profile.window.duration_ns:
+        probed = format_share(profile.probed_ns, profile.window.duration_ns)
+        console.print(Text(f"Probes were attached for {probed} of the window.", "yellow"))
     if profile.filters:
         filters = ", ".join(sanitize(text, 80) for text in profile.filters)
         console.print(Text(f"Only a part is shown: {filters}", "yellow"))
@@ -160,7 +160,7 @@ def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, wi
 def _print_stacks(profile: Profile, total: Distribution, console: Console, top: int, runtime: bool) -> None:
     background = [stack for stack in profile.stacks if is_background(stack)]
     hidden = {id(stack) for stack in background}
-    bounds = profile.window.mode == Mode.LEAN
+    bounds = profile.window.mode == Mode.LEAN and profile.probed_ns == profile.window.attached_ns
     own = grouped((stack for stack in profile.stacks if id(stack) not in hidden), bounds)
     shown = own[:top]
     if shown:
@@ -307,7 +307,9 @@ def print_governor(profile: Profile, console: Console) -> None:
         if lasted:
             console.print(Text(f"  {format_share(lasted, window)} of the window: {what}", "yellow"))
     if report.share > _HELD * report.max_overhead:
-        console.print(Text("  the cap was not held: what it cost until it was under control was too much for so short a trace", "bold red"))
+        console.print(Text(
+            "  the cap was not held: the governor acts on what it has seen cost, and in a longer trace that weighs less", "bold red",
+        ))
     if report.unlooked_windows:
         console.print(Text(
             f"  at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "

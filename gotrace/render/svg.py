@@ -226,8 +226,8 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
         f"{format_duration(total.total_ns)} off-CPU", f"{profile.goroutines:,} goroutines",
         f"{profile.intervals:,} intervals",
     ]  # fmt: skip
-    if window.attached_ns < window.duration_ns:
-        facts.append(f"probes attached for {format_share(window.attached_ns, window.duration_ns)}")
+    if profile.probed_ns < window.duration_ns:
+        facts.append(f"probes attached for {format_share(profile.probed_ns, window.duration_ns)}")
     yield " · ".join(facts), _QUIET
     for part in profile.filters:
         yield f"Only a part was recorded: {sanitize(part, 130)}", _ALARM

@@ -189,7 +189,6 @@ def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str
     assert "probes" in [step["rung"] for step in report["steps"]]
     assert governed < 2 * untraced
     assert report["looked_ns"] > 0.5 * window["attached_ns"] and window["samples"] > 20
-    # Two goroutines wait in turn: for half of the time each, whether that was seen by probes or from without.
     assert report["share"] < 0.3
     # The scheduler's ways that this set does not see: as without a cap (scripts/compare-probes).
     unseen = {"end_while_running", "start_while_stopped", "start_unseen"} if "schedule" in arguments else set()
