@@ -242,7 +242,7 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            lean_ns=spent[Rung.STARTS], looked_ns=spent[Rung.PROBES], paused_ns=process.paused_ns, windows=process.windows,
+            lean_ns=spent[Rung.STARTS], looked_ns=process.looked_ns, paused_ns=process.paused_ns, windows=process.windows,
             unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
         )
 

@@ -87,6 +87,7 @@ class TracedProcess:
     _sample_ns: int = 0
     _lean_plan: Plan | None = None
     _looks: SampledProcess | None = None
+    _looked_ns: int = 0
     _stretches: int = 0
     _creation_unseen: bool = False
     _threads_unseen: bool = False
@@ -292,6 +293,12 @@ class TracedProcess:
         return self._paused_ns + (max(0, now - self._paused_since) if self.paused else 0)
 
     @property
+    def looked_ns(self) -> int:
+        """For how long goroutines were looked at from without in its pauses."""
+        looks = self._looks
+        return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
+
+    @property
     def can_pause(self) -> bool:
         """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
         in a window has not moved in it."""
@@ -367,6 +374,7 @@ class TracedProcess:
         self._cut_changed += self._tally.take_looks(self._stretches, looks.found())
         self.samples += looks.samples
         self.losses[Loss.STACK_TORN] = self.losses.get(Loss.STACK_TORN, 0) + looks.losses[Loss.STACK_TORN]
+        self._looked_ns += looks.end_ns - looks.start_ns
         self._paused_since = looks.end_ns
 
     def resume(self, length_ns: int, lean: bool = False) -> None:
