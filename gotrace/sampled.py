@@ -78,7 +78,8 @@ class SampledProcess:
         self._open = self._closed = False
         self.start_ns = self.end_ns = 0
         self.samples = 0
-        self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0}
+        self.look_ns: int | None = 0
+        self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.LOOK_LATE: 0}
         self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
@@ -216,7 +217,7 @@ class SampledProcess:
             self._look((self._last_ns + moment) // 2 if self._last_ns else moment)
         except (ProcessLookupError, PermissionError):
             return False  # the session sees that it is gone
-        self._last_ns = moment
+        self._last_ns, self.look_ns = moment, time.monotonic_ns() - moment
         self.samples += self._open
         return True
 

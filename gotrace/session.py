@@ -34,6 +34,7 @@ from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
+from gotrace.promptness import LATE_S, Promptness
 from gotrace.sampled import SampledProcess
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import CONTINUED, Loss, Mode, Stat
@@ -227,30 +228,24 @@ class Session:
         regulator.begin()
         self._regulators[process.process.pid] = regulator
 
-    def _tick(self, process: Watched) -> float:
-        regulator = self._regulators.get(process.process.pid)
-        return min(process.tick(), regulator.tick()) if regulator is not None else process.tick()
-
     def _follow(self, progress: Callable[[Progress], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
         last_commit = last_shown = self._begin
         opened = max(process.start_ns for process in self.processes) / 1e9
         deadline = opened + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
+        promptness = Promptness()
         try:
             while not self._stop.is_set() and waiting:
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
                     return
-                wait = min(self._tick(process) for process in waiting.values())
-                wait = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
-                for fd in select.select([*waiting, self._wake[0]], [], [], wait)[0]:
-                    if fd in waiting:
-                        waiting.pop(fd).end()
-                for fd, process in list(waiting.items()):
-                    if process.execed:
-                        waiting.pop(fd).end()
+                wait = min(process.tick() for process in waiting.values())
+                due = time.monotonic() + wait
+                promptness.give_back()
                 now = time.monotonic()
+                regulators = [self._regulators[process.process.pid] for process in waiting.values() if process.process.pid in self._regulators]
+                due = min([due, *(now + regulator.tick() for regulator in regulators)])
                 if stats_fd is not None and now - self._begin > _STATS_FOR_S:
                     self._measure_programs()
                     close_stats(stats_fd)
@@ -265,10 +260,29 @@ class Session:
                 if progress is not None and now - last_shown > _SHOW_EVERY_S:
                     last_shown = now
                     progress(self._progress(now))
+                self._wait(waiting, due if deadline is None else min(due, deadline), promptness)
+                for fd, process in list(waiting.items()):
+                    if process.execed:
+                        waiting.pop(fd).end()
         finally:
+            promptness.give_back()
             if stats_fd is not None:
                 self._measure_programs()
             close_stats(stats_fd)
+
+    def _wait(self, waiting: dict[int, Watched], due: float, promptness: Promptness) -> None:
+        """Until that moment, the end of one of the processes or `stop`."""
+        looked_at = [process for process in waiting.values() if process.look_ns is not None]
+        if looked_at:
+            promptness.take(max(process.look_ns or 0 for process in looked_at))
+        due = max(due, time.monotonic())
+        ended = select.select([*waiting, self._wake[0]], [], [], max(0.0, due - time.monotonic()))[0]
+        if not ended and time.monotonic() - due > LATE_S:
+            for process in looked_at:
+                process.losses[Loss.LOOK_LATE] = process.losses.get(Loss.LOOK_LATE, 0) + 1
+        for fd in ended:
+            if fd in waiting:
+                waiting.pop(fd).end()
 
     def _put(self, process: Watched, stacks: list[StackStat], intervals: list) -> None:
         if self.capture is not None:

@@ -299,6 +299,11 @@ class TracedProcess:
         return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
 
     @property
+    def look_ns(self) -> int | None:
+        """How long the last of those looks took; None if there are none now."""
+        return None if self._looks is None else self._looks.look_ns
+
+    @property
     def can_pause(self) -> bool:
         """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
         in a window has not moved in it."""

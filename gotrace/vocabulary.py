@@ -183,6 +183,7 @@ class Loss(str, Enum):
     SWITCH_UNSEEN = "switch_unseen"
     TIMELINE_FULL = "timeline_full"
     STACK_TORN = "stack_torn"
+    LOOK_LATE = "look_late"
 
 
 LOSS_TEXT = {
@@ -208,5 +209,6 @@ LOSS_TEXT = {
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
+    Loss.LOOK_LATE: "looks that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

@@ -28,6 +28,10 @@ class Watched(Protocol):
         """How long nothing was watched between `start_ns` and now, or the end."""
 
     @property
+    def look_ns(self) -> int | None:
+        """How long the last look at its memory took, where it is looked at again and again; else None."""
+
+    @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
 

@@ -23,6 +23,7 @@ from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
 from gotrace.options import AttachOptions
 from gotrace.profile.types import StackStat
+from gotrace.promptness import Promptness
 from gotrace.sampled import SampleOptions
 from gotrace.session import Session
 from gotrace.traced import TracedProcess
@@ -329,16 +330,23 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
     def margin() -> int:
         return sum(s.margin_ns or 0 for s in sleeps_seen())
 
-    def stretch() -> tuple[float, float, int, float]:
-        """Shares of the time that it slept, by our account and by its own, our count and its own."""
-        began, (before, count) = time.monotonic_ns(), share()
+    def stretch(seconds: float) -> tuple[int, int, int, int]:
+        """How long it slept, by our account and by its own, our count and its own."""
+        before, count = share()
         workload.send("from here")
         workload.read_json(10)
-        time.sleep(2)
+        deadline, promptness = time.monotonic() + seconds, Promptness()
+        while time.monotonic() < deadline:
+            wait = process.tick()
+            promptness.give_back()
+            if process.look_ns is not None:
+                promptness.take(process.look_ns)  # as the session does
+            time.sleep(wait)
+        promptness.give_back()
         workload.send("to here")
         own = workload.read_json(10)
         after, counted = share()
-        return (after - before) / (time.monotonic_ns() - began), own["slept_ns"] / own["wall_ns"], counted - count, own["sleeps"]
+        return after - before, own["slept_ns"], counted - count, own["sleeps"]
 
     process.begin()
     process.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
@@ -346,21 +354,18 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
     process.resume(0, lean=True)
     assert process.tracer.probes.stages == {Stage.CORE} and len(process.tracer.programs()) > len(process.plan.probes)
     starts = process.counters()[Stat.HITS_START]
-    seen, own, count, sleeps = stretch()
+    seen, own, count, sleeps = stretch(2)
     assert process.counters()[Stat.HITS_START] == starts  # not one
     assert seen == pytest.approx(own, rel=0.05) and count == pytest.approx(sleeps, rel=0.05)
     process.pause()
     process.look(SampleOptions(rate_hz=100))
     assert not probes_of(workload.pid)
     hits = process.counters()[Stat.HITS_END]
-    before, by_lean = share()[0], margin()
-    deadline, began = time.monotonic() + 4, time.monotonic_ns()
-    while time.monotonic() < deadline:
-        time.sleep(min(process.tick(), 0.005))
+    by_lean = margin()
+    looked, own, *_ = stretch(4)
+    assert abs(looked - own) < 2 * (margin() - by_lean) < 1.5e9
     process.stop_looking()
     assert process.counters()[Stat.HITS_END] == hits
-    looked = share()[0] - before
-    assert abs(looked - own * (time.monotonic_ns() - began)) < 2 * (margin() - by_lean) < 1.5e9
     process.resume(0)  # and back to both
     time.sleep(0.5)
     assert process.counters()[Stat.HITS_START] > starts

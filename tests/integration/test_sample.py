@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,36 @@ def test_exact_and_sample_agree_on_the_same_run(version: str, tmp_path: Path) ->
         if abs(total - truth) > margin:
             outside[own["name"]] = (truth, total, margin)
     assert len(outside) <= 2, outside
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[None]:
+    """For this thread and what it starts."""
+    usual = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(usual)[:2])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usual)
+
+
+def test_who_keeps_the_cpus_from_us_is_seen_as_often_as_the_rest(tmp_path: Path, two_cpus: None) -> None:
+    """All CPUs are busy while one goroutine burns two milliseconds of five: looks that wait for a CPU would find it asleep."""
+    with Workload(build("paced", GO_VERSIONS[-1], "stripped")) as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "sample.gotrace", "--mode", "sample", "--sample-rate", "200") as trace:
+            workload.send("from here")
+            workload.read_json(10)
+            time.sleep(8)
+            workload.send("to here")
+            own = workload.read_json(10)
+            summary = trace.end_json()
+    window_ns = summary["window"]["duration_ns"]
+    stacks = [stack for stack in summary["stacks"] if any(frame["name"] == "main.pace" for frame in stack["frames"])]
+    off = sum(stack["total_ns"] for stack in stacks) / window_ns - own["slept_ns"] / own["wall_ns"]
+    margin = sum(stack["margin_ns"] ** 2 for stack in stacks) ** 0.5 / window_ns
+    # Looks without priority: off by 0.03 to 0.07, one of ten late.
+    assert abs(off) < 1.5 * margin < 0.05
+    assert summary["losses"]["look_late"] < 0.03 * summary["window"]["samples"]
 
 
 def parked(summary: dict) -> dict:

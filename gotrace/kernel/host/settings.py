@@ -12,6 +12,7 @@ from gotrace.kernel.host import privileges
 from gotrace.kernel.host.check import Check
 from gotrace.kernel.host.features import reads_kernel_memory
 from gotrace.kernel.kallsyms import KALLSYMS
+from gotrace.promptness import Promptness
 
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _TRACEFS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))
@@ -55,7 +56,7 @@ def optional(usable: bool) -> list[Check]:
     """Settings that decide how much a trace tells, or that one may take for a cause of trouble. `usable`: BPF works."""
     return [
         privileges.seccomp(), _pid_namespace(), _hidepid(), *((_locked_memory(), _lockdown()) if usable else ()),
-        _unprivileged_bpf(), _paranoia(), _kernel_symbols(), _tracefs(), _kcore(),
+        _unprivileged_bpf(), _paranoia(), _kernel_symbols(), _tracefs(), _kcore(), _priority(),
     ]
 
 
@@ -134,6 +135,13 @@ def _unprivileged_bpf() -> Check:
 def _paranoia() -> Check:
     return Check("perf paranoia", False, True,
                  f"kernel.perf_event_paranoid={_sysctl('kernel.perf_event_paranoid')}: whether it is in the way, the check of uprobes tried")
+
+
+def _priority() -> Check:
+    if Promptness().allowed():
+        return Check("real-time priority", False, True, "looks of --mode sample get a CPU at once")
+    return Check("real-time priority", False, False, "refused: where all CPUs are busy, looks of --mode sample come late and find too few goroutines running",
+                 "CAP_SYS_NICE; in a container: --cap-add SYS_NICE")
 
 
 def _kernel_symbols() -> Check:
