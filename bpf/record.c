@@ -25,11 +25,11 @@ static __always_inline u32 bucket_of(u64 value)
 /* Returns what was there; it is `new` now if that was `expected`. */
 static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
 {
-#if __clang_major__ >= 12
+#if SWAPS && __clang_major__ >= 12
 	return __sync_val_compare_and_swap(where, expected, new);
 #else
-	/* The compiler does not know the instruction (Ubuntu 22.04). Another CPU that comes in between two of these lines may
-	 * have its larger value overwritten; gotrace/kernel/rows.py sees that by the histogram. */
+	/* The compiler (Ubuntu 22.04's) or the kernel (before 5.12) does not know the instruction. Another CPU that comes in between
+	 * two of these lines may have its larger value overwritten; gotrace/kernel/rows.py sees that by the histogram. */
 	u64 found = *(volatile u64 *)where;
 	if (found == expected)
 		*(volatile u64 *)where = new;

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gotrace.errors import Refused
+from gotrace.kernel.host.features import swaps
 from gotrace.kernel.kept import KeptResult
 from gotrace.kernel.program import PROGRAMS, SOURCES, definitions, source_folder
 
@@ -49,13 +50,14 @@ class Compilation:
         self._result: CompiledPrograms | None = None
         self._process = None
         folder = source_folder()
-        self._kept = KeptResult(folder, repr(sorted(definitions().items())))
+        defined = sorted(definitions(swaps()).items())
+        self._kept = KeptResult(folder, repr(defined))
         kept = self._kept.read()
         if kept is not None:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we once wrote: compiled anew
                 self._result = _programs(kept)
                 return
-        flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in sorted(definitions().items()))]
+        flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in defined)]
         request = {"folder": str(folder), "sources": SOURCES, "flags": flags, "programs": PROGRAMS, "parent": os.getpid()}
         self._said = tempfile.TemporaryFile()
         self._process = subprocess.Popen(

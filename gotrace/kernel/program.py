@@ -91,9 +91,10 @@ def constant_names() -> tuple[str, ...]:
     return tuple(re.findall(r"^#define (\w+) AT_LOAD\(\1\)", text, re.MULTILINE))
 
 
-def definitions() -> dict[str, int]:
-    """The -D definitions, by name: the same for every target."""
+def definitions(swaps: bool) -> dict[str, int]:
+    """The -D definitions, by name: the same for every target. `swaps`: the kernel lets programs compare and swap."""
     defined = {
+        "SWAPS": int(swaps),
         "LOAD_MARK": LOAD_MARK,
         "MAX_FRAMES": MAX_FRAMES,
         "MAX_PAUSES": MAX_PAUSES,

@@ -38,7 +38,7 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin, variance = _FIGURES.unpack_from(raw)
     histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
     top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
-    # A program from an older compiler can lose the largest value in a race (compare_and_swap in bpf/record.c).
+    # A program from an older compiler, or for an older kernel, can lose the largest value in a race (compare_and_swap in bpf/record.c).
     if bucket_of(maximum) < top:
         maximum = bucket_range(top)[0]
     return IntervalRow(

@@ -49,10 +49,19 @@ def maps_may_grow() -> bool:
     return False
 
 
+@cache
+def swaps() -> bool:
+    """Whether programs may compare and swap: BPF atomics, Linux 5.12."""
+    try:
+        return bool(_atomics())
+    except BpfError:
+        return False
+
+
 def required() -> list[Check]:
     """What every trace needs."""
     return [
-        tried("BPF", True, _bpf, seccomp_hint("bpf") or "a kernel of 5.12 or later with CONFIG_BPF_SYSCALL; in a container: --cap-add BPF"),
+        tried("BPF", True, _bpf, seccomp_hint("bpf") or "a kernel of 5.8 or later with CONFIG_BPF_SYSCALL; in a container: --cap-add BPF"),
         tried("ring buffer", True, _ring_buffer, seccomp_hint("bpf") or "a kernel of 5.8 or later, or more memory for this cgroup"),
         tried("/sys", True, _sees_cpus, "mount -t sysfs sysfs /sys; in a container: -v /sys:/sys:ro"),
         _uprobes(),
@@ -66,6 +75,8 @@ def optional() -> list[Check]:
     return [
         tried("raw tracepoints", False, raw_tracepoints, "CAP_PERFMON, and a kernel with CONFIG_BPF_EVENTS",
               "system calls are seen by uprobes instead, CPU waits not at all"),
+        tried("BPF atomics", False, _atomics, "a kernel of 5.12 or later",
+              "where two CPUs end the longest wait of a stack at once, it may be shown up to a sixteenth shorter"),
         tried("kernel memory from BPF", False, reads_kernel_memory,
               "boot without lockdown=confidentiality", "system calls are seen by uprobes instead, files and sockets are not told"),
         _btf(),
@@ -83,15 +94,15 @@ def optional() -> list[Check]:
 
 def _bpf() -> str:
     os.close(load_program(ProgramType.KPROBE, EXIT_0, "empty"))
-    try:
-        os.close(load_program(ProgramType.KPROBE, _ATOMICS, "atomics"))
-    except BpfError as error:
-        raise BpfError(error.errno, "BPF atomics") from None
-    return "programs load, with atomic instructions"
+    return "programs load"
+
+
+def _atomics() -> str:
+    os.close(load_program(ProgramType.KPROBE, _ATOMICS, "atomics"))
+    return "programs may compare and swap"
 
 
 def _ring_buffer() -> str:
-    # A perf buffer would not help: every kernel that lacks ring buffers (5.8) lacks BPF atomics (5.12) too.
     os.close(create_map(MapType.RINGBUF, 0, 0, 4096, "ring"))
     return "a map of that kind can be made"
 
