@@ -25,6 +25,9 @@ from workload import Workload
 
 from gotrace.capture.reader import read_capture
 from gotrace.kernel.compilation import Compilation
+from gotrace.options import AttachOptions
+from gotrace.session import Session
+from gotrace.vocabulary import Loss
 
 pytestmark = pytest.mark.bpf
 
@@ -108,6 +111,28 @@ def test_no_program_needs_all_of_the_stack() -> None:
             base = {0x01: registers >> 4, 0x02: registers & 15, 0x03: registers & 15}.get(opcode & 0x07)  # LDX, ST, STX
             lowest = min(lowest, offset if base == 10 else 0)
         assert -480 <= lowest <= 0, (name, lowest)
+
+
+ATOMIC_OPCODES = (0xC3, 0xDB)
+PLAIN_ADDITION = 0
+
+
+@pytest.mark.parametrize("swaps", (True, False))
+def test_kernels_before_5_12_get_programs_without_their_atomics(
+    swaps: bool, churn: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gotrace.kernel.compilation.swaps", lambda: swaps)
+    used = {
+        immediate for code in Compilation().result().code.values() for opcode, _, _, immediate in struct.iter_unpack("<BBhi", code)
+        if opcode in ATOMIC_OPCODES
+    }
+    assert PLAIN_ADDITION in used and (used == {PLAIN_ADDITION}) is not swaps
+    options = AttachOptions((churn.pid,), 500_000_000, (str(tmp_path / "x.gotrace"),))
+    with Session(options) as session:
+        session.prepare()
+        profile = session.run()
+    assert not profile.losses[Loss.INTERVAL_LOST] and profile.intervals > 1000
+    assert all(stat.distribution.percentile_ns(1) <= stat.distribution.max_ns for stat in profile.stacks)
 
 
 def lives(pid: int) -> bool:
