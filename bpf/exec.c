@@ -3,8 +3,8 @@
 /* Raw tracepoint sched_process_exec. */
 int target_exec(void *ctx)
 {
-	u32 zero = 0;
-	struct config *c = config.lookup(&zero);
+	u64 zero = 0;
+	struct config *c = config.lookup(NARROW(zero));
 	struct bpf_pidns_info ids = {};
 	/* Our own PID namespace's numbers: the kernel's are others in a container. */
 	if (bpf_get_ns_current_pid_tgid(PID_NAMESPACE_DEV, PID_NAMESPACE_INO, &ids, sizeof(ids)))

@@ -31,6 +31,30 @@ static __always_inline u64 long_run(struct goroutine *known)
 
 /* ---- starts ------------------------------------------------------------------------------------------------------ */
 
+/* What an interval begins with, once its start stands in the row. */
+static __always_inline void begin_interval(struct goroutine *known)
+{
+	known->stopped_at_start = stopped_until(known->start_ns);
+	known->long_run_ns = long_run(known);
+	/* Its thread has turned to something else; it may have left it any time since it was resumed there. */
+	if (LEAN)
+		known->margin_ns = known->run_ns - known->slice_base;
+}
+
+/* A goroutine that runs leaves its CPU. */
+static __always_inline void leave_cpu(struct goroutine *known, u32 kind, u64 now)
+{
+	/* First of all, so that the tracepoints leave this goroutine alone: newer kernels may preempt us here. If they
+	 * have done so since we looked at the clock, the goroutine has been off its CPU for that and back. */
+	*(volatile u64 *)&known->start_ns = now;
+	if (*(volatile u64 *)&known->run_since > now)
+		known->start_ns = now = bpf_ktime_get_ns();
+	stop_running(known, now);
+	known->kind = kind;
+	known->flags &= ~GOROUTINE_UNSURE;
+	begin_interval(known);
+}
+
 /* Returns the goroutine's row, NULL where no interval was opened. */
 static __always_inline struct goroutine *open_interval(struct config *c, u64 g, u32 kind, u64 now)
 {
@@ -45,15 +69,8 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 		}
 		if (known->start_ns)
 			count(STAT_START_WHILE_STOPPED);
-		/* First of all, so that the tracepoints leave this goroutine alone: newer kernels may preempt us here. If they
-		 * have done so since we looked at the clock, the goroutine has been off its CPU for that and back. */
-		*(volatile u64 *)&known->start_ns = now;
-		if (*(volatile u64 *)&known->run_since > now)
-			known->start_ns = now = bpf_ktime_get_ns();
-		stop_running(known, now);
-		known->kind = kind;
-		known->flags &= ~GOROUTINE_UNSURE;
-		goto opened;
+		leave_cpu(known, kind, now);
+		return known;
 	}
 	/* Seen for the first time: it has been running since before the window. */
 	struct goroutine new = {.start_ns = drain ? 0 : now, .kind = kind};
@@ -77,12 +94,7 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 	}
 	if (drain)
 		return NULL;
-opened:
-	known->stopped_at_start = stopped_until(known->start_ns);
-	known->long_run_ns = long_run(known);
-	/* Its thread has turned to something else; it may have left it any time since it was resumed there. */
-	if (LEAN)
-		known->margin_ns = known->run_ns - known->slice_base;
+	begin_interval(known);
 	return known;
 }
 
@@ -132,8 +144,8 @@ int start_schedule(struct pt_regs *ctx)
 		return 0;
 	count(STAT_HITS_START);
 	learn_process(c);
-	u32 thread = bpf_get_current_pid_tgid();
-	u64 *g = last_g.lookup(&thread);
+	u64 thread = (u32)bpf_get_current_pid_tgid();
+	u64 *g = last_g.lookup(NARROW(thread));
 	if (g && *g) {
 		open_interval(c, *g, KIND_SCHEDULE, now);
 		*g = 0;
@@ -143,24 +155,24 @@ int start_schedule(struct pt_regs *ctx)
 
 /* Mode lean: the current thread has turned to something else than the goroutine that it resumed last, which has left its CPU
  * some time before, unless it was resumed elsewhere since. */
-static __always_inline void left_thread(struct config *c, u32 thread, u64 now)
+static __always_inline void left_thread(u64 thread, u64 now)
 {
-	u64 *last = last_g.lookup(&thread);
+	u64 *last = last_g.lookup(NARROW(thread));
 	if (!last || !*last)
 		return;
 	u64 g = *last;
 	struct goroutine *state = goroutines.lookup(&g);
 	if (state && state->thread == thread && !state->start_ns)
-		open_interval(c, g, KIND_SCHEDULE, now);
+		leave_cpu(state, KIND_SCHEDULE, now);
 	*last = 0;
 }
 
 static __always_inline void resumed_on_thread(u64 g)
 {
-	u32 thread = bpf_get_current_pid_tgid();
-	u64 *last = last_g.lookup(&thread);
+	u64 thread = (u32)bpf_get_current_pid_tgid();
+	u64 *last = last_g.lookup(NARROW(thread));
 	if (!last) {
-		if (last_g.update(&thread, &g))
+		if (last_g.update(NARROW(thread), &g))
 			count(STAT_GOROUTINE_TABLE_FULL);
 		return;
 	}
@@ -183,7 +195,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 {
 	u32 drain = draining(c, now);
 	if (LEAN && !drain)
-		left_thread(c, bpf_get_current_pid_tgid(), now); /* which may be g itself */
+		left_thread((u32)bpf_get_current_pid_tgid(), now); /* which may be g itself */
 	struct goroutine *state = goroutines.lookup(&g);
 	u32 unknown = !state;
 	asm volatile("" : "+r"(unknown)); /* else the compiler reckons with the pointer, which the verifier forbids */

@@ -111,17 +111,17 @@ static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s, u64 s
 	struct path *p = NULL;
 	if (bytes) {
 		/* Two places for those that are as deep on the stack of interrupts and come from the same system call. */
-		u32 syscall = kernel_stack_word(s, bytes - ORIG_AX_FROM_TOP), place = (bytes - (s->kernel_low + THREAD_SIZE - s->kernel_from)) >> 3;
+		u64 syscall = (u32)kernel_stack_word(s, bytes - ORIG_AX_FROM_TOP), place = (bytes - (s->kernel_low + THREAD_SIZE - s->kernel_from)) >> 3;
 		place = (place + 2 * syscall) & (PATHS - 2);
 #pragma clang loop unroll(disable)
 		for (u32 way = 0; way < 2; way++) {
-			u32 index = place + way;
-			p = paths.lookup(&index);
+			u64 index = place + way;
+			p = paths.lookup(NARROW(index));
 			if (p && is_path(s, p))
 				return p->stack;
 		}
 		place += bpf_get_prandom_u32() & 1;
-		p = paths.lookup(&place);
+		p = paths.lookup(NARROW(place));
 	}
 	long size = bpf_get_stack(ctx, s->stack.pcs, sizeof(s->stack.pcs), 0);
 	if (size <= 0) {

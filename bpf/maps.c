@@ -71,9 +71,13 @@ struct scratch {
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
 
-static __always_inline void count_ns(u32 stat, u64 amount)
+/* A key of four bytes in a variable of eight, which is written whole: where only half of a word on the stack was written, the
+ * verifier takes the other half for what may be read, and follows all ways apart on which that differs. */
+#define NARROW(key) ((u32 *)&(key))
+
+static __always_inline void count_ns(u64 stat, u64 amount)
 {
-	u64 *value = stats.lookup(&stat);
+	u64 *value = stats.lookup(NARROW(stat));
 	if (value)
 		__sync_fetch_and_add(value, amount); /* a uprobe program can be preempted on newer kernels */
 }
@@ -86,24 +90,24 @@ static __always_inline void count(u32 stat)
 /* NULL outside the trace and before its window. */
 static __always_inline struct config *configuration(u64 now)
 {
-	u32 zero = 0;
-	struct config *c = config.lookup(&zero);
+	u64 zero = 0;
+	struct config *c = config.lookup(NARROW(zero));
 	return c && c->phase == PHASE_TRACE && now >= c->window_start_ns ? c : NULL;
 }
 
 /* As --sample-period, or as user space has set it meanwhile. */
 static __always_inline u64 sample_period(void)
 {
-	u32 zero = 0;
-	struct knobs *k = GOVERNED ? knobs.lookup(&zero) : NULL;
+	u64 zero = 0;
+	struct knobs *k = GOVERNED ? knobs.lookup(NARROW(zero)) : NULL;
 	return k ? k->sample_ns : SAMPLE_NS;
 }
 
 /* Whether goroutines that run for the first time, and that no probe has seen, are older than the window. */
 static __always_inline u32 sees_creation(void)
 {
-	u32 zero = 0;
-	struct knobs *k = GOVERNED ? knobs.lookup(&zero) : NULL;
+	u64 zero = 0;
+	struct knobs *k = GOVERNED ? knobs.lookup(NARROW(zero)) : NULL;
 	return SEES_CREATION && !(k && k->creation_unseen);
 }
 
@@ -118,8 +122,8 @@ static __always_inline u32 draining(struct config *c, u64 now)
  * ends. */
 static __always_inline u64 stopped_until(u64 now)
 {
-	u32 zero = 0;
-	struct world *w = world.lookup(&zero);
+	u64 zero = 0;
+	struct world *w = world.lookup(NARROW(zero));
 	if (!w)
 		return 0;
 	u64 since = *(volatile u64 *)&w->stopped_since;
@@ -143,8 +147,8 @@ static __always_inline struct scratch *acquire_scratch(void)
 	/* Several slots per CPU, each with an owner: newer kernels may preempt a uprobe program for another thread's. Whoever
 	 * finds itself alone after announcing itself has the slot; if two meet, at most one has it. */
 	for (u32 slot = 0; slot < SCRATCH_SLOTS; slot++) {
-		u32 index = slot;
-		struct scratch *s = scratch.lookup(&index);
+		u64 index = slot;
+		struct scratch *s = scratch.lookup(NARROW(index));
 		if (!s)
 			return NULL;
 		__sync_fetch_and_add(&s->busy, 1);

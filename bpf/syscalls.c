@@ -7,7 +7,7 @@
 int enter_syscall(struct pt_regs *ctx)
 {
 	u64 g = ctx->r14, now = bpf_ktime_get_ns();
-	u32 thread = bpf_get_current_pid_tgid();
+	u64 thread = (u32)bpf_get_current_pid_tgid();
 	struct config *c = configuration(now);
 	if (!c || draining(c, now))
 		return 0;
@@ -23,7 +23,7 @@ int enter_syscall(struct pt_regs *ctx)
 	stop_running(state, now);
 	struct thread t = {.out_ns = now, .g = g, .kind = KIND_SYSCALL, .syscall = NO_SYSCALL,
 			   .stopped_at_out = stopped_until(now), .long_run_ns = long_run(state)};
-	if (threads.update(&thread, &t))
+	if (threads.update(NARROW(thread), &t))
 		count(STAT_INTERVAL_LOST);
 	return 0;
 }
@@ -32,12 +32,12 @@ int enter_syscall(struct pt_regs *ctx)
 int exit_syscall(struct pt_regs *ctx)
 {
 	u64 g = ctx->r14, now = bpf_ktime_get_ns();
-	u32 thread = bpf_get_current_pid_tgid();
+	u64 thread = (u32)bpf_get_current_pid_tgid();
 	struct config *c = configuration(now);
 	if (!c)
 		return 0;
 	count(STAT_HITS_SYSCALL);
-	struct thread *t = threads.lookup(&thread);
+	struct thread *t = threads.lookup(NARROW(thread));
 	struct goroutine *state = goroutines.lookup(&g);
 	if (!t || !t->out_ns || t->g != g || !state)
 		return 0;

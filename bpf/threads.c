@@ -38,7 +38,7 @@ static __always_inline u32 throttled(u64 task, u32 cpu)
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
 	u64 task = bpf_get_current_task(), sk;
-	u32 thread = bpf_get_current_pid_tgid();
+	u64 thread = (u32)bpf_get_current_pid_tgid();
 	u64 tls = 0, m = 0, g = 0;
 	u32 resuming = 0;
 	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
@@ -66,7 +66,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		if (!g) {
 			/* Asleep, not merely out of its time slice: then the scheduler has found nothing for it to do. */
 			if (LEAN && !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE))
-				left_thread(c, thread, now);
+				left_thread(thread, now);
 			return;
 		}
 		resuming = 1;
@@ -163,10 +163,10 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (blocked)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
-	struct thread *row = threads.lookup(&thread);
+	struct thread *row = threads.lookup(NARROW(thread));
 	if (row)
 		*row = *(struct thread *)t;
-	else if (threads.update(&thread, (struct thread *)t))
+	else if (threads.update(NARROW(thread), (struct thread *)t))
 		count(STAT_INTERVAL_LOST);
 out:
 	release_scratch(s);
@@ -177,8 +177,8 @@ out:
  * not seen. In that case the thread's CPU time since tells when it got the CPU. */
 static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leaves)
 {
-	u32 thread = kernel_word(task + K_TASK_PID);
-	struct thread *t = threads.lookup(&thread);
+	u64 thread = (u32)kernel_word(task + K_TASK_PID);
+	struct thread *t = threads.lookup(NARROW(thread));
 	if (!t || !t->out_ns)
 		return;
 	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
@@ -249,8 +249,8 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
  * asked before the clock is, is. */
 static __always_inline struct config *known_target(void)
 {
-	u32 zero = 0;
-	struct config *c = config.lookup(&zero);
+	u64 zero = 0;
+	struct config *c = config.lookup(NARROW(zero));
 	return c && c->phase == PHASE_TRACE && c->tgid ? c : NULL;
 }
 
@@ -292,8 +292,8 @@ int on_waking(struct bpf_raw_tracepoint_args *ctx)
 	u64 task = ctx->args[0];
 	if (!c || (u32)kernel_word(task + K_TASK_TGID) != c->tgid)
 		return 0;
-	u32 thread = kernel_word(task + K_TASK_PID);
-	struct thread *t = threads.lookup(&thread);
+	u64 thread = (u32)kernel_word(task + K_TASK_PID);
+	struct thread *t = threads.lookup(NARROW(thread));
 	if (!t || !t->out_ns || t->woken_ns)
 		return 0;
 	u64 now = bpf_ktime_get_ns();

@@ -4,14 +4,14 @@
 int stop_world(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
-	u32 zero = 0;
-	struct world *w = world.lookup(&zero);
+	u64 zero = 0;
+	struct world *w = world.lookup(NARROW(zero));
 	struct config *c = configuration(now);
 	if (!w || !c || draining(c, now))
 		return 0;
 	w->reason = HAS_STOP_REASON ? (u8)ctx->ax : 0;
-	u32 index = w->pauses;
-	struct pause *p = pauses.lookup(&index);
+	u64 index = w->pauses;
+	struct pause *p = pauses.lookup(NARROW(index));
 	if (p) {
 		p->start_ns = now;
 		p->duration_ns = 0;
@@ -28,8 +28,8 @@ int stop_world(struct pt_regs *ctx)
 int start_world(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
-	u32 zero = 0;
-	struct world *w = world.lookup(&zero);
+	u64 zero = 0;
+	struct world *w = world.lookup(NARROW(zero));
 	struct config *c = configuration(now);
 	if (!w || !c || !w->stopped_since)
 		return 0; /* the pause began before the window */
@@ -38,8 +38,8 @@ int start_world(struct pt_regs *ctx)
 	u64 since = w->stopped_since;
 	w->stopped_since = 0;
 	w->stopped_ns += now - since;
-	u32 index = w->pauses - 1;
-	struct pause *p = pauses.lookup(&index);
+	u64 index = w->pauses - 1;
+	struct pause *p = pauses.lookup(NARROW(index));
 	if (p)
 		p->duration_ns = now - since;
 	return 0;
