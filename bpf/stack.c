@@ -19,7 +19,8 @@ static __always_inline int called_mcall(u64 pc)
 
 static __always_inline int may_be_in_prologue(u32 kind)
 {
-	return kind == KIND_GOSCHED || kind == KIND_PREEMPT_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE;
+	/* A mask: of a comparison the verifier would remember the outcome, and follow all below once for each. */
+	return (1 << KIND_GOSCHED | 1 << KIND_PREEMPT_PARK | 1 << KIND_BEFORE | 1 << KIND_SCHEDULE) >> (kind & 31) & 1;
 }
 
 /* Whether the next instruction is one of those with which a prologue makes its frame, the frame pointer being still the
@@ -128,14 +129,12 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		goto done;
 	}
 	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
-		u64 caller = 0;
 		s->strayed = 1;
-		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp)) {
-			value->prologue_caller = caller;
+		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->prologue_caller, 8, (void *)sp)) {
 			value->flags |= STACK_IN_PROLOGUE;
-			hash = mix(hash, caller);
+			hash = mix(hash, value->prologue_caller);
 			w.below = sp + 8;
-			w.last = caller;
+			w.last = value->prologue_caller;
 		} else {
 			value->flags |= STACK_UNREADABLE;
 		}
