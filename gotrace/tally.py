@@ -16,12 +16,19 @@ _CONFIDENCE = 1.96
 
 
 @dataclass(slots=True)
+class _Looks:
+    """What looks from without have found of a stack, by stretch of time without probes, and who was there."""
+
+    estimates: dict[int, StackStat] = field(default_factory=dict)
+    goids: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class _Stack:
     stat: StackStat
     key: StackKey
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
-    looked: dict[int, StackStat] = field(default_factory=dict)
-    looked_goids: set[int] = field(default_factory=set)
+    looks: _Looks | None = None
 
 
 class Tally:
@@ -38,6 +45,7 @@ class Tally:
         self._symbolizer = symbolizer
         self.inferred = inferred
         self._stacks: dict[StackKey, _Stack] = {}
+        self._final: list[StackStat] = []
         self._of_row: dict[RowKey, _Stack] = {}
 
     @property
@@ -47,7 +55,13 @@ class Tally:
 
     def stacks(self) -> list[StackStat]:
         """All stacks."""
-        return [stack.stat for stack in self._stacks.values()]
+        return self._final or [stack.stat for stack in self._stacks.values()]
+
+    def close(self) -> None:
+        """The stacks are final: nothing more is taken, and what they were summed up from is let go, more memory than they are."""
+        self._final = self.stacks()
+        self._stacks.clear()
+        self._of_row.clear()
 
     def key_of(self, row: RowKey) -> StackKey | None:
         """The key of the stack to which a row belongs; None if it was not taken yet."""
@@ -81,8 +95,10 @@ class Tally:
                     estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
                 )
                 stack = self._stacks[key] = _Stack(stat, key)
-            stack.looked[stretch] = estimate
-            stack.looked_goids.update(goids)
+            if stack.looks is None:
+                stack.looks = _Looks()
+            stack.looks.estimates[stretch] = estimate
+            stack.looks.goids.update(goids)
             self._sum_up(stack)
             changed.append(stack.stat)
         return changed
@@ -95,23 +111,24 @@ class Tally:
         )
 
     def _sum_up(self, stack: _Stack) -> None:
-        stat = stack.stat
-        stat.distribution = Distribution()
+        stat, looked = stack.stat, stack.looks.estimates.values() if stack.looks else ()
         late = variance = 0
         stat.in_progress = stat.stopped_ns = stat.long_runs = stat.long_run_max_ns = 0
+        distributions = [Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram) for row in stack.rows.values()]
+        distributions += [estimate.distribution for estimate in looked]
+        # Of tens of thousands of stacks most have one row: its histogram is theirs.
+        stat.distribution = distributions[0] if len(distributions) == 1 and not looked else _sum(distributions)
         for row in stack.rows.values():
-            stat.distribution.add(Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram))
             late += row.margin_ns
             variance += row.variance
             stat.in_progress += row.in_progress
             stat.stopped_ns += row.stopped_ns
             stat.long_runs += row.long_runs
             stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
-        for estimate in stack.looked.values():
-            stat.distribution.add(estimate.distribution)
+        for estimate in looked:
             stat.in_progress += estimate.in_progress
             late += estimate.margin_ns or 0
-        estimated = self.inferred or self.sampled or stack.looked
+        estimated = self.inferred or self.sampled or looked
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
     def count_goroutines(self, members: Iterable[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
@@ -137,8 +154,15 @@ class Tally:
             counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
         for stack in self._stacks.values():
             of_rows = counted.get(id(stack), set())
-            stack.stat.goroutines = len(of_rows | stack.looked_goids if stack.looked_goids else of_rows)
-        return len(set().union(*counted.values(), *(stack.looked_goids for stack in self._stacks.values())))
+            stack.stat.goroutines = len(of_rows | stack.looks.goids if stack.looks else of_rows)
+        return len(set().union(*counted.values(), *(stack.looks.goids for stack in self._stacks.values() if stack.looks)))
+
+
+def _sum(distributions: Iterable[Distribution]) -> Distribution:
+    result = Distribution()
+    for each in distributions:
+        result.add(each)
+    return result
 
 
 def _place(key: RowKey) -> tuple:

@@ -449,6 +449,8 @@ class TracedProcess:
         self._take(list(cut.rows.values()))
         self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
+        self._tally.close()
+        tracer.tables.close()
         self._finished = True
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
 

@@ -86,6 +86,12 @@ class Tables:
             self._pass = None
         return rows
 
+    def close(self) -> None:
+        """No more rows are read: what is remembered of them is let go."""
+        self._seen.clear()
+        self._stacks.clear()
+        self._objects.clear()
+
     def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
             count = int.from_bytes(raw[:8], "little")
