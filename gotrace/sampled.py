@@ -29,6 +29,7 @@ from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
+_AT_ONCE = 4096
 _MOST_CALLS = 64
 """Threads that are asked for their system call at one look; the rest are counted as in a call of unknown name."""
 _JITTER = 0.25
@@ -230,11 +231,17 @@ class SampledProcess:
                 self._not_off(index, head, middle)
             elif stay is None or index in self._unread or head.status == Status.SYSCALL or stay.key[:-1] != _key(head):
                 wanted.append(index)
-        asked = {index: scanner.heads[index] for index in wanted}
-        calls = self._system_calls([index for index in wanted if asked[index].status == Status.SYSCALL])
+        calls = self._system_calls([index for index in wanted if scanner.heads[index].status == Status.SYSCALL])
+        # Not all at once: at the first look it may be a million.
+        for start in range(0, len(wanted), _AT_ONCE):
+            self._walk(wanted[start : start + _AT_ONCE], calls, middle)
+
+    def _walk(self, wanted: list[int], calls: dict[int, int | None], middle: int) -> None:
+        """Takes goroutines with their stacks, as of now."""
+        asked = {index: self._scanner.heads[index] for index in wanted}
         for attempt in range(_TRIES):
             again = []
-            for index, snapshot in scanner.snapshots(wanted).items():
+            for index, snapshot in self._scanner.snapshots(wanted).items():
                 if snapshot.pcs is None and self._off_cpu(snapshot.head) and attempt + 1 < _TRIES:
                     again.append(index)
                 elif asked[index] == snapshot.head:

@@ -45,7 +45,7 @@ class Place:
     moved: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Stay:
     """A goroutine at one place, or on the CPU (`place` is None), since `start_ns`. `key` tells it from the next one."""
 
