@@ -24,6 +24,7 @@ from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
+from gotrace.promptness import Promptness
 from gotrace.target import OpenTarget, cpu_time_ns, open_target
 from gotrace.vocabulary import Loss, Stat
 
@@ -63,7 +64,10 @@ class SampledProcess:
         self.process, self.binary = target.process, target.binary
         self._target = target
         self._options = options
-        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
+        self.promptness: Promptness | None = Promptness()
+        self._scanner = Scanner(
+            target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, self.promptness,
+        )
         self._model = StackModel(target.binary, target.bias)
         self._symbolizer = Symbolizer(self._model, KernelSymbols(), Descriptors(target.process.pid))
         self._estimator = Estimator(options.min_block_ns, options.stream_ns)
@@ -79,7 +83,6 @@ class SampledProcess:
         self._open = self._closed = False
         self.start_ns = self.end_ns = 0
         self.samples = 0
-        self.look_ns: int | None = 0
         self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.LOOK_LATE: 0}
         self.running_ns: int | None = None
         self.goroutines = 0
@@ -137,6 +140,7 @@ class SampledProcess:
 
     def end(self) -> None:
         """The process is gone, or another program: this is the end of its window."""
+        self.promptness.give_back()
         self.end_ns = self.end_ns or time.monotonic_ns()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
@@ -161,6 +165,7 @@ class SampledProcess:
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window with a look; returns what `read` returns, of all stacks."""
+        self.promptness.give_back()
         if not self.end_ns:
             before = self._last_ns
             if not self.execed and self._try_to_look():
@@ -214,11 +219,12 @@ class SampledProcess:
         if self.execed:
             return False
         moment = time.monotonic_ns()
+        self.promptness.begin()
         try:
             self._look((self._last_ns + moment) // 2 if self._last_ns else moment)
         except (ProcessLookupError, PermissionError):
             return False  # the session sees that it is gone
-        self._last_ns, self.look_ns = moment, time.monotonic_ns() - moment
+        self._last_ns = moment
         self.samples += self._open
         return True
 

@@ -34,7 +34,7 @@ from gotrace.plan.probes import ProbeSet
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
-from gotrace.promptness import LATE_S, Promptness
+from gotrace.promptness import LATE_S
 from gotrace.sampled import SampledProcess
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import CONTINUED, Loss, Mode, Stat
@@ -234,7 +234,6 @@ class Session:
         opened = max(process.start_ns for process in self.processes) / 1e9
         deadline = opened + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
-        promptness = Promptness()
         try:
             while not self._stop.is_set() and waiting:
                 now = time.monotonic()
@@ -242,7 +241,7 @@ class Session:
                     return
                 wait = min(process.tick() for process in waiting.values())
                 due = time.monotonic() + wait
-                promptness.give_back()
+                self._give_back()
                 now = time.monotonic()
                 regulators = [self._regulators[process.process.pid] for process in waiting.values() if process.process.pid in self._regulators]
                 due = min([due, *(now + regulator.tick() for regulator in regulators)])
@@ -260,21 +259,21 @@ class Session:
                 if progress is not None and now - last_shown > _SHOW_EVERY_S:
                     last_shown = now
                     progress(self._progress(now))
-                self._wait(waiting, due if deadline is None else min(due, deadline), promptness)
+                self._wait(waiting, due if deadline is None else min(due, deadline))
                 for fd, process in list(waiting.items()):
                     if process.execed:
                         waiting.pop(fd).end()
         finally:
-            promptness.give_back()
+            self._give_back()
             if stats_fd is not None:
                 self._measure_programs()
             close_stats(stats_fd)
 
-    def _wait(self, waiting: dict[int, Watched], due: float, promptness: Promptness) -> None:
+    def _wait(self, waiting: dict[int, Watched], due: float) -> None:
         """Until that moment, the end of one of the processes or `stop`."""
-        looked_at = [process for process in waiting.values() if process.look_ns is not None]
-        if looked_at:
-            promptness.take(max(process.look_ns or 0 for process in looked_at))
+        looked_at = [process for process in waiting.values() if process.promptness is not None]
+        for process in looked_at:
+            process.promptness.take()
         due = max(due, time.monotonic())
         ended = select.select([*waiting, self._wake[0]], [], [], max(0.0, due - time.monotonic()))[0]
         if not ended and time.monotonic() - due > LATE_S:
@@ -283,6 +282,11 @@ class Session:
         for fd in ended:
             if fd in waiting:
                 waiting.pop(fd).end()
+
+    def _give_back(self) -> None:
+        for process in self.processes:
+            if process.promptness is not None:
+                process.promptness.give_back()
 
     def _put(self, process: Watched, stacks: list[StackStat], intervals: list) -> None:
         if self.capture is not None:

@@ -30,6 +30,7 @@ from gotrace.proc.process import Process
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
 from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
@@ -299,9 +300,9 @@ class TracedProcess:
         return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
 
     @property
-    def look_ns(self) -> int | None:
-        """How long the last of those looks took; None if there are none now."""
-        return None if self._looks is None else self._looks.look_ns
+    def promptness(self) -> Promptness | None:
+        """That of those looks; None if there are none now."""
+        return None if self._looks is None else self._looks.promptness
 
     @property
     def can_pause(self) -> bool:

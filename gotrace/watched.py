@@ -7,6 +7,7 @@ from typing import Protocol
 from gotrace.gobin.binary import GoBinary
 from gotrace.proc.process import Process
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.promptness import Promptness
 from gotrace.vocabulary import Loss, Stat
 
 
@@ -28,8 +29,9 @@ class Watched(Protocol):
         """How long nothing was watched between `start_ns` and now, or the end."""
 
     @property
-    def look_ns(self) -> int | None:
-        """How long the last look at its memory took, where it is looked at again and again; else None."""
+    def promptness(self) -> Promptness | None:
+        """What is to be taken before one waits for the next look at its memory, and to be given back after `tick`; None where there
+        are no looks."""
 
     @property
     def execed(self) -> bool:

@@ -14,12 +14,14 @@ from gotrace.gobin.layout import Layout
 from gotrace.live.goroutines import GoroutineReader, Unwinder
 from gotrace.live.gstruct import GStruct, Head, Status
 from gotrace.proc.memory import FixedRanges, Memory
+from gotrace.promptness import Promptness
 
 _LARGEST_GAP = 1024
 _LARGEST_RANGE = 8192
 _RANGES_PER_CALL = 512
 _SNAPSHOTS_PER_CALL = 128
 _MOST_BATCHES = 32
+_LARGE_GROWTH = 1000
 _WHOLE_STACK = 8192
 """Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
@@ -41,13 +43,16 @@ class _Batch:
 
 
 class Scanner:
-    """The goroutines of one process, by index into runtime.allgs, which only grows."""
+    """The goroutines of one process, by index into runtime.allgs, which only grows. What takes long gives `promptness` back."""
 
-    def __init__(self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout) -> None:
+    def __init__(
+        self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout, promptness: Promptness | None = None,
+    ) -> None:
         self._memory = memory
         self._reader = reader
         self._unwinder = unwinder
         self._struct = GStruct(layout)
+        self._promptness = promptness or Promptness()
         self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
@@ -71,6 +76,8 @@ class Scanner:
         """
         count = self._reader.count()
         if count > len(self._addresses):
+            if count - len(self._addresses) > _LARGE_GROWTH:
+                self._promptness.give_back()
             self._add(self._reader.addresses())
         changed: list[int] = []
         for batch in self._batches:
@@ -79,6 +86,7 @@ class Scanner:
                 self._look_each(batch, changed)
             elif whole != batch.whole:
                 self._compare(batch, whole, changed)
+            self._promptness.check()
         return changed
 
     def _compare(self, batch: _Batch, whole: bytes, changed: list[int]) -> None:
@@ -149,6 +157,7 @@ class Scanner:
         found: dict[int, Snapshot] = {}
         for start in range(0, len(indexes), _SNAPSHOTS_PER_CALL):
             self._snapshot(indexes[start : start + _SNAPSHOTS_PER_CALL], found)
+            self._promptness.check()
         return found
 
     def _snapshot(self, indexes: list[int], found: dict[int, Snapshot]) -> None:

@@ -23,7 +23,6 @@ from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
 from gotrace.options import AttachOptions
 from gotrace.profile.types import StackStat
-from gotrace.promptness import Promptness
 from gotrace.sampled import SampleOptions
 from gotrace.session import Session
 from gotrace.traced import TracedProcess
@@ -335,14 +334,17 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
         before, count = share()
         workload.send("from here")
         workload.read_json(10)
-        deadline, promptness = time.monotonic() + seconds, Promptness()
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             wait = process.tick()
-            promptness.give_back()
-            if process.look_ns is not None:
-                promptness.take(process.look_ns)  # as the session does
-            time.sleep(wait)
-        promptness.give_back()
+            if process.promptness is None:
+                time.sleep(wait)
+            else:  # as the session does
+                process.promptness.give_back()
+                process.promptness.take()
+                time.sleep(wait)
+        if process.promptness is not None:
+            process.promptness.give_back()
         workload.send("to here")
         own = workload.read_json(10)
         after, counted = share()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gotrace.promptness import Promptness
+from gotrace.promptness import LONGEST_NS, Promptness
 
 
 def policy() -> int:
@@ -25,7 +25,7 @@ def promptness() -> Promptness:
 
 def test_it_is_taken_and_given_back(promptness: Promptness) -> None:
     assert policy() == os.SCHED_OTHER
-    promptness.take(0)
+    promptness.take()
     try:
         assert policy() == os.SCHED_FIFO and os.sched_getparam(0).sched_priority == 1
         asked = "import os; print(os.sched_getscheduler(0))"
@@ -35,13 +35,20 @@ def test_it_is_taken_and_given_back(promptness: Promptness) -> None:
     assert policy() == os.SCHED_OTHER
 
 
-def test_not_for_looks_that_take_long(promptness: Promptness) -> None:
-    promptness.take(6_000_000)
-    assert policy() == os.SCHED_OTHER
-    promptness.give_back()
-    promptness.take(0)
-    assert policy() == os.SCHED_FIFO
-    promptness.give_back()
+def test_a_look_that_takes_long_gives_it_back(promptness: Promptness, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000
+    monkeypatch.setattr("gotrace.promptness.time.monotonic_ns", lambda: now)
+    promptness.take()
+    try:
+        promptness.begin()
+        now += LONGEST_NS
+        promptness.check()
+        assert policy() == os.SCHED_FIFO
+        now += 1
+        promptness.check()
+        assert policy() == os.SCHED_OTHER
+    finally:
+        promptness.give_back()
 
 
 def asked_as(preparation: str) -> list[str]:
