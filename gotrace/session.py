@@ -31,6 +31,8 @@ from gotrace.model.stacks import OTHER_REASONS
 from gotrace.model.syscalls import syscall_names
 from gotrace.options import AttachOptions
 from gotrace.plan.probes import ProbeSet
+from gotrace.politeness import LATE_S as POLITE_LATE_S
+from gotrace.politeness import Politeness
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
@@ -79,6 +81,7 @@ class Session:
     _regulators: dict[int, Regulator] = field(default_factory=dict)
     _program_ns: float = 0.0
     _last: tuple[float, int] = (0.0, 0)
+    _politeness: Politeness = field(default_factory=Politeness)
     _wake: tuple[int, int] = (-1, -1)
     _intervals: list[SingleInterval] = field(default_factory=list)
     _intervals_dropped: int = 0
@@ -242,6 +245,7 @@ class Session:
                 wait = min(process.tick() for process in waiting.values())
                 due = time.monotonic() + wait
                 self._give_back()
+                self._politeness.stand_back()
                 now = time.monotonic()
                 regulators = [self._regulators[process.process.pid] for process in waiting.values() if process.process.pid in self._regulators]
                 due = min([due, *(now + regulator.tick() for regulator in regulators)])
@@ -265,6 +269,7 @@ class Session:
                         waiting.pop(fd).end()
         finally:
             self._give_back()
+            self._politeness.end()
             if stats_fd is not None:
                 self._measure_programs()
             close_stats(stats_fd)
@@ -276,7 +281,10 @@ class Session:
             process.promptness.take()
         due = max(due, time.monotonic())
         ended = select.select([*waiting, self._wake[0]], [], [], max(0.0, due - time.monotonic()))[0]
-        if not ended and time.monotonic() - due > LATE_S:
+        late_s = 0.0 if ended else time.monotonic() - due
+        if late_s > POLITE_LATE_S:
+            self._politeness.came_late()
+        if late_s > LATE_S:
             for process in looked_at:
                 process.losses[Loss.LOOK_LATE] = process.losses.get(Loss.LOOK_LATE, 0) + 1
         for fd in ended:

@@ -15,7 +15,7 @@ from benchmarks.generator import GO_VERSION, fixture
 GOPATH = Path("/usr/share/gocode")
 """Where Debian's golang-*-dev packages put sources."""
 _FGPROF = "github.com/felixge/fgprof"
-PACKAGES = ("bpftrace", "bpfcc-tools", "golang-github-felixge-fgprof-dev")
+PACKAGES = ("bpftrace", "bpfcc-tools", "libbpf-tools", "golang-github-felixge-fgprof-dev")
 
 
 def install() -> None:

@@ -215,25 +215,29 @@ class Bpftrace(Command):
 
 
 class OffCpuTime(Command):
-    """bcc's offcputime, which sees threads, not goroutines."""
+    """bcc's offcputime, which sees threads, not goroutines: the one in Python, or where the kernel has no kprobes for that the one of
+    libbpf-tools, which follows the scheduler's tracepoint."""
 
     def __init__(self, sites: Sites) -> None:
         super().__init__("offcputime", "bcc offcputime (threads)", sites, at_entry=False)
 
     def command(self, pid: int, folder: Path) -> list[str]:
-        return ["offcputime-bpfcc", "-f", "-p", str(pid)]
+        if KPROBE_TYPE.exists() and _runs("offcputime-bpfcc"):
+            return ["offcputime-bpfcc", "-f", "-p", str(pid)]
+        return ["/usr/sbin/offcputime", "-p", str(pid)]
 
     def why_not(self) -> str:
-        if not KPROBE_TYPE.exists():
-            return "not possible on this kernel: it has no kprobes"
-        return "" if _runs("offcputime-bpfcc") else "bpfcc-tools is not installed and not offered here"
+        if KPROBE_TYPE.exists() and _runs("offcputime-bpfcc") or os.access("/usr/sbin/offcputime", os.X_OK):
+            return ""
+        return "neither bpfcc-tools, for a kernel with kprobes, nor libbpf-tools is installed and offered here"
 
     def is_live(self, process: subprocess.Popen, pid: int, errors: Path) -> bool:
-        # It neither says so nor touches the process: it holds a perf event once it is attached.
+        # It neither says so nor touches the process: it holds a perf event, or a link to a tracepoint, once it is attached.
         deadline = time.monotonic() + _LIVE_S
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError):
-                if any("perf_event" in os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")):
+                links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+                if any(kind in link for link in links for kind in ("perf_event", "bpf_link", "bpf-raw-tracepoint")):
                     return True
             time.sleep(_POLL_S)
         return False

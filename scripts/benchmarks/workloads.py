@@ -99,7 +99,7 @@ class Target:
 
 
 class FixedRate(Target):
-    """The server under a fixed rate: half of what it does without a tracer."""
+    """The server under a fixed rate: half of the highest that is answered without a tracer."""
 
     def __init__(self, server: Workload, generator: Generator, rate: float) -> None:
         super().__init__(server)
@@ -130,7 +130,9 @@ def running(kind: Kind, program: Path) -> Iterator[Target]:
         else:
             server = stack.enter_context(Server(program))
             generator = stack.enter_context(Generator(server.url, _CONNECTIONS, _TIMEOUT_NS))
-            saturation = generator.run([unmeasured(Stage(1), 300_000_000), Stage(500_000_000)])[0].throughput
-            target = FixedRate(server, generator, max(100.0, round(_SHARE_OF_SATURATION * saturation, -2)))
+            closed = generator.run([unmeasured(Stage(1), 300_000_000), Stage(500_000_000)])[0].throughput
+            # A closed loop asks in batches when all are busy; one that keeps instants can't, and does less.
+            sustained = generator.run([Stage(500_000_000, closed)])[0].throughput
+            target = FixedRate(server, generator, max(100.0, round(_SHARE_OF_SATURATION * min(closed, sustained), -2)))
         target.measure(0.2, 0.1)
         yield target

@@ -66,6 +66,22 @@ def test_a_signal_ends_it_normally(churn: Workload, tmp_path: Path, number: int)
     is_healthy(churn)
 
 
+def test_it_stands_back_while_it_traces(churn: Workload, tmp_path: Path) -> None:
+    with Attached(churn.pid, "-d", "0", "-o", tmp_path / "x.gotrace") as trace:
+        # Where all CPUs are busy it pauses with that; at first it does so.
+        assert wait_for(lambda: os.getpriority(os.PRIO_PROCESS, trace.process.pid) == 19)
+        trace.end()
+
+
+def wait_for(what) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if what():
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def test_the_capture_has_what_was_printed(tmp_path: Path, gotrace) -> None:
     """Also of stacks that were not seen in the last second."""
     with Workload(build("service", "1.27.3", "stripped")) as service:

@@ -1,0 +1,72 @@
+"""Standing back. Gotrace works in bursts, and a thread of the target that wakes while it has that CPU would wait for its time slice, some
+milliseconds: `scripts/bench --only http-fixed` shows that in the latency of a server that has CPUs to spare."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+LATE_S = 0.01
+"""Who stands back and comes so late to what is due has found no CPU to spare."""
+_LOWEST = 19
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+
+class Politeness:
+    """The lowest niceness for the calling thread, as long as that leaves it on time: where all CPUs are busy it has the usual one, for
+    longer each time that this happens. Nothing where the way back is barred (no CAP_SYS_NICE), or another policy was given.
+
+    Within a control group or session that the scheduler treats as a whole (cgroups, autogroup; sched(7)) niceness counts among its own
+    threads alone."""
+
+    def __init__(self) -> None:
+        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
+        policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        self._possible = policy in (os.SCHED_OTHER, os.SCHED_BATCH) and self._usual < _LOWEST and self._can_return()
+        self._polite = False
+        self._since = self._again = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+
+    def stand_back(self) -> None:
+        """To be called again and again: begins, and goes on after a pause."""
+        if self._possible and not self._polite and time.monotonic() >= self._again:
+            self._polite = _set(_LOWEST)
+            self._since = time.monotonic()
+
+    def came_late(self) -> None:
+        """We were late for what was due: if we stood back, not again for a while."""
+        if not self._polite:
+            return
+        self.end()
+        now = time.monotonic()
+        lasted = now - self._since > _LONGEST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S if lasted else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._again = now + self._pause_s
+
+    def end(self) -> None:
+        """Back to what it was."""
+        if self._polite:
+            self._polite = False
+            _set(self._usual)
+
+    def _can_return(self) -> bool:
+        # In a thread of its own: who can't would stay there.
+        found: list[bool] = []
+
+        def attempt() -> None:
+            found.append(_set(_LOWEST) and _set(self._usual))
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+        return found == [True]
+
+
+def _set(niceness: int) -> bool:
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)  # on Linux of the calling thread (setpriority(2))
+    except OSError:
+        return False
+    return True
