@@ -157,7 +157,7 @@ def readme(results: Results) -> str:
     tables = list(results.tables.values())
     titles = {key: each.title for table in tables for key, each in table.tracers.items()}
     lines = [
-        "<!-- bench -->", f"Throughput of the traced program over that of the untraced, median of {results.settings['pairs']:g} pairs ({_host(results)}):", "",
+        "<!-- bench -->", f"Throughput of the traced program over that of the untraced, median of {_pairs(tables)} pairs ({_host(results)}):", "",
         *_markdown(["", *(table.title for table in tables)], (
             [title, *(_cell(table.tracers.get(key), lambda each: spread([pair.rate_ratio for pair in each.pairs])) for table in tables)]
             for key, title in titles.items()
@@ -182,6 +182,12 @@ def readme(results: Results) -> str:
     if results.absent:
         lines += ["", "Not measured: " + "; ".join(f"{name}: {reason}" for name, reason in results.absent.items()) + "."]
     return "\n".join([*lines, "<!-- /bench -->", ""])
+
+
+def _pairs(tables: list[Table]) -> str:
+    """How many there were for each tracer of a table: ``2``, or ``2 to 6`` where workloads were measured in runs of their own."""
+    numbers = {max((len(each.pairs) for each in table.tracers.values()), default=0) for table in tables} - {0}
+    return f"{min(numbers, default=0)} to {max(numbers)}" if len(numbers) > 1 else f"{min(numbers, default=0)}"
 
 
 def _host(results: Results) -> str:

@@ -156,6 +156,15 @@ def test_readme_tables_hold_the_medians() -> None:
     assert "| bpftrace" not in text and "offcputime: no kprobes" in text
 
 
+def test_readme_tells_how_many_pairs_there_were() -> None:
+    found = results()
+    assert "median of 2 pairs" in readme(found)
+    longer = results().tables["http"]
+    longer.tracers["floor"].pairs += longer.tracers["floor"].pairs
+    found.tables["http-fixed"] = longer
+    assert "median of 2 to 4 pairs" in readme(found)
+
+
 def test_a_busy_machine_is_told() -> None:
     quiet = results()
     assert disturbance(quiet) == ""
