@@ -24,7 +24,7 @@ from gotrace.kernel.structs import (
 _EVENT = struct.Struct("<8x4Q 5Q4I I4x")
 """A record of the ring buffer: its header, then `struct event`."""
 _FIGURES = struct.Struct("<11Q")
-_HISTOGRAM = struct.Struct(f"<{BUCKETS}I")
+_HISTOGRAM = slice(IntervalValue.histogram.offset, IntervalValue.histogram.offset + 4 * BUCKETS)
 _MASK = (1 << 64) - 1
 
 
@@ -36,8 +36,11 @@ def parse_events(raw: bytes) -> list[KernelEvent]:
 def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     """An element of the map of intervals; what its key names in other maps is not filled in."""
     count, total, maximum, low, high, in_progress, stopped, long_runs, long_run_max, margin, variance = _FIGURES.unpack_from(raw)
-    histogram = _HISTOGRAM.unpack_from(raw, IntervalValue.histogram.offset)
-    top = next((bucket for bucket in range(BUCKETS - 1, -1, -1) if histogram[bucket]), 0)
+    # A row fills a few buckets that lie together: the zeros before and behind are not looked at one by one.
+    buckets = bytes(raw[_HISTOGRAM])
+    first, end = (len(buckets) - len(buckets.lstrip(b"\0"))) // 4, (len(buckets.rstrip(b"\0")) + 3) // 4
+    filled = memoryview(buckets)[4 * first : 4 * end].cast("I")
+    top = max(0, end - 1)
     # A program from an older compiler, or for an older kernel, can lose the largest value in a race (compare_and_swap in bpf/record.c).
     if bucket_of(maximum) < top:
         maximum = bucket_range(top)[0]
@@ -45,7 +48,7 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
         RowKey(*struct.unpack("<5Q4I", raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
         squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, long_runs=long_runs,
         long_run_max_ns=long_run_max, margin_ns=margin, variance=variance,
-        histogram={bucket: number for bucket, number in enumerate(histogram) if number},
+        histogram={bucket: number for bucket, number in enumerate(filled, first) if number},
     )
 
 
