@@ -1,5 +1,5 @@
 """Standing back. Gotrace works in bursts, and a thread of the target that wakes while it has that CPU would wait for its time slice, some
-milliseconds: `scripts/bench --only http-fixed` shows that in the latency of a server that has CPUs to spare."""
+milliseconds, which is in the latency of a server that has CPUs to spare."""
 
 from __future__ import annotations
 

@@ -186,8 +186,8 @@ def readme(results: Results) -> str:
 
 def _pairs(tables: list[Table]) -> str:
     """How many there were for each tracer of a table: ``2``, or ``2 to 6`` where workloads were measured in runs of their own."""
-    numbers = {max((len(each.pairs) for each in table.tracers.values()), default=0) for table in tables} - {0}
-    return f"{min(numbers, default=0)} to {max(numbers)}" if len(numbers) > 1 else f"{min(numbers, default=0)}"
+    numbers = sorted({max((len(each.pairs) for each in table.tracers.values()), default=0) for table in tables})
+    return " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1]))) if numbers else "0"
 
 
 def _host(results: Results) -> str:

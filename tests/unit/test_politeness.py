@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gotrace.politeness import Politeness
+from gotrace.promptness import Promptness
 
 
 class Clock:
@@ -62,6 +63,14 @@ def test_who_comes_late_pauses_longer_each_time(politeness: Politeness, clock: C
     politeness.came_late()
     clock.now += 1.01
     politeness.stand_back()
+    assert niceness() == 19
+
+
+def test_the_priority_of_looks_leaves_it_as_it_is(politeness: Politeness) -> None:
+    politeness.stand_back()
+    promptness = Promptness()
+    promptness.take()
+    promptness.give_back()
     assert niceness() == 19
 
 
