@@ -20,7 +20,11 @@ struct pt_regs {
 
 BPF_TABLE("array", u32, struct config, config, 1);
 BPF_TABLE("array", u32, struct knobs, knobs, 1);
-BPF_TABLE("percpu_array", u32, u64, stats, STAT_COUNT);
+/* All counters of a CPU in one element, so that one system call reads them. */
+struct counters {
+	u64 of[STAT_COUNT];
+};
+BPF_TABLE("percpu_array", u32, struct counters, stats, 1);
 BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
@@ -75,11 +79,12 @@ BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
  * verifier takes the other half for what may be read, and follows all ways apart on which that differs. */
 #define NARROW(key) ((u32 *)&(key))
 
-static __always_inline void count_ns(u64 stat, u64 amount)
+static __always_inline void count_ns(u32 stat, u64 amount)
 {
-	u64 *value = stats.lookup(NARROW(stat));
-	if (value)
-		__sync_fetch_and_add(value, amount); /* a uprobe program can be preempted on newer kernels */
+	u64 zero = 0;
+	struct counters *counters = stats.lookup(NARROW(zero));
+	if (counters)
+		__sync_fetch_and_add(&counters->of[stat], amount); /* a uprobe program can be preempted on newer kernels */
 }
 
 static __always_inline void count(u32 stat)

@@ -272,6 +272,9 @@ static __always_inline void remember_place(struct scratch *s, struct goroutine *
 	state->last_size = size;
 }
 
+#define GSCAN 0x1000
+#define COLLECTOR_LOOKS 64 /* some microseconds */
+
 /* The collector may be moving the stack of a goroutine that is about to resume: for an instant its g has the new stack and the old
  * stack pointer (runtime/stack.go: copystack). Seen of goroutines before their first turn. */
 static __always_inline void await_stack_pointer(struct scratch *s)
@@ -283,6 +286,16 @@ static __always_inline void await_stack_pointer(struct scratch *s)
 		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))
 			break;
 	}
+}
+
+/* As long as the collector holds a goroutine (runtime/runtime2.go: _Gscan) it may be adjusting the frames of a stack that it has moved, one
+ * by one. Go waits for that as well, in the next step that it takes (runtime/proc.go: execute, casgstatus). */
+static __always_inline void await_collector(u64 g)
+{
+#pragma clang loop unroll(disable)
+	for (u32 attempt = 0; attempt < COLLECTOR_LOOKS; attempt++)
+		if (!(user_word(g + G_ATOMICSTATUS) & GSCAN))
+			break;
 }
 
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,
@@ -301,9 +314,11 @@ static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 		if (s->foreseen && !s->strayed)
 			break;
 		s->foreseen = 0;
-		/* A chain that breaks off is read again as well: the frames of a stack that was just moved are adjusted one by one. */
+		/* A chain that breaks off is read again as well. */
 		if (!(s->stack.flags & STACK_UNREADABLE) && user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;
+		if (s->stack.flags & STACK_UNREADABLE)
+			await_collector(s->pending.g);
 		if (bpf_probe_read_user(s->g, G_READ, (void *)s->pending.g))
 			break;
 	}

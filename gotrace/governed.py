@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from gotrace.errors import GotraceError
 from gotrace.governor import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
@@ -126,6 +127,10 @@ class Regulator:
         )
         return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
 
+    def _paused_load(self) -> Load:
+        """As `_read`, in a pause: no probe is hit, so only the target's own time has gone on since."""
+        return replace(self._now, elapsed_ns=time.monotonic_ns(), cpu_ns=self.process.cpu_used_ns())
+
     def _tracepoints_ns(self, switches: int) -> int:
         """What the tracepoints took for the target's threads since the last call: of all that they ran less what they take where
         they find that it is another process's thread, which is what they took in the cheapest span of time."""
@@ -198,7 +203,7 @@ class Regulator:
 
     def _maybe_resume(self) -> None:
         governor = self.governor
-        self._now = self._read()
+        self._now = self._paused_load()
         since = self._now - self._since
         late = since.elapsed_ns >= LONGEST_PAUSE_NS
         if governor.repaid(since) or late and not self._windowed:

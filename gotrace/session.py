@@ -48,6 +48,8 @@ _READ_FOR_NS = 250_000_000
 that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
 _STATS_FOR_S = 1.0
 _SHOW_EVERY_S = 0.09
+_EXEC_EVERY_S = 0.05
+"""How often it is asked whether a process has called exec. What comes between that and the answer is not recorded (bpf/exec.c)."""
 _ASSUMED_TRAP_NS = 1000
 """Where it can't be measured: twice what it takes in a virtual machine."""
 _TIMELINE_LIMIT = 500_000
@@ -233,7 +235,7 @@ class Session:
 
     def _follow(self, progress: Callable[[Progress], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
-        last_commit = last_shown = self._begin
+        last_commit = last_shown = last_asked = self._begin
         opened = max(process.start_ns for process in self.processes) / 1e9
         deadline = opened + self.options.duration_ns / 1e9 if self.options.duration_ns else None
         waiting = {process.process.pidfd: process for process in self.processes}
@@ -264,9 +266,11 @@ class Session:
                     last_shown = now
                     progress(self._progress(now))
                 self._wait(waiting, due if deadline is None else min(due, deadline))
-                for fd, process in list(waiting.items()):
-                    if process.execed:
-                        waiting.pop(fd).end()
+                if time.monotonic() - last_asked > _EXEC_EVERY_S:
+                    last_asked = time.monotonic()
+                    for fd, process in list(waiting.items()):
+                        if process.execed:
+                            waiting.pop(fd).end()
         finally:
             self._give_back()
             self._politeness.end()

@@ -26,7 +26,6 @@ class _Looks:
 @dataclass(slots=True)
 class _Stack:
     stat: StackStat
-    key: StackKey
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     looks: _Looks | None = None
 
@@ -66,7 +65,7 @@ class Tally:
     def key_of(self, row: RowKey) -> StackKey | None:
         """The key of the stack to which a row belongs; None if it was not taken yet."""
         stack = self._of_row.get(row)
-        return None if stack is None else stack.key
+        return None if stack is None else stack.stat.key
 
     def take(self, rows: list[IntervalRow]) -> list[StackStat]:
         """Rows as they are now, each in place of what was taken of it before; returns the stacks that changed."""
@@ -75,8 +74,7 @@ class Tally:
             stack = self._of_row.get(row.key)
             if stack is None:
                 stat = self._stat(row)
-                key = stat.key
-                stack = self._of_row[row.key] = self._stacks.setdefault(key, _Stack(stat, key))
+                stack = self._of_row[row.key] = self._stacks.setdefault(stat.key, _Stack(stat))
             stack.rows[row.key] = row
             touched[id(stack)] = stack
         for stack in touched.values():
@@ -94,7 +92,7 @@ class Tally:
                 stat = StackStat(
                     estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
                 )
-                stack = self._stacks[key] = _Stack(stat, key)
+                stack = self._stacks[key] = _Stack(stat)
             if stack.looks is None:
                 stack.looks = _Looks()
             stack.looks.estimates[stretch] = estimate

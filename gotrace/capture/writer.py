@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,9 @@ from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
+
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+"""One for all: `json.dumps` makes an encoder at each call."""
 
 
 class CaptureWriter:
@@ -60,31 +63,28 @@ class CaptureWriter:
     def put_stacks(self, stacks: Iterable[StackStat]) -> None:
         """Adds stacks, or replaces the figures of those that are there."""
         with self._guarded():
-            for stack in stacks:
-                d = stack.distribution
-                figures = (
-                    d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress,
-                    json.dumps(d.histogram, separators=(",", ":")), stack.stopped_ns, stack.long_runs, stack.long_run_max_ns,
-                    stack.margin_ns,
+            self._db.executemany(
+                "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
+                " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
+                ((*_figures(stack), number) for stack, number in self._put_new(stacks)),
+            )
+
+    def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
+        """Adds those that are new, and sub-windows of all; yields those that were there, with their row."""
+        for stack in stacks:
+            known = self._stacks.get(stack.key)
+            if known is not None:
+                yield stack, known
+            else:
+                frames = _ENCODE([self._frame(frame) for frame in stack.frames])
+                cursor = self._db.execute(
+                    "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
+                    " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns, margin_ns)"
+                    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
                 )
-                key = stack.key
-                known = self._stacks.get(key)
-                if known is None:
-                    frames = json.dumps([self._frame(frame) for frame in stack.frames], separators=(",", ":"))
-                    cursor = self._db.execute(
-                        "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
-                        " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns, margin_ns)"
-                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *figures),
-                    )
-                    known = self._stacks[key] = cursor.lastrowid or 0
-                else:
-                    self._db.execute(
-                        "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
-                        " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
-                        (*figures, known),
-                    )
-                self._put_subwindows(known, stack.subwindows)
+                known = self._stacks[stack.key] = cursor.lastrowid or 0
+            self._put_subwindows(known, stack.subwindows)
 
     def _put_subwindows(self, stack: int, rows: list[SubWindow]) -> None:
         if not rows:
@@ -157,6 +157,14 @@ class CaptureWriter:
             )
             known = self._frames[frame] = cursor.lastrowid or 0
         return known
+
+
+def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
+    d = stack.distribution
+    return (
+        d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress, _ENCODE(d.histogram),
+        stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
+    )
 
 
 def _text(text: str) -> str:

@@ -258,13 +258,20 @@ class Pclntab:
         position, address, value = 0, function.entry, -1
         ends, values = array("Q"), array("q")
         for step in range(_MAX_PCVALUE_STEPS):
-            delta, position = _uvarint(stream, position)
+            # Nearly all are of one byte: no call for those.
+            if position < len(stream) and stream[position] < 0x80:
+                delta, position = stream[position], position + 1
+            else:
+                delta, position = _uvarint(stream, position)
             if position >= len(stream) or (delta == 0 and step):
                 break
             value += -(delta >> 1) - 1 if delta & 1 else delta >> 1
-            delta, position = _uvarint(stream, position)
-            if position > len(stream):
-                break
+            if stream[position] < 0x80:
+                delta, position = stream[position], position + 1
+            else:
+                delta, position = _uvarint(stream, position)
+                if position > len(stream):
+                    break
             address += delta
             ends.append(address)
             values.append(value)

@@ -135,11 +135,10 @@ class Tables:
 
     def read_stats(self) -> dict[Stat, int]:
         """All counters, summed over the CPUs."""
-        stats = {}
-        for stat in Stat:
-            raw = read_element(self._maps["stats"], struct.pack("<I", stat), 8 * self._possible_cpus)
-            stats[stat] = sum(struct.unpack(f"<{self._possible_cpus}Q", raw))
-        return stats
+        each = 8 * len(Stat)
+        raw = read_element(self._maps["stats"], struct.pack("<I", 0), each * self._possible_cpus)
+        of_cpus = struct.iter_unpack(f"<{len(Stat)}Q", raw)
+        return dict(zip(Stat, map(sum, zip(*of_cpus, strict=True)), strict=True))
 
     def losses(self) -> dict[Loss, int]:
         """The kernel side's losses."""

@@ -24,6 +24,7 @@ and while Go takes the goroutine for running, as the kernel sees its thread:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call
@@ -78,6 +79,8 @@ _LEAF_KINDS = (
     ("runtime.coroexit", StartKind.COROSWITCH),
     ("runtime.corostart", StartKind.COROSWITCH),
 )
+_REMEMBERED = 4096
+"""Results of each kind that are kept: some megabytes."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 
 
@@ -108,6 +111,9 @@ class StackModel:
     def __init__(self, binary: GoBinary, bias: int) -> None:
         self._binary = binary
         self._bias = bias
+        # A stack comes with many wakers and sockets, a leaf with many stacks.
+        self._chain = lru_cache(_REMEMBERED)(self._find_chain)
+        self._names_at = lru_cache(_REMEMBERED)(self._find_names)
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
@@ -132,7 +138,7 @@ class StackModel:
             return PAGE_FAULT
         return "netpoll" if row.object is not None else ""
 
-    def _chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
+    def _find_chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
         table, bias = self._binary.table, self._bias
         points: list[CodePoint] = []
         exact = stack.exact or stack.in_transit
@@ -152,8 +158,7 @@ class StackModel:
         if row.part is not Part.MAIN:
             return _PARTS[row.part]
         kind = StartKind(row.key.kind) if row.key.kind in StartKind._value2member_map_ else StartKind.BEFORE
-        leaf = self.calls(points[0]) if points else []
-        names = {call.function for call in leaf}
+        names = self._names_at(points[0]) if points else frozenset()
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
@@ -169,6 +174,9 @@ class StackModel:
             asked = not row.stack.in_prologue and "runtime.asyncPreempt2" not in names
             return State.PREEMPTED, GOSCHED if asked or names & _VOLUNTARY else PREEMPTED
         return REASON_OF_KIND[kind]
+
+    def _find_names(self, point: CodePoint) -> frozenset[str]:
+        return frozenset(call.function for call in self.calls(point))
 
     def calls(self, point: CodePoint) -> list[Call]:
         """The calls that a point stands for, innermost first; [] outside Go code."""

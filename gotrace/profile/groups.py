@@ -15,7 +15,8 @@ from gotrace.vocabulary import FrameKind
 @dataclass
 class Group:
     """Stacks that differ only in waker and in file or socket: `members` are their indexes, in the order given. `wakers` and
-    `objects` give nanoseconds by name. The distribution, the sub-windows and the rest of `stack` are of all of them."""
+    `objects` give nanoseconds by name. The distribution, the sub-windows and the rest of `stack` are of all of them; with one member
+    it may be that one itself."""
 
     stack: StackStat
     members: list[int] = field(default_factory=list)
@@ -32,18 +33,14 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
         key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
         group = groups.get(key)
         if group is None:
-            start = replace(stack, frames=frames, distribution=Distribution(), goroutines=0, in_progress=0, subwindows=[], margin_ns=None)
-            group = groups[key] = Group(start)
+            # Of tens of thousands of places most have one stack: its figures are not copied.
+            group = groups[key] = Group(stack if len(frames) == len(stack.frames) and not thing else replace(stack, frames=frames))
+        else:
+            if len(group.members) == 1:
+                group.stack = _copied(group.stack)
+            _add(group.stack, stack, bounds)
         group.members.append(index)
         total_ns = stack.distribution.total_ns
-        group.stack.distribution.add(stack.distribution)
-        # Goroutines are counted per place in the program: each of these stacks has the same.
-        group.stack.goroutines = max(group.stack.goroutines, stack.goroutines)
-        group.stack.in_progress += stack.in_progress
-        if stack.margin_ns is not None:
-            so_far = group.stack.margin_ns or 0
-            group.stack.margin_ns = so_far + stack.margin_ns if bounds else round(math.hypot(so_far, stack.margin_ns))
-        group.stack.subwindows += stack.subwindows
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns
         waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
@@ -52,9 +49,27 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
             group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
     for group in groups.values():
         rows = group.stack.subwindows
-        if rows:
+        if rows and len(group.members) > 1:
             group.stack.subwindows = with_length(rows, max(row.duration_ns for row in rows))
     return sorted(groups.values(), key=lambda group: -group.stack.distribution.total_ns)
+
+
+def _copied(stack: StackStat) -> StackStat:
+    """Whose figures may be added to."""
+    distribution = Distribution()
+    distribution.add(stack.distribution)
+    return replace(stack, distribution=distribution, subwindows=list(stack.subwindows))
+
+
+def _add(group: StackStat, stack: StackStat, bounds: bool) -> None:
+    group.distribution.add(stack.distribution)
+    # Goroutines are counted per place in the program: each of these stacks has the same.
+    group.goroutines = max(group.goroutines, stack.goroutines)
+    group.in_progress += stack.in_progress
+    if stack.margin_ns is not None:
+        so_far = group.margin_ns or 0
+        group.margin_ns = so_far + stack.margin_ns if bounds else round(math.hypot(so_far, stack.margin_ns))
+    group.subwindows += stack.subwindows
 
 
 class _Bare:

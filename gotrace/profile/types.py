@@ -121,11 +121,14 @@ class StackStat:
     margin_ns: int | None = None
     """How far off the total may be: half of its 95 % confidence interval (mode ``sample``, sampled intervals); in mode
     ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
+    _key: StackKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> StackKey:
-        """What makes the stack distinct; made anew at each call."""
-        return StackKey((self.pid, self.frames, self.state, self.reason, self.goid))
+        """What makes the stack distinct. The fields that it is made of stay as they are once it was asked for."""
+        if self._key is None:
+            self._key = StackKey((self.pid, self.frames, self.state, self.reason, self.goid))
+        return self._key
 
 
 LONG_RUN_NS = 10_000_000

@@ -179,6 +179,12 @@ def readme(results: Results) -> str:
     lines += ["", "The agent (medians over all workloads; the largest peak):", "", *_markdown(
         ["", "CPU, of one core", "peak memory", "command to probes live", "signal to probes gone", "signal to files written"], _agent_rows(tables, titles),
     )]
+    busy = [table for table in tables if any(agent.cpu is not None for each in table.tracers.values() for agent in each.agents)]
+    if busy:
+        lines += ["", "The agent's CPU time, % of one core:", "", *_markdown(["", *(table.title for table in busy)], (
+            [title, *(_agent(table.tracers[key].agents)[0].removesuffix(" %") if key in table.tracers else "" for table in busy)]
+            for key, title in titles.items()
+        ))]
     if results.absent:
         lines += ["", "Not measured: " + "; ".join(f"{name}: {reason}" for name, reason in results.absent.items()) + "."]
     return "\n".join([*lines, "<!-- /bench -->", ""])

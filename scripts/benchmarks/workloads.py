@@ -26,20 +26,22 @@ _LOAD_S = 0.25
 
 @dataclass(frozen=True)
 class Kind:
-    """A workload by its name on the command line. `arguments` are the fixture's; none: the server under fixed load. `quick`: it is
-    part of a quick run."""
+    """A workload by its name on the command line. `arguments` are the fixture's; none: the server under fixed load, of `rate`
+    requests/s or, where that is 0, half of the highest that is answered without a tracer. `quick`: it is part of a quick run."""
 
     name: str
     title: str
     unit: str
     arguments: tuple[str, ...] = ()
     quick: bool = True
+    rate: float = 0.0
 
 
 KINDS = (
     Kind("pingpong", "channel ping-pong", "round trips", ("pingpong",)),
     Kind("http", "HTTP at saturation, 16 clients", "requests", ("http", "16")),
     Kind("http-fixed", "HTTP at a fixed rate, half of saturation", "requests"),
+    Kind("http-2500", "HTTP at a low rate, some 10,000 intervals/s", "requests", quick=False, rate=2500.0),
     Kind("mutex", "mutex contention", "turns", ("mutex", "16")),
     Kind("files", "file I/O", "rounds", ("files", "8")),
     Kind("timers", "timers", "sleeps", ("timers", "1000")),
@@ -99,7 +101,7 @@ class Target:
 
 
 class FixedRate(Target):
-    """The server under a fixed rate: half of the highest that is answered without a tracer."""
+    """The server under a fixed rate."""
 
     def __init__(self, server: Workload, generator: Generator, rate: float) -> None:
         super().__init__(server)
@@ -130,9 +132,13 @@ def running(kind: Kind, program: Path) -> Iterator[Target]:
         else:
             server = stack.enter_context(Server(program))
             generator = stack.enter_context(Generator(server.url, _CONNECTIONS, _TIMEOUT_NS))
-            closed = generator.run([unmeasured(Stage(1), 300_000_000), Stage(500_000_000)])[0].throughput
-            # A closed loop asks in batches when all are busy; one that keeps instants can't, and does less.
-            sustained = generator.run([Stage(500_000_000, closed)])[0].throughput
-            target = FixedRate(server, generator, max(100.0, round(_SHARE_OF_SATURATION * min(closed, sustained), -2)))
+            target = FixedRate(server, generator, kind.rate or _part_of_saturation(generator))
         target.measure(0.2, 0.1)
         yield target
+
+
+def _part_of_saturation(generator: Generator) -> float:
+    closed = generator.run([unmeasured(Stage(1), 300_000_000), Stage(500_000_000)])[0].throughput
+    # A closed loop asks in batches when all are busy; one that keeps instants can't, and does less.
+    sustained = generator.run([Stage(500_000_000, closed)])[0].throughput
+    return max(100.0, round(_SHARE_OF_SATURATION * min(closed, sustained), -2))

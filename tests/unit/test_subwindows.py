@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,12 @@ def test_a_place_has_the_sub_windows_of_all_its_stacks() -> None:
     assert group.members == [0, 1, 2]
     assert [row.count for row in group.stack.subwindows] == [3, 1]
     assert [row.count for row in stacks[1].subwindows] == [1, 1]
+
+
+def test_summing_up_a_place_leaves_its_stacks_as_they_were() -> None:
+    stacks = [grow(stat([Frame(f"main.wake{n}", kind=FrameKind.WAKER), go("main.f")], []), [MS]) for n in range(2)]
+    alone = grow(stat([go("main.g")], []), [MS])
+    before = deepcopy([*stacks, alone])
+    groups = {group.stack.frames[-1].name: group.stack.distribution for group in grouped([*stacks, alone])}
+    assert {name: distribution.count for name, distribution in groups.items()} == {"main.f": 2, "main.g": 1}
+    assert [*stacks, alone] == before
