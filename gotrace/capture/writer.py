@@ -63,10 +63,11 @@ class CaptureWriter:
     def put_stacks(self, stacks: Iterable[StackStat]) -> None:
         """Adds stacks, or replaces the figures of those that are there."""
         with self._guarded():
+            known = list(self._put_new(stacks))
             self._db.executemany(
                 "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
                 " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
-                ((*_figures(stack), number) for stack, number in self._put_new(stacks)),
+                ((*_figures(stack), number) for stack, number in known),
             )
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:

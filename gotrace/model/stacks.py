@@ -79,8 +79,8 @@ _LEAF_KINDS = (
     ("runtime.coroexit", StartKind.COROSWITCH),
     ("runtime.corostart", StartKind.COROSWITCH),
 )
-_REMEMBERED = 4096
-"""Results of each kind that are kept: some megabytes."""
+_REMEMBERED = 1024
+"""Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 
 

@@ -19,16 +19,6 @@ _NAME_AT = 64
 """Of `name` in struct bpf_prog_info (include/uapi/linux/bpf.h)."""
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads that the process has now, in ns; 0 of one that is gone."""
-    total = 0
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-    return total
-
-
 def busy_ns() -> int:
     """Time that all CPUs together were not idle since boot, ns, in steps of a clock tick; with what a hypervisor took away."""
     user, nice, system, _idle, _wait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.accounts import between, busy_ns, cpu_ns, programs, programs_of
+from benchmarks.accounts import between, busy_ns, programs, programs_of
 from benchmarks.paired import Pair, Window, order_of
 from benchmarks.results import AgentFigures, Measured, ProgramFigures, Table
 from benchmarks.tracers import OVERDUE, Gotrace, Tracer
 from benchmarks.workloads import Kind, Target, running
 from gotrace.errors import GotraceError
 from gotrace.kernel.stats import close, enable_stats
+from gotrace.target import cpu_time_ns
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,18 @@ def _guarded(own: Measured, measure: Callable):
 
 
 def _untraced(target: Target, settings: Settings) -> Window:
-    start, busy, own = time.monotonic(), busy_ns(), sum(map(cpu_ns, target.pids))
+    start, busy, own = time.monotonic(), busy_ns(), sum(map(cpu_time_ns, target.pids))
     window = target.measure(settings.warm_s, settings.window_s)
-    others = busy_ns() - busy - (sum(map(cpu_ns, target.pids)) - own)
+    others = busy_ns() - busy - (sum(map(cpu_time_ns, target.pids)) - own)
     return replace(window, others=max(0.0, others / 1e9 / (time.monotonic() - start) / (os.cpu_count() or 1)))
 
 
 def _traced(tracer: Tracer, target: Target, settings: Settings) -> tuple[Window, AgentFigures]:
     with tracer.attached(target) as attachment, attachment.unwatched():
-        start, cpu = time.monotonic(), cpu_ns(attachment.pid) if attachment.pid else 0
+        start, cpu = time.monotonic(), cpu_time_ns(attachment.pid) if attachment.pid else 0
         window = target.measure(settings.settle_s, settings.window_s)
         if attachment.pid:
-            attachment.figures.cpu = (cpu_ns(attachment.pid) - cpu) / 1e9 / (time.monotonic() - start)
+            attachment.figures.cpu = (cpu_time_ns(attachment.pid) - cpu) / 1e9 / (time.monotonic() - start)
     return window, attachment.figures
 
 

@@ -61,7 +61,7 @@ def _ns(value: int | None) -> str:
 def workload_table(table: Table) -> RichTable:
     """All tracers on one workload. Ratios are medians of the pairs with the smallest and the largest."""
     timed = any(pair.traced.latency for each in table.tracers.values() for pair in each.pairs)
-    latency = ("p50", "p99", "p99.9", "p99, x") if timed else ()
+    latency = ("p50", "p99", "p99.9", "p50, x", "p99, x", "low-high") if timed else ()
     rich = _rich(
         f"{table.title} ({table.unit}/s)", ("",),
         (f"{table.unit}/s", "x untraced", "low-high", "x floor", "CPU, x", *latency, "agent CPU", "peak MB", "live", "gone", "files", "live*", "files*"),
@@ -83,7 +83,7 @@ def _untraced(pairs: list[Pair], timed: bool) -> list[str]:
     rates = spread([window.rate for window in windows])
     cells = [f"{rates.median:,.0f}", "1", f"{rates.low / rates.median:.2f}-{rates.high / rates.median:.2f}", "", ""]
     if timed:
-        cells += [_ns(_median(window.latency.get(key) for window in windows)) for key in ("p50_ns", "p99_ns", "p999_ns")] + [""]
+        cells += [_ns(_median(window.latency.get(key) for window in windows)) for key in ("p50_ns", "p99_ns", "p999_ns")] + ["", "", ""]
     return cells
 
 
@@ -96,7 +96,9 @@ def _traced(each: Measured, floor: list[Pair], timed: bool) -> list[str]:
     ]
     if timed:
         cells += [_ns(_median(pair.traced.latency.get(key) for pair in each.pairs)) for key in ("p50_ns", "p99_ns", "p999_ns")]
-        cells.append(_ratio(_median(pair.latency_ratio("p99_ns") for pair in each.pairs)))
+        cells.append(_ratio(_median(pair.latency_ratio("p50_ns") for pair in each.pairs)))
+        tail = spread([pair.latency_ratio("p99_ns") for pair in each.pairs])
+        cells += [_ratio(tail.median), f"{_ratio(tail.low)}-{_ratio(tail.high)}"]
     return cells + _agent(each.agents) + _agent([each.under_load] if each.under_load else [])[2:5:2]
 
 
@@ -164,9 +166,10 @@ def readme(results: Results) -> str:
         )),
     ]
     timed = [table for table in tables if any(pair.traced.latency for each in table.tracers.values() for pair in each.pairs)]
-    if timed:
-        lines += ["", "p99 of the latency, traced over untraced:", "", *_markdown(["", *(table.title for table in timed)], (
-            [title, *(_cell(table.tracers.get(key), lambda each: spread([pair.latency_ratio("p99_ns") for pair in each.pairs])) for table in timed)]
+    for name in ("p50", "p99") if timed else ():
+        lines += ["", f"{name} of the latency, traced over untraced:", "", *_markdown(["", *(table.title for table in timed)], (
+            [title, *(_cell(table.tracers.get(key), lambda each, name=name: spread([pair.latency_ratio(f"{name}_ns") for pair in each.pairs]))
+                      for table in timed)]
             for key, title in titles.items()
         ))]
     floors = [table for table in tables if FLOOR in table.tracers]

@@ -10,7 +10,6 @@ from gobuild import build
 from rich.table import Table
 from workload import Workload
 
-from benchmarks.accounts import cpu_ns
 from benchmarks.generator import GO_VERSION
 from benchmarks.paired import spread
 from gotrace.errors import GotraceError
@@ -21,6 +20,7 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.records import ProgramRuns
 from gotrace.kernel.stats import close, enable_stats
 from gotrace.plan.probes import ProbeSet
+from gotrace.target import cpu_time_ns
 from gotrace.traced import TracedProcess
 
 
@@ -98,9 +98,9 @@ def _pair(workload: Workload, work: Callable[[float], int], window_s: float, tra
         traced.begin()
         work(0.2)
         runs = _runs(traced)
-        start = cpu_ns(workload.pid)
+        start = cpu_time_ns(workload.pid)
         units = work(window_s)
-        spent = cpu_ns(workload.pid) - start
+        spent = cpu_time_ns(workload.pid) - start
         runs = _runs(traced) - runs
     finally:
         traced.close()
@@ -113,6 +113,6 @@ def _runs(traced: TracedProcess) -> ProgramRuns:
 
 
 def _per_unit(pid: int, work: Callable[[float], int], window_s: float) -> float:
-    start = cpu_ns(pid)
+    start = cpu_time_ns(pid)
     units = work(window_s)
-    return (cpu_ns(pid) - start) / units
+    return (cpu_time_ns(pid) - start) / units

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from workload import Workload
 
-from benchmarks.accounts import cpu_ns
 from benchmarks.generator import Generator, Server
 from benchmarks.paired import Window
 from benchmarks.stages import Stage, unmeasured
+from gotrace.target import cpu_time_ns
 
 _PATIENCE_S = 90
 _CONNECTIONS = 16
@@ -117,9 +117,9 @@ class FixedRate(Target):
         stage = Stage(round(window_s * 1e9), self._rate)
         if warm_s:
             self._generator.run([unmeasured(stage, round(warm_s * 1e9))])
-        before, start = cpu_ns(self.pid), time.monotonic()
+        before, start = cpu_time_ns(self.pid), time.monotonic()
         figures = self._generator.run([stage])[0]
-        spent = (cpu_ns(self.pid) - before) * window_s / (time.monotonic() - start)
+        spent = (cpu_time_ns(self.pid) - before) * window_s / (time.monotonic() - start)
         return Window(figures.throughput, spent / figures.requests if figures.requests else 0.0, figures.latency)
 
 
