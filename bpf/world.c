@@ -37,10 +37,12 @@ int start_world(struct pt_regs *ctx)
 		now = c->window_end_ns;
 	u64 since = w->stopped_since;
 	w->stopped_since = 0;
-	w->stopped_ns += now - since;
+	/* Who asked for the pause may have looked just before the window's end was set, to an instant before that. */
+	u64 length = now > since ? now - since : 1;
+	w->stopped_ns += length;
 	u64 index = w->pauses - 1;
 	struct pause *p = pauses.lookup(NARROW(index));
 	if (p)
-		p->duration_ns = now - since;
+		p->duration_ns = length;
 	return 0;
 }

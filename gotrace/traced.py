@@ -267,7 +267,7 @@ class TracedProcess:
         new = [
             Pause(
                 reasons[pause.reason] if 0 < pause.reason < len(reasons) else "stop the world",
-                pause.start_ns - self.start_ns, pause.duration_ns or self.end_ns - pause.start_ns, self.process.pid,
+                pause.start_ns - self.start_ns, pause.duration_ns or max(0, self.end_ns - pause.start_ns), self.process.pid,
             )
             for pause in found
         ]

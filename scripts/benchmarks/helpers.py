@@ -24,6 +24,12 @@ _OFTEN = 17
 _KEY_AT = -96
 """Of a key of up to 72 bytes on the program's stack."""
 _SPACE = 4096
+_COUNTER_AT = _SPACE - 8
+_PLACES = 8192
+"""Of rows and of pieces of memory, where they are not to be in the CPU's caches: a power of two."""
+_APART = 2048
+_SCATTER = 2531
+"""Odd: as a factor it makes an order of the places that no prefetching foresees."""
 # include/uapi/linux/bpf.h: enum bpf_func_id
 _LOOKUP, _CLOCK, _PID, _READ_USER, _READ_KERNEL = 1, 5, 14, 112, 113
 
@@ -54,6 +60,22 @@ def _number(register: int, value: int) -> bytes:
     return _instruction(0xB7, register, value=value)
 
 
+def _load(register: int, source: int, offset: int) -> bytes:
+    return _instruction(0x79, register, source, offset)
+
+
+def _store(target: int, offset: int, register: int) -> bytes:
+    return _instruction(0x7B, target, register, offset)
+
+
+def _next_place(register: int) -> bytes:
+    """Another of `_PLACES` each time."""
+    return (
+        _load(register, 7, _COUNTER_AT) + _instruction(0x07, register, value=1) + _store(7, _COUNTER_AT, register)
+        + _instruction(0x27, register, value=_SCATTER) + _instruction(0x57, register, value=_PLACES - 1)
+    )
+
+
 @dataclass(frozen=True)
 class _Part:
     """Something that a program does, as instructions; `in_interval` is how often an exact interval can't do without it."""
@@ -64,7 +86,7 @@ class _Part:
 
 
 def measure_helpers(pairs: int, say: Callable[[str], None]) -> Table:
-    """ns of each part, medians of `pairs` measurements on code of our own, with everything in the CPU's caches.
+    """ns of each part, medians of `pairs` measurements on code of our own; in the CPU's caches but where it says that it is one of many.
 
     Raises:
         GotraceError: the kernel does not time BPF programs.
@@ -75,7 +97,7 @@ def measure_helpers(pairs: int, say: Callable[[str], None]) -> Table:
     table = Table(title="What a BPF program is made of, ns", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("", "ns", "low-high", "in an exact interval, at least", "ns"):
         table.add_column(heading, justify="right" if heading else "left")
-    memory = ct.create_string_buffer(_SPACE)
+    memory = ct.create_string_buffer(b"x" * (_PLACES * _APART))
     least = 0.0
     try:
         with _maps() as (space, by_eight, by_row), probed_code() as (path, loop):
@@ -106,33 +128,39 @@ def _parts(space: int, by_eight: int, by_row: int, address: int) -> list[_Part]:
         return _map(1, fd) + _copy(2, 10, _KEY_AT) + _call(_LOOKUP)
 
     theirs = _constant(3, address)
+    scattered = _instruction(0x67, 4, value=_APART.bit_length() - 1) + _instruction(0x0F, 3, 4)
+    # Its count, total and a bucket of its histogram.
+    touched = _instruction(0x15, 0, offset=2) + _load(1, 0, 0) + _load(1, 0, IntervalValue.histogram.offset + 512)
     return [
         _Part("the target's memory, 8 bytes", read(_READ_USER, 8, theirs)),
         _Part("the target's memory, 256 bytes (g and stack)", read(_READ_USER, 256, theirs), 2),
         _Part("the target's memory, 2,048 bytes", read(_READ_USER, 2048, theirs)),
+        _Part(f"the target's memory, 256 bytes at one of {_PLACES:,} places", _next_place(4) + read(_READ_USER, 256, theirs + scattered)),
         _Part("the kernel's memory, 256 bytes", read(_READ_KERNEL, 256, _copy(3, 7, 2048))),
         _Part("the clock", _call(_CLOCK), 2),
         _Part("the thread's number", _call(_PID)),
         _Part("look-up by 8 bytes (goroutine)", look_up(by_eight), 2),
         _Part(f"look-up by {ct.sizeof(IntervalKey)} bytes (sums of a stack)", look_up(by_row), 1),
+        _Part(f"the same and two words of the row, one of {_PLACES:,} rows", _next_place(1) + _store(10, _KEY_AT, 1) + look_up(by_row) + touched),
         _Part("atomic addition (count, total, squares, histogram)", _number(1, 1) + _instruction(0xDB, 7, 1), 4),
     ]
 
 
 @contextlib.contextmanager
 def _maps() -> Iterator[tuple[int, int, int]]:
-    """Room to read to, and two tables as those of goroutines and of intervals, with the one row that is looked up."""
+    """Room to read to, and two tables as those of goroutines and of intervals, with the rows that are looked up."""
     key = ct.sizeof(IntervalKey)
     with contextlib.ExitStack() as stack:
         fds = [
             create_map(MapType.ARRAY, 4, _SPACE, 1, "space"),
             create_map(MapType.HASH, 8, ct.sizeof(Goroutine), 1024, "by_eight"),
-            create_map(MapType.HASH, key, ct.sizeof(IntervalValue), 1024, "by_row"),
+            create_map(MapType.HASH, key, ct.sizeof(IntervalValue), 2 * _PLACES, "by_row"),
         ]
         for fd in fds:
             stack.callback(os.close, fd)
         write_element(fds[1], bytes(8), bytes(ct.sizeof(Goroutine)))
-        write_element(fds[2], bytes(key), bytes(ct.sizeof(IntervalValue)))
+        for number in range(_PLACES):
+            write_element(fds[2], number.to_bytes(key, "little"), bytes(ct.sizeof(IntervalValue)))
         yield fds[0], fds[1], fds[2]
 
 
