@@ -314,6 +314,8 @@ static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 		if (s->foreseen && !s->strayed)
 			break;
 		s->foreseen = 0;
+		if (attempt)
+			break; /* nothing is made of a third look */
 		/* A chain that breaks off is read again as well. */
 		if (!(s->stack.flags & STACK_UNREADABLE) && user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;

@@ -114,7 +114,7 @@ class Part(IntEnum):
 
 
 class Stat(IntEnum):
-    """Counters that the BPF programs keep, by index into the per-CPU array ``stats``."""
+    """Counters that the BPF programs keep, by index into ``struct counters`` (bpf/maps.c), one for each CPU."""
 
     HITS_START = 0
     HITS_END = 1
