@@ -6,7 +6,6 @@ import contextlib
 import time
 from array import array
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from gotrace.blocked import blocked_threads, sees_kernel_numbers, still_blocked
@@ -144,12 +143,8 @@ class TracedProcess:
         offsets = (kernel or {}) if self.plan.thread_local_g is not None else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, self.bias, offsets)
         self._kernel_symbols = KernelSymbols()
-        with ThreadPoolExecutor(1) as pool:
-            # Now, and not when the window is open: then there is other work. Beside the verifier, which runs without our lock.
-            symbols = pool.submit(self._kernel_symbols.load) if kernel else None
-            self.tracer = Tracer.load(subject, self.plan, options, compiled)
-            if symbols is not None:
-                symbols.result()
+        # Names are read now, and not when the window is open: then there is other work. The verifier runs without our lock.
+        self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
         model = StackModel(self.binary, self.bias)

@@ -7,7 +7,7 @@ import errno
 import os
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -47,17 +47,25 @@ class LoadedPrograms:
 
 def load(
     compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int],
+    beside: Callable[[], None] | None = None,
 ) -> LoadedPrograms:
-    """Makes the maps (`entries` by name, else as the C source says) and loads `programs`.
+    """Makes the maps (`entries` by name, else as the C source says), then loads `programs`. `beside` is called while the
+    verifier is busy, on another thread: not before, because where memory is short for a map, the kernel fails the call, but
+    kills whoever touches a new page meanwhile.
 
     Raises:
         Refused: the kernel refuses a map or a program.
+        Exception: what `beside` raised.
     """
     _lift_limits()
     loaded = LoadedPrograms()
     try:
         _make_maps(loaded, compiled, entries)
-        loaded.programs = load_programs(compiled, programs, constants, loaded.maps)
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(beside) if beside else None
+            loaded.programs = load_programs(compiled, programs, constants, loaded.maps)
+            if work:
+                work.result()
     except BaseException:
         loaded.close()
         raise

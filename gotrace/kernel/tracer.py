@@ -6,6 +6,7 @@ import ctypes as ct
 import os
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gotrace.gobin.layout import Layout
@@ -77,8 +78,11 @@ class Tracer:
         self._events: list[bytes] = []
 
     @classmethod
-    def load(cls, subject: Subject, plan: Plan, options: Options, compiled: CompiledPrograms) -> Tracer:
-        """Makes the maps and has the programs verified. Raises Refused if the kernel does not take a program."""
+    def load(
+        cls, subject: Subject, plan: Plan, options: Options, compiled: CompiledPrograms, beside: Callable[[], None] | None = None,
+    ) -> Tracer:
+        """Makes the maps and has the programs verified, calling `beside` meanwhile. Raises Refused if the kernel does not take a
+        map or a program."""
         kprobe, may_grow = _has_kprobes(subject), maps_may_grow()
         programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
@@ -89,7 +93,7 @@ class Tracer:
             if options.wakers and programs.keys() & _PARK_PROGRAMS:
                 programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {"on_data_ready": ProgramType.RAW_TRACEPOINT}
         fixed = constants(subject.pid, plan, subject.layout, subject.bias, options, subject.kernel, kprobe, may_grow)
-        loaded = load(compiled, programs, fixed, map_entries(options, may_grow))
+        loaded = load(compiled, programs, fixed, map_entries(options, may_grow), beside)
         try:
             tracer = cls(subject, options, compiled, loaded, plan)
             tracer.set_knobs(options.sample_period_ns)
