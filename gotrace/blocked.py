@@ -81,9 +81,15 @@ def thread_numbers(pid: int) -> dict[int, int]:
 def system_call(pid: int, tid: int) -> tuple[int, int, str] | None:
     """Number and first argument of the call in which the thread sleeps, and the whole that /proc says of it."""
     try:
-        fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+        fd = os.open(f"/proc/{pid}/task/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        fields = os.read(fd, 512).decode().split()  # a look is before the target: no time for a pathlib.Path
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     # "running", or "-1 SP PC" where it sleeps elsewhere (proc(5)).
     if len(fields) < 9 or int(fields[0]) < 0:
         return None

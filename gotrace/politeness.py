@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+
+from gotrace.backoff import Backoff
 
 LATE_S = 0.01
 """Who stands back and comes so late to what is due has found no CPU to spare."""
 _LOWEST = 19
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
 
 
 class Politeness:
@@ -26,24 +25,18 @@ class Politeness:
         policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
         self._possible = policy in (os.SCHED_OTHER, os.SCHED_BATCH) and self._usual < _LOWEST and self._can_return()
         self._polite = False
-        self._since = self._again = 0.0
-        self._pause_s = _FIRST_PAUSE_S
+        self._backoff = Backoff()
 
     def stand_back(self) -> None:
         """To be called again and again: begins, and goes on after a pause."""
-        if self._possible and not self._polite and time.monotonic() >= self._again:
+        if self._possible and not self._polite and self._backoff.over:
             self._polite = _set(_LOWEST)
-            self._since = time.monotonic()
 
     def came_late(self) -> None:
         """We were late for what was due: if we stood back, not again for a while."""
-        if not self._polite:
-            return
-        self.end()
-        now = time.monotonic()
-        lasted = now - self._since > _LONGEST_PAUSE_S
-        self._pause_s = _FIRST_PAUSE_S if lasted else min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        self._again = now + self._pause_s
+        if self._polite:
+            self.end()
+            self._backoff.failed()
 
     def end(self) -> None:
         """Back to what it was."""

@@ -11,12 +11,13 @@ import random
 import time
 from dataclasses import dataclass
 
+from gotrace.backoff import Backoff
 from gotrace.blocked import system_call, thread_numbers
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.structs import NO_SYSCALL
 from gotrace.live.goroutines import OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
-from gotrace.live.scan import Scanner, Snapshot, waits_for_first_turn
+from gotrace.live.scan import Copy, Scanner, Snapshot, waits_for_first_turn
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
@@ -30,7 +31,7 @@ from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
-_AT_ONCE = 4096
+_AT_ONCE = 1024
 _MOST_CALLS = 64
 """Threads that are asked for their system call at one look; the rest are counted as in a call of unknown name."""
 _JITTER = 0.25
@@ -79,6 +80,7 @@ class SampledProcess:
         self._threads: dict[int, int] = {}
         self._subwindows = SubWindows()
         self._last_ns = self._next_ns = 0
+        self._handing_over = Backoff()
         self._cpu_start = self._cpu_ns = 0
         self._open = self._closed = False
         self.start_ns = self.end_ns = 0
@@ -116,7 +118,7 @@ class SampledProcess:
         self._open = True
         self.losses[Loss.STACK_TORN] += len(self._unread)  # torn in the first look, and still waiting
         self._next_ns = self.start_ns
-        self._plan()
+        self._plan(0)
 
     @property
     def paused_ns(self) -> int:
@@ -131,11 +133,11 @@ class SampledProcess:
     def tick(self) -> float:
         """Looks if it is time; returns the seconds until the next look is due."""
         if time.monotonic_ns() >= self._next_ns:
-            before = self._last_ns
+            before, cpu = self._last_ns, time.thread_time_ns()
             if self._try_to_look():
                 self._estimator.looked(self._last_ns - before)
                 self.cpu_used_ns()
-            self._plan()
+            self._plan(time.thread_time_ns() - cpu)
         return max(0.0, (self._next_ns - time.monotonic_ns()) / 1e9)
 
     def end(self) -> None:
@@ -168,7 +170,7 @@ class SampledProcess:
         self.promptness.give_back()
         if not self.end_ns:
             before = self._last_ns
-            if not self.execed and self._try_to_look():
+            if self._try_to_look():
                 self._estimator.looked(self._last_ns - before)
                 self.end_ns = self._last_ns
             else:
@@ -207,56 +209,77 @@ class SampledProcess:
 
     # -- one look ------------------------------------------------------------------------------------------------------
 
-    def _plan(self) -> None:
-        """Sets the moment of the next look: random within its period, and never so soon that looking is all we do."""
-        now = time.monotonic_ns()
+    def _plan(self, cost_ns: int) -> None:
+        """Sets the moment of the next look: random within its period, and never so soon that looking, which took `cost_ns` of CPU
+        time, is all we do. It must not depend on when a CPU was to be had: that is what the target does."""
         wait = round(self._period_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
-        rest = round((now - self._last_ns) * (1 / _BUSIEST - 1))
-        self._next_ns = max(self._next_ns + wait if self._next_ns + wait > now else now + wait, now + rest)
+        self._next_ns = max(self._next_ns + wait, self._last_ns + round(cost_ns / _BUSIEST))
+        now = time.monotonic_ns()
+        if self._next_ns <= now:
+            self._next_ns = now + wait
+            self.losses[Loss.LOOK_LATE] += self._open
+            self._handing_over.failed()
 
     def _try_to_look(self) -> bool:
-        # After an exec the addresses are another program's: nothing that is read there may be counted.
-        if self.execed:
-            return False
         moment = time.monotonic_ns()
         self.promptness.begin()
         try:
-            self._look((self._last_ns + moment) // 2 if self._last_ns else moment)
+            looked = self._look((self._last_ns + moment) // 2 if self._last_ns else moment)
         except (ProcessLookupError, PermissionError):
-            return False  # the session sees that it is gone
-        self._last_ns = moment
-        self.samples += self._open
-        return True
+            looked = False  # the session sees that it is gone
+        if looked:
+            self._last_ns = moment
+            self.samples += self._open
+        return looked
 
-    def _look(self, middle: int) -> None:
-        """Looks at all goroutines. What differs from the last look has differed since `middle`."""
-        scanner, stays, wanted = self._scanner, self._estimator.stays, []
+    def _look(self, middle: int) -> bool:
+        """Looks at all goroutines. What differs from the last look has differed since `middle`. False after an exec: the
+        addresses are another program's then, and nothing that was read there may be counted."""
+        scanner, stays, away, wanted = self._scanner, self._estimator.stays, [], []
         for index in {*scanner.look(), *self._unread, *self._in_syscall}:
             head, stay = scanner.heads[index], stays.get(index)
             if not self._off_cpu(head):
-                self._not_off(index, head, middle)
+                away.append(index)
             elif stay is None or index in self._unread or head.status == Status.SYSCALL or stay.key[:-1] != _key(head):
                 wanted.append(index)
         calls = self._system_calls([index for index in wanted if scanner.heads[index].status == Status.SYSCALL])
         # Not all at once: at the first look it may be a million.
-        for start in range(0, len(wanted), _AT_ONCE):
-            self._walk(wanted[start : start + _AT_ONCE], calls, middle)
+        for start in range(0, max(1, len(wanted)), _AT_ONCE):
+            asked = {index: scanner.heads[index] for index in wanted[start : start + _AT_ONCE]}
+            copies = self._copies(list(asked))
+            # What depends on the moment is known. The rest takes longer, and the target's requests need not wait for it where
+            # there are CPUs for it: else it would come after the next look is due.
+            if self._handing_over.over:
+                self.promptness.give_back()
+            if self.execed:
+                return False
+            while away:
+                index = away.pop()
+                self._not_off(index, scanner.heads[index], middle)
+            for index, copy in copies.items():
+                snapshot = self._walked(index, copy)
+                same = asked[index] == snapshot.head  # it has not moved since its thread was asked
+                self._take(index, snapshot, calls.get(index, NO_SYSCALL) if same else NO_SYSCALL, middle)
+        return True
 
-    def _walk(self, wanted: list[int], calls: dict[int, int | None], middle: int) -> None:
-        """Takes goroutines with their stacks, as of now."""
-        asked = {index: self._scanner.heads[index] for index in wanted}
-        for attempt in range(_TRIES):
-            again = []
-            for index, snapshot in self._scanner.snapshots(wanted).items():
-                if snapshot.pcs is None and self._off_cpu(snapshot.head) and attempt + 1 < _TRIES:
-                    again.append(index)
-                elif asked[index] == snapshot.head:
-                    self._take(index, snapshot, calls.get(index, NO_SYSCALL), middle)
-                else:
-                    self._take(index, snapshot, NO_SYSCALL, middle)  # it has moved since its thread was asked
-            wanted = again
+    def _copies(self, wanted: list[int]) -> dict[int, Copy]:
+        """Goroutines and their stacks, as of now."""
+        found: dict[int, Copy] = {}
+        for _ in range(_TRIES):
+            found |= self._scanner.copies(wanted)
+            wanted = [index for index in wanted if index in found and found[index].stack is None and self._off_cpu(found[index].head)]
             if not wanted:
                 break
+        return found
+
+    def _walked(self, index: int, copy: Copy) -> Snapshot:
+        """A stack that makes no sense is read again."""
+        snapshot = self._scanner.snapshot(copy)
+        for _ in range(_TRIES - 1 if copy.stack is not None else 0):
+            if snapshot.pcs is not None or not self._off_cpu(snapshot.head):
+                break
+            snapshot = self._scanner.snapshots([index]).get(index, snapshot)
+        return snapshot
 
     def _off_cpu(self, head: Head) -> bool:
         if self._options.only_goid not in (0, head.goid):

@@ -74,11 +74,12 @@ class GoroutineReader:
         self._layout = layout
         self._unwinder = Unwinder(binary, bias)
         self._room = 0
+        self._length = memory.fixed([(binary.allgs + bias + 8, 8)], bytearray(8))
         self._struct = GStruct(layout)
 
     def count(self) -> int:
         """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
-        length = self._memory.u64(self._binary.allgs + self._bias + 8) or 0
+        length = int.from_bytes(self._length.read() or b"", "little")
         return length if self._has_room(length) else 0
 
     def _has_room(self, length: int) -> bool:

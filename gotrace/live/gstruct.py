@@ -76,9 +76,9 @@ class GStruct:
         self.has_tick = self._tick is not None
         self._syscall = itemgetter(*(order[name] for name in _SYSCALL if name in order)) if order.keys() >= set(_SYSCALL[:2]) else None
 
-    def parse(self, raw: bytes) -> Head:
-        """`raw` are at least `size` bytes."""
-        values = self._struct.unpack_from(raw)
+    def parse(self, raw: bytes | bytearray, offset: int = 0) -> Head:
+        """`raw` are at least `size` bytes from `offset` on."""
+        values = self._struct.unpack_from(raw, offset)
         goid, status, reason, pc, sp, bp, lo, hi = self._always(values)
         status &= ~SCAN_BIT
         if status == Status.SYSCALL and self._syscall is not None:

@@ -19,13 +19,20 @@ from gotrace.promptness import Promptness
 _LARGEST_GAP = 1024
 _LARGEST_RANGE = 8192
 _RANGES_PER_CALL = 512
-_SNAPSHOTS_PER_CALL = 128
+_COPIES_PER_CALL = 128
 _MOST_BATCHES = 32
 _LARGE_GROWTH = 1000
 _WHOLE_STACK = 8192
 """Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
 _MAX_STACK_READ = 1 << 20
+
+
+class Copy(NamedTuple):
+    """A goroutine and the bytes of its stack from the stack pointer up, None if it moved while they were read."""
+
+    head: Head
+    stack: bytes | None
 
 
 class Snapshot(NamedTuple):
@@ -112,10 +119,10 @@ class Scanner:
             if span is not None:
                 self._compare_span(span, b"", places, changed)
 
-    def _head(self, raw: bytes) -> Head:
+    def _head(self, raw: bytes | bytearray, offset: int = 0) -> Head:
         """Two equal ones are the same stay. Without a tick, what stays away for less than a look looks like one."""
-        head = self._struct.parse(raw)
-        return head if head.status == Status.WAITING else head._replace(reason=0)
+        head = self._struct.parse(raw, offset)
+        return head if head.status == Status.WAITING or not head.reason else head._replace(reason=0)
 
     def _add(self, addresses: array[int]) -> None:
         """The list only grows; a large addition is a reason to find the neighbours anew."""
@@ -151,36 +158,56 @@ class Scanner:
             spans.append((address, address + size, [(0, index)]))
         return spans
 
-    def snapshots(self, indexes: list[int]) -> dict[int, Snapshot]:
+    def copies(self, indexes: list[int]) -> dict[int, Copy]:
         """The goroutines with their stacks, each as of one moment: its g is read before and after the stack, in the same
-        system call, and nothing may have changed. Their `heads` become those."""
-        found: dict[int, Snapshot] = {}
-        for start in range(0, len(indexes), _SNAPSHOTS_PER_CALL):
-            self._snapshot(indexes[start : start + _SNAPSHOTS_PER_CALL], found)
+        system call, and nothing may have changed. Their `heads` become those; who can't be read is left out."""
+        found: dict[int, Copy] = {}
+        for start in range(0, len(indexes), _COPIES_PER_CALL):
+            self._copy(indexes[start : start + _COPIES_PER_CALL], found)
             self._promptness.check()
         return found
 
-    def _snapshot(self, indexes: list[int], found: dict[int, Snapshot]) -> None:
-        size, ranges, starts = self._struct.size, [], []
+    def snapshot(self, copy: Copy) -> Snapshot:
+        """The copy with its stack walked."""
+        return Snapshot(copy.head, None if copy.stack is None else self._walk(copy.head, copy.stack))
+
+    def snapshots(self, indexes: list[int]) -> dict[int, Snapshot]:
+        """`copies` with their stacks walked."""
+        return {index: self.snapshot(copy) for index, copy in self.copies(indexes).items()}
+
+    def _copy(self, indexes: list[int], found: dict[int, Copy]) -> None:
+        size, buffer, words, places, total = self._struct.size, self._buffer, array("Q"), [], 0
         for index in indexes:
             head, address = self.heads[index], self._addresses[index]
             lo, hi = (head.lo, head.hi) if head else (0, 0)
             start = lo if hi - lo <= _WHOLE_STACK else max(lo, min(head.sp - _ABOVE_SP, hi - 8))
-            starts.append(start)
-            ranges += [(address, size), (start, max(0, min(hi - start, _MAX_STACK_READ))), (address, size)]
-        raws = self._memory.read_many(ranges)
-        for place, index in enumerate(indexes):
-            before, stack, after = raws[3 * place : 3 * place + 3]
-            if after is None or before is None:
-                continue
-            first, head = self._head(before), self._head(after)
-            old = self.heads[index]
-            self.heads[index] = head
-            pcs = None
-            same = first == head and old is not None and (old.lo, old.hi) == (head.lo, head.hi)
-            if same and stack is not None and starts[place] <= head.sp < head.hi:
-                pcs = self._walk(head, stack[head.sp - starts[place] :])
-            found[index] = Snapshot(head, pcs)
+            length = max(0, min(hi - start, _MAX_STACK_READ))
+            words.extend((address, size, start, length, address, size))
+            places.append((index, total, start, length))
+            total += size + length + size
+        if total > len(buffer) or self._memory.read_into(buffer, total, words) != total:
+            self._copy_parts(indexes, found)
+            return
+        for index, before, start, length in places:
+            stack, old = before + size, self.heads[index]
+            after = stack + length
+            head = self.heads[index] = self._head(buffer, after)
+            stayed = buffer[before:stack] == buffer[after : after + size] or self._head(buffer, before) == head
+            same = stayed and old is not None and (old.lo, old.hi) == (head.lo, head.hi)
+            whole = same and start <= head.sp < min(head.hi, start + length)
+            found[index] = Copy(head, bytes(memoryview(buffer)[stack + head.sp - start : after]) if whole else None)
+
+    def _copy_parts(self, indexes: list[int], found: dict[int, Copy]) -> None:
+        """Where one of them can't be read, or they are too many at once: half by half."""
+        if len(indexes) > 1:
+            middle = len(indexes) // 2
+            self._copy(indexes[:middle], found)
+            self._copy(indexes[middle:], found)
+            return
+        raw = self._memory.read(self._addresses[indexes[0]], self._struct.size)
+        if raw is not None:
+            head = self.heads[indexes[0]] = self._head(raw)
+            found[indexes[0]] = Copy(head, None)
 
     def _walk(self, head: Head, stack: bytes) -> tuple[int, ...] | None:
         if waits_for_first_turn(head):

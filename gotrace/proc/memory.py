@@ -5,15 +5,11 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import os
-import struct
 from array import array
 from pathlib import Path
 
 _IOV_MAX = WORDS_AT_ONCE = 1024
-
-
-class _IOVec(ct.Structure):
-    _fields_ = [("base", ct.c_void_p), ("length", ct.c_size_t)]
+_WORD = 0xFFFFFFFFFFFFFFFF
 
 
 class Memory:
@@ -56,23 +52,26 @@ class Memory:
         Raises: as `read`.
         """
         remote = array("Q", bytes(16 * len(addresses)))
-        remote[0::2] = array("Q", [address & 0xFFFFFFFFFFFFFFFF for address in addresses])
+        remote[0::2] = array("Q", [address & _WORD for address in addresses])
         remote[1::2] = array("Q", [4]) * len(addresses)
-        buffer = bytearray(4 * len(addresses))
-        local = _IOVec(ct.addressof((ct.c_char * len(buffer)).from_buffer(buffer)), len(buffer))
-        got = self.read_into(local, (_IOVec * len(addresses)).from_buffer(remote), len(addresses))
-        return array("I", bytes(buffer)) if got == len(buffer) else None
+        buffer = bytearray(4 * len(addresses) or 1)
+        got = self.read_into(buffer, 4 * len(addresses), remote)
+        return array("I", bytes(buffer[:got])) if got == 4 * len(addresses) else None
 
     def fixed(self, ranges: list[tuple[int, int]], buffer: bytearray) -> FixedRanges:
         """For ranges that are read again and again: what the system call wants is made once. `buffer` has room for all."""
         return FixedRanges(self, ranges, buffer)
 
-    def read_into(self, local: _IOVec, remote: ct.Array, count: int) -> int:
-        """One system call: `count` ranges, one after the other, into `local`; how many bytes were read.
+    def read_into(self, buffer: bytearray, total: int, remote: array[int]) -> int:
+        """One system call: up to 1024 ranges, one after the other, into `buffer`; how many bytes were read. `remote` are the
+        address and the size of each range (struct iovec), `total` is the sum of the sizes, which `buffer` has room for.
 
         Raises: as `read`.
         """
-        got = self._readv(self.pid, ct.byref(local), 1, remote, count, 0)
+        if total > len(buffer):
+            raise ValueError(f"{total} bytes do not fit into {len(buffer)}")
+        local = array("Q", (ct.addressof(ct.c_char.from_buffer(buffer)), total))
+        got = self._readv(self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(remote) // 2, 0)
         if got < 0:
             number = ct.get_errno()
             if number == errno.ESRCH:
@@ -84,18 +83,19 @@ class Memory:
 
     def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> int:
         total = sum(size for _, size in part)
-        buffer = ct.create_string_buffer(max(total, 1))
-        local = _IOVec(ct.addressof(buffer), total)
-        words = [word for address, size in part for word in (address & 0xFFFFFFFFFFFFFFFF, size)]
-        remote = (_IOVec * len(part)).from_buffer(bytearray(struct.pack(f"<{len(words)}Q", *words)))
-        got = self.read_into(local, remote, len(part))
-        raw, position = buffer.raw, 0
+        buffer = bytearray(max(total, 1))
+        got = self.read_into(buffer, total, _iovecs(part))
+        view, position = memoryview(buffer), 0
         for index, (_, size) in enumerate(part):
             if position + size > got:
                 return index
-            results[first + index] = raw[position : position + size]
+            results[first + index] = bytes(view[position : position + size])
             position += size
         return len(part)
+
+
+def _iovecs(ranges: list[tuple[int, int]]) -> array[int]:
+    return array("Q", [word for address, size in ranges for word in (address & _WORD, size)])
 
 
 def anonymous_memory(pid: int) -> int:
@@ -119,15 +119,14 @@ class FixedRanges:
         if len(ranges) > _IOV_MAX or self._total > len(buffer):
             raise ValueError(f"{len(ranges)} ranges of {self._total} bytes are too many for one call")
         self._buffer = buffer
-        self._local = _IOVec(ct.addressof((ct.c_char * self._total).from_buffer(buffer)), self._total)
-        self._remote = (_IOVec * len(ranges))(*ranges)
+        self._remote = _iovecs(ranges)
 
     def read(self) -> bytes | None:
         """All ranges, one behind the other; None if one of them can't be read.
 
         Raises: as `Memory.read`.
         """
-        got = self._memory.read_into(self._local, self._remote, len(self._ranges))
+        got = self._memory.read_into(self._buffer, self._total, self._remote)
         return bytes(memoryview(self._buffer)[: self._total]) if got == self._total else None
 
     def read_each(self) -> list[bytes | None]:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import struct
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
@@ -36,7 +37,7 @@ from gotrace.profile.hotspots import find_hotspots
 from gotrace.render.plan import plan_dict
 
 CORPUS = Path(__file__).with_name("corpus")
-_HEAP = 0xC000000000
+HEAP = 0xC000000000
 _ALLGS_AT = 16
 _MOST_PCS = 200
 
@@ -98,7 +99,7 @@ class HostileMemory:
 
     def read(self, address: int, size: int) -> bytes | None:
         """As gotrace.proc.memory.Memory.read."""
-        for base, raw in ((self._allgs, self._data[:_ALLGS_AT]), (_HEAP, self._data)):
+        for base, raw in ((self._allgs, self._data[:_ALLGS_AT]), (HEAP, self._data)):
             start = address - base
             if 0 <= start and start + size <= len(raw):
                 return raw[start : start + size]
@@ -107,6 +108,18 @@ class HostileMemory:
     def read_many(self, ranges: list[tuple[int, int]]) -> list[bytes | None]:
         """As gotrace.proc.memory.Memory.read_many."""
         return [self.read(*pair) for pair in ranges]
+
+    def read_into(self, buffer: bytearray, total: int, remote: array[int]) -> int:
+        """As gotrace.proc.memory.Memory.read_into."""
+        assert sum(remote[1::2]) == total <= len(buffer) and len(remote) <= 2048
+        position = 0
+        for address, size in zip(remote[0::2], remote[1::2]):
+            raw = self.read(address, size)
+            if raw is None:
+                break
+            buffer[position : position + size] = raw
+            position += size
+        return position
 
     def u64(self, address: int) -> int | None:
         """As gotrace.proc.memory.Memory.u64."""
@@ -167,7 +180,7 @@ def goroutines(data: bytes) -> None:
 def labels(data: bytes) -> None:
     """The labels of a goroutine, in the form of Go 1.24 and later and in the one before, in a process whose memory is `data`."""
     for version in (27, 23):
-        found = read_labels(HostileMemory(data, 0), _HEAP, GoVersion(version))
+        found = read_labels(HostileMemory(data, 0), HEAP, GoVersion(version))
         assert found is None or len(found) <= 256 and all(len(text) <= 1024 for pair in found.items() for text in pair)
 
 

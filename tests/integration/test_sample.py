@@ -96,8 +96,8 @@ def test_who_keeps_the_cpus_from_us_is_seen_as_often_as_the_rest(tmp_path: Path,
     stacks = [stack for stack in summary["stacks"] if any(frame["name"] == "main.pace" for frame in stack["frames"])]
     off = sum(stack["total_ns"] for stack in stacks) / window_ns - own["slept_ns"] / own["wall_ns"]
     margin = sum(stack["margin_ns"] ** 2 for stack in stacks) ** 0.5 / window_ns
-    # Looks without priority: off by 0.03 to 0.07, one of ten late.
-    assert abs(off) < 1.5 * margin < 0.05
+    # Looks without priority: off by 0.03 to 0.07, one of ten late. With it, some 0.013 with a deviation of 0.012.
+    assert abs(off) < 2 * margin < 0.06
     assert summary["losses"]["look_late"] < 0.03 * summary["window"]["samples"]
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gotrace"
 # From left to right as in the design; a module may import what stands before it. Modules of one rank may import
 # each other.
 ORDER = (
-    ("vocabulary", "errors", "histogram", "files", "units", "promptness", "politeness", "__init__"),
+    ("vocabulary", "errors", "histogram", "files", "units", "promptness", "politeness", "backoff", "__init__"),
     ("proc",),
     ("gobin",),
     ("live",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,13 +15,14 @@ from gotrace.promptness import Promptness
 
 
 class Clock:
-    now = 100.0
+    def __init__(self) -> None:
+        self.now = time.monotonic()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("gotrace.politeness.time.monotonic", lambda: found.now)
+    monkeypatch.setattr("gotrace.backoff.time.monotonic", lambda: found.now)
     return found
 
 
