@@ -35,6 +35,7 @@ _AT_ONCE = 1024
 _MOST_CALLS = 64
 """Threads that are asked for their system call at one look; the rest are counted as in a call of unknown name."""
 _JITTER = 0.25
+_ASKED_NS = 80_000_000
 _BUSIEST = 0.5
 """A look takes at most this share of the time between two."""
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
@@ -79,7 +80,8 @@ class SampledProcess:
         self._in_syscall: set[int] = set()
         self._threads: dict[int, int] = {}
         self._subwindows = SubWindows()
-        self._last_ns = self._next_ns = 0
+        self._last_ns = self._next_ns = self._asked_ns = 0
+        self._execed = False
         self._handing_over = Backoff()
         self._cpu_start = self._cpu_ns = 0
         self._open = self._closed = False
@@ -127,8 +129,14 @@ class SampledProcess:
 
     @property
     def execed(self) -> bool:
-        """Whether the process has called exec, or ended."""
-        return not self.process.same_program()
+        """Whether the process has called exec, or ended: as the last look has seen, if that was not long ago."""
+        if time.monotonic_ns() - self._asked_ns > _ASKED_NS:
+            self._ask()
+        return self._execed
+
+    def _ask(self) -> None:
+        self._asked_ns = time.monotonic_ns()
+        self._execed = not self.process.same_program()
 
     def tick(self) -> float:
         """Looks if it is time; returns the seconds until the next look is due."""
@@ -251,7 +259,8 @@ class SampledProcess:
             # there are CPUs for it: else it would come after the next look is due.
             if self._handing_over.over:
                 self.promptness.give_back()
-            if self.execed:
+            self._ask()
+            if self._execed:
                 return False
             while away:
                 index = away.pop()

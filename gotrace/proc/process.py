@@ -12,6 +12,7 @@ from gotrace.errors import GotraceError, Refused, TargetGone
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
 _PF_KTHREAD = 0x00200000
+_LONGEST = 4096
 
 
 @dataclass
@@ -135,9 +136,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
 
 
 def _identity(pid: int) -> tuple[bytes, int, int]:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    stat = _read(f"/proc/{pid}/stat")
+    if not stat:
         return b"", 0, 0
     fields = stat[stat.rindex(b")") + 2 :].split()
     return _auxv(pid), int(fields[23]), int(fields[25])
@@ -156,10 +156,21 @@ def _code_segment(exe_fd: int) -> tuple[int | None, int]:
 
 
 def _auxv(pid: int) -> bytes:
+    return _read(f"/proc/{pid}/auxv")
+
+
+def _read(path: str) -> bytes:
+    """A short file of /proc, b"" if it can't be read. It is asked for at every look, so without a pathlib.Path, which takes twice the time."""
     try:
-        return Path(f"/proc/{pid}/auxv").read_bytes()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    try:
+        return os.read(fd, _LONGEST)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _status(pid: int) -> dict[str, str]:
