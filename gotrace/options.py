@@ -11,7 +11,7 @@ from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.program import Options
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.hotspots import Thresholds
-from gotrace.sampled import DEFAULT_RATE_HZ, SampleOptions
+from gotrace.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ, SampleOptions
 from gotrace.vocabulary import CONTINUED, Mode, StartKind, State
 
 _KINDS_OF_STATE = {
@@ -29,7 +29,8 @@ _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 @dataclass(frozen=True)
 class AttachOptions:
     """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
-    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name. `max_overhead`: percent
+    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name; None: its
+    usual one. `max_overhead`: percent
     of the CPU time that a target uses for itself (gotrace/governor.py); 0: no cap."""
 
     pids: tuple[int, ...]
@@ -49,7 +50,7 @@ class AttachOptions:
     syscalls: str = "auto"
     runtime: bool = False
     mode: Mode = Mode.EXACT
-    sample_rate_hz: float = DEFAULT_RATE_HZ
+    sample_rate_hz: float | None = None
     hot: Thresholds = Thresholds()
     max_overhead: float = 0.0
 
@@ -85,8 +86,9 @@ class AttachOptions:
     def for_looks(self) -> SampleOptions:
         """What is asked of mode ``sample``."""
         return SampleOptions(
-            rate_hz=self.sample_rate_hz, per_goroutine=self.per_goroutine, only_goid=self.goid,
-            min_block_ns=self.min_block_ns, stream_ns=self.stream_ns, syscalls=self.syscalls != "none",
+            rate_hz=self.sample_rate_hz or DEFAULT_RATE_HZ, busiest=BUSIEST if self.sample_rate_hz is None else BUSIEST_AS_ASKED,
+            per_goroutine=self.per_goroutine, only_goid=self.goid, min_block_ns=self.min_block_ns, stream_ns=self.stream_ns,
+            syscalls=self.syscalls != "none",
         )
 
     def filters(self, syscalls: SyscallSource) -> list[str]:
@@ -118,7 +120,7 @@ def check_mode(options: AttachOptions) -> None:
             )
     if options.mode is not Mode.SAMPLE:
         return
-    shortest_ns = round(2e9 / options.sample_rate_hz)
+    shortest_ns = round(2e9 / (options.sample_rate_hz or DEFAULT_RATE_HZ))
     for wrong, what, hint in (
         (options.sample_period_ns, "--sample-period is for probes: with --mode sample there are none", "--sample-rate HZ sets how often goroutines are looked at"),
         (options.probe_set is not ProbeSet.COMPLETE, "--probes is for probes: with --mode sample there are none", "leave --probes out, or use --mode exact"),

@@ -36,8 +36,8 @@ _MOST_CALLS = 64
 """Threads that are asked for their system call at one look; the rest are counted as in a call of unknown name."""
 _JITTER = 0.25
 _ASKED_NS = 80_000_000
-_BUSIEST = 0.5
-"""A look takes at most this share of the time between two."""
+BUSIEST, BUSIEST_AS_ASKED = 0.1, 0.5
+"""Looks take at most so much of the time of one CPU, which the target may want: by default, and where a rate was asked for."""
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
 """States in which a goroutine that is not off the CPU is on it: also in C or in a system call that does not block, and
 "waiting" while its own M runs something for it on the system stack."""
@@ -45,10 +45,11 @@ _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPY
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """`rate_hz` looks a second. `min_block_ns` and `stream_ns` are those of `Estimator`. `syscalls`: the kernel is asked
+    """`rate_hz` looks a second, fewer where they would take more than `busiest` of the time of one CPU. `min_block_ns` and `stream_ns` are those of `Estimator`. `syscalls`: the kernel is asked
     for what threads do in it."""
 
     rate_hz: float = DEFAULT_RATE_HZ
+    busiest: float = BUSIEST
     per_goroutine: bool = False
     only_goid: int = 0
     min_block_ns: int = 0
@@ -218,10 +219,10 @@ class SampledProcess:
     # -- one look ------------------------------------------------------------------------------------------------------
 
     def _plan(self, cost_ns: int) -> None:
-        """Sets the moment of the next look: random within its period, and never so soon that looking, which took `cost_ns` of CPU
-        time, is all we do. It must not depend on when a CPU was to be had: that is what the target does."""
+        """Sets the moment of the next look: random within its period, and not so soon that looking, which took `cost_ns` of CPU
+        time, takes more than its share. It must not depend on when a CPU was to be had: that is what the target does."""
         wait = round(self._period_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
-        self._next_ns = max(self._next_ns + wait, self._last_ns + round(cost_ns / _BUSIEST))
+        self._next_ns = max(self._next_ns + wait, self._last_ns + round(cost_ns / self._options.busiest))
         now = time.monotonic_ns()
         if self._next_ns <= now:
             self._next_ns = now + wait

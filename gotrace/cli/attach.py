@@ -11,7 +11,7 @@ import click
 from gotrace.cli.parameters import DURATION, hot_options, thresholds
 from gotrace.errors import Interrupted, UsageError
 from gotrace.plan.probes import ProbeSet
-from gotrace.sampled import DEFAULT_RATE_HZ
+from gotrace.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
 from gotrace.vocabulary import Mode, State
 
 EXAMPLES = """
@@ -62,8 +62,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
-@click.option("--sample-rate", type=click.FloatRange(0.1, 1000), default=DEFAULT_RATE_HZ, show_default=True, metavar="HZ",
-              help="With --mode sample: looks at all goroutines per second.")
+@click.option("--sample-rate", type=click.FloatRange(0.1, 1000), metavar="HZ",
+              help=f"With --mode sample: looks at all goroutines per second, as long as they take at most {BUSIEST_AS_ASKED:.0%} of a CPU.  "
+                   f"[default: {DEFAULT_RATE_HZ:g}, at most {BUSIEST:.0%} of a CPU]")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("--syscalls", type=click.Choice(["auto", "tracepoints", "uprobes", "none"]), default="auto", show_default=True,
               help="Where system calls are seen: the kernel's tracepoints, or where those may not be used two uprobes per call.")
@@ -72,7 +73,7 @@ def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
     hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float, min_block: int, mode: str, no_kernel: bool,
     no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
-    runtime: bool, sample_period: int, sample_rate: float, states: tuple[str, ...], syscalls: str, verbose: int,
+    runtime: bool, sample_period: int, sample_rate: float | None, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 

@@ -243,3 +243,18 @@ def test_filters_work_as_in_exact(gotrace: Callable, tmp_path: Path) -> None:
         outputs = [tmp_path / name for name in ("a.html", "a.pb.gz", "a.pftrace", "a.svg", "a.speedscope.json")]
         run(*(argument for path in outputs for argument in ("-o", path)))
         assert all(path.stat().st_size for path in outputs)
+
+
+def test_many_goroutines_are_looked_at_less_often(tmp_path: Path) -> None:
+    """A look at 100,000 goroutines of which some move takes longer than a tenth of a period; who asks for a rate gets more."""
+    with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "goroutines", "100000") as workload:
+        rates = []
+        for flags in ((), ("--sample-rate", "20")):
+            workload.send("run 0s 6s")
+            with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / f"{len(rates)}.gotrace", "--mode", "sample", *flags) as trace:
+                time.sleep(3)
+                summary = trace.end_json()
+            workload.read_json(30)
+            rates.append(summary["window"]["samples"] * 1e9 / summary["window"]["duration_ns"])
+            assert sum(stack["goroutines"] for stack in summary["stacks"]) > 100_000
+    assert rates[0] < rates[1] / 1.5 and rates[0] < 15
