@@ -15,7 +15,11 @@ from gotrace.sampled import SampleOptions
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Stage, Stat
 
-_TICK_NS = 50_000_000
+_TICK_NS, _CALM_TICK_NS = 50_000_000, 100_000_000
+_CALM = 0.7
+"""Of the cap: what costs no more is looked at less often, as looking has a cost of its own."""
+_SLACK_NS = 10_000_000
+"""So much sooner does no harm, where that spares waking up twice."""
 _PAUSE_TICK_S = 0.02
 _ASSUMED_PROGRAM_NS = 1000
 """What a program runs per hit, where the kernel does not time programs: more than any on average."""
@@ -81,10 +85,10 @@ class Regulator:
         """Does what is due; returns the seconds until something is due again."""
         if self._broken:
             return 1.0
-        now = time.monotonic_ns()
-        if now >= self._due:
+        windows = self.governor.rung is Rung.CONTINUITY
+        if time.monotonic_ns() >= self._due - (0 if windows else _SLACK_NS):
             try:
-                if self.governor.rung is not Rung.CONTINUITY:
+                if not windows:
                     self._look()
                 elif self.process.paused:
                     self._maybe_resume()
@@ -149,7 +153,8 @@ class Regulator:
         wanted = self.governor.observe(self._now - self._before)
         if wanted is not rung:
             self._go(rung, wanted)
-        self._due = time.monotonic_ns() + _TICK_NS
+        calm = self.governor.share <= _CALM * self._cap
+        self._due = time.monotonic_ns() + (_CALM_TICK_NS if calm else _TICK_NS)
 
     # -- acting --------------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ _READ_FOR_NS = 250_000_000
 """What reading before a commit may take: with tens of thousands of stacks that move all the time it would take seconds, of a CPU
 that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
 _STATS_FOR_S = 1.0
-_SHOW_EVERY_S = 0.09
+_SHOW_EVERY_S = 0.19
 _EXEC_EVERY_S = 0.05
 """How often it is asked whether a process has called exec. What comes between that and the answer is not recorded (bpf/exec.c)."""
 _ASSUMED_TRAP_NS = 1000

@@ -168,7 +168,8 @@ class TracedProcess:
     @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
-        return self.tracer.execed or not self.process.same_program()
+        seen = self.tracer.probes.watches_exec  # else we have to ask, which takes longer
+        return self.tracer.execed or not (self.process.alive() if seen else self.process.same_program())
 
     def begin(self) -> None:
         """Opens the window. Also remembers the stacks of those parked now: if the target ends, they can't be read."""

@@ -119,7 +119,7 @@ def attach(
                 session.use_outputs(default_outputs(session.processes[0], datetime.now()))
             ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
             with ticker:
-                profile = session.run(ticker.started, ticker.update, ticker.notice)
+                profile = session.run(ticker.started, ticker.update if ticker.shows_updates else None, ticker.notice)
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
     if "-" in outputs:

@@ -100,6 +100,11 @@ class PlacedProbes:
         return Stage.CORE if self._plan.probe_set is ProbeSet.LEAN else Stage.KERNEL
 
     @property
+    def watches_exec(self) -> bool:
+        """Whether the kernel tells when the process calls exec."""
+        return self._watch_exec is not None
+
+    @property
     def stages(self) -> frozenset[Stage]:
         """The stages of which something is placed."""
         return frozenset(stage for stage, _ in self._placed)

@@ -21,6 +21,11 @@ class Ticker:
         self._verbose = verbose
         self._live: Live | None = None
 
+    @property
+    def shows_updates(self) -> bool:
+        """Whether `update` does anything."""
+        return not self._quiet and self._console.is_terminal
+
     def __enter__(self) -> Ticker:
         return self
 
@@ -39,7 +44,7 @@ class Ticker:
                     f"  {sanitize(target.exe)}: {sanitize(target.go_version)} by {target.go_version_source}, "
                     f"{'stripped' if target.stripped else 'with symbols'}{', PIE' if target.pie else ''}{', cgo' if target.cgo else ''}"
                 ), soft_wrap=True)
-        if self._console.is_terminal:
+        if self.shows_updates:
             self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False)
             self._live.__enter__()
 
