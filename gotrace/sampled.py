@@ -219,10 +219,12 @@ class SampledProcess:
     # -- one look ------------------------------------------------------------------------------------------------------
 
     def _plan(self, cost_ns: int) -> None:
-        """Sets the moment of the next look: random within its period, and not so soon that looking, which took `cost_ns` of CPU
-        time, takes more than its share. It must not depend on when a CPU was to be had: that is what the target does."""
-        wait = round(self._period_ns * self._random.uniform(1 - _JITTER, 1 + _JITTER))
-        self._next_ns = max(self._next_ns + wait, self._last_ns + round(cost_ns / self._options.busiest))
+        """Sets the moment of the next look: random within its period, which is longer where looking, which took `cost_ns` of CPU
+        time, would take more than its share. It must not depend on when a CPU was to be had: that is what the target does."""
+        chance = self._random.uniform(-_JITTER, _JITTER)
+        wait = round(self._period_ns * (1 + chance))
+        least = round(cost_ns / self._options.busiest * (1 + _JITTER + chance))
+        self._next_ns = max(self._next_ns + wait, self._last_ns + least)
         now = time.monotonic_ns()
         if self._next_ns <= now:
             self._next_ns = now + wait
