@@ -160,7 +160,7 @@ def _auxv(pid: int) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    """A short file of /proc, b"" if it can't be read. It is asked for at every look, so without a pathlib.Path, which takes twice the time."""
+    """A short file of /proc, b"" if it can't be read. Asked for at every look, so without a pathlib.Path."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -19,6 +19,8 @@ LOSSES_THAT_MUST_BE_ZERO = (
     "stack_unreadable", "start_while_stopped", "end_while_running", "missed_hits", "parked_unread", "unknown_function",
     "waker_lost", "object_table_full", "kernel_stack_lost",
 )
+TIME_SLICE_NS = 5_000_000
+"""For how long the program may lose a CPU all the same: to the kernel, or to the machine that a virtual machine runs on."""
 
 
 @pytest.fixture(scope="module", params=[(v, x) for v in GO_VERSIONS for x in VARIANTS], ids=lambda p: f"go{p[0]}-{p[1]}")
@@ -72,15 +74,18 @@ def rest_of(summary: dict, own: dict) -> list[dict]:
 
 def test_waits_are_counted_and_timed_exactly(traced: tuple[list[dict], dict]) -> None:
     own, summary = traced
-    wrong = []
+    wrong, all_ns, all_own_ns = [], 0, 0
     for scenario in (s for s in own if s["exact"]):
         stacks = stacks_at(summary, scenario)
-        count = sum(stack["count"] for stack in stacks)
+        count, own_ns = sum(stack["count"] for stack in stacks), scenario["total_ns"]
         total_ns = sum(stack["total_ns"] for stack in stacks + rest_of(summary, scenario))
-        # The program's clock stops a little after the goroutine runs again, so its own figure is the larger one.
-        if count != scenario["count"] or abs(total_ns - scenario["total_ns"]) > 0.01 * scenario["total_ns"]:
-            wrong.append((scenario["name"], scenario["count"], count, scenario["total_ns"], total_ns))
+        # The program's clock stops a little after the goroutine runs again, and later if it loses the CPU before that: its own
+        # figure is the larger one.
+        if count != scenario["count"] or not -0.01 * own_ns <= own_ns - total_ns <= 0.01 * own_ns + TIME_SLICE_NS:
+            wrong.append((scenario["name"], scenario["count"], count, own_ns, total_ns))
+        all_ns, all_own_ns = all_ns + total_ns, all_own_ns + own_ns
     assert not wrong
+    assert abs(all_ns - all_own_ns) < 0.005 * all_own_ns
 
 
 def test_callers_have_the_program_s_own_lines(traced: tuple[list[dict], dict]) -> None:
