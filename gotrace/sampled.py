@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gotrace.backoff import Backoff
@@ -31,11 +32,13 @@ from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
-_AT_ONCE = 1024
+_AT_ONCE, _BYTES_AT_ONCE = 1024, 32 << 20
+"""Goroutines, and bytes of their stacks, that are copied before they are walked."""
 _MOST_CALLS = 64
 """Threads that are asked for their system call at one look; the rest are counted as in a call of unknown name."""
 _JITTER = 0.25
 _ASKED_NS = 80_000_000
+"""So long it is believed that the process has not called exec since a look; longer than between two looks."""
 BUSIEST, BUSIEST_AS_ASKED = 0.1, 0.5
 """Looks take at most so much of the time of one CPU, which the target may want: by default, and where a rate was asked for."""
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
@@ -45,8 +48,8 @@ _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPY
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """`rate_hz` looks a second, fewer where they would take more than `busiest` of the time of one CPU. `min_block_ns` and `stream_ns` are those of `Estimator`. `syscalls`: the kernel is asked
-    for what threads do in it."""
+    """`rate_hz` looks a second, fewer where they would take more than `busiest` of the time of one CPU. `min_block_ns` and
+    `stream_ns` are those of `Estimator`. `syscalls`: the kernel is asked for what threads do in it."""
 
     rate_hz: float = DEFAULT_RATE_HZ
     busiest: float = BUSIEST
@@ -254,9 +257,8 @@ class SampledProcess:
             elif stay is None or index in self._unread or head.status == Status.SYSCALL or stay.key[:-1] != _key(head):
                 wanted.append(index)
         calls = self._system_calls([index for index in wanted if scanner.heads[index].status == Status.SYSCALL])
-        # Not all at once: at the first look it may be a million.
-        for start in range(0, max(1, len(wanted)), _AT_ONCE):
-            asked = {index: scanner.heads[index] for index in wanted[start : start + _AT_ONCE]}
+        for portion in self._portions(wanted):
+            asked = {index: scanner.heads[index] for index in portion}
             copies = self._copies(list(asked))
             # What depends on the moment is known. The rest takes longer, and the target's requests need not wait for it where
             # there are CPUs for it: else it would come after the next look is due.
@@ -274,12 +276,25 @@ class SampledProcess:
                 self._take(index, snapshot, calls.get(index, NO_SYSCALL) if same else NO_SYSCALL, middle)
         return True
 
+    def _portions(self, wanted: list[int]) -> Iterator[list[int]]:
+        """Not all at once: at the first look it may be a million. At least one, if it is empty."""
+        portion, size = [], 0
+        for index in wanted:
+            more = self._scanner.copied(index)
+            if len(portion) >= _AT_ONCE or portion and size + more > _BYTES_AT_ONCE:
+                yield portion
+                portion, size = [], 0
+            portion.append(index)
+            size += more
+        yield portion
+
     def _copies(self, wanted: list[int]) -> dict[int, Copy]:
         """Goroutines and their stacks, as of now."""
         found: dict[int, Copy] = {}
         for _ in range(_TRIES):
             found |= self._scanner.copies(wanted)
-            wanted = [index for index in wanted if index in found and found[index].stack is None and self._off_cpu(found[index].head)]
+            again = [index for index in wanted if index in found and found[index].stack is None and self._off_cpu(found[index].head)]
+            wanted = next(self._portions(again))  # their stacks may be larger now
             if not wanted:
                 break
         return found

@@ -167,6 +167,11 @@ class Scanner:
             self._promptness.check()
         return found
 
+    def copied(self, index: int) -> int:
+        """How many bytes of its stack `copies` would take, at most."""
+        head = self.heads[index]
+        return max(0, min(head.hi - head.sp, _MAX_STACK_READ)) if head else 0
+
     def snapshot(self, copy: Copy) -> Snapshot:
         """The copy with its stack walked."""
         return Snapshot(copy.head, None if copy.stack is None else self._walk(copy.head, copy.stack))
