@@ -25,7 +25,7 @@ from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, Pause, SingleInterval, StackStat, Target
+from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
 from gotrace.target import OpenTarget, cpu_time_ns, open_target
 from gotrace.vocabulary import Loss, Stat
@@ -95,6 +95,8 @@ class SampledProcess:
         self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
+        self.missing: list[Missing] = []
+        self.notes: list[str] = []
 
     @classmethod
     def prepare(cls, pid: int, options: SampleOptions) -> SampledProcess:

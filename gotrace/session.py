@@ -385,6 +385,8 @@ class Session:
             filters=self.options.filters(self.syscalls),
             governor=together(list(self._regulators.values())) if self._regulators else None,
             complete=complete,
+            missing=[missing for process in self.processes for missing in process.missing],
+            notes=[note for process in self.processes for note in process.notes],
         )
 
     def _samples(self) -> int:

@@ -28,7 +28,7 @@ from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
@@ -79,6 +79,8 @@ class TracedProcess:
     running_ns: int | None = None
     pauses: list[Pause] = field(default_factory=list)
     samples: int = 0
+    missing: list[Missing] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     windows: int = 0
     _window_ns: int = 0
     _paused_since: int = 0

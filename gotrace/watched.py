@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.proc.process import Process
-from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
+from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
 from gotrace.vocabulary import Loss, Stat
 
@@ -23,6 +23,8 @@ class Watched(Protocol):
     running_ns: int | None
     pauses: list[Pause]
     samples: int
+    missing: list[Missing]
+    notes: list[str]
 
     @property
     def paused_ns(self) -> int:

@@ -263,6 +263,17 @@ class Hotspot:
     share: float
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A stage that a trace went without: what (``system calls``, ``wakers``, ...), why, and what the figures therefore lack, each
+    as one line of text."""
+
+    stage: str
+    why: str
+    lacks: str
+    pid: int = 0
+
+
 @dataclass
 class Profile:
     """One window of one or more processes. `stacks` is sorted by total time, largest first."""
@@ -288,6 +299,10 @@ class Profile:
     """None without a cap on the cost."""
     complete: bool = True
     """False: gotrace was killed before the end; the figures are those of the last commit."""
+    missing: list[Missing] = field(default_factory=list)
+    """Stages that this trace went without."""
+    notes: list[str] = field(default_factory=list)
+    """What else a reader has to know to understand the figures: the process was stopped, it is a forked copy, ..."""
 
     def by_state(self) -> dict[State, Distribution]:
         """Distribution of each state that occurs, largest total first."""
