@@ -18,6 +18,7 @@
 #define G_ATOMICSTATUS AT_LOAD(G_ATOMICSTATUS)
 #define G_WAITREASON AT_LOAD(G_WAITREASON)
 #define G_M AT_LOAD(G_M)
+#define G_SYSCALLSP AT_LOAD(G_SYSCALLSP) /* 0 if not known */
 #define G_COROARG AT_LOAD(G_COROARG)
 #define G_READ AT_LOAD(G_READ) /* bytes of a g that hold all but m and coroarg, at most MAX_G_READ */
 
@@ -64,6 +65,7 @@
 #define K_TASK_PID AT_LOAD(K_TASK_PID)
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
 #define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
+#define K_TASK_JOBCTL AT_LOAD(K_TASK_JOBCTL)
 #define K_TASK_RAN AT_LOAD(K_TASK_RAN) /* nanoseconds; the scheduler brings it up to date before each switch */
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)

@@ -35,6 +35,7 @@ static __always_inline u64 long_run(struct goroutine *known)
 static __always_inline void begin_interval(struct goroutine *known)
 {
 	known->stopped_at_start = stopped_until(known->start_ns);
+	known->halted_at_start = halted_until(known->start_ns);
 	known->long_run_ns = long_run(known);
 	/* Its thread has turned to something else; it may have left it any time since it was resumed there. */
 	if (LEAN)
@@ -55,6 +56,34 @@ static __always_inline void leave_cpu(struct goroutine *known, u32 kind, u64 now
 	begin_interval(known);
 }
 
+/* For how long a goroutine has run that no program has seen before and that is on this thread: not from before the thread got its CPU,
+ * and not for longer than the thread had one. Without what tells of that, since the window began. `slack_ns`: so much the thread's CPU
+ * time may lag behind. */
+static __always_inline u64 ran_unseen(struct config *c, u64 now, struct thread *t, u64 slack_ns)
+{
+	u64 from = c->window_start_ns;
+	if (THREADS && t) {
+		u64 in = t->in_ns;
+		if (in > from)
+			from = in;
+		if (t->flags & THREAD_BASE) {
+			u64 ran = kernel_word(bpf_get_current_task() + K_TASK_RAN), base = t->base_ns;
+			u64 most = ran >= base ? ran - base + slack_ns : 0;
+			if (ran >= base && now > from && now - from > most)
+				return most;
+		}
+	}
+	return now > from ? now - from : 0;
+}
+
+#define TICK_NS 20000000 /* the kernel accounts CPU time at least so often to a thread that goes on running (CONFIG_HZ 100: twice) */
+
+static __always_inline struct thread *current_thread(void)
+{
+	u64 thread = (u32)bpf_get_current_pid_tgid();
+	return THREADS ? threads.lookup(NARROW(thread)) : NULL;
+}
+
 /* Returns the goroutine's row, NULL where no interval was opened. */
 static __always_inline struct goroutine *open_interval(struct config *c, u64 g, u32 kind, u64 now)
 {
@@ -72,10 +101,9 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 		leave_cpu(known, kind, now);
 		return known;
 	}
-	/* Seen for the first time: it has been running since before the window. */
+	/* Seen for the first time: it has been running since before the window, or since its thread came out of the kernel. */
 	struct goroutine new = {.start_ns = drain ? 0 : now, .kind = kind};
-	if (now > c->window_start_ns)
-		new.run_ns = now - c->window_start_ns;
+	new.run_ns = ran_unseen(c, now, current_thread(), TICK_NS);
 	long inserted = !goroutines.insert(&g, &new);
 	known = goroutines.lookup(&g);
 	if (!known) {
@@ -276,6 +304,13 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->stopped_ns[PART_NETPOLL] = stopped_between(stopped_at_data, stopped_at_ready, ready - data);
 	p->stopped_ns[PART_RUNNABLE] = stopped_between(stopped_at_ready, stopped, now - ready);
 	p->stopped_ns[PART_RUNQUEUE] = 0;
+	u64 halted = halted_until(now), halted_at_ready = ready < now ? state->halted_at_ready : halted;
+	u64 halted_at_start = kind == KIND_BEFORE ? 0 : state->halted_at_start;
+	p->halted_ns[PART_MAIN] = stopped_between(halted_at_start, halted_at_ready, data - from);
+	p->halted_ns[PART_NETPOLL] = 0;
+	p->halted_ns[PART_RUNNABLE] = stopped_between(halted_at_ready, halted, now - ready);
+	p->halted_ns[PART_RUNQUEUE] = 0;
+	p->carried_ns = 0;
 	p->last_part = PART_RUNQUEUE;
 	p->tid = bpf_get_current_pid_tgid();
 	p->long_run_ns = state->long_run_ns;
@@ -302,7 +337,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	remember_place(s, state);
 	if (state->last_stack != stack)
 		state->last_stack = keep_stack(s, stack);
-	commit(s, state, stack);
+	commit(s, state, stack, 0);
 	goto out;
 resumed:
 	resumed(state, drain ? 0 : now);

@@ -27,12 +27,14 @@ struct counters {
 BPF_TABLE("percpu_array", u32, struct counters, stats, 1);
 BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
+BPF_TABLE("lru_hash", u64, struct wait, waits, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
 BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for what is beyond, if MORE_ROWS */
 BPF_TABLE("hash", u64, struct object, objects, 1);
 BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
 BPF_TABLE("hash", u64, struct arrival, watched, 1);
 BPF_TABLE("array", u32, struct world, world, 1);
+BPF_TABLE("array", u32, struct halt, halt, 1);
 BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
 BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
 BPF_TABLE("hash", struct interval_key, struct interval_value, more_intervals, 1); /* likewise */
@@ -46,8 +48,10 @@ struct pending {
 	u64 g, from, weight, goid, kernel_stack, waker, waker_goid, object;
 	u64 part_ns[PARTS];
 	u64 stopped_ns[PARTS];
+	u64 halted_ns[PARTS];
 	u64 long_run_ns;
 	u64 margin_ns;
+	u64 carried_ns; /* how long this wait had lasted when it was interrupted, and is counted already */
 	u32 kind, reason, in_progress, syscall;
 	u32 last_part, tid;
 };
@@ -135,7 +139,18 @@ static __always_inline u64 stopped_until(u64 now)
 	return w->stopped_ns + (since && now > since ? now - since : 0);
 }
 
-/* The part of `duration` between two answers of stopped_until. */
+/* For how long the process has been stopped from outside in all, likewise. */
+static __always_inline u64 halted_until(u64 now)
+{
+	u64 zero = 0;
+	struct halt *h = halt.lookup(NARROW(zero));
+	if (!h)
+		return 0;
+	u64 since = *(volatile u64 *)&h->since;
+	return h->total_ns + (since && now > since ? now - since : 0);
+}
+
+/* The part of `duration` between two answers of stopped_until, or of halted_until. */
 static __always_inline u64 stopped_between(u64 before, u64 after, u64 duration)
 {
 	u64 stopped = after > before ? after - before : 0;

@@ -52,12 +52,39 @@ static __always_inline void raise(u64 *maximum, u64 to)
 	}
 }
 
-static __always_inline u64 add(struct interval_value *value, u64 duration, u64 weight, u32 in_progress, u32 bucket)
+static __always_inline u64 square_of(u64 duration)
 {
 	u64 units = duration >> 8;
 	if (units >> 32)
 		units = 0xFFFFFFFF;
-	u64 square = units * units;
+	return units * units;
+}
+
+static __always_inline void add_to_bucket(struct interval_value *value, u64 bucket, u32 number)
+{
+	asm volatile("" : "+r"(bucket)); /* else the compiler checks another number than it uses */
+	if (bucket < BUCKETS)
+		__sync_fetch_and_add(&value->histogram[bucket], number);
+}
+
+/* A wait that is counted already as one of `carried` goes on for `duration`. */
+static __always_inline void prolong(struct interval_value *value, u64 carried, u64 duration, u32 in_progress)
+{
+	u64 whole = carried + duration, before = square_of(carried), after = square_of(whole);
+	__sync_fetch_and_add(&value->total_ns, duration);
+	/* A half may become less than it was; what both are worth together does not. */
+	__sync_fetch_and_add(&value->squares_low, (after & 0xFFFFFFFF) - (before & 0xFFFFFFFF));
+	__sync_fetch_and_add(&value->squares_high, (after >> 32) - (before >> 32));
+	if (in_progress)
+		__sync_fetch_and_add(&value->in_progress, 1);
+	add_to_bucket(value, bucket_of(whole), 1);
+	add_to_bucket(value, bucket_of(carried), (u32)-1);
+	raise(&value->max_ns, whole);
+}
+
+static __always_inline u64 add(struct interval_value *value, u64 duration, u64 weight, u32 in_progress, u32 bucket)
+{
+	u64 square = square_of(duration);
 	__sync_fetch_and_add(&value->count, weight);
 	__sync_fetch_and_add(&value->total_ns, duration * weight);
 	__sync_fetch_and_add(&value->squares_low, (square & 0xFFFFFFFF) * weight);
@@ -86,6 +113,10 @@ static __always_inline int admit(struct scratch *s)
 
 	for (u32 part = 0; part < PARTS; part++)
 		duration += p->part_ns[part];
+	if (p->carried_ns) {
+		p->weight = 1; /* it was admitted when it began */
+		return 1;
+	}
 	if (ONLY_GOID && p->goid != ONLY_GOID)
 		goto filtered;
 	if (KIND_FILTER && (!((KIND_MASK >> (kind & 31)) & 1) || (kind == KIND_PARK && !((REASON_MASK >> (p->reason & 63)) & 1))))
@@ -148,8 +179,8 @@ static __always_inline struct interval_value *interval_row(struct scratch *s, st
 	return value;
 }
 
-/* Adds the parts of the interval in the scratch space to their rows. */
-static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack)
+/* Adds the parts of the interval in the scratch space to their rows. `may_continue`, a literal: it can be the rest of a wait. */
+static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack, u32 may_continue)
 {
 	volatile struct pending *p = &s->pending;
 	u64 at = p->from;
@@ -176,9 +207,14 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		struct interval_value *value = interval_row(s, &key);
 		if (!value)
 			return;
-		add(value, duration, p->weight, p->in_progress, bucket_of(duration));
+		if (may_continue && part == PART_MAIN && p->carried_ns)
+			prolong(value, p->carried_ns, duration, p->in_progress);
+		else
+			add(value, duration, p->weight, p->in_progress, bucket_of(duration));
 		if (p->stopped_ns[part])
 			__sync_fetch_and_add(&value->stopped_ns, p->stopped_ns[part] * p->weight);
+		if (p->halted_ns[part])
+			__sync_fetch_and_add(&value->halted_ns, p->halted_ns[part] * p->weight);
 		if (part == PART_MAIN) {
 			add_member(state, &key, p->goid);
 			if (LEAN && p->margin_ns)

@@ -27,6 +27,13 @@ struct knobs {
 #define GOROUTINE_ENDED 4
 #define GOROUTINE_STEADY 8 /* its last two waits had the stack at the same place */
 
+/* For how long the process was stopped: by a signal, a freezer or a debugger. Of its leading thread, which all of these stop with
+ * the rest: so one CPU at a time writes here. */
+struct halt {
+	u64 since; /* 0 while it may run */
+	u64 total_ns;
+};
+
 /* Stop-the-world pauses; written by the programs alone. */
 struct world {
 	u64 stopped_since; /* 0 while the world runs */
@@ -53,6 +60,8 @@ struct goroutine {
 	u64 stopped_at_start; /* how long the world had been stopped in all, then */
 	u64 stopped_at_data;
 	u64 stopped_at_ready;
+	u64 halted_at_start; /* how long the process had been stopped in all, then */
+	u64 halted_at_ready;
 	u64 slice_base; /* run_ns when it was last resumed */
 	u64 long_run_ns; /* the run that ended where it left the CPU, 0 unless it was a long one */
 	u64 run_since;  /* running with a CPU since, 0 if not */
@@ -70,7 +79,13 @@ struct goroutine {
 	u32 last_size;  /* how far above last_fp its stack ended */
 };
 
-/* One per thread that was ever off its CPU while it ran a goroutine. */
+#define THREAD_BEFORE 1     /* user space found it off its CPU when the window began */
+#define THREAD_CONTINUES 2  /* it sleeps in the last wait of its goroutine again: that has not ended */
+#define THREAD_OUTSIDE 4    /* it was seen in C with no Go code below: nobody's goroutine */
+#define THREAD_BASE 8       /* base_ns holds */
+#define THREAD_HALTED 16    /* it is the leading thread, and stopped */
+
+/* One per thread of the process that was seen to get or to leave a CPU. */
 struct thread {
 	u64 out_ns;   /* when it left its CPU, 0 while it has one */
 	u64 woken_ns; /* when the kernel made it runnable, 0 if it did not yet */
@@ -83,10 +98,32 @@ struct thread {
 	u64 stopped_at_woken;
 	u64 long_run_ns;
 	u64 ran_ns;   /* CPU time of the thread, 0 if not known */
+	u64 halted_at_out;
+	u64 in_ns;    /* when it was last seen to get a CPU; 0: it has not been, so it has had one since before the window */
+	u64 base_ns;  /* its CPU time when the window began */
 	u32 kind;
 	u32 syscall;
 	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */
 	u32 throttled; /* its cgroup had used up its CPU quota when it was woken */
+	u32 flags; /* THREAD_* */
+	u32 unused;
+};
+
+#define WAIT_INTERRUPTIBLE 1 /* a signal can end it */
+#define WAIT_INTERRUPTED 2   /* one did, or a stop, and what it waited in is begun again */
+#define WAIT_COUNTED 4       /* it is in a row of `intervals`, with a weight of 1 */
+#define WAIT_SHORT 8         /* it was too short for the user's filter, so far */
+#define WAIT_BEFORE 16       /* it began before the window */
+
+/* The last wait of a goroutine in the kernel, by its g: a signal may cut one in pieces, between which the goroutine may even change
+ * its thread. */
+struct wait {
+	u64 ip, sp; /* the user registers */
+	u64 ns;     /* how long it has lasted in all */
+	u64 stack, kernel_stack, object;
+	u32 kind, syscall;
+	u32 flags;  /* WAIT_* */
+	u32 unused;
 };
 
 #define STACK_TRUNCATED 1    /* deeper than MAX_FRAMES */
@@ -167,6 +204,7 @@ struct interval_value {
 	u64 squares_high;
 	u64 in_progress; /* intervals that began before the window or were cut by its end */
 	u64 stopped_ns;  /* part of the total inside stop-the-world pauses */
+	u64 halted_ns;   /* part of the total while the process was stopped from outside */
 	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
 	u64 long_run_max_ns;
 	u64 margin_ns;   /* mode lean: by how much the total may be too small */

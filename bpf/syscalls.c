@@ -22,7 +22,7 @@ int enter_syscall(struct pt_regs *ctx)
 	}
 	stop_running(state, now);
 	struct thread t = {.out_ns = now, .g = g, .kind = KIND_SYSCALL, .syscall = NO_SYSCALL,
-			   .stopped_at_out = stopped_until(now), .long_run_ns = long_run(state)};
+			   .stopped_at_out = stopped_until(now), .halted_at_out = halted_until(now), .long_run_ns = long_run(state)};
 	if (threads.update(NARROW(thread), &t))
 		count(STAT_INTERVAL_LOST);
 	return 0;
@@ -65,11 +65,12 @@ int exit_syscall(struct pt_regs *ctx)
 	}
 #pragma clang loop unroll(disable)
 	for (u32 part = 0; part < PARTS; part++)
-		p->part_ns[part] = p->stopped_ns[part] = 0;
+		p->part_ns[part] = p->stopped_ns[part] = p->halted_ns[part] = 0;
 	p->part_ns[PART_MAIN] = now - from;
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_until(now), now - from);
+	p->halted_ns[PART_MAIN] = stopped_between(t->halted_at_out, halted_until(now), now - from);
 	p->long_run_ns = t->long_run_ns;
-	p->margin_ns = 0;
+	p->margin_ns = p->carried_ns = 0;
 	p->last_part = PART_RUNQUEUE;
 	p->tid = thread;
 	p->g = g;
@@ -86,7 +87,7 @@ int exit_syscall(struct pt_regs *ctx)
 		goto out;
 	u64 stack = walk(s, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
 	keep_stack(s, stack);
-	commit(s, state, stack);
+	commit(s, state, stack, 0);
 out:
 	release_scratch(s);
 	return 0;

@@ -3,7 +3,18 @@
 
 #define USER_CS 0x33
 #define PF_EXITING 4 /* include/linux/sched.h */
-#define GCOPYSTACK 8 /* runtime/runtime2.go: _Gcopystack */
+#define GSYSCALL 3   /* runtime/runtime2.go: _Gsyscall */
+#define GCOPYSTACK 8 /* _Gcopystack */
+#define RESTART_SYSCALL 219 /* with which the kernel goes on with some calls that a signal interrupted */
+#define SAME_WAIT_NS 1000000 /* what a signal handler may run between two halves of one wait */
+/* runtime/proc.go: oneNewExtraM: where the stack of a goroutine for threads of C begins, below its top. */
+#define EMPTY_STACK 64
+/* include/linux/sched.h, include/linux/sched/jobctl.h */
+#define STATE_INTERRUPTIBLE 1
+#define STATE_STOPPED 4
+#define STATE_TRACED 8
+#define STATE_FROZEN 0x8000
+#define JOBCTL_TRAP_FREEZE (1 << 23)
 
 /* Registers with which the thread entered the kernel: at the top of its kernel stack, below a padding of 16 bytes where the
  * kernel is built with CONFIG_X86_FRED. */
@@ -34,6 +45,94 @@ static __always_inline u32 throttled(u64 task, u32 cpu)
 	return (u32)kernel_word(kernel_word(queues + 8 * (u64)cpu) + K_CFS_RQ_THROTTLE_COUNT) != 0;
 }
 
+/* Whether a thread that sleeps in this state is stopped from outside: by a signal, a debugger, or a freezer (of cgroup v2 by its job
+ * control, as the sleep is an ordinary one). Of cgroup v1 before Linux 6.1 only its kernel stack tells (gotrace/model/kernelstacks.py). */
+static __always_inline u32 is_halted(u64 task, u64 state)
+{
+	if (state & (STATE_STOPPED | STATE_TRACED | STATE_FROZEN))
+		return 1;
+	return state & STATE_INTERRUPTIBLE && kernel_word(task + K_TASK_JOBCTL) & JOBCTL_TRAP_FREEZE;
+}
+
+/* Whether the call that a thread is on its way out of, with these registers, is made again by the kernel: ERESTARTSYS, ERESTARTNOINTR,
+ * ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h). */
+static __always_inline u32 is_restarted(long ax)
+{
+	return ax == -512 || ax == -513 || ax == -514 || ax == -516;
+}
+
+/* A signal or a stop meets the thread that goroutine g was last on, on its way out of the kernel with these registers. If that has cut
+ * the goroutine's last wait short, it goes on when the goroutine is back at that instruction. */
+static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
+{
+	struct wait *w = waits.lookup(&g);
+	if (!w || !w->ns || regs->ip != w->ip || regs->sp != w->sp)
+		return;
+	u32 interrupted;
+	if ((long)regs->orig_ax >= 0)
+		interrupted = w->kind == KIND_SYSCALL && is_restarted(regs->ax);
+	else
+		interrupted = w->kind == KIND_FAULT && w->flags & WAIT_INTERRUPTIBLE;
+	if (interrupted)
+		w->flags |= WAIT_INTERRUPTED;
+}
+
+/* The goroutine's last wait, made anew if it has none; NULL where there is no room. */
+static __always_inline struct wait *wait_of(u64 g)
+{
+	struct wait none = {}, *w = waits.lookup(&g);
+	if (w)
+		return w;
+	waits.insert(&g, &none);
+	return waits.lookup(&g);
+}
+
+/* Whether the goroutine sleeps in its last wait again. */
+static __always_inline u32 goes_on(struct wait *w, struct pt_regs *regs, u32 kind, u32 syscall, u64 ran_ns)
+{
+	return w->flags & WAIT_INTERRUPTED && w->flags & (WAIT_COUNTED | WAIT_SHORT) && w->kind == kind && w->ip == regs->ip && w->sp == regs->sp &&
+	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < SAME_WAIT_NS;
+}
+
+/* The leading thread stops, and with it the process. */
+static __always_inline void begin_halt(struct thread *t, u64 now)
+{
+	u64 zero = 0;
+	struct halt *h = halt.lookup(NARROW(zero));
+	if (h && !h->since) {
+		h->since = now;
+		t->flags |= THREAD_HALTED;
+	}
+}
+
+static __always_inline void end_halt(struct config *c, struct thread *t, u64 now)
+{
+	u64 zero = 0;
+	struct halt *h = halt.lookup(NARROW(zero));
+	t->flags &= ~THREAD_HALTED;
+	if (!h || !h->since)
+		return;
+	if (draining(c, now))
+		now = c->window_end_ns;
+	u64 since = h->since < c->window_start_ns ? c->window_start_ns : h->since;
+	h->since = 0;
+	h->total_ns += now > since ? now - since : 0;
+}
+
+/* The row of a thread of the target; NULL if the table is full. */
+static __always_inline struct thread *thread_row(u64 thread)
+{
+	struct thread *t = threads.lookup(NARROW(thread));
+	if (t)
+		return t;
+	u64 zero = 0;
+	struct scratch *s = scratch.lookup(NARROW(zero));
+	if (!s)
+		return NULL;
+	threads.insert(NARROW(thread), (struct thread *)&s->zero);
+	return threads.lookup(NARROW(thread));
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -43,6 +142,13 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	u32 resuming = 0;
 	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
 		return; /* the thread ends, and its goroutine with it or has left it */
+	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
+	u64 task_state = (u32)kernel_word(task + K_TASK_STATE);
+	u32 blocked = !ctx->args[0] && task_state;
+	u32 halted = blocked && is_halted(task, task_state);
+	struct thread *row = THREADS ? thread_row(thread) : NULL;
+	if (halted && row && thread == c->tgid)
+		begin_halt(row, now);
 	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
 		count(STAT_INTERVAL_LOST);
 		return;
@@ -65,7 +171,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		}
 		if (!g) {
 			/* Asleep, not merely out of its time slice: then the scheduler has found nothing for it to do. */
-			if (LEAN && !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE))
+			if (LEAN && blocked)
 				left_thread(thread, now);
 			return;
 		}
@@ -76,49 +182,85 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	struct goroutine *state = goroutines.lookup(&g);
 	if (resuming && (!state || !state->run_since))
 		return; /* our program has not run yet: it is still off the CPU */
-	if (!state) {
-		struct goroutine new = {.run_ns = now - c->window_start_ns, .flags = GOROUTINE_UNSURE};
-		state = row_of(g, &new);
-		if (!state)
-			return;
-		count_ns(STAT_RUN_NS, new.run_ns);
-	}
-	if (state->flags & GOROUTINE_ENDED)
+	if (state && state->flags & GOROUTINE_ENDED)
 		return; /* the thread has yet to turn to the scheduler */
-	if (state->start_ns)
+	if (state && state->start_ns)
 		return; /* between its last instruction and the scheduler's next: its interval is open already */
-	stop_running(state, now);
-
 	struct scratch *s = acquire_scratch();
-	if (!s) {
+	if (!s || !row) {
 		count(STAT_INTERVAL_LOST);
+		if (state)
+			stop_running(state, now);
+		if (s)
+			release_scratch(s);
 		return;
 	}
+	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
+		count(STAT_INTERVAL_LOST);
+		if (state)
+			stop_running(state, now);
+		goto out;
+	}
+	/* A thread of C that has called into Go keeps an M and a goroutine for the next time (runtime/cgocall.go: cgocallbackg). While
+	 * nothing is on that goroutine's stack the thread is about C's own business. */
+	if (G_SYSCALLSP && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) == GSYSCALL && word(s, G_STACK_HI) - word(s, G_SYSCALLSP) <= EMPTY_STACK) {
+		row->flags |= THREAD_OUTSIDE;
+		if (state)
+			stop_running(state, now);
+		goto out;
+	}
+	if (!state) {
+		struct goroutine new = {.run_ns = ran_unseen(c, now, row, 0), .flags = GOROUTINE_UNSURE};
+		state = row_of(g, &new);
+		if (!state)
+			goto out;
+		count_ns(STAT_RUN_NS, new.run_ns);
+	}
+	stop_running(state, now);
+
 	/* In map memory, of which the verifier remembers nothing: see struct pending. */
 	volatile struct thread *t = &s->thread;
+	*(struct thread *)t = *row;
 	t->out_ns = now;
 	t->g = g;
 	t->woken_ns = t->kernel_stack = t->object = t->syscall = t->throttled = 0;
 	t->stopped_at_out = stopped_until(now);
+	t->halted_at_out = halted_until(now);
 	t->long_run_ns = 0;
 	t->ran_ns = kernel_word(task + K_TASK_RAN);
-	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
-	u32 blocked = !ctx->args[0] && (u32)kernel_word(task + K_TASK_STATE);
-	if (bpf_probe_read_user(s->g, G_READ, (void *)g) || user_registers(&s->regs, task)) {
-		count(STAT_INTERVAL_LOST);
-		goto out;
-	}
+	t->flags &= ~(THREAD_BEFORE | THREAD_CONTINUES);
 	t->goid = word(s, G_GOID);
 	t->kind = throttled(task, bpf_get_smp_processor_id()) ? KIND_THROTTLED : KIND_CPU;
-	if (blocked) {
+	struct wait *w = NULL;
+	if (halted) {
+		t->kind = KIND_STOPPED;
+		note_interruption(g, &s->regs);
+	} else if (blocked) {
 		t->long_run_ns = long_run(state);
-		t->kind = KIND_FAULT;
-		if ((long)s->regs.orig_ax >= 0) {
-			t->kind = KIND_SYSCALL;
-			t->syscall = s->regs.orig_ax;
-			if (has_descriptor(t->syscall))
-				t->object = object_of(s, file_of(s, task, s->regs.di), s->regs.di, 0, &sk);
+		t->kind = (long)s->regs.orig_ax >= 0 ? KIND_SYSCALL : KIND_FAULT;
+		t->syscall = t->kind == KIND_SYSCALL ? s->regs.orig_ax : 0;
+		w = wait_of(g);
+		if (w && goes_on(w, &s->regs, t->kind, t->syscall, state->run_ns - state->slice_base)) {
+			w->flags &= ~(WAIT_INTERRUPTED | WAIT_INTERRUPTIBLE);
+			w->flags |= task_state & STATE_INTERRUPTIBLE ? WAIT_INTERRUPTIBLE : 0;
+			t->syscall = w->syscall;
+			t->stack = w->stack;
+			t->kernel_stack = w->kernel_stack;
+			t->object = w->object;
+			t->flags |= THREAD_CONTINUES;
+			*row = *(struct thread *)t;
+			goto out;
 		}
+		if (w) {
+			w->flags = task_state & STATE_INTERRUPTIBLE ? WAIT_INTERRUPTIBLE : 0;
+			w->ns = 0;
+			w->ip = s->regs.ip;
+			w->sp = s->regs.sp;
+			w->kind = t->kind;
+			w->syscall = t->syscall;
+		}
+		if (t->kind == KIND_SYSCALL && has_descriptor(t->syscall))
+			t->object = object_of(s, file_of(s, task, s->regs.di), s->regs.di, 0, &sk);
 	} else {
 		t->woken_ns = now;
 	}
@@ -162,12 +304,13 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	keep_stack(s, t->stack);
 	if (blocked)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
+	if (w) {
+		w->stack = t->stack;
+		w->kernel_stack = t->kernel_stack;
+		w->object = t->object;
+	}
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
-	struct thread *row = threads.lookup(NARROW(thread));
-	if (row)
-		*row = *(struct thread *)t;
-	else if (threads.update(NARROW(thread), (struct thread *)t))
-		count(STAT_INTERVAL_LOST);
+	*row = *(struct thread *)t;
 out:
 	release_scratch(s);
 }
@@ -177,8 +320,18 @@ out:
  * not seen. In that case the thread's CPU time since tells when it got the CPU. */
 static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leaves)
 {
+	struct thread *t;
 	u64 thread = (u32)kernel_word(task + K_TASK_PID);
-	struct thread *t = threads.lookup(NARROW(thread));
+	if (leaves || draining(c, now)) {
+		t = threads.lookup(NARROW(thread));
+	} else {
+		t = thread_row(thread);
+		if (t) {
+			t->in_ns = now;
+			if (t->flags & THREAD_HALTED)
+				end_halt(c, t, now);
+		}
+	}
 	if (!t || !t->out_ns)
 		return;
 	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
@@ -197,6 +350,8 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		return;
 	if (drain)
 		now = c->window_end_ns;
+	if (from < c->window_start_ns)
+		from = c->window_start_ns; /* noted by user space before it opened the window */
 	if (now < from || now > from + (1ULL << 62))
 		now = from;
 	if (!woken || woken > now)
@@ -221,6 +376,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		stopped_at_woken = stopped;
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_at_woken, now - from);
 	p->stopped_ns[PART_NETPOLL] = p->stopped_ns[PART_RUNNABLE] = 0;
+	p->halted_ns[PART_NETPOLL] = p->halted_ns[PART_RUNNABLE] = p->halted_ns[PART_RUNQUEUE] = 0;
 	p->stopped_ns[PART_RUNQUEUE] = stopped_between(stopped_at_woken, stopped, now - from);
 	p->last_part = t->throttled ? PART_THROTTLED : PART_RUNQUEUE;
 	p->long_run_ns = t->long_run_ns;
@@ -239,9 +395,33 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	p->waker = p->waker_goid = 0;
 	p->kind = t->kind;
 	p->reason = 0;
-	p->in_progress = drain;
-	if (admit(s))
-		commit(s, state, t->stack);
+	u32 kind = t->kind, flags = t->flags;
+	struct wait *w = kind == KIND_SYSCALL || kind == KIND_FAULT ? waits.lookup(&g) : NULL;
+	u32 continues = w && flags & THREAD_CONTINUES, waited = w ? w->flags : 0;
+	u64 main_ns = p->part_ns[PART_MAIN];
+	p->halted_ns[PART_MAIN] = stopped_between(t->halted_at_out, halted_until(now), main_ns);
+	p->carried_ns = 0;
+	p->in_progress = drain || flags & THREAD_BEFORE;
+	if (continues) {
+		p->in_progress = drain || waited & WAIT_BEFORE;
+		if (waited & WAIT_COUNTED) {
+			p->carried_ns = w->ns;
+			p->in_progress = drain && !(waited & WAIT_BEFORE);
+		} else {
+			p->part_ns[PART_MAIN] = w->ns + main_ns; /* what was too short alone */
+		}
+	}
+	if (w) {
+		w->ns += main_ns;
+		w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this */
+	}
+	if (admit(s)) {
+		if (w && p->weight == 1)
+			w->flags |= WAIT_COUNTED;
+		commit(s, state, t->stack, 1);
+	} else if (w && MIN_BLOCK_NS && w->ns < MIN_BLOCK_NS) {
+		w->flags |= WAIT_SHORT;
+	}
 	release_scratch(s);
 }
 
@@ -282,6 +462,25 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (leaves && !draining(c, now))
 		leave(ctx, c, now);
+	return 0;
+}
+
+/* Raw tracepoint signal_deliver: a signal is taken, by the thread that it meets. */
+int on_signal(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct config *c = known_target();
+	u64 thread = (u32)bpf_get_current_pid_tgid();
+	if (!THREADS || !c || bpf_get_current_pid_tgid() >> 32 != c->tgid)
+		return 0;
+	struct thread *t = threads.lookup(NARROW(thread));
+	if (!t || !t->g)
+		return 0;
+	struct scratch *s = acquire_scratch();
+	if (!s)
+		return 0;
+	if (!user_registers(&s->regs, bpf_get_current_task()))
+		note_interruption(t->g, &s->regs);
+	release_scratch(s);
 	return 0;
 }
 

@@ -19,6 +19,7 @@ static __always_inline struct goroutine *created(u64 g, u64 now)
 	state->ready_ns = state->data_ns = state->object = state->arrival = state->waker = state->waker_goid = 0;
 	state->run_since = state->run_ns = state->off_ns = state->slice_base = state->long_run_ns = 0;
 	state->stopped_at_start = stopped_until(now);
+	state->halted_at_start = halted_until(now);
 	state->kind = KIND_CREATED;
 	state->flags = GOROUTINE_BORN;
 	state->start_ns = now;
@@ -58,6 +59,7 @@ int mark_ready(struct pt_regs *ctx)
 		if (!state)
 			return 0;
 		state->stopped_at_ready = stopped_until(now);
+		state->halted_at_ready = halted_until(now);
 		state->ready_ns = now;
 	}
 	struct scratch *s = acquire_scratch();
@@ -103,6 +105,7 @@ static __always_inline void harvested(struct config *c, u64 descriptor, u64 g, u
 	if (!state)
 		return;
 	state->stopped_at_ready = stopped_until(now);
+	state->halted_at_ready = halted_until(now);
 	state->ready_ns = now;
 	if (!KERNEL_STAGE)
 		return;

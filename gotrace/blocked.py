@@ -1,23 +1,28 @@
-"""Goroutines that were blocked in a system call before the window began: no tracepoint saw them go."""
+"""What threads sleep in, as /proc tells from outside: of goroutines that were blocked in the kernel before the window began, and at each
+look, no tracepoint tells."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
-from gotrace.kernel.records import BlockedThread, KernelObject
-from gotrace.live.goroutines import GoroutineReader
+from gotrace.kernel.records import BlockedThread, KernelObject, RawStack
+from gotrace.kernel.structs import NO_SYSCALL
+from gotrace.live.goroutines import Goroutine, GoroutineReader
 from gotrace.live.gstruct import Status
+from gotrace.model.kernelstacks import STOPPED, cause
 from gotrace.proc.sockets import internet_sockets
+from gotrace.vocabulary import StartKind
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _MOST = 4096
+_STOPPED = frozenset("Tt")
 
 
 def sees_kernel_numbers() -> bool:
@@ -28,41 +33,129 @@ def sees_kernel_numbers() -> bool:
         return False
 
 
-def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols) -> Iterator[BlockedThread]:
-    """Those of process `pid`. Each may have gone on since: ask `still_blocked` afterwards."""
-    waiting = list(islice(reader.in_state(Status.SYSCALL), _MOST))
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """What a thread sleeps in, as /proc/PID/task/TID/syscall says: the number of the system call (-1: none) with its first argument, and
+    the user registers. `place` is the whole."""
+
+    number: int
+    first: int
+    sp: int
+    pc: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asleep:
+    """A thread that sleeps in the kernel: `kind` is SYSCALL, FAULT (in none) or STOPPED, `number` that of the call, NO_SYSCALL where it is
+    in none or that is not known; `kernel` are the addresses of the functions that it is in, leaf first."""
+
+    kind: StartKind
+    number: int = NO_SYSCALL
+    state: str = ""
+    sleep: Sleep | None = None
+    kernel: tuple[int, ...] = ()
+
+
+IN_SOME_CALL = Asleep(StartKind.SYSCALL)
+
+
+def asleep_thread(pid: int, tid: int, symbols: KernelSymbols | None = None) -> Asleep | None:
+    """What the thread sleeps in, with `symbols` where in the kernel; None where it runs, or could."""
+    sleep = asleep(pid, tid)
+    if sleep is None:
+        return None
+    # Outside of system calls the state says whether it is stopped.
+    state = thread_state(pid, tid)
+    kind = StartKind.STOPPED if state in _STOPPED else StartKind.FAULT if sleep.number < 0 else StartKind.SYSCALL
+    number = sleep.number if kind is StartKind.SYSCALL else NO_SYSCALL
+    return Asleep(kind, number, state, sleep, kernel_stack(pid, tid, symbols) if symbols is not None else ())
+
+
+def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True) -> Iterator[BlockedThread]:
+    """Threads of process `pid` that sleep in the kernel with a goroutine, whether Go knows of it (a system call) or takes the goroutine for
+    running (a page fault, a raw system call, vfork, a stop; only with `running`). Each may have gone on since: ask `still_blocked`
+    afterwards."""
+    wanted = frozenset((Status.SYSCALL, Status.RUNNING) if running else (Status.SYSCALL,))
+    waiting = list(islice(reader.in_states(wanted), _MOST))
     if not waiting:
         return
     own_number = thread_numbers(pid)
     for goroutine in waiting:
         tid = own_number.get(reader.thread_of(goroutine))
-        if tid is None:
+        if tid is None or goroutine.outside_go:
             continue
-        switches = _switches(pid, tid)
-        call = system_call(pid, tid)
-        stack = reader.stack(goroutine)
-        if switches is None or call is None or stack is None:
+        found = asleep_thread(pid, tid, symbols)
+        if found is None or found.sleep is None:
             continue
-        number, first, place = call
-        thing = open_files(pid, {first}).get(first) if number in FD_SYSCALLS else None
+        sleep, number = found.sleep, found.number
+        thing = open_files(pid, {sleep.first}).get(sleep.first) if number in FD_SYSCALLS else None
         yield BlockedThread(
-            tid, goroutine.address, goroutine.goid, number, stack, _kernel_stack(pid, tid, symbols), thing, switches, place
+            tid, goroutine.address, goroutine.goid, found.kind, 0 if number == NO_SYSCALL else number,
+            stack_of_thread(reader, goroutine, sleep), found.kernel, thing, sleep.number, sleep.pc, sleep.sp, found.state == "S",
         )
 
 
+def stack_of_thread(reader: GoroutineReader, goroutine: Goroutine, sleep: Sleep) -> RawStack:
+    """The goroutine's stack from its thread's user registers, where those are on it; else from where it went onto another stack, if it
+    has noted that."""
+    if goroutine.status == Status.RUNNING and goroutine.stack_lo <= sleep.sp < goroutine.stack_hi:
+        pcs = reader.stack(goroutine._replace(pc=sleep.pc, sp=sleep.sp), exact=True)
+        return RawStack(pcs, exact=True) if pcs else RawStack((sleep.pc,), exact=True, unreadable=True)
+    if goroutine.status == Status.SYSCALL or reader.is_on_system_stack(goroutine):
+        pcs = reader.stack(goroutine)
+        if pcs:
+            return RawStack(pcs)
+    return RawStack((sleep.pc,), exact=True, unreadable=True)
+
+
 def still_blocked(pid: int, thread: BlockedThread) -> bool:
-    """Whether the thread has slept in that call ever since: it is in it now, and has not left a CPU again."""
-    call = system_call(pid, thread.tid)
-    return call is not None and call[2] == thread.place and _switches(pid, thread.tid) == thread.switches
+    """Whether the thread sleeps where it did. A signal may have interrupted it meanwhile, and the kernel, or the program, gone on with
+    the same wait."""
+    sleep = asleep(pid, thread.tid)
+    return sleep is not None and (sleep.number, sleep.pc, sleep.sp) == (thread.number, thread.pc, thread.sp)
 
 
-def _switches(pid: int, tid: int) -> int | None:
-    """How often the thread has left a CPU, None if it is gone."""
+def thread_state(pid: int, tid: int) -> str:
+    """One letter, as in /proc/PID/task/TID/stat: R, S, D, T, t, ...; "" if the thread is gone."""
+    stat = _short(f"/proc/{pid}/task/{tid}/stat", 1024)
+    return stat[stat.rindex(b")") + 2 :][:1].decode("ascii", "replace") if b")" in stat else ""
+
+
+def threads_cpu_ns(pid: int) -> dict[int, int]:
+    """CPU time of each thread of the process, of at most so many, ns; {} where the kernel does not tell (CONFIG_SCHED_INFO)."""
+    found: dict[int, int] = {}
+    for tid in islice(_threads(pid), _MOST):
+        words = _short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
+        if words and words[0].isdigit():
+            found[tid] = int(words[0])
+    return found
+
+
+def is_halted(pid: int, names: tuple[str, ...]) -> bool:
+    """Whether the process is stopped now: by its leading thread's state, and what `names` say of that one's kernel stack."""
+    return thread_state(pid, pid) in _STOPPED or cause(names) == STOPPED
+
+
+def _threads(pid: int) -> list[int]:
     try:
-        lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
+
+
+def _short(path: str, most: int) -> bytes:
+    """A short file of /proc, b"" if it can't be read. Asked for at every look, so without a pathlib.Path."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
-    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+        return b""
+    try:
+        return os.read(fd, most)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def thread_numbers(pid: int) -> dict[int, int]:
@@ -78,22 +171,18 @@ def thread_numbers(pid: int) -> dict[int, int]:
     return found
 
 
-def system_call(pid: int, tid: int) -> tuple[int, int, str] | None:
-    """Number and first argument of the call in which the thread sleeps, and the whole that /proc says of it."""
-    try:
-        fd = os.open(f"/proc/{pid}/task/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+def asleep(pid: int, tid: int) -> Sleep | None:
+    """What the thread sleeps in; None where it runs, or could."""
+    place = _short(f"/proc/{pid}/task/{tid}/syscall", 512).decode("ascii", "replace").strip()
+    fields = place.split()
+    # "running", "-1 SP PC" where it sleeps outside of system calls, else "NUMBER ARG... SP PC" (proc(5)).
+    if len(fields) < 3:
         return None
     try:
-        fields = os.read(fd, 512).decode().split()  # a look is before the target: no time for a pathlib.Path
-    except OSError:
+        number, sp, pc = int(fields[0]), int(fields[-2], 16), int(fields[-1], 16)
+        return Sleep(number, int(fields[1], 16) if number >= 0 else 0, sp, pc, place)
+    except ValueError:
         return None
-    finally:
-        os.close(fd)
-    # "running", or "-1 SP PC" where it sleeps elsewhere (proc(5)).
-    if len(fields) < 9 or int(fields[0]) < 0:
-        return None
-    return int(fields[0]), int(fields[1], 16), " ".join(fields)
 
 
 def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
@@ -115,12 +204,13 @@ def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
     return found
 
 
-def _kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:
-    """From the names of /proc/PID/task/TID/stack; what has none is left out."""
-    try:
-        lines = Path(f"/proc/{pid}/task/{tid}/stack").read_text().splitlines()
-    except OSError:
-        return ()
+def kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:
+    """The functions that the thread is in, in the kernel, leaf first, by their addresses; what has none is left out."""
+    return tuple(address for name in kernel_names(pid, tid) if (address := symbols.address(name)) is not None)
+
+
+def kernel_names(pid: int, tid: int) -> tuple[str, ...]:
+    """Their names, as /proc/PID/task/TID/stack has them; () where it may not be read (it takes CAP_SYS_ADMIN)."""
+    lines = _short(f"/proc/{pid}/task/{tid}/stack", 8192).decode("ascii", "replace").splitlines()
     # "[<0>] pipe_read+0x123/0x456", a module's with " [name]" behind.
-    names = [line.split("] ", 1)[-1].split("+")[0] for line in lines if "+" in line]
-    return tuple(address for name in names if (address := symbols.address(name)) is not None)
+    return tuple(line.split("] ", 1)[-1].split("+")[0] for line in lines if "+" in line)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 
 from gotrace import __version__
-from gotrace.blocked import open_files, system_call, thread_numbers
+from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, open_files, stack_of_thread, thread_numbers
 from gotrace.errors import TargetGone
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
-from gotrace.kernel.records import KernelObject
-from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import OFF_CPU, Unwinder
+from gotrace.kernel.records import KernelObject, RawStack
+from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Status
 from gotrace.live.labels import read_labels
 from gotrace.live.polled import waiting_for
@@ -27,6 +26,7 @@ _TRIES = 8
 _RETRY_S = 0.001
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
+_IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
 _DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
 
 
@@ -50,19 +50,20 @@ class _Reading:
         self._target = target
         self._binary, self._memory = target.binary, target.memory
         self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
-        self._model = StackModel(target.binary, target.bias)
-        self._symbolizer = Symbolizer(self._model, KernelSymbols(), Descriptors(target.process.pid))
+        self._kernel = KernelSymbols()
+        self._model = StackModel(target.binary, target.bias, self._kernel)
+        self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
         self._losses = dict.fromkeys(LOSSES, 0)
 
     def dump(self) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
         wanted = [index for index in scanner.look() if scanner.heads[index].status in _ALIVE]
         asked = {index: scanner.heads[index] for index in wanted}
-        calls = self._system_calls([index for index in wanted if asked[index].status == Status.SYSCALL])
+        calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
         snapshots = self._snapshots(wanted)
         polled = waiting_for(pid, self._memory, self._binary.layout)
         fds = {index: fd for index in snapshots if (fd := polled.get(scanner.address(index))) is not None}
-        fds |= {index: call[1] for index, call in calls.items() if call[0] in FD_SYSCALLS}
+        fds |= {index: call.sleep.first for index, (_, call, _) in calls.items() if call.number in FD_SYSCALLS and call.sleep is not None}
         files = open_files(pid, set(fds.values()))
         details = self._details(list(snapshots))
         found = []
@@ -71,10 +72,14 @@ class _Reading:
             if head.status not in _ALIVE:
                 continue  # it has ended meanwhile
             same = asked[index] == head
-            call = calls[index][0] if same and index in calls else NO_SYSCALL
-            about = head.status == Status.SYSCALL and call in FD_SYSCALLS or self._reason(head) == "IO wait"
+            _, call, own = calls[index] if index in calls and (same or head.status == Status.RUNNING) else (0, None, None)
+            if call is None and head.status == Status.SYSCALL:
+                call = IN_SOME_CALL
+            if head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK:
+                continue  # a thread of C's own, about C's business
+            about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
-            found.append(self._goroutine(snapshot, call, thing, details.get(index, {})))
+            found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
         self._losses["unknown_function"] = self._symbolizer.unknown
         return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses)
 
@@ -94,17 +99,30 @@ class _Reading:
         self._losses["goroutines_unread"] = sum(index not in found for index in wanted)
         return found
 
-    def _system_calls(self, indexes: list[int]) -> dict[int, tuple[int, int]]:
-        """Number and first argument of the call that the goroutine's thread is blocked in, where it is."""
+    def _asleep(self, indexes: list[int]) -> dict[int, tuple[int, Asleep, RawStack | None]]:
+        """By index, the thread of those goroutines whose thread sleeps in the kernel, in what, and where Go takes the goroutine for
+        running, its stack by the thread's registers."""
         offset, pid = self._binary.layout.m_procid, self._target.process.pid
         if offset is None or not indexes:
             return {}
         tids, found = thread_numbers(pid), {}
         for index in indexes:
-            number = self._memory.u64(self._scanner.heads[index].m + offset)
-            call = system_call(pid, tids[number]) if number in tids else None
-            if call is not None:
-                found[index] = call[:2]
+            head = self._scanner.heads[index]
+            number = self._memory.u64(head.m + offset)
+            tid = tids.get(number, 0) if number else 0
+            call = asleep_thread(pid, tid, self._kernel) if tid else None
+            if call is None or call.sleep is None:
+                continue
+            own = None
+            if head.status == Status.RUNNING:
+                now = self._target.reader.read([self._scanner.address(index)])
+                if not now or (now[0].goid, now[0].status, now[0].m) != (head.goid, head.status, head.m):
+                    continue
+                own = stack_of_thread(self._target.reader, now[0], call.sleep)
+                again = asleep(pid, tid)
+                if again is None or again.place != call.sleep.place:
+                    continue
+            found[index] = tid, call, own
         return found
 
     def _details(self, indexes: list[int]) -> dict[int, dict[str, int]]:
@@ -121,11 +139,18 @@ class _Reading:
             if raw is not None and int.from_bytes(raw[goid : goid + 8], "little") == heads[index].goid
         }
 
-    def _goroutine(self, snapshot: Snapshot, call: int, thing: KernelObject | None, more: dict[str, int]) -> GoroutineState:
+    def _goroutine(
+        self, snapshot: Snapshot, call: Asleep | None, own: RawStack | None, thing: KernelObject | None, more: dict[str, int]
+    ) -> GoroutineState:
         head, frames, state, reason = snapshot.head, (), RUNNING, ""
-        if head.status in _OFF:
-            self._losses["stack_torn"] += snapshot.pcs is None
-            row, stack = interpret(self._model, head, snapshot.pcs, call, thing=thing)
+        if head.status in _OFF or own is not None:
+            self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
+            if call is not None:
+                row, stack = interpret(
+                    self._model, head, snapshot.pcs, call.number, thing=thing, kind=call.kind, kernel=call.kernel, own=own
+                )
+            else:
+                row, stack = interpret(self._model, head, snapshot.pcs, 0, thing=thing)
             frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
         labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
         self._losses["labels_unread"] += labels is None

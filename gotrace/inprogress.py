@@ -27,7 +27,8 @@ class Parked:
 class CutOff:
     """Collects the rows of such intervals, for the window [start_ns, end_ns). The filters are those of the options.
 
-    `goids` are the goroutines of each row; `stopped_ns` is how long the world had been stopped in all at the window's end.
+    `goids` are the goroutines of each row; `stopped_ns` is how long the world had been stopped in all at the window's end, `halted_ns`
+    how long the process had been from outside.
     """
 
     start_ns: int
@@ -36,6 +37,7 @@ class CutOff:
     min_block_ns: int
     only_goid: int
     stopped_ns: int = 0
+    halted_ns: int = 0
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     goids: dict[RowKey, set[int]] = field(default_factory=dict)
     _unseen: dict[tuple, RowKey] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class CutOff:
             self._add(parked.goid, parked.reason, parked.stack, interval)
         elif self.only_goid in (0, parked.goid) and self.end_ns - self.start_ns >= self.min_block_ns:
             key = self._unseen_key(parked, thing)
-            self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0)
+            self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0, self.halted_ns)
 
     def _unseen_key(self, parked: Parked, thing: int) -> RowKey:
         """The row of a goroutine that was off the CPU for the whole window. There may be a million, at few places."""
@@ -76,13 +78,15 @@ class CutOff:
             Part.MAIN: at_data - interval.stopped_at_start, Part.NETPOLL: at_ready - at_data,
             Part.RUNNABLE: self.stopped_ns - at_ready,
         }
+        halted_at_ready = interval.halted_at_ready if interval.ready_ns else self.halted_ns
+        halted = {Part.MAIN: halted_at_ready - interval.halted_at_start, Part.RUNNABLE: self.halted_ns - halted_at_ready}
         for part, duration in self._parts(goid, times):
             key = RowKey(
                 identity, 0, interval.waker if part in (Part.MAIN, Part.RUNNABLE) else 0,
                 interval.object if part in (Part.MAIN, Part.NETPOLL) else 0, goid if self.per_goroutine else 0,
                 reason, interval.kind, part, 0,
             )
-            self._count(key, stack, goid, duration, stopped[part], interval.long_run_ns if part is Part.MAIN else 0)
+            self._count(key, stack, goid, duration, stopped[part], interval.long_run_ns if part is Part.MAIN else 0, halted.get(part, 0))
             if part is Part.MAIN:
                 self.rows[key].margin_ns += interval.margin_ns
 
@@ -93,6 +97,8 @@ class CutOff:
             woken, at_woken = self.end_ns, self.stopped_ns
         last = Part.THROTTLED if thread.throttled else Part.RUNQUEUE
         times = {Part.MAIN: (thread.out_ns, woken), last: (woken, self.end_ns)}
+        if thread.carried_ns and not thread.counted:
+            times[Part.MAIN] = (thread.out_ns - thread.carried_ns, woken)  # what was too short alone
         stopped = {Part.MAIN: at_woken - thread.stopped_at_out, last: self.stopped_ns - at_woken}
         for part, duration in self._parts(thread.goid, times):
             main = part is Part.MAIN
@@ -101,7 +107,11 @@ class CutOff:
                 -1 - thread.stack, thread.kernel_stack if main else 0, 0, thread.object if main else 0,
                 thread.goid if self.per_goroutine else 0, 0, thread.kind, part, thread.syscall,
             )
-            self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0)
+            halted = self.halted_ns - thread.halted_at_out if main else 0
+            carried = thread.carried_ns if main and thread.counted else 0
+            self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0, halted, carried)
+            if carried and thread.before:
+                self.rows[key].in_progress -= 1  # so it was counted already
 
     def _parts(self, goid: int, times: dict[Part, tuple[int, int]]) -> Iterator[tuple[Part, int]]:
         clipped = {
@@ -111,16 +121,25 @@ class CutOff:
             return
         yield from ((part, duration) for part, duration in clipped.items() if duration or part is Part.MAIN)
 
-    def _count(self, key: RowKey, stack: RawStack, goid: int, duration: int, stopped: int, long_run: int) -> None:
+    def _count(
+        self, key: RowKey, stack: RawStack, goid: int, duration: int, stopped: int, long_run: int, halted: int, carried: int = 0
+    ) -> None:
+        """`carried`: so much of the same wait is in another row, as one interval of that length, which this one now prolongs."""
         row = self.rows.get(key)
         if row is None:
             row = self.rows[key] = IntervalRow(key, stack)
-        row.count += 1
+        row.count += not carried
         row.total_ns += duration
+        row.halted_ns += min(max(0, halted), duration)
+        if carried:
+            row.squares -= (carried >> 8) ** 2
+            before = bucket_of(carried)
+            row.histogram[before] = row.histogram.get(before, 0) - 1
+            duration += carried
         row.max_ns = max(row.max_ns, duration)
         row.squares += (duration >> 8) ** 2
         row.in_progress += 1
-        row.stopped_ns += min(max(0, stopped), duration)
+        row.stopped_ns += min(max(0, stopped), duration - carried)
         row.long_runs += bool(long_run)
         row.long_run_max_ns = max(row.long_run_max_ns, long_run)
         bucket = bucket_of(duration)

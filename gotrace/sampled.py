@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gotrace.backoff import Backoff
-from gotrace.blocked import system_call, thread_numbers
+from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, kernel_names, is_halted, stack_of_thread, thread_numbers
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.kernel.structs import NO_SYSCALL
-from gotrace.live.goroutines import OFF_CPU, Unwinder
+from gotrace.kernel.records import RawStack
+from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import Copy, Scanner, Snapshot, waits_for_first_turn
 from gotrace.model.snapshots import interpret
@@ -27,7 +27,7 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
-from gotrace.target import OpenTarget, cpu_time_ns, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, is_possible, open_target
 from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
@@ -74,14 +74,16 @@ class SampledProcess:
         self._scanner = Scanner(
             target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, self.promptness,
         )
-        self._model = StackModel(target.binary, target.bias)
-        self._symbolizer = Symbolizer(self._model, KernelSymbols(), Descriptors(target.process.pid))
+        self._kernel = KernelSymbols()
+        self._model = StackModel(target.binary, target.bias, self._kernel)
+        self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
         self._estimator = Estimator(options.min_block_ns, options.stream_ns)
         self._period_ns = round(1e9 / options.rate_hz)
         self._random = random.Random()
         self._places: dict[tuple, Place] = {}
         self._unread: set[int] = set()
-        self._in_syscall: set[int] = set()
+        self._to_ask: set[int] = set()
+        self._outside: set[int] = set()
         self._threads: dict[int, int] = {}
         self._subwindows = SubWindows()
         self._last_ns = self._next_ns = self._asked_ns = 0
@@ -124,6 +126,8 @@ class SampledProcess:
         self.start_ns = self._last_ns = self._last_ns or time.monotonic_ns()
         self._estimator.begin(self.start_ns)
         self._open = True
+        if is_halted(self.process.pid, kernel_names(self.process.pid, self.process.pid)):
+            self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
         self.losses[Loss.STACK_TORN] += len(self._unread)  # torn in the first look, and still waiting
         self._next_ns = self.start_ns
         self._plan(0)
@@ -193,6 +197,11 @@ class SampledProcess:
         self._estimator.finish(self.end_ns)
         self._open = False
         self.running_ns = self._estimator.running_ns
+        if not is_possible(self.running_ns, self._cpu_ns):
+            self.losses[Loss.RUNNING_UNKNOWN] = 1
+            self.running_ns = None
+        if self._outside:
+            self.notes.append(f"threads outside Go: {len(self._outside):,} of C's own, which had called into Go before; what they wait for is no goroutine's")
         self.goroutines = len(self._estimator.goids)
         _, single = self.read()
         return self.stacks(), single
@@ -252,13 +261,18 @@ class SampledProcess:
         """Looks at all goroutines. What differs from the last look has differed since `middle`. False after an exec: the
         addresses are another program's then, and nothing that was read there may be counted."""
         scanner, stays, away, wanted = self._scanner, self._estimator.stays, [], []
-        for index in {*scanner.look(), *self._unread, *self._in_syscall}:
+        asked_for = []
+        for index in {*scanner.look(), *self._unread, *self._to_ask}:
             head, stay = scanner.heads[index], stays.get(index)
+            if self._is_to_be_asked(head):
+                asked_for.append(index)
             if not self._off_cpu(head):
                 away.append(index)
             elif stay is None or index in self._unread or head.status == Status.SYSCALL or stay.key[:-1] != _key(head):
                 wanted.append(index)
-        calls = self._system_calls([index for index in wanted if scanner.heads[index].status == Status.SYSCALL])
+        calls = self._asleep(asked_for)
+        blocked = {index: calls[index] for index in away if calls.get(index) is not None}
+        away = [index for index in away if index not in blocked]
         for portion in self._portions(wanted):
             asked = {index: scanner.heads[index] for index in portion}
             copies = self._copies(list(asked))
@@ -275,7 +289,9 @@ class SampledProcess:
             for index, copy in copies.items():
                 snapshot = self._walked(index, copy)
                 same = asked[index] == snapshot.head  # it has not moved since its thread was asked
-                self._take(index, snapshot, calls.get(index, NO_SYSCALL) if same else NO_SYSCALL, middle)
+                self._take(index, snapshot, calls.get(index, IN_SOME_CALL) if same else IN_SOME_CALL, middle)
+        for index, found in blocked.items():
+            self._take_blocked(index, found, middle)
         return True
 
     def _portions(self, wanted: list[int]) -> Iterator[list[int]]:
@@ -316,31 +332,59 @@ class SampledProcess:
         # A waiting goroutine that still has an M runs on its system stack (runtime/proc.go: casGToWaiting; park_m drops it).
         return (head.status in OFF_CPU and not (head.status == Status.WAITING and head.m)) or head.status == Status.SYSCALL
 
+    def _is_to_be_asked(self, head: Head) -> bool:
+        """Whether what its thread does decides where it is: Go takes it for running, or knows that it is in a system call."""
+        return head.status in (Status.SYSCALL, Status.RUNNING) and self._options.only_goid in (0, head.goid)
+
+    def _is_outside(self, index: int, head: Head) -> bool:
+        """Whether it is that of a thread of C that is about C's own business (gotrace/live/goroutines.py: Goroutine.outside_go)."""
+        outside = head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK
+        if outside:
+            self._outside.add(index)
+        return outside
+
     def _not_off(self, index: int, head: Head, middle: int) -> None:
         """The goroutine runs, or is gone."""
         self._unread.discard(index)
-        self._note_syscall(index, head)
+        self._note_to_ask(index, head)
         key = (head.goid, -1)
         stay = self._estimator.stays.get(index)
-        if head.status not in _ON_CPU or self._options.only_goid not in (0, head.goid):
+        if self._is_outside(index, head) or head.status not in _ON_CPU or self._options.only_goid not in (0, head.goid):
             self._estimator.leave(index, middle)
         elif stay is None or stay.key != key:
             self._estimator.arrive(index, key, head.goid, None, middle)
 
-    def _note_syscall(self, index: int, head: Head) -> None:
+    def _note_to_ask(self, index: int, head: Head) -> None:
         # Whether its thread blocks there can change without a trace in the g: it is asked at every look.
-        if head.status == Status.SYSCALL and self._options.only_goid in (0, head.goid):
-            self._in_syscall.add(index)
+        if self._is_to_be_asked(head):
+            self._to_ask.add(index)
         else:
-            self._in_syscall.discard(index)
+            self._to_ask.discard(index)
 
-    def _take(self, index: int, snapshot: Snapshot, call: int | None, middle: int) -> None:
+    def _take_blocked(self, index: int, found: Asleep, middle: int) -> None:
+        """Go takes the goroutine for running, and its thread sleeps in the kernel: in a page fault, a raw system call, stopped."""
+        head, sleep = self._scanner.heads[index], found.sleep
+        self._note_to_ask(index, head)
+        self._unread.discard(index)
+        key, stay = (head.goid, -2, found.kind, found.number, sleep.pc, sleep.sp), self._estimator.stays.get(index)
+        if stay is not None and stay.key == key:
+            return
+        now = self._target.reader.read([self._scanner.address(index)])
+        own = stack_of_thread(self._target.reader, now[0], sleep) if now and now[0].goid == head.goid else RawStack((sleep.pc,), exact=True, unreadable=True)
+        again = asleep(self.process.pid, self._thread(head.m))
+        if again is None or (again.pc, again.sp) != (sleep.pc, sleep.sp):
+            own = RawStack((sleep.pc,), exact=True, unreadable=True)  # it went on meanwhile: what was read is of another moment
+        self._estimator.arrive(index, key, head.goid, self._place(index, head, None, found, own), middle)
+
+    def _take(self, index: int, snapshot: Snapshot, call: Asleep | None, middle: int) -> None:
         head = snapshot.head
-        if not self._off_cpu(head) or (head.status == Status.SYSCALL and call is None):
+        if not self._off_cpu(head) or (head.status == Status.SYSCALL and (call is None or self._is_outside(index, head))):
             self._not_off(index, head, middle)
             return
-        self._note_syscall(index, head)
-        key, stay = (*_key(head), call), self._estimator.stays.get(index)
+        self._note_to_ask(index, head)
+        if head.status != Status.SYSCALL:
+            call = None
+        key, stay = (*_key(head), call and (call.kind, call.number)), self._estimator.stays.get(index)
         same = stay is not None and stay.key == key
         if same and (snapshot.pcs is None or index not in self._unread):
             return
@@ -348,38 +392,52 @@ class SampledProcess:
         if snapshot.pcs is None:
             self._unread.add(index)
             self.losses[Loss.STACK_TORN] += self._open
-        place = self._place(head, snapshot.pcs, call or 0)
+        place = self._place(index, head, snapshot.pcs, call)
         if same:
             self._estimator.correct(index, place)
         else:
             self._estimator.arrive(index, key, head.goid, place, middle)
 
-    def _place(self, head: Head, pcs: tuple[int, ...] | None, call: int) -> Place:
+    def _place(self, index: int, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, own: RawStack | None = None) -> Place:
         goid = head.goid if self._options.per_goroutine else 0
-        key = (pcs or head.pc, head.status, head.reason, call, waits_for_first_turn(head), goid)
+        kernel = self._kernel_stack(head, call) if call is not None and call.sleep is not None else ()
+        asleep_in = call and (call.kind, call.number, kernel)
+        key = (own or pcs or head.pc, head.status, head.reason, asleep_in, waits_for_first_turn(head), goid)
         known = self._places.get(key)
         if known is None:
-            known = self._places[key] = self._new_place(head, pcs, call, goid)
+            known = self._places[key] = self._new_place(head, pcs, call, goid, kernel, own)
         return known
 
-    def _new_place(self, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int) -> Place:
-        row, found = interpret(self._model, head, pcs, call, goid)
+    def _kernel_stack(self, head: Head, call: Asleep) -> tuple[int, ...]:
+        """Where in the kernel the thread sleeps, if it still does; asked once for each stay."""
+        found = asleep_thread(self.process.pid, self._thread(head.m), self._kernel)
+        same = found is not None and found.sleep is not None and call.sleep is not None and found.sleep.place == call.sleep.place
+        return found.kernel if same and found is not None else ()
+
+    def _new_place(
+        self, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, goid: int, kernel: tuple[int, ...], own: RawStack | None
+    ) -> Place:
+        if call is None:
+            row, found = interpret(self._model, head, pcs, 0, goid)
+        else:
+            row, found = interpret(self._model, head, pcs, call.number, goid, kind=call.kind, kernel=kernel, own=own)
         stat = StackStat(
             self._symbolizer.frames(found, row), found.state, found.reason, Distribution(), goid=goid or None,
             pid=self.process.pid,
         )
-        return self._estimator.place(stat, unread=pcs is None)
+        return self._estimator.place(stat, unread=own.unreadable if own is not None else pcs is None)
 
-    def _system_calls(self, indexes: list[int]) -> dict[int, int | None]:
-        """By index, the number of the call in which the goroutine's thread is blocked; None if it is not."""
+    def _asleep(self, indexes: list[int]) -> dict[int, Asleep | None]:
+        """By index, what the goroutine's thread sleeps in; None if it does not. All are asked that Go takes for running, of the others not
+        too many."""
         if not self._options.syscalls:
             return {}
-        found = {}
-        for index in indexes[:_MOST_CALLS]:
-            tid = self._thread(self._scanner.heads[index].m)
+        heads, found = self._scanner.heads, {}
+        in_calls = [index for index in indexes if heads[index].status == Status.SYSCALL]
+        for index in [index for index in indexes if heads[index].status == Status.RUNNING] + in_calls[:_MOST_CALLS]:
+            tid = self._thread(heads[index].m)
             if tid:
-                call = system_call(self.process.pid, tid)
-                found[index] = None if call is None else call[0]
+                found[index] = asleep_thread(self.process.pid, tid)
         return found
 
     def _thread(self, m: int) -> int:

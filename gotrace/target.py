@@ -14,6 +14,11 @@ from gotrace.proc.process import Process, open_process
 from gotrace.profile.types import Target
 
 
+RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
+"""Goroutines can't run for longer than their process has CPU time. By so much, relative and absolute, the sums may differ: the one is
+reckoned by the clock from one switch to the next, the other without interrupts and what a hypervisor takes."""
+
+
 @dataclass
 class OpenTarget:
     """Open until `close`."""
@@ -68,6 +73,11 @@ def describe(process: Process, binary: GoBinary) -> Target:
         go_version_source=binary.version_source, build_id=binary.image.build_id, stripped=binary.stripped,
         pie=binary.pie, cgo=binary.cgo, arch="amd64",
     )
+
+
+def is_possible(running_ns: int, cpu_ns: int) -> bool:
+    """Whether goroutines can have run for `running_ns` while their process used `cpu_ns` of CPU time."""
+    return running_ns <= cpu_ns * (1 + RUNNING_MARGIN) + RUNNING_MARGIN_NS
 
 
 def cpu_time_ns(pid: int) -> int:

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from gotrace.blocked import blocked_threads, sees_kernel_numbers, still_blocked
+from gotrace.blocked import blocked_threads, is_halted, kernel_names, sees_kernel_numbers, still_blocked, threads_cpu_ns
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.inprogress import CutOff, Parked
@@ -16,7 +16,7 @@ from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
-from gotrace.kernel.records import IntervalRow, KernelEvent
+from gotrace.kernel.records import BlockedThread, IntervalRow, KernelEvent
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
@@ -32,8 +32,9 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, is_possible, open_target
 from gotrace.unended import Unended
+from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
 
 _SPARE_GOROUTINES = 1 << 16
@@ -91,6 +92,7 @@ class TracedProcess:
     _looks: SampledProcess | None = None
     _looked_ns: int = 0
     _stretches: int = 0
+    _blocked_unread: int = 0
     _creation_unseen: bool = False
     _threads_unseen: bool = False
     _cut_changed: list[StackStat] = field(default_factory=list)
@@ -149,7 +151,7 @@ class TracedProcess:
         self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
-        model = StackModel(self.binary, self.bias)
+        model = StackModel(self.binary, self.bias, self._kernel_symbols)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
             bool(options.sample_period_ns),
@@ -178,22 +180,46 @@ class TracedProcess:
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
         self._tgid = self.process.pid if kernel_numbers else 0
+        noted = self._note_threads()
         self.start_ns = self._window_ns = self.tracer.begin(self._tgid)
         self.windows = 1
-        if (self.tracer.sees_threads or self.plan.has("syscall")) and kernel_numbers:
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                self._add_blocked()
+        self._check_noted(*noted)
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
 
-    def _add_blocked(self) -> None:
-        pid = self.process.pid
-        for thread in blocked_threads(pid, self.reader, self._kernel_symbols):
-            self.tracer.tables.add_blocked(thread, self.start_ns)
-            # It may have gone on while we looked; then what was put down is wrong.
-            if not still_blocked(pid, thread):
-                self.tracer.tables.forget_blocked(thread.tid, self.start_ns)
+    def _note_threads(self) -> tuple[int, list[BlockedThread]]:
+        """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
+        sleep in the kernel it is noted how much CPU time they have had. Returns what `_check_noted` wants."""
+        since_ns, noted = time.monotonic_ns(), []
+        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+            return since_ns, noted
+        pid, tables = self.process.pid, self.tracer.tables
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for thread in blocked_threads(pid, self.reader, self._kernel_symbols, running=self.tracer.sees_threads):
+                tables.add_blocked(thread, since_ns)
+                noted.append(thread)
+            if self.tracer.sees_threads:
+                if is_halted(pid, kernel_names(pid, pid)):
+                    tables.add_halt(pid, since_ns)
+                for tid, cpu_ns in threads_cpu_ns(pid).items():
+                    tables.add_thread_base(tid, cpu_ns)
+        return since_ns, noted
+
+    def _check_noted(self, since_ns: int, noted: list[BlockedThread]) -> None:
+        """Takes back what was noted of threads that went on before the window opened. Those that did so afterwards the kernel side knows
+        better already."""
+        pid, tables = self.process.pid, self.tracer.tables
+        for thread in noted:
+            if still_blocked(pid, thread):
+                self._blocked_unread += thread.stack.unreadable
+            else:
+                tables.forget_blocked(thread.tid, since_ns)
+        if tables.is_halted_since(since_ns):
+            if is_halted(pid, kernel_names(pid, pid)):
+                self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
+            elif tables.is_halted_since(since_ns):
+                tables.forget_halt()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
@@ -327,7 +353,10 @@ class TracedProcess:
 
     def take_up(self, stages: frozenset[Stage]) -> None:
         """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
+        noted = self._note_threads() if Stage.KERNEL in stages else None
         self.tracer.probes.place(stages)
+        if noted is not None:
+            self._check_noted(*noted)
 
     def sample(self, period_ns: int) -> None:
         """Intervals shorter than that are sampled from now on, as with --sample-period; 0: no longer."""
@@ -439,6 +468,7 @@ class TracedProcess:
             alive = False
         tracer.stop()
         self.losses |= tracer.tables.losses()
+        self.losses[Loss.THREAD_STACK_UNREADABLE] += self._blocked_unread
         missed = [(name, program_stats(fd).missed) for name, fd in tracer.programs()]
         self.losses[Loss.ARRIVALS_MISSED] += sum(number for name, number in missed if name in ARRIVAL_PROGRAMS)
         self.losses[Loss.MISSED_HITS] = sum(number for name, number in missed if name not in ARRIVAL_PROGRAMS)
@@ -448,10 +478,25 @@ class TracedProcess:
         self._take(list(cut.rows.values()))
         self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
+        self._note_what_was_seen()
         self._tally.close()
         tracer.tables.close()
         self._finished = True
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
+
+    def _note_what_was_seen(self) -> None:
+        tables = self.tracer.tables
+        halted_ns = min(tables.halted_ns(self.end_ns), self.end_ns - self.start_ns)
+        if halted_ns:
+            waits = sum(stack.halted_ns for stack in self._tally.stacks())
+            total = sum(stack.distribution.total_ns for stack in self._tally.stacks())
+            self.notes.append(
+                f"the process was stopped (by a signal, a debugger or a cgroup's freezer) for {format_duration(halted_ns)} of the window: "
+                f"{format_share(waits, total)} of the goroutines' waits lay in that"
+            )
+        outside = tables.threads_outside()
+        if outside:
+            self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
@@ -470,6 +515,9 @@ class TracedProcess:
             running_ns += present
             self.accounts.append(Account(entry.g, entry.run_ns + present, off, entry.partial))
         self.running_ns = running_ns
+        if not is_possible(running_ns, self._cpu_ns):
+            self.losses[Loss.RUNNING_UNKNOWN] = 1
+            self.running_ns = None
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""

@@ -68,7 +68,7 @@ class Unended:
         options = self._options
         return CutOff(
             start_ns, end_ns, options.per_goroutine, options.min_block_ns, options.only_goid, self._tables.stopped_ns(end_ns),
-            self._rows, self._goids,
+            self._tables.halted_ns(end_ns), self._rows, self._goids,
         )
 
     def _resolved(self, cut: CutOff) -> CutOff:

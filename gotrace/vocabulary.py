@@ -89,7 +89,7 @@ class StartKind(IntEnum):
     SYSCALL = 8
     """The thread was blocked in a system call (``sched_switch``)."""
     FAULT = 9
-    """The thread was blocked in the kernel, but not in a system call: a page fault."""
+    """The thread was blocked in the kernel, but not in a system call: its kernel stack says why."""
     CPU = 10
     """The kernel took the CPU from the thread (``sched_switch``, runnable)."""
     WAKER = 11
@@ -100,6 +100,8 @@ class StartKind(IntEnum):
     """``newproc``: a new goroutine waits for its first turn."""
     THROTTLED = 14
     """The kernel took the CPU from the thread because its cgroup had used up its CPU quota."""
+    STOPPED = 15
+    """The thread was stopped from outside: SIGSTOP, a debugger, a cgroup's freezer."""
 
 
 class Part(IntEnum):
@@ -182,6 +184,7 @@ class Loss(str, Enum):
     START_UNSEEN = "start_unseen"
     SWITCH_UNSEEN = "switch_unseen"
     TIMELINE_FULL = "timeline_full"
+    RUNNING_UNKNOWN = "running_unknown"
     STACK_TORN = "stack_torn"
     LOOK_LATE = "look_late"
 
@@ -207,6 +210,7 @@ LOSS_TEXT = {
     Loss.ARRIVALS_MISSED: "moments at which data came that were not seen: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
+    Loss.RUNNING_UNKNOWN: "processes whose goroutines seemed to run for longer than the process had CPU time: that time is left out",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
     Loss.LOOK_LATE: "looks that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",

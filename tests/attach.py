@@ -45,6 +45,12 @@ class Attached:
         self.said += err
         return out
 
+    def wait_json(self, timeout: float = 60) -> dict:
+        """Waits until the trace's duration is over; the summary parsed (give --json)."""
+        out, err = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == 0, err
+        return json.loads(out)
+
     def end_json(self) -> dict:
         """`end` with the summary parsed (give --json)."""
         return json.loads(self.end())

@@ -112,6 +112,7 @@ def _stack(stack: StackStat, several: bool, with_frames: bool = True) -> dict[st
         "goroutines": stack.goroutines,
         "in_progress": stack.in_progress,
         "stopped_ns": stack.stopped_ns,
+        "halted_ns": stack.halted_ns,
         "long_runs": stack.long_runs,
         "long_run_max_ns": stack.long_run_max_ns,
         "margin_ns": stack.margin_ns,

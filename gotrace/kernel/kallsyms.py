@@ -13,6 +13,7 @@ KALLSYMS = Path("/proc/kallsyms")
 _CODE = frozenset((b"t", b"T", b"w", b"W"))
 _FARTHEST = 1 << 20
 _AT_ONCE = 1 << 19
+_REMEMBERED = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class KernelSymbols:
         self._addresses: array | None = None
         self._starts = array("I")
         self._text = b""
+        self._found: dict[str, int | None] = {}
 
     @property
     def restricted(self) -> bool:
@@ -51,6 +53,11 @@ class KernelSymbols:
 
     def address(self, name: str) -> int | None:
         """The address of the function `name`, None if it is not known."""
+        if name not in self._found and len(self._found) < _REMEMBERED:
+            self._found[name] = self._find(name)
+        return self._found[name] if name in self._found else self._find(name)
+
+    def _find(self, name: str) -> int | None:
         self.load()
         at = self._text.find(b"\n" + name.encode() + b"\n")
         if at < 0:

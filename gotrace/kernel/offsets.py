@@ -11,6 +11,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_TASK_PID": ("task_struct", "pid"),
     "K_TASK_STATE": ("task_struct", "__state"),
     "K_TASK_FLAGS": ("task_struct", "flags"),
+    "K_TASK_JOBCTL": ("task_struct", "jobctl"),
     "K_TASK_RAN": ("task_struct", "se", "sum_exec_runtime"),
     "K_TASK_STACK": ("task_struct", "stack"),
     "K_TASK_FSBASE": ("task_struct", "thread", "fsbase"),

@@ -16,7 +16,7 @@ from gotrace.vocabulary import Stage
 
 POLL_CALLBACK = "ep_poll_callback"
 """What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
-TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking"}
+TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking", "on_signal": "signal_deliver"}
 _STAGE_OF_ROLE = {"ready": Stage.WAKERS, "create": Stage.WAKERS, "exit": Stage.KERNEL, "syscall": Stage.KERNEL}
 """All other probes are of the core."""
 _BUSY = ("mark_ready", "start_gopark", "start_schedule", "start_park", "end_execute")

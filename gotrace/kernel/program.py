@@ -34,7 +34,7 @@ SOURCES = (
 """One translation unit, in this order."""
 PROGRAMS = (
     "start_park", "start_gosched", "start_yield", "start_preempt_park", "start_exit_syscall", "start_gopark",
-    "start_schedule", "mark_ready", "mark_netpoll", "mark_exit", "end_interval", "on_switch", "on_waking", "on_data_ready",
+    "start_schedule", "mark_ready", "mark_netpoll", "mark_exit", "end_interval", "on_switch", "on_waking", "on_signal", "on_data_ready",
     "on_poll_event", "enter_syscall", "exit_syscall", "stop_world", "start_world", "target_exec",
 )
 """The entry points."""
@@ -143,6 +143,7 @@ def constants(
         "G_GOID": layout.g_goid,
         "G_WAITREASON": layout.g_waitreason,
         "G_ATOMICSTATUS": layout.g_atomicstatus,
+        "G_SYSCALLSP": layout.g_syscallsp or 0,
     }
     size = max(fields.values()) + 8
     if size > MAX_G_READ:
@@ -222,6 +223,7 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "more_stacks": _MORE_ROWS if may_grow else 1,
         "stacks": options.max_stacks,
         "threads": 32768,
+        "waits": 16384,
         "objects": options.max_objects,
         "watched": options.max_objects,
         "unix_paths": options.max_objects,

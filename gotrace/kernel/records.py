@@ -82,6 +82,7 @@ class IntervalRow:
     squares: int = 0
     in_progress: int = 0
     stopped_ns: int = 0
+    halted_ns: int = 0
     long_runs: int = 0
     long_run_max_ns: int = 0
     margin_ns: int = 0
@@ -124,6 +125,8 @@ class OpenInterval:
     stopped_at_ready: int = 0
     long_run_ns: int = 0
     margin_ns: int = 0
+    halted_at_start: int = 0
+    halted_at_ready: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class WorldPause:
 
 @dataclass(frozen=True, slots=True)
 class OpenThread:
-    """A thread off its CPU with a goroutine that Go takes for running."""
+    """A thread off its CPU with a goroutine that Go takes for running. `carried_ns`: how long the same wait had lasted before a signal
+    interrupted it; `counted`: that much of it is in a row already, `before`: it began before the window. `halted_at_out`: how long the process had been stopped in all."""
 
     g: int
     goid: int
@@ -152,22 +156,30 @@ class OpenThread:
     stopped_at_woken: int = 0
     long_run_ns: int = 0
     throttled: bool = False
+    halted_at_out: int = 0
+    carried_ns: int = 0
+    counted: bool = False
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BlockedThread:
-    """A thread that sleeps in the kernel with a goroutine. `tid` is its number in our PID namespace; `switches` how often
-    it had left its CPU when it was looked at, `place` what /proc/PID/task/TID/syscall said then. Stacks are leaf first."""
+    """A thread that sleeps in the kernel with a goroutine, as found from outside. `tid` is its number in our PID namespace; `kind` a
+    StartKind: SYSCALL, FAULT or STOPPED; `pc` and `sp` are its user registers; `interruptible`: a signal ends its sleep;
+    `number` is what /proc/PID/task/TID/syscall said: that of the call, -1 for none."""
 
     tid: int
     g: int
     goid: int
+    kind: int
     syscall: int
-    stack: tuple[int, ...]
+    stack: RawStack
     kernel_stack: tuple[int, ...]
     object: KernelObject | None
-    switches: int
-    place: str
+    number: int
+    pc: int
+    sp: int
+    interruptible: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ MAX_FRAMES = 128
 PHASE_OFF, PHASE_TRACE = 0, 1
 STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE, STACK_LEAF_CALLER = 1, 2, 4, 8
 GOROUTINE_BORN, GOROUTINE_UNSURE, GOROUTINE_ENDED = 1, 2, 4
+THREAD_BEFORE, THREAD_CONTINUES, THREAD_OUTSIDE, THREAD_BASE, THREAD_HALTED = 1, 2, 4, 8, 16
+WAIT_INTERRUPTIBLE, WAIT_INTERRUPTED, WAIT_COUNTED, WAIT_SHORT, WAIT_BEFORE = 1, 2, 4, 8, 16
 STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
 PARTS = 4
 SCRATCH_SLOTS = 4
@@ -41,6 +43,12 @@ class Knobs(ct.Structure):
     _fields_ = _words("sample_ns", "creation_unseen")
 
 
+class Halt(ct.Structure):
+    """``struct halt``"""
+
+    _fields_ = _words("since", "total_ns")
+
+
 class World(ct.Structure):
     """``struct world``"""
 
@@ -58,7 +66,7 @@ class Goroutine(ct.Structure):
 
     _fields_ = _words(
         "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
-        "stopped_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
+        "stopped_at_ready", "halted_at_start", "halted_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
         "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
     ) + _halves("kind", "flags", "thread", "last_size")
 
@@ -68,8 +76,14 @@ class Thread(ct.Structure):
 
     _fields_ = _words(
         "out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object", "stopped_at_out", "stopped_at_woken",
-        "long_run_ns", "ran_ns",
-    ) + _halves("kind", "syscall", "how", "throttled")
+        "long_run_ns", "ran_ns", "halted_at_out", "in_ns", "base_ns",
+    ) + _halves("kind", "syscall", "how", "throttled", "flags", "unused")
+
+
+class Wait(ct.Structure):
+    """``struct wait``"""
+
+    _fields_ = _words("ip", "sp", "ns", "stack", "kernel_stack", "object") + _halves("kind", "syscall", "flags", "unused")
 
 
 class Stack(ct.Structure):
@@ -110,7 +124,7 @@ class IntervalValue(ct.Structure):
     """``struct interval_value``"""
 
     _fields_ = _words(
-        "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "long_runs",
+        "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "halted_ns", "long_runs",
         "long_run_max_ns", "margin_ns", "variance",
     ) + [("histogram", ct.c_uint32 * BUCKETS)]
 

@@ -26,8 +26,19 @@ from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
     MAX_PAUSES,
+    THREAD_BASE,
+    THREAD_BEFORE,
+    THREAD_CONTINUES,
+    THREAD_HALTED,
+    THREAD_OUTSIDE,
+    WAIT_BEFORE,
+    WAIT_COUNTED,
+    WAIT_INTERRUPTED,
+    WAIT_INTERRUPTIBLE,
+    WAIT_SHORT,
     Arrival,
     Goroutine,
+    Halt,
     IntervalKey,
     IntervalValue,
     MemberKey,
@@ -36,6 +47,7 @@ from gotrace.kernel.structs import (
     Stack,
     Thread,
     UnixPath,
+    Wait,
     World,
 )
 from gotrace.vocabulary import Loss, StartKind, Stat
@@ -94,10 +106,11 @@ class Tables:
 
     def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
-            count = int.from_bytes(raw[:8], "little")
-            if self._seen.get(raw_key) == count:
+            # Count and total: a wait that goes on after an interruption adds to the one alone, one of no length to the other.
+            figures = hash(bytes(raw[:16]))
+            if self._seen.get(raw_key) == figures:
                 continue
-            self._seen[raw_key] = count
+            self._seen[raw_key] = figures
             row = parse_row(raw_key, raw)
             self.resolve(row)
             yield row
@@ -158,7 +171,7 @@ class Tables:
                 opened[g] = OpenInterval(
                     g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
                     entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
-                    entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0,
+                    entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0, entry.halted_at_start, entry.halted_at_ready,
                 )
         return opened, known
 
@@ -176,10 +189,19 @@ class Tables:
         return [
             OpenThread(
                 e.g, e.goid, e.kind, e.out_ns, e.woken_ns, e.stack, e.kernel_stack, e.object, e.syscall, e.stopped_at_out,
-                e.stopped_at_woken, e.long_run_ns, bool(e.throttled),
+                e.stopped_at_woken, e.long_run_ns, bool(e.throttled), e.halted_at_out,
+                *self._carried(e),
             )
             for e in entries if e.out_ns
         ]
+
+    def _carried(self, thread: Thread) -> tuple[int, bool, bool]:
+        """Of a thread that sleeps in a wait again that was interrupted: `OpenThread.carried_ns`, `counted`, `before`."""
+        raw = self._element("waits", thread.g, Wait) if thread.flags & THREAD_CONTINUES else None
+        if raw is None:
+            return 0, False, False
+        wait = Wait.from_buffer_copy(raw)
+        return wait.ns, bool(wait.flags & WAIT_COUNTED), bool(wait.flags & WAIT_BEFORE)
 
     def read_pauses(self, since: int = 0) -> list[WorldPause]:
         """Stop-the-world pauses from the one with number `since` on; the last one may still last."""
@@ -196,6 +218,15 @@ class Tables:
         """How long the world had been stopped in all, as bpf/maps.c: stopped_until counts it."""
         world = World.from_buffer_copy(read_element(self._maps["world"], bytes(4), ct.sizeof(World)))
         return world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
+
+    def halted_ns(self, until_ns: int) -> int:
+        """How long the process had been stopped from outside in all, as bpf/maps.c: halted_until counts it."""
+        state = Halt.from_buffer_copy(read_element(self._maps["halt"], bytes(4), ct.sizeof(Halt)))
+        return state.total_ns + (max(0, until_ns - state.since) if state.since else 0)
+
+    def threads_outside(self) -> int:
+        """How many threads were seen in C, with no Go code below."""
+        return sum(bool(Thread.from_buffer_copy(raw).flags & THREAD_OUTSIDE) for _, raw in self._table("threads", ct.c_uint32, Thread))
 
     # -- adding --------------------------------------------------------------------------------------------------------
 
@@ -223,19 +254,57 @@ class Tables:
         """Makes it known that a thread has been off its CPU; nothing, if the kernel side knows better already."""
         kernel = stack_hash(thread.kernel_stack) if thread.kernel_stack else 0
         object_number = 0
+        flags = thread.stack.exact, thread.stack.unreadable
+        number = stack_hash((*thread.stack.pcs, *map(int, flags)) if any(flags) else thread.stack.pcs)
         with contextlib.suppress(BpfError):
-            self._put("stacks", stack_hash(thread.stack), pack_stack(thread.stack))
+            self._put("stacks", number, pack_stack(thread.stack.pcs, thread.stack.exact, thread.stack.unreadable))
             if kernel:
                 self._put("stacks", kernel, pack_stack(thread.kernel_stack))
             if thread.object is not None:
                 object_number = self.put_object(thread.object)
             self._put("goroutines", thread.g, Goroutine())
         entry = Thread(
-            out_ns=since_ns, g=thread.g, goid=thread.goid, stack=stack_hash(thread.stack), kernel_stack=kernel,
-            object=object_number, kind=StartKind.SYSCALL, syscall=thread.syscall,
+            out_ns=since_ns, g=thread.g, goid=thread.goid, stack=number, kernel_stack=kernel,
+            object=object_number, kind=thread.kind, syscall=thread.syscall,
+            flags=THREAD_BEFORE,
+            halted_at_out=self.halted_ns(since_ns),
         )
+        if thread.kind != StartKind.STOPPED:
+            wait = Wait(
+                ip=thread.pc, sp=thread.sp, stack=number, kernel_stack=kernel, object=object_number, kind=thread.kind, syscall=thread.syscall,
+                # The runtime may preempt it before the window opens, and another thread take it back to where it waits: that goes on with it.
+                flags=WAIT_BEFORE | WAIT_SHORT | WAIT_INTERRUPTED | (WAIT_INTERRUPTIBLE if thread.interruptible else 0),
+            )
+            with contextlib.suppress(BpfError):
+                write_element(self._maps["waits"], struct.pack("<Q", thread.g), bytes(wait))
+        self._put_thread(thread.tid, entry)
+
+    def _put_thread(self, tid: int, entry: Thread) -> None:
         with contextlib.suppress(BpfError):
-            write_element(self._maps["threads"], struct.pack("<I", thread.tid), bytes(entry), only_new=True)
+            write_element(self._maps["threads"], struct.pack("<I", tid), bytes(entry), only_new=True)
+
+    def add_thread_base(self, tid: int, cpu_ns: int) -> None:
+        """Makes known how much CPU time a thread had used when the window began; nothing, if it was seen since."""
+        self._put_thread(tid, Thread(base_ns=cpu_ns, flags=THREAD_BASE))
+
+    def add_halt(self, leader: int, since_ns: int) -> None:
+        """Makes it known that the process has been stopped since then; `leader` is the thread that says when it goes on. After
+        `add_blocked`, which may have given that thread a row."""
+        write_element(self._maps["halt"], bytes(4), bytes(Halt(since=since_ns)))
+        self._put_thread(leader, Thread())
+        key = struct.pack("<I", leader)
+        with contextlib.suppress(BpfError):
+            entry = Thread.from_buffer_copy(read_element(self._maps["threads"], key, ct.sizeof(Thread)))
+            entry.flags |= THREAD_HALTED
+            write_element(self._maps["threads"], key, bytes(entry))
+
+    def is_halted_since(self, since_ns: int) -> bool:
+        """Whether what `add_halt` noted still holds, as far as the kernel side has seen."""
+        return Halt.from_buffer_copy(read_element(self._maps["halt"], bytes(4), ct.sizeof(Halt))).since == since_ns
+
+    def forget_halt(self) -> None:
+        """Takes `add_halt` back: the process had gone on before."""
+        write_element(self._maps["halt"], bytes(4), bytes(Halt()))
 
     def forget_blocked(self, tid: int, since_ns: int) -> None:
         """Takes `add_blocked` back, unless the kernel side has made the entry its own."""
@@ -252,6 +321,7 @@ class Tables:
         windows, when no probe is placed: what happens until the next one opens is not seen."""
         for name, key, value in (
             ("goroutines", ct.c_uint64, Goroutine), ("threads", ct.c_uint32, Thread), ("last_g", ct.c_uint32, ct.c_uint64),
+            ("waits", ct.c_uint64, Wait),
             ("watched", ct.c_uint64, Arrival),
         ):
             for raw in [raw for raw, _ in self._table(name, key, value)]:

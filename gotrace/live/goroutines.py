@@ -24,6 +24,7 @@ _BATCH = 4096
 _SPARE = 1 << 16
 """Goroutines that are believed in any case: what the kernel says of a process's memory lags behind by some pages to a CPU."""
 _MAX_STEPS = 1 << 18
+EMPTY_STACK = 64
 _ABOVE_SP = 1024
 """Bytes of a stack that are read first: most have their root there."""
 OFF_CPU = frozenset((Status.RUNNABLE, Status.WAITING, Status.PREEMPTED, Status.LEAKED))
@@ -49,6 +50,12 @@ class Goroutine(NamedTuple):
     def ended(self) -> bool:
         """Its goroutine is gone and the g waits for the next one."""
         return self.status in _EMPTY
+
+    @property
+    def outside_go(self) -> bool:
+        """It is that of a thread of C that called into Go once and is about C's own business: in a system call, as Go sees it, with an
+        empty stack (runtime/proc.go: oneNewExtraM)."""
+        return self.status == Status.SYSCALL and 0 <= self.stack_hi - self.sp <= EMPTY_STACK
 
     @property
     def waits_for_first_turn(self) -> bool:
@@ -105,15 +112,15 @@ class GoroutineReader:
             found.frombytes(self._memory.read(base + 8 * start, 8 * min(chunk, length - start)) or b"")
         return found
 
-    def in_state(self, status: Status) -> Iterator[Goroutine]:
-        """Those in one state. Of the others nothing but that is read."""
+    def in_states(self, wanted: frozenset[Status]) -> Iterator[Goroutine]:
+        """Those in one of these states. Of the others nothing but that is read."""
         addresses, offset = self.addresses(), self._layout.g_atomicstatus
         for start in range(0, len(addresses), WORDS_AT_ONCE):
             batch = addresses[start : start + WORDS_AT_ONCE]
             words = self._memory.read_u32s([address + offset for address in batch])
             if words is not None:
-                batch = [address for address, word in zip(batch, words) if word & ~SCAN_BIT == status]
-            yield from (each for each in self.read(batch) if each.status == status)
+                batch = [address for address, word in zip(batch, words) if word & ~SCAN_BIT in wanted]
+            yield from (each for each in self.read(batch) if each.status in wanted)
 
     def read(self, addresses: Sequence[int] | None = None) -> list[Goroutine]:
         """The g structs at `addresses` (default: all) that could be read."""
@@ -142,11 +149,17 @@ class GoroutineReader:
         raw = self._memory.read(goroutine.m + offset, 8)
         return int.from_bytes(raw, "little") if raw is not None else 0
 
-    def stack(self, goroutine: Goroutine) -> tuple[int, ...] | None:
+    def is_on_system_stack(self, goroutine: Goroutine) -> bool:
+        """Whether its saved registers are those of where it went onto its thread's own stack (runtime/asm_amd64.s:
+        gosave_systemstack_switch), and not of its last switch."""
+        function = self._binary.table.function_at(goroutine.pc - self._bias)
+        return function is not None and function.name == "runtime.systemstack_switch"
+
+    def stack(self, goroutine: Goroutine, exact: bool = False) -> tuple[int, ...] | None:
         """Program counters of a goroutine that is not running, leaf first; None if they make no sense (torn read).
 
         Unwound with the frame sizes of the function table, so also from a prologue, a frameless function or, on Go 1.22
-        and older, a syscall, where there is no frame pointer to follow.
+        and older, a syscall, where there is no frame pointer to follow. `exact`: `pc` is the instruction that comes next.
         """
         lo, hi = goroutine.stack_lo, goroutine.stack_hi
         if not lo <= goroutine.sp < hi:
@@ -155,7 +168,7 @@ class GoroutineReader:
         raw = self._memory.read(goroutine.sp, size)
         if raw is None:
             return None
-        return self._unwinder.unwind(goroutine.pc, raw)
+        return self._unwinder.unwind(goroutine.pc, raw, exact)
 
     def stacks(self, goroutines: list[Goroutine]) -> list[tuple[int, ...] | None]:
         """As `stack`, of many at a fraction of the cost."""
@@ -227,8 +240,9 @@ class Unwinder:
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
 
-    def unwind(self, pc: int, stack: bytes) -> tuple[int, ...] | None:
+    def unwind(self, pc: int, stack: bytes, interrupted: bool = False) -> tuple[int, ...] | None:
         """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer up.
+        `interrupted`: `pc` is the instruction that comes next, as of a thread's registers.
 
         None if the chain leaves Go code or the stack before it reaches the root.
         """
@@ -240,6 +254,7 @@ class Unwinder:
             first = self._binary.table.function_at(pc - self._bias)
             # A saved pc is a return address too, except in a goroutine that has not run: there it is the function's entry.
             exact = self._entries[pc] = first is not None and first.entry == pc - self._bias
+        exact = exact or interrupted
         words = memoryview(stack)[: len(stack) & ~7].cast("Q")
         pcs, position, size, steps = [pc], 0, len(words), self._steps
         for _ in range(_MAX_FRAMES):

@@ -15,17 +15,21 @@ _KIND_OF_STATUS = {
 
 
 def interpret(
-    model: StackModel, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int = 0, thing: KernelObject | None = None
+    model: StackModel, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int = 0, thing: KernelObject | None = None,
+    kind: StartKind | None = None, kernel: tuple[int, ...] = (), own: RawStack | None = None,
 ) -> tuple[IntervalRow, GoStack]:
     """A goroutine off the CPU as the row that a probe would have made of it, and that row's stack.
 
     `pcs` is None where the stack could not be read; `call` is the number of the system call that it is in, `thing` the file
-    that it is about.
+    that it is about. Of one whose thread sleeps in the kernel `kind` says in what, `kernel` are the functions that it is in there, and
+    `own` is its stack where that was found by the thread's registers.
     """
     created = waits_for_first_turn(head)
-    kind = StartKind.CREATED if created else _KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
-    stack = RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
-    row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, object=thing)
+    if kind is None:
+        kind = StartKind.CREATED if created else _KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
+    stack = own or RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
+    in_kernel = RawStack(kernel, kernel=True) if kernel else None
+    row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, in_kernel, object=thing)
     found = model.interpret(row)
     if kind is StartKind.BEFORE and found.state is State.WAITING:
         # It has waited and is ready: the stack is still that of the wait.

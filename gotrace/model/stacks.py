@@ -28,8 +28,10 @@ from functools import lru_cache
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call
+from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
+from gotrace.model.kernelstacks import MEMORY_LIMIT, PAGE_FAULT, STOPPED, cause, is_fault, waits_for_vfork
 from gotrace.model.syscalls import syscall_name
 from gotrace.vocabulary import NETPOLL, READY, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
 
@@ -39,7 +41,6 @@ YIELD = "yield"
 SYSCALL_EXIT = "syscall exit"
 COROUTINE = "coroutine"
 UNKNOWN = "unknown"
-PAGE_FAULT = "page fault"
 THREAD_PREEMPTED = "thread preempted"
 CPU_QUOTA = "CPU quota"
 CREATED = "created"
@@ -50,7 +51,6 @@ REASON_OF_KIND = {
     StartKind.PREEMPT_PARK: (State.PREEMPTED, PREEMPTED),
     StartKind.EXIT_SYSCALL: (State.RUNNABLE, SYSCALL_EXIT),
     StartKind.COROSWITCH: (State.WAITING, COROUTINE),
-    StartKind.FAULT: (State.SYSCALL, PAGE_FAULT),
     StartKind.CPU: (State.RUNQUEUE, THREAD_PREEMPTED),
     StartKind.THROTTLED: (State.RUNQUEUE, CPU_QUOTA),
     StartKind.CREATED: (State.RUNNABLE, CREATED),
@@ -65,7 +65,7 @@ _PARTS = {
 }
 
 OTHER_REASONS = frozenset((
-    GOSCHED, PREEMPTED, YIELD, SYSCALL_EXIT, COROUTINE, PAGE_FAULT, THREAD_PREEMPTED, CPU_QUOTA, CREATED,
+    GOSCHED, PREEMPTED, YIELD, SYSCALL_EXIT, COROUTINE, PAGE_FAULT, MEMORY_LIMIT, STOPPED, UNKNOWN, THREAD_PREEMPTED, CPU_QUOTA, CREATED,
     UNKNOWN_SYSCALL,
 ))
 """Reasons that are neither Go's own wait reasons nor names of system calls."""
@@ -79,6 +79,10 @@ _LEAF_KINDS = (
     ("runtime.coroexit", StartKind.COROSWITCH),
     ("runtime.corostart", StartKind.COROSWITCH),
 )
+_IN_KERNEL = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.STOPPED))
+IN_KERNEL = "[kernel]"
+"""The boundary of a thread that sleeps in the kernel, in no system call, where its kernel stack does not say for what."""
+VFORK = "(vfork)"
 _REMEMBERED = 1024
 """Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
@@ -106,14 +110,16 @@ class GoStack:
 
 
 class StackModel:
-    """Interprets the records of one process."""
+    """Interprets the records of one process. `kernel` names the functions on kernel stacks, which say why a thread sleeps."""
 
-    def __init__(self, binary: GoBinary, bias: int) -> None:
+    def __init__(self, binary: GoBinary, bias: int, kernel: KernelSymbols | None = None) -> None:
         self._binary = binary
+        self._kernel = kernel
         self._bias = bias
         # A stack comes with many wakers and sockets, a leaf with many stacks.
         self._chain = lru_cache(_REMEMBERED)(self._find_chain)
         self._names_at = lru_cache(_REMEMBERED)(self._find_names)
+        self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
@@ -132,11 +138,30 @@ class StackModel:
         return GoStack(points, state, reason, self._boundary(row), waker, broken)
 
     def _boundary(self, row: IntervalRow) -> str:
-        if row.key.kind == StartKind.SYSCALL:
-            return _syscall(row.key.syscall)
-        if row.key.kind == StartKind.FAULT:
-            return PAGE_FAULT
+        if row.key.kind in _IN_KERNEL:
+            return self._in_kernel(row)[1]
         return "netpoll" if row.object is not None else ""
+
+    def _in_kernel(self, row: IntervalRow) -> tuple[str, str]:
+        """Why a thread slept in the kernel, and what it was in: a system call, a fault. By what its kernel stack shows; nothing is
+        concluded from there being nothing else."""
+        if row.key.kind == StartKind.STOPPED:
+            return STOPPED, STOPPED
+        names = self._kernel_names(row.kernel_stack) if row.kernel_stack is not None else ()
+        why = cause(names)
+        if why == STOPPED:
+            return STOPPED, STOPPED
+        if row.key.kind == StartKind.FAULT:
+            # Later parts of an interval have no kernel stack.
+            return why or UNKNOWN, PAGE_FAULT if is_fault(names) else IN_KERNEL if row.part is Part.MAIN else ""
+        call = _syscall(row.key.syscall)
+        return MEMORY_LIMIT if why == MEMORY_LIMIT else call, f"{call}{VFORK}" if waits_for_vfork(names) else call
+
+    def _find_kernel_names(self, stack: RawStack) -> tuple[str, ...]:
+        if self._kernel is None:
+            return ()
+        found = (self._kernel.function(pc) for pc in stack.pcs)
+        return tuple(function.name if function is not None else "" for function in found)
 
     def _find_chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
         table, bias = self._binary.table, self._bias
@@ -159,12 +184,12 @@ class StackModel:
             return _PARTS[row.part]
         kind = StartKind(row.key.kind) if row.key.kind in StartKind._value2member_map_ else StartKind.BEFORE
         names = self._names_at(points[0]) if points else frozenset()
+        if kind in _IN_KERNEL:
+            return State.SYSCALL, self._in_kernel(row)[0]
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
             kind = next((found for name, found in _LEAF_KINDS if name in names), StartKind.GOSCHED)
-        if kind is StartKind.SYSCALL:
-            return State.SYSCALL, _syscall(row.key.syscall)
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""

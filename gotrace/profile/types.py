@@ -47,6 +47,8 @@ class Distribution:
         self.squares += other.squares
         for bucket, count in other.histogram.items():
             self.histogram[bucket] = self.histogram.get(bucket, 0) + count
+            if not self.histogram[bucket]:
+                del self.histogram[bucket]  # a wait went on that was counted there
 
     def percentile_ns(self, fraction: float) -> int:
         """E.g. 0.99 for the p99; the relative error is at most 1/16."""
@@ -121,6 +123,8 @@ class StackStat:
     margin_ns: int | None = None
     """How far off the total may be: half of its 95 % confidence interval (mode ``sample``, sampled intervals); in mode
     ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
+    halted_ns: int = 0
+    """Part of the total in which the process was stopped from outside: by a signal, a freezer or a debugger."""
     _key: StackKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

@@ -79,7 +79,7 @@ def test_many_at_once_are_what_they_are_one_by_one(version: str) -> None:
             assert len(waiting) >= 3000 and stacks == [reader.stack(each) for each in waiting]
             depths = [len(pcs) for pcs in stacks]
             assert min(depths) < 8 and max(depths) > 30
-            assert {each.address for each in reader.in_state(Status.WAITING)} == {each.address for each in waiting}
+            assert {each.address for each in reader.in_states(frozenset((Status.WAITING,)))} == {each.address for each in waiting}
             torn = [waiting[-1]._replace(sp=waiting[-1].stack_hi), waiting[-1]._replace(sp=0), waiting[-1]._replace(pc=1)]
             assert reader.stacks(torn) == [None, None, None]
         finally:
