@@ -84,6 +84,7 @@ struct goroutine {
 #define THREAD_OUTSIDE 4    /* it was seen in C with no Go code below: nobody's goroutine */
 #define THREAD_BASE 8       /* base_ns holds */
 #define THREAD_HALTED 16    /* it is the leading thread, and stopped */
+#define THREAD_QUEUED 32    /* user space found it running, or waiting for a CPU, when the window began; not seen since */
 
 /* One per thread of the process that was seen to get or to leave a CPU. */
 struct thread {

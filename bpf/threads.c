@@ -147,6 +147,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	u32 blocked = !ctx->args[0] && task_state;
 	u32 halted = blocked && is_halted(task, task_state);
 	struct thread *row = THREADS ? thread_row(thread) : NULL;
+	if (row)
+		row->flags &= ~THREAD_QUEUED;
 	if (halted && row && thread == c->tgid)
 		begin_halt(row, now);
 	if (bpf_probe_read_user(&tls, 8, (void *)(kernel_word(task + K_TASK_FSBASE) + TLS_G))) {
@@ -327,6 +329,13 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	} else {
 		t = thread_row(thread);
 		if (t) {
+			if (t->flags & THREAD_QUEUED && !t->out_ns) {
+				/* It had no CPU then, else it would have been seen to leave it. */
+				struct goroutine new = {};
+				if (row_of(t->g, &new))
+					t->out_ns = c->window_start_ns;
+			}
+			t->flags &= ~THREAD_QUEUED;
 			t->in_ns = now;
 			if (t->flags & THREAD_HALTED)
 				end_halt(c, t, now);

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
-from gotrace.kernel.records import BlockedThread, KernelObject, RawStack
+from gotrace.kernel.records import BlockedThread, KernelObject, RawStack, RunnableThread
 from gotrace.kernel.structs import NO_SYSCALL
 from gotrace.live.goroutines import Goroutine, GoroutineReader
 from gotrace.live.gstruct import Status
@@ -72,10 +72,10 @@ def asleep_thread(pid: int, tid: int, symbols: KernelSymbols | None = None) -> A
     return Asleep(kind, number, state, sleep, kernel_stack(pid, tid, symbols) if symbols is not None else ())
 
 
-def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True) -> Iterator[BlockedThread]:
+def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True) -> Iterator[BlockedThread | RunnableThread]:
     """Threads of process `pid` that sleep in the kernel with a goroutine, whether Go knows of it (a system call) or takes the goroutine for
-    running (a page fault, a raw system call, vfork, a stop; only with `running`). Each may have gone on since: ask `still_blocked`
-    afterwards."""
+    running (a page fault, a raw system call, vfork, a stop; only with `running`), and those that have a goroutine and do not sleep.
+    Each may have gone on since: ask `still_blocked` afterwards."""
     wanted = frozenset((Status.SYSCALL, Status.RUNNING) if running else (Status.SYSCALL,))
     waiting = list(islice(reader.in_states(wanted), _MOST))
     if not waiting:
@@ -87,6 +87,7 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, r
             continue
         found = asleep_thread(pid, tid, symbols)
         if found is None or found.sleep is None:
+            yield RunnableThread(tid, goroutine.address, goroutine.goid)
             continue
         sleep, number = found.sleep, found.number
         thing = open_files(pid, {sleep.first}).get(sleep.first) if number in FD_SYSCALLS else None

@@ -16,7 +16,7 @@ from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
-from gotrace.kernel.records import BlockedThread, IntervalRow, KernelEvent
+from gotrace.kernel.records import BlockedThread, IntervalRow, KernelEvent, RunnableThread
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
@@ -196,14 +196,19 @@ class TracedProcess:
             return since_ns, noted
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            runnable: dict[int, RunnableThread] = {}
             for thread in blocked_threads(pid, self.reader, self._kernel_symbols, running=self.tracer.sees_threads):
-                tables.add_blocked(thread, since_ns)
-                noted.append(thread)
+                if isinstance(thread, RunnableThread):
+                    runnable[thread.tid] = thread
+                else:
+                    tables.add_blocked(thread, since_ns)
+                    noted.append(thread)
             if self.tracer.sees_threads:
                 if is_halted(pid, kernel_names(pid, pid)):
                     tables.add_halt(pid, since_ns)
                 for tid, cpu_ns in threads_cpu_ns(pid).items():
-                    tables.add_thread_base(tid, cpu_ns)
+                    one = runnable.get(tid)
+                    tables.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
         return since_ns, noted
 
     def _check_noted(self, since_ns: int, noted: list[BlockedThread]) -> None:

@@ -183,6 +183,15 @@ class BlockedThread:
 
 
 @dataclass(frozen=True, slots=True)
+class RunnableThread:
+    """A thread that has a goroutine and runs, or waits for a CPU."""
+
+    tid: int
+    g: int
+    goid: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunningTime:
     """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run
     began, 0 if it does not run. `partial`: it was born inside the window, or ended."""

@@ -31,6 +31,7 @@ from gotrace.kernel.structs import (
     THREAD_CONTINUES,
     THREAD_HALTED,
     THREAD_OUTSIDE,
+    THREAD_QUEUED,
     WAIT_BEFORE,
     WAIT_COUNTED,
     WAIT_INTERRUPTED,
@@ -283,9 +284,17 @@ class Tables:
         with contextlib.suppress(BpfError):
             write_element(self._maps["threads"], struct.pack("<I", tid), bytes(entry), only_new=True)
 
-    def add_thread_base(self, tid: int, cpu_ns: int) -> None:
-        """Makes known how much CPU time a thread had used when the window began; nothing, if it was seen since."""
-        self._put_thread(tid, Thread(base_ns=cpu_ns, flags=THREAD_BASE))
+    def add_thread_base(self, tid: int, cpu_ns: int, g: int = 0, goid: int = 0) -> None:
+        """Makes known how much CPU time a thread had used when the window began, and the goroutine that it ran or was to run, 0 if none or
+        not known; nothing, if it was seen since."""
+        entry = Thread(base_ns=cpu_ns, flags=THREAD_BASE)
+        if g:
+            # If it waits for a CPU, that is since before the window; where it is then nobody knows.
+            entry.g, entry.goid, entry.kind = g, goid, StartKind.CPU
+            entry.flags |= THREAD_QUEUED | THREAD_BEFORE
+            with contextlib.suppress(BpfError):
+                entry.stack = self.put_stack(())
+        self._put_thread(tid, entry)
 
     def add_halt(self, leader: int, since_ns: int) -> None:
         """Makes it known that the process has been stopped since then; `leader` is the thread that says when it goes on. After

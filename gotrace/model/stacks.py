@@ -132,6 +132,8 @@ class StackModel:
                 points = ()  # in the vDSO, or in C
         elif row.stack.truncated:
             broken = "stack deeper than the walk"
+        elif not row.stack.pcs and row.key.kind == StartKind.CPU:
+            broken = "where it had its CPU taken, before the window"
         elif row.stack.unreadable:
             broken = "rest of the stack unreadable"
         waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
