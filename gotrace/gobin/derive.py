@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from capstone import CsInsn
 
 
+_SMALLEST_TLS = 4096
+
+
 @dataclass(frozen=True)
 class CodeFacts:
     """Offsets in runtime.g and runtime.m as the code uses them; None where the code did not tell."""
@@ -81,7 +84,8 @@ def find_thread_local_g(image: Image, table: Pclntab) -> int | None:
             if source.type == X86_OP_MEM and source.mem.segment == X86_REG_FS:
                 offset = source.mem.disp + (constants.get(source.mem.base, 0) if source.mem.base else 0)
                 offset = (offset + (1 << 31)) % (1 << 32) - (1 << 31)
-                return offset if -4096 <= offset < 0 else None
+                # It lies in the executable's own thread-local block, however large C code made that.
+                return offset if -max(image.tls_size, _SMALLEST_TLS) <= offset < 0 else None
             if to.type == X86_OP_REG and source.type == X86_OP_IMM:
                 constants[to.reg] = source.imm
     return None

@@ -19,6 +19,7 @@ _R_X86_64_RELATIVE = 8
 _MAX_RELOCATIONS = 8_000_000
 _MAX_SEGMENTS = 256
 _MAX_SECTIONS = 4096
+_MAX_ALIGN = 1 << 16
 _PF_X, _PF_W = 1, 2
 
 
@@ -89,11 +90,13 @@ class Image:
         segments = []
         self.tls_size = 0
         for index in range(phnum):
-            p_type, flags, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from(
+            p_type, flags, offset, vaddr, _, filesz, memsz, align = struct.unpack_from(
                 "<IIQQQQQQ", self.data, phoff + index * 56
             )
             if p_type == 7:
-                self.tls_size = memsz
+                # The thread-local block ends at the FS base (ELF's variant II), at which it is aligned.
+                align = align if 0 < align <= _MAX_ALIGN else 1
+                self.tls_size = -(-memsz // align) * align
             if p_type != 1:
                 continue
             if offset > len(self.data) or vaddr >= 1 << 47:
