@@ -6,6 +6,7 @@ magics 0xfffffff0 (Go 1.18, 1.19) and 0xfffffff1 (Go 1.20 and later). Nothing is
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
@@ -23,6 +24,9 @@ _PCDATA_INLINE_INDEX = 2
 _MAX_FUNCTIONS = 1 << 22
 _MAX_NAME = 1 << 16
 _MAX_INLINE_DEPTH = 64
+_MAX_INLINED = 512
+"""Entries of an inline tree that are looked through; the runtime's largest has some 150."""
+_MAX_RUNTIME_FUNCTIONS = 1 << 14
 # Bounds on searches for bytes, which in a hostile file match everywhere; genuine ones match a handful of times.
 _MAX_SAME_NAME = 8
 _MAX_TABLE = 1 << 28
@@ -169,6 +173,51 @@ class Pclntab:
             func_id=raw[-4],
             nfuncdata=raw[-1],
         )
+
+    def inlined_into(self, name: str) -> list[Function]:
+        """The functions of package runtime whose code holds an inlined copy of its function `name`, in address order: the inline
+        trees name each. No other package can hold one of a function that is not exported, save by a copy within a copy, which the
+        runtime's exported functions are too large for."""
+        offset = self._name_offset(name)
+        if offset is None:
+            return []
+        pattern, found = struct.pack("<i", offset), []
+        # {funcID, name, parent pc, line} of 16 bytes from Go 1.20 on, before that 20 bytes with the name at 12.
+        size, at = (16, 4) if self.magic == MAGIC_120 else (20, 12)
+        for function, around in self._runtime_trees:
+            if pattern not in around:
+                continue
+            indexes = self._pcdata(function, _PCDATA_INLINE_INDEX)
+            count = max(self._pcvalues(function, indexes)[1], default=-1) + 1 if indexes else 0
+            entries = around[: size * min(count, _MAX_INLINED)]
+            if any(entries[place : place + 4] == pattern for place in range(at, len(entries), size)):
+                found.append(function)
+        return found
+
+    @cached_property
+    def _runtime_trees(self) -> list[tuple[Function, bytes]]:
+        """The functions of package runtime that have an inline tree, with the bytes of that and of what follows it."""
+        names_start = self._names - self.base + self._table_offset
+        names = self.image.data[names_start : names_start + self._cus - self._names]
+        found = []
+        for match in re.finditer(rb"\0runtime\.", names):
+            first, end = (bisect_left(self._indexes_by_name, match.start() + more << 32) for more in (1, 2))
+            if end - first > _MAX_SAME_NAME or len(found) > _MAX_RUNTIME_FUNCTIONS:
+                continue
+            for word in self._indexes_by_name[first:end]:
+                function = self._function(word & 0xFFFFFFFF)
+                tree = self._funcdata(function, _FUNCDATA_INLINE_TREE) if function is not None else None
+                if tree is not None:
+                    found.append((function, tree))
+        starts = sorted({tree for _, tree in found})
+        ends = dict(zip(starts, [*starts[1:], starts[-1] + 20 * _MAX_INLINED])) if starts else {}
+        around = {tree: self.image.read_up_to(tree, min(end - tree, 20 * _MAX_INLINED)) for tree, end in ends.items()}
+        return [(function, around[tree]) for function, tree in sorted(found, key=lambda item: item[0].entry)]
+
+    def _name_offset(self, name: str) -> int | None:
+        start = self._table_offset + self._names - self.base
+        position = self.image.data.find(b"\0" + name.encode() + b"\0", start - 1, start + self._cus - self._names)
+        return None if position < 0 else position + 1 - start
 
     @cached_property
     def wrapper_id(self) -> int | None:
