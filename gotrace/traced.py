@@ -32,7 +32,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, missing_fields, open_target
 from gotrace.unended import Unended
 from gotrace.vocabulary import Loss, Stage, Stat
 
@@ -123,7 +123,7 @@ class TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         target = open_target(pid, f"sudo gotrace attach {pid}")
         try:
-            missing, obstacle = [], _no_threads(target.binary) if syscalls is SyscallSource.TRACEPOINTS else ""
+            missing, obstacle = missing_fields(target.binary, pid), _no_threads(target.binary) if syscalls is SyscallSource.TRACEPOINTS else ""
             if obstacle:
                 if probe_set is ProbeSet.LEAN:
                     raise Refused(f"--mode lean needs to know which goroutine a thread runs, but {obstacle}", "--mode exact, or --mode sample")

@@ -34,6 +34,7 @@ class GoBinary:
         self.table = Pclntab(image)
         self.symbols = Symbols(image)
         self.build_info: BuildInfo | None = read_buildinfo(image)
+        self.misfits: list[str] = []
         self.version, self.version_source = self._find_version()
         if self.version is not None and self.version < OLDEST:
             raise BadBinary(
@@ -103,6 +104,10 @@ class GoBinary:
         if self.version is None and self.table.magic != MAGIC_120:
             return layouts.choose(GoVersion(19), RuntimeTypes(self.image), self.code_facts, self.image.name)
         return layouts.choose(self.version, RuntimeTypes(self.image), self.code_facts, self.image.name)
+
+    def fit(self, layout: layouts.Layout, misfits: list[str]) -> None:
+        """Takes `layout` from now on, which a live process has confirmed; `misfits` says in lines what it lacks for that."""
+        self.layout, self.misfits = layout, misfits
 
     @cached_property
     def wait_reasons(self) -> tuple[str, ...]:

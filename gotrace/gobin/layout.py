@@ -126,6 +126,18 @@ def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
     return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), f"table ({release})")
 
 
+def of_table(version: GoVersion | None) -> Layout | None:
+    """As `from_table`, None too where the version is not known."""
+    return from_table(version) if version is not None else None
+
+
+def newest(path: Path = TABLE) -> Layout:
+    """The table's layout of the newest release: where fields of an unknown one are looked for first."""
+    entry = max(json.loads(path.read_text())["layouts"], key=lambda entry: max(_minor(release) for release in entry["releases"]))
+    structs = entry["structs"]
+    return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), "table")
+
+
 def _minor(release: str) -> int:
     return int(release.removeprefix("go").split(".")[1])
 
