@@ -8,6 +8,8 @@ The numbers change between releases and once within one (1.23.x), the texts of t
 
 from __future__ import annotations
 
+import itertools
+
 from gotrace.errors import BadBinary
 from gotrace.gobin.image import Image
 
@@ -16,7 +18,7 @@ _SECOND = b"IO wait"
 _STOP_FIRST = (b"unknown", b"GC mark termination", b"GC sweep termination")
 _MAX_REASONS = 64
 _MAX_LENGTH = 48
-_MAX_MATCHES = 1 << 19
+_MAX_MATCHES = 64
 
 
 def read_wait_reasons(image: Image) -> tuple[str, ...]:
@@ -42,25 +44,15 @@ def read_stop_reasons(image: Image) -> tuple[str, ...]:
 
 
 def _string_headers(image: Image, text: bytes) -> list[int]:
-    # A string header is {pointer, length}: find the length, then check what the pointer points to.
-    pattern = len(text).to_bytes(8, "little")
-    found: list[int] = []
-    left = _MAX_MATCHES
-    for segment in image.segments:
-        if segment.executable:
-            continue
-        position, end = segment.offset - 1, segment.offset + segment.file_size
-        while left and len(found) < _MAX_REASONS:
-            left -= 1
-            position = image.data.find(pattern, position + 1, end)
-            if position < 0:
-                break
-            address = segment.address + position - segment.offset - 8
-            if address % 8 or address < segment.address:
-                continue
-            if image.read_up_to(image.pointer(address), len(text)) == text:
-                found.append(address)
-    return found
+    """Where string variables with that text are. A string header is {pointer, length}; the text is looked for first, as it is rarer than
+    its length, and then what points to it. Variables are in writable segments."""
+    texts = set(itertools.islice(image.find_all(text, executable=False), _MAX_MATCHES))
+    length = len(text).to_bytes(8, "little")
+    found = {at for at, to in image.relocations.items() if to in texts and image.read_up_to(at + 8, 8) == length} if image.pie else set()
+    for address in sorted(texts) if not found else ():
+        pointers = image.find_all(address.to_bytes(8, "little") + length, writable=True)
+        found |= {at for at in itertools.islice(pointers, _MAX_REASONS) if at % 8 == 0}
+    return sorted(found)
 
 
 def _read_table(image: Image, address: int) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gotrace.errors import BadBinary, Refused
+from gotrace.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Function
 from gotrace.gobin.x86 import ProbeSite, call_site, first_emulated_after, inlined_call_site, probe_site
@@ -175,7 +175,7 @@ def make_plan(
         function, found_by = found
         register = _REGISTER.get(symbol, "rax")
         if symbol in _SINGLE and (copies := binary.table.inlined_into(symbol)):
-            raise Refused(
+            raise BadBinary(
                 f"--probes {probe_set.value} probes {symbol} alone, and this build (PGO) has inlined copies of it"
                 f" in {', '.join(copy.name for copy in copies[:4])}",
                 "leave --probes out",
@@ -194,7 +194,7 @@ def make_plan(
     site = probe_site(binary.image, execute, "rax")
     probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", found_by))
     if copies := binary.table.inlined_into("runtime.execute"):
-        raise Refused(
+        raise BadBinary(
             f"{binary.image.name}: where goroutines resume can't be probed: this build (PGO) has inlined copies of runtime.execute"
             f" in {', '.join(copy.name for copy in copies[:4])}",
             "--mode sample",
