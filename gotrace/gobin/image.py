@@ -31,7 +31,10 @@ _PF_X, _PF_W = 1, 2
 
 class FileBytes:
     """The bytes of an open file, of which parts are in memory: those asked for last. Has what is used here of `bytes`. Read, not mapped:
-    a mapped file that its owner truncates would end gotrace with SIGBUS; what is missing reads as nothing."""
+    a mapped file that its owner truncates would end gotrace with SIGBUS.
+
+    All raise BadBinary where the file can't be read as far as it went at first.
+    """
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = os.dup(fd)
@@ -64,9 +67,14 @@ class FileBytes:
         return kept
 
     def _read(self, position: int, size: int) -> bytes:
-        found = os.pread(self._fd, size, position)
-        while found and len(found) < size and (more := os.pread(self._fd, size - len(found), position + len(found))):
-            found += more
+        found = b""
+        try:
+            while len(found) < size and (more := os.pread(self._fd, size - len(found), position + len(found))):
+                found += more
+        except OSError as error:
+            raise BadBinary(f"the executable can't be read: {error.strerror}") from None
+        if len(found) < size:
+            raise BadBinary("the executable was truncated while it was read")
         return found
 
     def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> int:
@@ -244,10 +252,15 @@ class Image:
                 return self.data[start : start + min(size, end - address)]
         return b""
 
+    @cached_property
+    def _by_likelihood(self) -> list[Segment]:
+        # What is looked for is seldom where most of a large file's bytes are.
+        return sorted(self.segments, key=lambda segment: (not segment.writable, segment.file_size))
+
     def find_all(self, pattern: bytes, writable: bool | None = None, executable: bool | None = None) -> Iterator[int]:
-        """The addresses of `pattern` in the segments, or in those that are `writable` or `executable`, or are not. Those that are
-        writable come first: most of a large file is not, and what a program is made of seldom lies in the rest alone."""
-        for segment in sorted(self.segments, key=lambda segment: not segment.writable):
+        """The addresses of `pattern` in the segments, or in those that are `writable` or `executable`, or are not: in the writable
+        and in the small ones first."""
+        for segment in self._by_likelihood:
             if writable not in (None, segment.writable) or executable not in (None, segment.executable):
                 continue
             position, end = segment.offset - 1, segment.offset + segment.file_size
@@ -256,7 +269,7 @@ class Image:
 
     def search(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
         """Addresses and texts that match `pattern`, of at most 64 bytes each."""
-        for segment in sorted(self.segments, key=lambda segment: not segment.writable):
+        for segment in self._by_likelihood:
             end = segment.offset + segment.file_size
             for start in range(segment.offset, end, _PORTION):
                 block = self.data[start : min(start + _PORTION + 64, end)]

@@ -202,6 +202,10 @@ class Pclntab:
     @cached_property
     def _runtime_trees(self) -> list[tuple[Function, bytes]]:
         """The functions of package runtime that have an inline tree, with the bytes of that and of what follows it."""
+        try:
+            _ = self.gofunc
+        except BadBinary:
+            return []  # who attaches has refused it before (GoBinary.check)
         names_start = self._names - self.base + self._table_offset
         names = self.image.data[names_start : names_start + self._cus - self._names]
         found = []
