@@ -519,6 +519,7 @@ def _format(image: Image, address: int) -> int:
     count, = struct.unpack("<Q", image.read(address + 8, 8))
     functab = address + struct.unpack("<Q", image.read(address + 64, 8))[0]
     entries = struct.unpack(f"<{2 * min(count, 256)}I", image.read_up_to(functab, 8 * min(count, 256)))
+    places = set(entries[1::2])
     for magic, size in ((MAGIC_120, 44), (MAGIC_118, 40)):
         good = 0
         for entry, place in zip(entries[::2], entries[1::2]):
@@ -527,7 +528,7 @@ def _format(image: Image, address: int) -> int:
                 break
             npcdata, nfuncdata = struct.unpack_from("<I", raw, 28)[0], raw[-1]
             following = functab + place + size + 4 * (npcdata + nfuncdata) if npcdata <= 64 and nfuncdata <= 64 else 0
-            good += following - functab in entries[1::2]
+            good += not places.isdisjoint((following - functab, -(-(following - functab) // 8) * 8))  # aligned to 8 in the older one
         if 2 * good > len(entries) // 2:
             return magic
     return 0
