@@ -125,6 +125,9 @@
 /* Whether the program runs where a goroutine is created, and not at runtime.ready. */
 #define AT_CREATION AT_LOAD(AT_CREATION)
 
+/* Whether the new goroutine is in AX there, and not in BX. */
+#define CREATED_IN_AX AT_LOAD(CREATED_IN_AX)
+
 /* Whether the creation of goroutines is probed. */
 #define SEES_CREATION AT_LOAD(SEES_CREATION)
 

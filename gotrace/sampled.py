@@ -27,7 +27,7 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
-from gotrace.target import OpenTarget, cpu_time_ns, is_possible, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, is_possible, missing_fields, open_target
 from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
@@ -97,7 +97,7 @@ class SampledProcess:
         self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
-        self.missing: list[Missing] = []
+        self.missing: list[Missing] = missing_fields(target.binary, target.process.pid)
         self.notes: list[str] = []
 
     @classmethod

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from gotrace.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
+from gotrace.live.fields import CHECKED, fitted
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
-from gotrace.profile.types import Target
+from gotrace.profile.types import Missing, Target
 
 
 RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
@@ -56,6 +57,10 @@ def open_target(pid: int, hint: str) -> OpenTarget:
         try:
             binary.check()
             reader.check_layout()
+            layout, misfits = fitted(memory, binary, bias, reader.addresses(CHECKED))
+            if layout != binary.layout or misfits:
+                binary.fit(layout, misfits)
+                reader = GoroutineReader(memory, binary, bias)
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
         except PermissionError:
@@ -78,6 +83,12 @@ def describe(process: Process, binary: GoBinary) -> Target:
 def is_possible(running_ns: int, cpu_ns: int) -> bool:
     """Whether goroutines can have run for `running_ns` while their process used `cpu_ns` of CPU time."""
     return running_ns <= cpu_ns * (1 + RUNNING_MARGIN) + RUNNING_MARGIN_NS
+
+
+def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
+    """What of the layout a live process has contradicted, as what a trace goes without."""
+    lacks = "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks"
+    return [Missing("fields of runtime.g", "; ".join(binary.misfits), lacks, pid)] if binary.misfits else []
 
 
 def cpu_time_ns(pid: int) -> int:

@@ -32,7 +32,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, is_possible, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, is_possible, missing_fields, open_target
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
@@ -41,6 +41,21 @@ _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _ROWS_AT_ONCE = 512
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
+
+
+_NO_KERNEL_STAGE = (
+    "names of system calls, page faults, waits for a CPU (run queue), kernel stacks, files and sockets, long runs and running time;"
+    " system calls are those of 20 us or more as Go sees them"
+)
+
+
+def _no_threads(binary: GoBinary) -> str:
+    """Why it can't be told which goroutine a thread runs, "" if it can."""
+    if binary.thread_local_g is None:
+        return "where threads keep their g was not found in the machine code"
+    if None in (binary.layout.g_m, binary.layout.m_curg):
+        return f"the layout of runtime.m is not known for {binary.version or 'this Go version'}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,9 @@ class TracedProcess:
     samples: int = 0
     missing: list[Missing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    syscalls: SyscallSource = SyscallSource.TRACEPOINTS
+    obstacle: str = ""
+    """Why system calls are seen by uprobes in this process, where the host would let them be seen by tracepoints."""
     windows: int = 0
     _window_ns: int = 0
     _paused_since: int = 0
@@ -107,9 +125,19 @@ class TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         target = open_target(pid, f"sudo gotrace attach {pid}")
         try:
-            tracepoints = syscalls is SyscallSource.TRACEPOINTS
-            plan = make_plan(target.binary, probe_set, wakers, exits=tracepoints and probe_set is not ProbeSet.LEAN, syscalls=syscalls is SyscallSource.UPROBES)
-            traced = cls(target.process, target.binary, target.bias, plan, target.memory, target.reader)
+            missing, obstacle = missing_fields(target.binary, pid), _no_threads(target.binary) if syscalls is SyscallSource.TRACEPOINTS else ""
+            if obstacle:
+                if probe_set is ProbeSet.LEAN:
+                    raise Refused(f"--mode lean needs to know which goroutine a thread runs, but {obstacle}", "--mode exact, or --mode sample")
+                missing.append(Missing("kernel", obstacle, _NO_KERNEL_STAGE, pid))
+                syscalls = SyscallSource.UPROBES
+            exits = syscalls is SyscallSource.TRACEPOINTS and probe_set is not ProbeSet.LEAN
+            plan = make_plan(target.binary, probe_set, wakers, exits, syscalls is SyscallSource.UPROBES)
+            missing += [Missing(left.stage, f"{left.symbol}: {left.reason}", left.lacks, pid) for left in plan.left_out if left.stage]
+            traced = cls(
+                target.process, target.binary, target.bias, plan, target.memory, target.reader, syscalls=syscalls, obstacle=obstacle,
+                missing=missing,
+            )
             try:
                 traced._verify()
             except ProcessLookupError:
@@ -144,7 +172,7 @@ class TracedProcess:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
         pid = self.process.pid
-        offsets = (kernel or {}) if self.plan.thread_local_g is not None else {}
+        offsets = (kernel or {}) if not self.obstacle else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, self.bias, offsets)
         self._kernel_symbols = KernelSymbols()
         # Names are read now, and not when the window is open: then there is other work. The verifier runs without our lock.

@@ -162,6 +162,7 @@ def constants(
         "PD_SELF": layout.pd_self or 0,
         "IO_WAIT": _IO_WAIT,
         "AT_CREATION": 0,
+        "CREATED_IN_AX": int(any(probe.role == "create" and probe.register == "rax" for probe in plan.probes)),
         "SEES_CREATION": int(plan.has("create")),
         "BY_FILE": int(by_file),
         "HAS_STOP_REASON": int(plan.has_stop_reasons),

@@ -86,6 +86,7 @@ VFORK = "(vfork)"
 _REMEMBERED = 1024
 """Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
+_GIVES_UP = _VOLUNTARY | {"runtime.asyncPreempt2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class StackModel:
         self._chain = lru_cache(_REMEMBERED)(self._find_chain)
         self._names_at = lru_cache(_REMEMBERED)(self._find_names)
         self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
+        self._called_morestack = lru_cache(_REMEMBERED)(self._find_called_morestack)
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
@@ -191,7 +193,12 @@ class StackModel:
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
-            kind = next((found for name, found in _LEAF_KINDS if name in names), StartKind.GOSCHED)
+            # By the leaf or the copies of functions that are inlined there, and by nothing else: who knows what parks in a plugin.
+            gave_up = names & _GIVES_UP or (names and (row.stack.in_prologue or self._called_morestack(points[0])))
+            found = StartKind.GOSCHED if gave_up else None
+            kind = next((found for name, found in _LEAF_KINDS if name in names), found)
+            if kind is None:
+                return State.WAITING, UNKNOWN
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""
@@ -204,6 +211,14 @@ class StackModel:
 
     def _find_names(self, point: CodePoint) -> frozenset[str]:
         return frozenset(call.function for call in self.calls(point))
+
+    def _find_called_morestack(self, point: CodePoint) -> bool:
+        """Whether the goroutine was preempted in a function's prologue: there it calls runtime.morestack, which calls newstack."""
+        code = self._binary.image.read_up_to(point.pc - 5, 5)
+        if point.exact or len(code) < 5 or code[0] != 0xE8:
+            return False
+        called = self._binary.table.function_at(point.pc + int.from_bytes(code[1:], "little", signed=True))
+        return called is not None and called.name in ("runtime.morestack", "runtime.morestack_noctxt")
 
     def calls(self, point: CodePoint) -> list[Call]:
         """The calls that a point stands for, innermost first; [] outside Go code."""
