@@ -21,6 +21,9 @@ _SHORTAGES = {
 
 def main() -> None:
     """Runs ``gotrace`` and exits with the code that CLI users script against."""
+    from gotrace.cli.interrupts import watch
+
+    watch()
     sys.exit(run(sys.argv[1:]))
 
 

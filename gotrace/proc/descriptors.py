@@ -21,7 +21,7 @@ _MOST_UNIX = 1 << 16
 _MOST_MOUNTS = 1 << 17
 _LONGEST = 4096
 
-_LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "devtmpfs", "overlay"))
+LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "devtmpfs", "overlay"))
 """File systems whose inode in memory tells a file's type, without a word to anyone else."""
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE, _STATX_INO = -100, 0x4000, 0x1, 0x100
 _FAMILIES = {"UNIX": 1, "UNIX-STREAM": 1, "NETLINK": 16, "PACKET": 17, "AF_VSOCK": 40}
@@ -64,7 +64,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
         return None
     mount = mount_of(pid, facts["mnt_id"]) if "mnt_id" in facts else None
     mode, ino = 0, facts.get("ino", 0)
-    if mount is not None and mount.kind in _LOCAL:
+    if mount is not None and mount.kind in LOCAL:
         mode, seen = _cached_type(path)
         ino = ino or seen
     return OpenFile(name, mode, ino, mount.dev if mount is not None else 0)
@@ -88,6 +88,12 @@ def _fdinfo(pid: int, fd: int) -> dict[str, int]:
 def mount_of(pid: int, mount: int) -> Mount | None:
     """The mount with that number in the namespace of process `pid`; None if it is none of those (a memfd's is the kernel's own)."""
     return _mount(pid, mount, int(time.monotonic()))
+
+
+def mount_of_open(pid: int, own_fd: int) -> Mount | None:
+    """Where the file of a descriptor of ours lies, in the namespace of process `pid`."""
+    found = _fdinfo(os.getpid(), own_fd).get("mnt_id")
+    return mount_of(pid, found) if found is not None else None
 
 
 @lru_cache(256)
