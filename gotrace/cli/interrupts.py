@@ -13,14 +13,17 @@ import time
 
 from gotrace.errors import EXIT_INTERRUPTED
 
-_LOOK_S = 0.2
-_HUNG_S = 0.6
+_LOOK_S = 0.1
+_HUNG_S = 0.5
 """For how long the main thread has not got any further: with the looks before and after, Ctrl-C ends within a second."""
 _SLOW_S = 10.0
 _DISK = ("jbd2", "xlog", "xfs", "btrfs", "blk", "io_schedule", "submit_bio_wait", "wait_on_buffer", "bit_wait_io")
 """What is slow at times, but comes back, by the beginning of the kernel function in which it is waited for: this machine's disks."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MASK = sum(1 << number - 1 for number in _ENDING)
+
+_ASKED = ("request_wait_answer", "fuse_", "rpc_", "nfs", "wait_for_response", "cifs", "smb", "autofs", "p9_", "ceph", "netfs")
+"""Likewise, where someone else is asked: FUSE waits for the answer so that a signal wakes it, until there is one."""
 
 _told = threading.Event()
 
@@ -60,14 +63,15 @@ def _pending() -> bool:
 
 
 def _asleep(tid: int) -> tuple[str, ...]:
-    """(switches up to now, function of the kernel) of a thread in a sleep that no signal ends, () if it is in none."""
+    """(switches up to now, function of the kernel) of a thread that sleeps where no signal wakes it, or for a file system; else ()."""
     try:
         with open(f"/proc/self/task/{tid}/status", encoding="ascii", errors="replace") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)
-        if not lines.get("State", "").strip().startswith("D"):
-            return ()
         with open(f"/proc/self/task/{tid}/wchan", encoding="ascii", errors="replace") as file:
-            return lines.get("voluntary_ctxt_switches", ""), file.read(200)
+            where = file.read(200)
+        if lines.get("State", "").strip().startswith("D") or where.startswith(_ASKED):
+            return lines.get("voluntary_ctxt_switches", ""), where
+        return ()
     except OSError:
         return ()
 
