@@ -24,7 +24,11 @@ def main() -> None:
     from gotrace.cli.interrupts import watch
 
     watch()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before there was anything to run
+        code = _say("interrupted", None, EXIT_INTERRUPTED)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

