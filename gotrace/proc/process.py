@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gotrace.errors import GotraceError, Refused, TargetGone
+from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
+from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
 
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
 _PF_KTHREAD = 0x00200000
 _LONGEST = 4096
+MOST_COPIED = 1 << 30
+"""Bytes of an executable that are copied to memory, where it is not read in place."""
 
 
 @dataclass
@@ -31,12 +35,14 @@ class Process:
     auxv: bytes
     start_code: int
     start_stack: int
+    path_fd: int = -1
+    """Names the executable without having opened it (O_PATH), where `exe_fd` is a copy; -1 where it is the file itself."""
 
     @property
     def exe_path(self) -> str:
         """A path, for this process only, to the very file that was read, also when it was deleted, replaced, is in a
         container, or the process has called exec since."""
-        return f"/proc/self/fd/{self.exe_fd}"
+        return f"/proc/self/fd/{self.exe_fd if self.path_fd < 0 else self.path_fd}"
 
     def alive(self) -> bool:
         """Whether the process still runs (a zombie does not)."""
@@ -66,8 +72,9 @@ class Process:
 
     def close(self) -> None:
         """Closes the descriptors."""
-        for fd in (self.exe_fd, self.pidfd):
-            os.close(fd)
+        for fd in (self.exe_fd, self.path_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
 
 
 def open_process(pid: int) -> Process:
@@ -111,7 +118,7 @@ def _inspect(pid: int, pidfd: int) -> Process:
     auxv = _auxv(pid)
     try:
         exe = os.readlink(f"/proc/{pid}/exe")
-        exe_fd = os.open(f"/proc/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
+        exe_fd, path_fd = _open_executable(pid, exe)
     except PermissionError:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
@@ -132,7 +139,36 @@ def _inspect(pid: int, pidfd: int) -> Process:
         auxv=auxv,
         start_code=int(fields[23]),
         start_stack=int(fields[25]),
+        path_fd=path_fd,
     )
+
+
+def _open_executable(pid: int, name: str) -> tuple[int, int]:
+    """(descriptor to read it by, O_PATH descriptor or -1). What may lie on a file system that does not answer is neither opened nor
+    read by this process: it could not be ended then, and the end of a process waits for FUSE where it has a file open there."""
+    link = f"/proc/{pid}/exe"
+    path_fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    mount = None
+    try:
+        mount = mount_of_open(pid, path_fd)
+        if mount is None or mount.kind not in LOCAL:
+            return copy_file(f"/proc/self/fd/{path_fd}", os.path.basename(name), MOST_COPIED), path_fd
+        if mount.kind == "overlay":  # what lies below it may be anything
+            asked(link)
+        exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    except NoAnswer:
+        os.close(path_fd)
+        where = f"the mount {mount.path} ({mount.kind})" if mount is not None else "its file system"
+        raise Refused(f"{name} can't be read: {where} has not answered for {SILENT_S:g} s", _hung_hint(mount)) from None
+    except BaseException:
+        os.close(path_fd)
+        raise
+    os.close(path_fd)
+    return exe_fd, -1
+
+
+def _hung_hint(mount: Mount | None) -> str:
+    return f"see whether this comes back: timeout 5 stat {mount.path}" if mount is not None else "try again when it does"
 
 
 def _identity(pid: int) -> tuple[bytes, int, int]:
