@@ -34,6 +34,31 @@ static __always_inline u32 throttled(u64 task, u32 cpu)
 	return (u32)kernel_word(kernel_word(queues + 8 * (u64)cpu) + K_CFS_RQ_THROTTLE_COUNT) != 0;
 }
 
+/* Whether the word at that place of a goroutine's stack is a return address into Go code: there is a call in front of it. */
+static __always_inline int returns_to_go(u64 at, u64 lo, u64 hi)
+{
+	u8 code[5];
+	u64 to = 0;
+	if (at - lo >= hi - lo || bpf_probe_read_user(&to, 8, (void *)at) || to - TEXT_LO >= TEXT_HI - TEXT_LO)
+		return 0;
+	if (bpf_probe_read_user(code, sizeof(code), (void *)(to - 5)))
+		return 0;
+	/* call rel32; call *reg, call *(reg); call *disp8(reg) */
+	return code[0] == 0xE8 || (code[3] == 0xFF && (code[4] & 0x38) == 0x10) || (code[2] == 0xFF && (code[3] & 0x38) == 0x10);
+}
+
+#define FOREIGN_WORDS 16
+
+/* Where on the goroutine's stack the word lies by which code that is not Go's, and that runs on that stack, returns to Go. 0: unknown. */
+static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
+{
+#pragma clang loop unroll(disable)
+	for (u32 word = 0; word < FOREIGN_WORDS; word++, sp += 8)
+		if (returns_to_go(sp, lo, hi))
+			return sp;
+	return 0;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -134,6 +159,21 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		pc = word(s, G_SCHED_PC);
 		sp = word(s, G_SCHED_SP);
 		fp = word(s, G_SCHED_BP);
+	} else if (tls == g && sp - lo < hi - lo && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
+		/* Code that is not Go's, on the goroutine's own stack: generated at run time, or a plugin's. With frames of its own it is
+		 * passed by their pointers. */
+		u64 at = call_of_foreign_code(sp, lo, hi);
+		pc = OUTSIDE_CODE;
+		if (at && (fp < sp || at < fp + 8)) {
+			sp = at;
+			t->how = KIND_TRANSIT;
+		}
+	} else if (SANITIZER && tls == g && returns_to_go(s->regs.r12, lo, hi)) {
+		/* On g0's stack by a way that notes nothing but the stack pointer (runtime/race_amd64.s: racecall; asan_amd64.s: asancall).
+		 * C may have put something else into the frame pointer. */
+		pc = SANITIZER_CODE;
+		sp = s->regs.r12;
+		t->how = KIND_TRANSIT;
 	} else {
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;
 		sp = M_VDSO_SP ? user_word(m + M_VDSO_SP) : 0;
@@ -145,13 +185,13 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		} else {
 			/* A few instructions before or after that, when the saved registers are taken or not yet there; in a
 			 * signal handler; or while the stack is being copied. */
-			fp = 0;
+			fp = sp = 0;
 			t->how = KIND_TRANSIT;
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
 	t->stack = walk(s, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
-	if (t->how == KIND_TRANSIT) {
+	if (t->how == KIND_TRANSIT && !sp) {
 		t->stack = mix(t->stack, STACK_IN_TRANSIT);
 		s->stack.flags |= STACK_IN_TRANSIT;
 	}

@@ -19,6 +19,8 @@ MAX_REASONS = 64
 _IO_WAIT = 2
 """g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
+MAX_FRAME_SIZES = 1 << 12
+"""Return addresses of which the kernel side knows the frame."""
 _MAX_PD_READ = 1024
 """Bytes of a pollDesc; Go 1.27 needs 304."""
 _MORE_ROWS = 3 << 14
@@ -179,6 +181,7 @@ def constants(
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
         "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
+        "SANITIZER": int(plan.sanitizer),
         "EXECUTE_LENGTH": plan.execute.site.length,
         "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
@@ -221,6 +224,7 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "more_intervals": _MORE_ROWS if may_grow else 1,
         "more_stacks": _MORE_ROWS if may_grow else 1,
         "stacks": options.max_stacks,
+        "frame_sizes": MAX_FRAME_SIZES,
         "threads": 32768,
         "objects": options.max_objects,
         "watched": options.max_objects,
