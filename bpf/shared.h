@@ -97,10 +97,6 @@ struct thread {
 #define STACK_EXACT 32       /* pcs[0] is the instruction that comes next, not a return address */
 #define LONG_RUN_NS 10000000 /* runtime/proc.go: forcePreemptNS */
 #define STACK_IN_TRANSIT 64  /* the goroutine's registers were nowhere: pcs[0] is where the thread was */
-/* In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, also a secret: it is
- * never kept. */
-#define OUTSIDE_CODE 1
-#define SANITIZER_CODE 2 /* in C that the compiler's checks of memory accesses call (-race, -asan, -msan) */
 #define ASYNC_AT 2 /* pcs[] of a goroutine preempted by a signal: asyncPreempt2, asyncPreempt, the interrupted function */
 
 struct stack {

@@ -9,6 +9,13 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 
 
+OUTSIDE_CODE = 1
+"""In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, also a secret: it is never
+kept."""
+SANITIZER_CODE = 2
+"""In place of those in C that the compiler's checks of memory accesses call (``-race``, ``-asan``, ``-msan``)."""
+
+
 class State(str, Enum):
     """State of an off-CPU interval of a goroutine (the public vocabulary of the JSON and of ``--state``)."""
 

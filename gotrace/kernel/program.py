@@ -13,7 +13,7 @@ from gotrace.gobin.layout import Layout
 from gotrace.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.vocabulary import Stat, StartKind
+from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, Stat, StartKind
 
 MAX_REASONS = 64
 _IO_WAIT = 2
@@ -101,6 +101,8 @@ def definitions(swaps: bool) -> dict[str, int]:
         "MAX_FRAMES": MAX_FRAMES,
         "MAX_PAUSES": MAX_PAUSES,
         "NO_SYSCALL": NO_SYSCALL,
+        "OUTSIDE_CODE": OUTSIDE_CODE,
+        "SANITIZER_CODE": SANITIZER_CODE,
         "MAX_G_READ": MAX_G_READ,
         "SCRATCH_SLOTS": SCRATCH_SLOTS,
         "BUCKETS": BUCKETS,

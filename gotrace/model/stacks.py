@@ -29,9 +29,9 @@ from functools import lru_cache
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call, Function
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL, OUTSIDE_CODE, SANITIZER_CODE
+from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
 from gotrace.model.syscalls import syscall_name
-from gotrace.vocabulary import NETPOLL, READY, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
+from gotrace.vocabulary import NETPOLL, OUTSIDE_CODE, READY, SANITIZER_CODE, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
 
 GOSCHED = "Gosched"
 PREEMPTED = "preempted"

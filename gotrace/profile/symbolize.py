@@ -7,11 +7,10 @@ from dataclasses import replace
 from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.kernel.structs import OUTSIDE_CODE, SANITIZER_CODE
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
-from gotrace.vocabulary import FrameKind, StartKind
+from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, StartKind
 
 _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 
