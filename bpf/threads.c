@@ -59,6 +59,23 @@ static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
 	return 0;
 }
 
+#define SANITIZER_WORDS 64
+
+/* Where on the goroutine's stack the return address of what called a sanitizer lies: in r12, or where C has saved that since on the
+ * stack of g0, below where this one was when it was left (runtime/race_amd64.s: racecall; asan_amd64.s: asancall). 0: unknown. */
+static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
+{
+	if (returns_to_go(r12, lo, hi))
+		return r12;
+#pragma clang loop unroll(disable)
+	for (u32 word = 0; word < SANITIZER_WORDS; word++, sp += 8) {
+		u64 saved = user_word(sp);
+		if (returns_to_go(saved, lo, hi))
+			return saved;
+	}
+	return 0;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -148,7 +165,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		t->woken_ns = now;
 	}
 	/* Where the goroutine's own frames begin. One walk for all cases: each costs the compiler and the verifier dearly. */
-	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
+	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), checked = 0, pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
 	t->how = KIND_WAKER;
 	if (pc - TEXT_LO < TEXT_HI - TEXT_LO && sp >= lo && sp < hi) {
 		t->how = KIND_SYSCALL; /* in Go code: stopped at any instruction */
@@ -168,11 +185,10 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			sp = at;
 			t->how = KIND_TRANSIT;
 		}
-	} else if (SANITIZER && tls == g && returns_to_go(s->regs.r12, lo, hi)) {
-		/* On g0's stack by a way that notes nothing but the stack pointer (runtime/race_amd64.s: racecall; asan_amd64.s: asancall).
-		 * C may have put something else into the frame pointer. */
+	} else if (SANITIZER && tls == g && (checked = call_of_sanitizer(sp, s->regs.r12, lo, hi))) {
+		/* On g0's stack by a way that notes nothing but the stack pointer. C may have put something else into the frame pointer. */
 		pc = SANITIZER_CODE;
-		sp = s->regs.r12;
+		sp = checked;
 		t->how = KIND_TRANSIT;
 	} else {
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;

@@ -146,6 +146,7 @@ class StackModel:
             while len(points) > 1 and points[-1].pc in _NO_ADDRESSES:
                 points = points[:-1]
             self._learn(points)
+            points = points[: self._believed(points)]
         waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
         return GoStack(points, state, reason, self._boundary(row), waker, broken, incomplete)
 
@@ -159,6 +160,27 @@ class StackModel:
 
     def _function(self, point: CodePoint) -> Function | None:
         return self._binary.table.function_at(point.pc - (not point.exact))
+
+    def _believed(self, points: tuple[CodePoint, ...]) -> int:
+        """How many frames of a stack that broke off are surely its own: up to where the frame before was not called from."""
+        for index, (callee, caller) in enumerate(zip(points, points[1:]), 1):
+            if caller.exact or caller.pc in _NO_ADDRESSES or callee.pc in _NO_ADDRESSES:
+                continue
+            code = self._binary.image.read_up_to(caller.pc - 5, 5)
+            function = self._function(callee)
+            if len(code) < 5 or function is None:
+                return index
+            if code[0] == 0xE8:
+                target = caller.pc + int.from_bytes(code[1:], "little", signed=True)
+                if target == function.entry or self._binary.table.function_at(target) in (None, function):
+                    continue
+                # Another one: it may have jumped on, as wrappers and stubs do. Then it has no frame of its own.
+                if self._binary.table.frame_size(self._binary.table.function_at(target)) == 0:
+                    continue
+                return index
+            if not (code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10):
+                return index
+        return len(points)
 
     def _learn(self, points: tuple[CodePoint, ...]) -> None:
         """Code that is not Go's has broken the chain of frame pointers. From now on it can be passed by the sizes of these frames."""
