@@ -27,7 +27,7 @@ def own(stack: dict) -> list[str]:
 def traced(program: Path, *arguments: str, length: float = 3) -> tuple[dict, dict]:
     with Workload(program, *arguments) as workload:
         time.sleep(0.3)
-        with Attached(workload.pid, "-d", "0", "--json") as trace:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", program.parent / f"{workload.pid}.gotrace") as trace:
             time.sleep(length)
             summary = trace.end_json()
         dumped = subprocess.run(
