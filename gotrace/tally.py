@@ -11,6 +11,7 @@ from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackKey, StackStat
+from gotrace.vocabulary import Part
 
 _CONFIDENCE = 1.96
 
@@ -46,6 +47,12 @@ class Tally:
         self._stacks: dict[StackKey, _Stack] = {}
         self._final: list[StackStat] = []
         self._of_row: dict[RowKey, _Stack] = {}
+        self._incomplete: set[RowKey] = set()
+
+    @property
+    def incomplete(self) -> int:
+        """How many intervals have a stack that ends before its root, where the kernel side did not see it."""
+        return sum(self._of_row[key].rows[key].count for key in self._incomplete if key in self._of_row)
 
     @property
     def unknown(self) -> int:
@@ -103,6 +110,8 @@ class Tally:
 
     def _stat(self, row: IntervalRow) -> StackStat:
         stack = self._model.interpret(row)
+        if stack.incomplete and row.part is Part.MAIN:
+            self._incomplete.add(row.key)
         return StackStat(
             self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
             pid=self._pid,

@@ -22,7 +22,7 @@ from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.model.stacks import StackModel
 from gotrace.parked import ParkedReader
-from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
+from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan, sanitizer_of
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process
@@ -179,13 +179,17 @@ class TracedProcess:
         self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
-        model = StackModel(self.binary, self.bias, self._kernel_symbols)
+        model = self._model = StackModel(self.binary, self.bias, self._kernel_symbols)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
             bool(options.sample_period_ns),
         )
         self._sample_ns = options.sample_period_ns
         self._options = options
+
+        sanitizer = sanitizer_of(self.binary)
+        if sanitizer:
+            self.notes.append(f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame")
 
     def ready(self) -> str:
         """What has been made ready, in words."""
@@ -287,6 +291,8 @@ class TracedProcess:
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         changed = self._tally.take(rows)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._tally.unknown
+        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete
+        self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
 
     def tick(self) -> float:

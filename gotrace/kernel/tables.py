@@ -85,6 +85,7 @@ class Tables:
         self._seen: dict[bytes, int] = {}
         self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
+        self._frame_sizes: set[int] = set()
         self._objects: dict[int, KernelObject | None] = {}
 
     # -- sums ----------------------------------------------------------------------------------------------------------
@@ -243,6 +244,17 @@ class Tables:
         number = stack_hash(pcs)
         self._put("stacks", number, pack_stack(pcs, exact))
         return number
+
+    def put_frame_sizes(self, sizes: dict[int, int]) -> None:
+        """Has stacks walked by the sizes of these frames, by their return addresses, where they have one of them. They are never forgotten."""
+        new = sizes.keys() - self._frame_sizes
+        if not new:
+            return
+        with contextlib.suppress(BpfError):  # the map is full: those stacks stay as they are
+            for pc in new:
+                write_element(self._maps["frame_sizes"], struct.pack("<Q", pc), struct.pack("<Q", sizes[pc]))
+        self._frame_sizes |= new
+        write_element(self._maps["by_sizes"], struct.pack("<I", 0), struct.pack("<Q", 1))
 
     def _put(self, table: str, number: int, value: ct.Structure) -> None:
         try:

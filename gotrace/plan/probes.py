@@ -55,6 +55,10 @@ class Probe:
     traps_per_hit: int = 1
 
 
+_SANITIZERS = {"-race": "runtime.racefuncenter", "-asan": "runtime.doasanread", "-msan": "runtime.domsanread"}
+"""Functions that only such a build has (runtime/race_amd64.s, asan.go, msan.go)."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A probe that this binary does not get, and why. Where a trace lacks something without it, `stage` says what it would have
@@ -108,6 +112,7 @@ class Plan:
     thread_local_g: int | None = None
     has_stop_reasons: bool = False
     frameless_switch: int = 0
+    sanitizer: bool = False
 
     @property
     def execute(self) -> Probe:
@@ -227,6 +232,7 @@ def make_plan(
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
         frameless_switch=switch[0].entry if frameless else 0,
+        sanitizer=bool(sanitizer_of(binary)),
         has_stop_reasons=bool(binary.stop_reasons),
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
@@ -254,6 +260,14 @@ def _inlined_starts(binary: GoBinary, symbol: str, program: str, site: ProbeSite
 
 def _inlined_in(copies: list[Function]) -> str:
     return f"this build (PGO) has inlined copies of it in {', '.join(copy.name for copy in copies[:4])}"
+
+
+def sanitizer_of(binary: GoBinary) -> str:
+    """The flag of ``go build`` with which the program checks its accesses to memory (``-race``), "" if it does not."""
+    for flag, function in _SANITIZERS.items():
+        if binary.table.functions_named(function):
+            return flag
+    return ""
 
 
 def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
