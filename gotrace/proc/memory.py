@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import errno
 import os
 from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _IOV_MAX = WORDS_AT_ONCE = 1024
@@ -107,6 +110,50 @@ def anonymous_memory(pid: int) -> int:
     # In kB; a thread group whose memory is gone has neither line.
     lines = (line.split() for line in text.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
     return 1024 * sum(int(words[1]) for words in lines)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One line of /proc/PID/maps. `inode` is 0 for memory that is no file's."""
+
+    start: int
+    end: int
+    flags: str
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+
+def mappings(pid: int) -> Iterator[Mapping]:
+    """The mappings of a process, by a thread of it that lives; none if it has ended. At most 65,536 of them."""
+    for thread in (pid, *_tasks(pid)):
+        found = False
+        with contextlib.suppress(OSError), open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file):
+                if number >= 65_536:
+                    return
+                words = line.rstrip("\n").split(" ", 5)
+                start, _, end = words[0].partition("-")
+                found = True
+                yield Mapping(
+                    int(start, 16), int(end, 16), words[1], int(words[2], 16), words[3], int(words[4].split()[0]),
+                    words[5].lstrip() if len(words) > 5 else "",
+                )
+        if found:
+            return
+
+
+def mapping_at(pid: int, address: int) -> Mapping | None:
+    """The mapping that holds an address."""
+    return next((mapping for mapping in mappings(pid) if mapping.start <= address < mapping.end), None)
+
+
+def _tasks(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 class FixedRanges:
