@@ -419,6 +419,8 @@ class TracedProcess:
             self.stop_looking()
             self.end_ns = self._paused_since
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
+        if alive and self._looks is None:
+            self._check_probes()
         self.cpu_used_ns()
         self._cpu_frozen = True
         self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
@@ -452,6 +454,16 @@ class TracedProcess:
         tracer.tables.close()
         self._finished = True
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
+
+    def _check_probes(self) -> None:
+        """The last guard: probes that left the process's code in the window, as when the program moves it, saw nothing from then
+        on."""
+        absent = self.tracer.probes.absent()
+        if absent:
+            self.missing.append(Missing(
+                "probes", f"at the end {len(absent)} probes are no longer in the process's code ({absent[0].symbol}, ...)",
+                "waits and running times are wrong from the moment on at which they left", self.process.pid,
+            ))
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
