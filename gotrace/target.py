@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
-from gotrace.errors import Refused, TargetGone
+from gotrace.errors import BadBinary, Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
+from gotrace.proc.programs import go_descendants, loaded_program
 from gotrace.profile.types import Target
+
+
+_START_S, _POLL_S = 2.0, 0.05
 
 
 @dataclass
@@ -42,14 +47,27 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     """
     process = open_process(pid)
     try:
-        binary = GoBinary(read_file(process.exe_fd, process.exe))
-        bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
+        try:
+            binary = GoBinary(read_file(process.exe_fd, process.exe))
+            bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
+        except BadBinary as error:
+            if "is not a Go binary" not in str(error):
+                raise
+            loaded = loaded_program(pid, process.exe_fd)
+            if loaded is None:
+                _refuse_wrapper(process, hint)
+                raise
+            # A dynamic loader was called with the program as its argument: AT_ENTRY is the loader's.
+            os.close(process.exe_fd)
+            process.exe_fd, process.exe, bias = loaded
+            binary = GoBinary(read_file(process.exe_fd, process.exe))
         if bias < 0 or bias % 4096:
             raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
         memory = Memory(pid)
         reader = GoroutineReader(memory, binary, bias)
         try:
             binary.check()
+            _await_start(pid, reader, memory, binary.allgs + bias)
             reader.check_layout()
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
@@ -59,6 +77,31 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     except BaseException:
         process.close()
         raise
+
+
+def _refuse_wrapper(process: Process, hint: str) -> None:
+    """Where descendants of a shell, an init or the like are the Go programs."""
+    found = go_descendants(process.pid)
+    if not found:
+        return
+    name = os.path.basename(process.exe)
+    named = ", ".join(f"{pid} ({program})" for pid, program in found[:8]) + (", ..." if len(found) > 8 else "")
+    who = f"its child {named} is" if len(found) == 1 else f"its children {named} are"
+    raise Refused(f"{name} is not a Go program; {who}", hint.replace(f" {process.pid}", f" {found[0][0]}"))
+
+
+def _await_start(pid: int, reader: GoroutineReader, memory: Memory, allgs: int) -> None:
+    """Gives a process that has just been started, or whose C constructors run, a little time."""
+    deadline = time.monotonic() + _START_S
+    while not reader.count():
+        if time.monotonic() >= deadline:
+            if memory.u64(allgs + 8):
+                return  # the list is there, but makes no sense: the reader says why
+            raise Refused(
+                f"process {pid} has not started its Go runtime yet: it has no goroutines (C constructors may still run)",
+                "try again when it has started",
+            )
+        time.sleep(_POLL_S)
 
 
 def describe(process: Process, binary: GoBinary) -> Target:

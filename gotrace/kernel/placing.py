@@ -13,7 +13,7 @@ from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_kprobe
 from gotrace.kernel.uprobes import attach_uprobe, by_link
 from gotrace.plan.probes import Plan, Probe, ProbeSet
 from gotrace.proc.limits import memory_limit
-from gotrace.proc.memory import Memory, mapping_at
+from gotrace.proc.memory import Memory, living_thread, mapping_at
 from gotrace.proc.overlay import lower_files, mount_of
 from gotrace.vocabulary import Stage
 
@@ -260,6 +260,9 @@ def _threads(pid: int) -> list[int]:
 
 
 def _why_not(pid: int, address: int, overlay: bool) -> str:
+    if living_thread(pid) not in (0, pid):
+        # kernel/trace/bpf_trace.c: uprobe_multi_link_filter compares the memory of the main thread, which has none any more.
+        return "its main thread has ended, by which the kernel knows the process"
     if mapped := mapping_at(pid, address):
         if not mapped.inode:
             return "its code is in anonymous memory, not in the file (the program has moved it, as for huge pages)"
