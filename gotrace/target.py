@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gotrace.profile.types import Target
 
 
 _START_S, _POLL_S = 2.0, 0.05
+_LOOKED_AT = 4096
 
 
 @dataclass
@@ -77,6 +79,44 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     except BaseException:
         process.close()
         raise
+
+
+def forked_copy(target: OpenTarget) -> str:
+    """What is to be said of a process that was forked from a Go program without exec: of its threads only the one that called fork
+    exists. "" of any other."""
+    layout = target.binary.layout
+    fields = (layout.g_m, layout.m_procid)
+    if None in fields:
+        return ""
+    missing: set[int] | None = None
+    numbers: set[int] = set()
+    for attempt in range(2):  # a thread may begin or end while we look
+        time.sleep(_POLL_S * attempt)
+        raws = target.memory.read_many([(g + layout.g_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
+        ms = {int.from_bytes(raw, "little") for raw in raws if raw} - {0}
+        procids = target.memory.read_many([(m + layout.m_procid, 8) for m in ms])
+        numbers = {int.from_bytes(raw, "little") for raw in procids if raw} - {0}
+        there = _own_numbers(target.process.pid)
+        absent = numbers - there
+        missing = absent if missing is None else missing & absent
+        if not missing or not there:
+            return ""
+    if 2 * len(missing) < len(numbers):
+        return ""
+    return (
+        f"{target.process.pid} is a forked copy of a Go process: {len(missing)} of {len(numbers)} of the threads that its goroutines "
+        "are on do not exist; its goroutines will never run"
+    )
+
+
+def _own_numbers(pid: int) -> set[int]:
+    """Its threads, as the process itself numbers them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{tid}/status", encoding="utf-8", errors="replace") as file:
+                found |= {int(line.split()[-1]) for line in file if line.startswith("NSpid:")}
+    return found
 
 
 def _refuse_wrapper(process: Process, hint: str) -> None:

@@ -32,7 +32,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, open_target
 from gotrace.unended import Unended
 from gotrace.vocabulary import Loss, Stage, Stat
 
@@ -112,6 +112,7 @@ class TracedProcess:
                 traced._verify()
             except ProcessLookupError:
                 raise TargetGone(f"process {pid} ended while it was being examined") from None
+            traced.notes += filter(None, [forked_copy(target)])
             return traced
         except BaseException:
             target.close()
