@@ -32,7 +32,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, is_possible, missing_fields, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
@@ -142,6 +142,7 @@ class TracedProcess:
                 traced._verify()
             except ProcessLookupError:
                 raise TargetGone(f"process {pid} ended while it was being examined") from None
+            traced.notes += filter(None, [forked_copy(target)])
             return traced
         except BaseException:
             target.close()
@@ -487,6 +488,8 @@ class TracedProcess:
             self.stop_looking()
             self.end_ns = self._paused_since
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
+        if alive and self._looks is None:
+            self._check_probes()
         self.cpu_used_ns()
         self._cpu_frozen = True
         self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
@@ -536,6 +539,16 @@ class TracedProcess:
         outside = tables.threads_outside()
         if outside:
             self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+
+    def _check_probes(self) -> None:
+        """The last guard: probes that left the process's code in the window, as when the program moves it, saw nothing from then
+        on."""
+        absent = self.tracer.probes.absent()
+        if absent:
+            self.missing.append(Missing(
+                "probes", f"at the end {len(absent)} probes are no longer in the process's code ({absent[0].symbol}, ...)",
+                "waits and running times are wrong from the moment on at which they left", self.process.pid,
+            ))
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
 from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
+from gotrace.proc.memory import living_thread
 
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
@@ -49,6 +50,10 @@ class Process:
         import select
 
         return not select.select([self.pidfd], [], [], 0)[0]
+
+    def main_thread_ended(self) -> bool:
+        """Whether the main thread has ended and others run (pthread_exit in main)."""
+        return living_thread(self.pid) not in (0, self.pid)
 
     def entry_address(self) -> int:
         """Run-time address of the ELF entry point: AT_ENTRY of the auxiliary vector, or where only the owner of the process
@@ -108,17 +113,22 @@ def _inspect(pid: int, pidfd: int) -> Process:
         raise _gone_or(pid, f"/proc/{pid}/stat can't be read: {error.strerror}") from None
     comm = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
     fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
+    thread = living_thread(pid) if fields[0] in (b"Z", b"X") else pid
+    if not thread:
         raise Refused(f"process {pid} ({comm}) is a zombie: it has ended and waits for its parent")
     if int(fields[6]) & _PF_KTHREAD:
         raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
+    if thread != pid:  # the main thread has ended, and has no memory any more: the others have
+        of_thread = _read(f"/proc/{pid}/task/{thread}/stat")
+        others = of_thread[of_thread.rindex(b")") + 2 :].split() if of_thread else fields
+        fields = [*fields[:23], others[23], fields[24], others[25], *fields[26:]]
     status = _status(pid)
     # Stack addresses are random for every exec, so those in the vector, and start_stack where only the owner may read
     # that, tell one program of the process from the next.
     auxv = _auxv(pid)
     try:
-        exe = os.readlink(f"/proc/{pid}/exe")
-        exe_fd, path_fd = _open_executable(pid, exe)
+        exe = os.readlink(f"/proc/{thread}/exe")
+        exe_fd, path_fd = _open_executable(thread, exe)
     except PermissionError:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
@@ -173,9 +183,12 @@ def _hung_hint(mount: Mount | None) -> str:
 
 def _identity(pid: int) -> tuple[bytes, int, int]:
     stat = _read(f"/proc/{pid}/stat")
-    if not stat:
+    fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
+    if fields and fields[0] in (b"Z", b"X"):
+        stat = _read(f"/proc/{pid}/task/{living_thread(pid)}/stat")
+        fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
+    if not fields:
         return b"", 0, 0
-    fields = stat[stat.rindex(b")") + 2 :].split()
     return _auxv(pid), int(fields[23]), int(fields[25])
 
 
@@ -192,7 +205,7 @@ def _code_segment(exe_fd: int) -> tuple[int | None, int]:
 
 
 def _auxv(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/auxv")
+    return _read(f"/proc/{pid}/auxv") or _read(f"/proc/{living_thread(pid) or pid}/auxv")
 
 
 def _read(path: str) -> bytes:
