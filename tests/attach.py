@@ -45,6 +45,13 @@ class Attached:
         self.said += err
         return out
 
+    def result_json(self, timeout: float) -> dict:
+        """Waits for a trace that ends by itself; the summary (give --json)."""
+        out, err = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == 0, err
+        self.said += err
+        return json.loads(out)
+
     def end_json(self) -> dict:
         """`end` with the summary parsed (give --json)."""
         return json.loads(self.end())
