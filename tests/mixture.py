@@ -23,6 +23,8 @@ LONG_NS = 20 * MS
 """Shorter waits are not looked at one by one: in a computation's account they count all the same."""
 DELAYED_NS = 10 * MS
 """For how long a machine that does other things may keep a thread from a CPU where its wait neither begins nor ends."""
+HANDLER_NS = 20_000
+"""What the handler of a signal may run for, with the kernel's part and a probe or two."""
 
 SCHEDULER = frozenset(("runnable", "runqueue", "preempted"))
 """States in which a goroutine that has been answered waits for its turn."""
@@ -244,7 +246,8 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     margin = max(2 * MS, (end - begin) // 100)
     all_ns = sum(i.within(begin, end) for i in inside)
     out = []
-    if abs(all_ns - (end - begin)) > margin:
+    # Each signal that interrupts the wait takes CPU time: its handler runs.
+    if not -margin <= all_ns - (end - begin) <= margin and not 0 <= end - begin - all_ns <= margin + HANDLER_NS * len(inside):
         out.append(f"{(end - begin) / MS:.1f} ms, gotrace has {all_ns / MS:.1f}: {described(inside, begin, end)}")
     # What comes after the answer may be more than one call: the read of the new program's exec, the end of a child.
     if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest) > margin:
