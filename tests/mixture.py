@@ -215,8 +215,8 @@ def compare(run: Run) -> Found:
     totals = run.summary["totals"]
     if totals["running_ns"] is not None and totals["running_ns"] > totals["cpu_ns"] * 1.02 + 20 * MS:
         problems.append(("running", f"{totals['running_ns'] / MS:.0f} ms running with {totals['cpu_ns'] / MS:.0f} ms of CPU time"))
-    if run.stops and not any("stop" in note for note in run.summary.get("notes", ())):
-        problems.append(("stop", "no note tells that the process was stopped"))
+    if run.stops and "stopped" not in totals["by_reason"] and not any("stop" in note for note in run.summary.get("notes", ())):
+        problems.append(("stop", "nothing tells that the process was stopped"))
     may_lack = sum(count for name, count in found.losses.items() if name not in HARMLESS) + len(run.summary.get("missing", ()))
     for number, (kind, text) in enumerate(problems):
         if number < may_lack and kind not in ("running", "stop"):
