@@ -11,6 +11,7 @@ import random
 import signal
 import sqlite3
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ EXPECTED: dict[str, tuple[str, frozenset[str]]] = {
     "waitgroup": ("waiting", frozenset(("sync.WaitGroup.Wait", "semacquire"))),
     "network": ("waiting", frozenset(("IO wait",))),
     "read": ("syscall", frozenset(("read",))),
+    "raw read": ("syscall", frozenset(("read",))),
     "c sleep": ("syscall", frozenset(("clock_nanosleep",))),
     "c poll": ("syscall", frozenset(("poll",))),
     "vfork": ("syscall", frozenset(("vfork",))),
@@ -49,6 +51,11 @@ EXPECTED: dict[str, tuple[str, frozenset[str]]] = {
     "child": ("syscall", frozenset(("waitid", "wait4"))),
 }
 """State and reasons of a kind of wait. The other kinds are no single wait: `compute`, `yield`, `collect`."""
+
+HOLDING = frozenset(("fault", "raw read"))
+"""Waits in which the runtime takes the goroutine for running."""
+RESTARTED = frozenset(("read", "raw read", "fault"))
+"""Waits that the kernel itself goes on with after a signal's handler: one wait each. After other calls the program calls again."""
 
 HARMLESS = frozenset((
     "ring_full", "stack_truncated", "stack_unreadable", "stack_in_transit", "thread_stack_unreadable", "waker_lost", "object_table_full",
@@ -154,10 +161,11 @@ def window_start(run: Run) -> int:
     votes: collections.Counter[int] = collections.Counter()
     values: dict[int, list[int]] = collections.defaultdict(list)
     for account in run.own["accounts"]:
-        begins = [begin for kind, begin, *_ in account["phases"] if kind in ("sleep", "chan receive")]
+        begins = sorted(begin for kind, begin, *_ in account["phases"] if kind in ("sleep", "chan receive"))
         for interval in run.intervals.get(account["goid"], ()):
             if interval.state == "waiting" and interval.end - interval.start > 5 * MS:
-                for begin in begins:
+                first = rough - 200 * MS + interval.start
+                for begin in begins[bisect_left(begins, first):bisect_left(begins, first + 400 * MS)]:
                     candidate = begin - interval.start
                     if abs(candidate - rough) < 200 * MS:
                         votes[candidate // 200_000] += 1
@@ -185,13 +193,15 @@ def compare(run: Run) -> Found:
         traced = [
             Interval(i.start + start, i.end + start, i.state, i.reason) for i in run.intervals.get(account["goid"], ())
         ]
+        traced.sort(key=lambda i: i.end)
+        reached = [i.end for i in traced]
         off = wanted = 0
         for kind, begin, wake, finish, cpu in account["phases"]:
             b, f = max(begin, start), min(finish, end)
             if f <= b:
                 continue
             who = f"goroutine {account['goid']} ({account['what']}) {kind} {(begin - start) / 1e9:.3f}..{(finish - start) / 1e9:.3f} s"
-            inside = [i for i in traced if i.within(b, f)]
+            inside = [i for i in traced[bisect_left(reached, b):] if i.start < f and i.within(b, f)]
             if kind == "compute":
                 if begin < start or finish > end:
                     continue
@@ -242,7 +252,8 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     main = [i for i in inside if i.state == state and i.reason in reasons]
     after = [i for i in inside if i.state in SCHEDULER or (state == "waiting" and i.state == "netpoll")]
     stopped = [i for i in inside if i.reason == "stopped"]
-    rest = [i for i in inside if i not in main and i not in after and i not in stopped]
+    taken = {id(i) for i in (*main, *after, *stopped)}
+    rest = [i for i in inside if id(i) not in taken]
     margin = max(2 * MS, (end - begin) // 100)
     all_ns = sum(i.within(begin, end) for i in inside)
     out = []
@@ -253,7 +264,9 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest) > margin:
         out.append(f"not {state}: {'/'.join(sorted(reasons))} but {described(rest, begin, end)}")
     late = sum(i.within(begin, wake) for i in after) - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
-    if late > margin + DELAYED_NS:
+    # Who keeps its P in the wait is preempted by a signal, goes to a queue, and then waits again, in another call or fault.
+    preempted = sum(i.state == "preempted" for i in inside)
+    if late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
         out.append(f"{late / MS:.1f} ms before it was answered are {described(after, begin, wake)}")
     in_stops = sum(max(0, min(b, end) - max(a, begin)) for a, b in stops)
     stopped_ns = sum(i.within(begin, end) for i in stopped)
@@ -261,7 +274,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
         out.append(f"stopped {stopped_ns / MS:.1f} ms where the process was for {in_stops / MS:.1f}")
     longest = max((i.within(begin, wake) for i in main), default=0)
     whole = wake - begin - in_stops
-    if len(main) > 2 and whole >= LONG_NS and not in_stops and longest < whole / 2:
+    if kind in RESTARTED and len(main) > 2 + preempted and whole >= LONG_NS and not in_stops and longest < whole / 2:
         out.append(f"one wait in {len(main)} pieces, the longest {longest / MS:.1f} ms")
     return out
 
@@ -274,6 +287,8 @@ def _between(account: dict, traced: list[Interval], start: int, end: int) -> lis
     out = []
     for a, b in zip(edges[::2], edges[1::2]):
         a, b = max(a, start), min(b, end)
+        if b - a <= 5 * MS:
+            continue
         strange = [i for i in traced if i.state not in SCHEDULER and i.reason != "stopped" and i.within(a, b) > 5 * MS]
         if strange and not (account["what"] == "main" and b < end):
             # A worker's partner is asked, and takes what it is to hold, between two phases: that is not in the account.
