@@ -57,7 +57,7 @@ def test_blocked_all_the_time(kind: str, version: str) -> None:
     with stuck(kind, version) as workload:
         begin(workload)
         with Attached(workload.pid, "-d", "1500ms", "--json") as trace:
-            summary = trace.wait_json()
+            summary = trace.result_json()
         assert workload.running
         end(workload)
     [wait] = at(summary, function, state="syscall")
