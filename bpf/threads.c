@@ -350,8 +350,14 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
-	t->stack = walk(s, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
-	if (t->how == KIND_TRANSIT && !sp) {
+	/* Through map memory: what the verifier knows of them, and of all else here, would have it follow the walk once for each case. */
+	volatile struct pt_regs *from = &s->regs;
+	from->ip = pc;
+	from->sp = sp;
+	from->bp = fp;
+	t->unused = blocked | (w ? 2 : 0);
+	t->stack = walk(s, from->ip, from->sp, from->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), t->how, WALK_THREAD);
+	if (t->how == KIND_TRANSIT && !from->sp) {
 		t->stack = mix(t->stack, STACK_IN_TRANSIT);
 		s->stack.flags |= STACK_IN_TRANSIT;
 	}
@@ -360,15 +366,20 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (s->stack.flags & STACK_UNREADABLE)
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
-	if (blocked)
+	u32 then = t->unused;
+	if (then & 1)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
+	g = t->g;
+	w = then & 2 ? waits.lookup(&g) : NULL;
 	if (w) {
 		w->stack = t->stack;
 		w->kernel_stack = t->kernel_stack;
 		w->object = t->object;
 	}
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
-	*row = *(struct thread *)t;
+	row = threads.lookup(NARROW(thread));
+	if (row)
+		*row = *(struct thread *)t;
 out:
 	release_scratch(s);
 }
@@ -387,7 +398,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		if (t) {
 			if (t->flags & THREAD_QUEUED && !t->out_ns) {
 				/* It had no CPU then, else it would have been seen to leave it. */
-				struct goroutine new = {};
+				struct goroutine new = {.flags = GOROUTINE_UNSURE};
 				if (row_of(t->g, &new))
 					t->out_ns = c->window_start_ns;
 			}

@@ -11,9 +11,10 @@ from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackKey, StackStat
-from gotrace.vocabulary import Part
+from gotrace.vocabulary import Part, StartKind
 
 _CONFIDENCE = 1.96
+_OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))
 
 
 @dataclass(slots=True)
@@ -49,10 +50,11 @@ class Tally:
         self._of_row: dict[RowKey, _Stack] = {}
         self._incomplete: set[RowKey] = set()
 
-    @property
-    def incomplete(self) -> int:
-        """How many intervals have a stack that ends before its root, where the kernel side did not see it."""
-        return sum(self._of_row[key].rows[key].count for key in self._incomplete if key in self._of_row)
+    def incomplete(self, threads: bool = False) -> int:
+        """How many intervals have a stack that does not end at a root: of goroutines that left their CPU by Go's own doing, or of such
+        whose thread was stopped, which may be between any two instructions."""
+        found = (key for key in self._incomplete if key in self._of_row and (key.kind in _OF_THREADS) == threads)
+        return sum(self._of_row[key].rows[key].count for key in found)
 
     @property
     def unknown(self) -> int:

@@ -20,6 +20,7 @@ from gotrace.kernel.records import BlockedThread, IntervalRow, KernelEvent, Runn
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
+from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
 from gotrace.parked import ParkedReader
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan, sanitizer_of
@@ -221,15 +222,15 @@ class TracedProcess:
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
 
-    def _note_threads(self) -> tuple[int, list[BlockedThread]]:
+    def _note_threads(self) -> tuple[int, list[BlockedThread], list[RunnableThread]]:
         """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
         sleep in the kernel it is noted how much CPU time they have had. Returns what `_check_noted` wants."""
         since_ns, noted = time.monotonic_ns(), []
+        runnable: dict[int, RunnableThread] = {}
         if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
-            return since_ns, noted
+            return since_ns, noted, []
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            runnable: dict[int, RunnableThread] = {}
             for thread in blocked_threads(pid, self.reader, self._kernel_symbols, running=self.tracer.sees_threads):
                 if isinstance(thread, RunnableThread):
                     runnable[thread.tid] = thread
@@ -242,9 +243,9 @@ class TracedProcess:
                 for tid, cpu_ns in threads_cpu_ns(pid).items():
                     one = runnable.get(tid)
                     tables.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
-        return since_ns, noted
+        return since_ns, noted, list(runnable.values())
 
-    def _check_noted(self, since_ns: int, noted: list[BlockedThread]) -> None:
+    def _check_noted(self, since_ns: int, noted: list[BlockedThread], runnable: list[RunnableThread]) -> None:
         """Takes back what was noted of threads that went on before the window opened. Those that did so afterwards the kernel side knows
         better already."""
         pid, tables = self.process.pid, self.tracer.tables
@@ -253,6 +254,11 @@ class TracedProcess:
                 self._blocked_unread += thread.stack.unreadable
             else:
                 tables.forget_blocked(thread.tid, since_ns)
+        with contextlib.suppress(ProcessLookupError):
+            running = {now.address for now in self.reader.read([thread.g for thread in runnable]) if now.status in (Status.RUNNING, Status.SYSCALL)}
+            for thread in runnable:
+                if thread.g not in running:
+                    tables.forget_queued(thread.tid)
         if tables.is_halted_since(since_ns):
             if is_halted(pid, kernel_names(pid, pid)):
                 self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
@@ -292,7 +298,7 @@ class TracedProcess:
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         changed = self._tally.take(rows)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._tally.unknown
-        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete
+        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete()
         self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
 
@@ -518,6 +524,7 @@ class TracedProcess:
         _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
         self._take(list(cut.rows.values()))
+        self.losses[Loss.THREAD_STACK_UNREADABLE] += self._tally.incomplete(threads=True)
         self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
         self._note_what_was_seen()

