@@ -28,7 +28,7 @@ from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
 from gotrace.errors import TargetGone
-from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
 from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
@@ -108,6 +108,7 @@ class SampledProcess:
         try:
             sampled = cls(target, options)
             sampled.notes += filter(None, [forked_copy(target)])
+            sampled.missing += plugins_loaded(target, probes=False)
         except ProcessLookupError:
             target.close()
             raise TargetGone(f"process {pid} ended while it was being examined") from None

@@ -12,7 +12,8 @@ from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
 from gotrace.live.fields import CHECKED, fitted
 from gotrace.live.goroutines import GoroutineReader
-from gotrace.proc.memory import Memory
+from gotrace.live.modules import other_modules
+from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.process import Process, open_process
 from gotrace.proc.programs import go_descendants, loaded_program
 from gotrace.profile.types import Missing, Target
@@ -25,6 +26,12 @@ reckoned by the clock from one switch to the next, the other without interrupts 
 
 _START_S, _POLL_S = 2.0, 0.05
 _LOOKED_AT = 4096
+_NAMED = 4
+_PROBES_LACK = (
+    "in their code: who made goroutines runnable or created them, and for how long those then waited for a P (`ready`, `created`), "
+    "running times, and the names of functions"
+)
+_NAMES_LACK = "the names of functions in their code"
 
 
 @dataclass
@@ -174,6 +181,25 @@ def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
     """What of the layout a live process has contradicted, as what a trace goes without."""
     lacks = "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks"
     return [Missing("fields of runtime.g", "; ".join(binary.misfits), lacks, pid)] if binary.misfits else []
+
+
+def plugins_loaded(target: OpenTarget, probes: bool) -> list[Missing]:
+    """What a trace goes without, by `probes` or without, where the process has loaded other Go modules; [] where it has not.
+
+    Raises:
+        ProcessLookupError, PermissionError: the memory can't be read.
+    """
+    pid = target.process.pid
+    texts = other_modules(target.memory, target.binary.table.moduledata + target.bias)
+    if not texts:
+        return []
+    names = []
+    for text in texts[:_NAMED]:
+        mapping = mapping_at(pid, text)
+        names.append(os.path.basename(mapping.path) if mapping and mapping.path else f"a module at {text:#x}")
+    more = f" and {len(texts) - _NAMED} more are" if len(texts) > _NAMED else " is" if len(texts) == 1 else " are"
+    why = f"{', '.join(names)}{more} loaded, with code and a copy of the runtime's functions of their own"
+    return [Missing("plugins", why, _PROBES_LACK if probes else _NAMES_LACK, pid)]
 
 
 def cpu_time_ns(pid: int) -> int:

@@ -33,7 +33,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
@@ -141,6 +141,7 @@ class TracedProcess:
             )
             try:
                 traced._verify()
+                traced.missing += plugins_loaded(target, probes=True)
             except ProcessLookupError:
                 raise TargetGone(f"process {pid} ended while it was being examined") from None
             traced.notes += filter(None, [forked_copy(target)])

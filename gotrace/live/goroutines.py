@@ -171,7 +171,7 @@ class GoroutineReader:
         raw = self._memory.read(goroutine.sp, size)
         if raw is None:
             return None
-        pcs = self._unwinder.unwind(goroutine.pc, raw, goroutine.sp, exact)
+        pcs = self._unwinder.unwind(goroutine.pc, raw, goroutine.sp, exact, goroutine.bp)
         return pcs if exact else self._checked(goroutine, pcs)
 
     def stacks(self, goroutines: list[Goroutine]) -> list[tuple[int, ...] | None]:
@@ -179,7 +179,7 @@ class GoroutineReader:
         ranges = [(each.sp, max(0, min(each.stack_hi - each.sp, _ABOVE_SP))) if each.stack_lo <= each.sp else (0, 0) for each in goroutines]
         found = []
         for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges)):
-            pcs = self._unwinder.unwind(each.pc, raw, each.sp) if raw else None
+            pcs = self._unwinder.unwind(each.pc, raw, each.sp, bp=each.bp) if raw else None
             more = raw and size == _ABOVE_SP and (pcs is None or OUTSIDE_CODE in pcs)
             found.append(self.stack(each) if more else self._checked(each, pcs))
         return found
@@ -247,9 +247,9 @@ class Unwinder:
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
 
-    def unwind(self, pc: int, stack: bytes, sp: int = 0, interrupted: bool = False) -> tuple[int, ...] | None:
+    def unwind(self, pc: int, stack: bytes, sp: int = 0, interrupted: bool = False, bp: int = 0) -> tuple[int, ...] | None:
         """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer `sp` up.
-        `interrupted`: `pc` is the instruction that comes next, as of a thread's registers.
+        `interrupted`: `pc` is the instruction that comes next, as of a thread's registers. `bp` is the frame pointer there, 0 if not known.
 
         OUTSIDE_CODE stands for code that is not in the function table, between the frames that it was called from and that it
         called; at the end, where nothing is found above it. None if the chain leaves the stack before it reaches the root.
@@ -270,7 +270,7 @@ class Unwinder:
             step = steps[key] if key in steps else steps.setdefault(key, self._step(pc, exact))
             if step is None:
                 pcs[-1] = OUTSIDE_CODE
-                found = self._above(words, position, sp) if len(pcs) > 1 or sp else 0
+                found = self._above(words, position, sp, bp if len(pcs) == 1 else 0) if len(pcs) > 1 or sp else 0
                 if not found:
                     return tuple(pcs)
                 pc, position, exact = words[found], found + 1, False
@@ -292,13 +292,13 @@ class Unwinder:
     def _is_outside(self, pc: int) -> bool:
         return self._binary.table.function_at(pc - 1 - self._bias) is None
 
-    def _above(self, words: memoryview, position: int, sp: int) -> int:
+    def _above(self, words: memoryview, position: int, sp: int, bp: int) -> int:
         """Where on a stack the next return address into Go lies, above code that is not Go's, whose own return address is the word
-        before `position` (at 0: it is the leaf); 0 if there is none. By that code's frame pointer, where it has one: what it called
+        before `position` (at 0: it is the leaf, with the frame pointer `bp`); 0 if there is none. By that code's frame pointer, where it has one: what it called
         has saved it. Else the first such word."""
         size = len(words)
-        if position >= 2:
-            frame = (words[position - 2] - sp) // 8
+        if position >= 2 or bp:
+            frame = ((words[position - 2] if position >= 2 else bp) - sp) // 8
             for _ in range(_MAX_FOREIGN_FRAMES):
                 if not position <= frame < size - 1:
                     break
@@ -311,9 +311,12 @@ class Unwinder:
         return 0
 
     def _returns_to_go(self, pc: int) -> bool:
-        """Whether it is an address in a Go function, and behind a call."""
-        if self._is_outside(pc):
+        """Whether it is an address in a Go function, and behind a call; or that to which a goroutine's first function returns."""
+        function = self._binary.table.function_at(pc - 1 - self._bias)
+        if function is None:
             return False
+        if function.name == "runtime.goexit":
+            return pc - self._bias == function.entry + 1  # src/runtime/sys_x86.go, proc.go: newproc1
         code = self._binary.image.read_up_to(pc - self._bias - 5, 5)
         return len(code) == 5 and (code[0] == 0xE8 or code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10)
 
