@@ -35,6 +35,7 @@ from gotrace.politeness import LATE_S as POLITE_LATE_S
 from gotrace.politeness import Politeness
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
+from gotrace.profile.told import told
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
 from gotrace.promptness import LATE_S
 from gotrace.sampled import SampledProcess
@@ -178,12 +179,13 @@ class Session:
     # -- the trace -----------------------------------------------------------------------------------------------------
 
     def run(
-        self, started: Callable[[], None] | None = None, progress: Callable[[Progress], None] | None = None,
+        self, started: Callable[[list[str]], None] | None = None, progress: Callable[[Progress], None] | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> Profile:
         """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
 
-        `started` is called once the window is open: what happens from then on is in the profile. `notice` is told, in a line of
+        `started` is called once the window is open, with a line of text for each stage that is known to be missing and each note: what
+        happens from then on is in the profile. `notice` is told, in a line of
         text, of each change that the governor makes.
 
         Raises:
@@ -206,10 +208,11 @@ class Session:
             process.begin()
             if self.options.governed and isinstance(process, TracedProcess):
                 self._govern(process, notice)
+        opened = self._profile(complete=False)
         if self.capture is not None:  # killed from here on, it leaves a valid one
-            self.capture.commit(self._profile(complete=False))
+            self.capture.commit(opened)
         if started is not None:
-            started()
+            started(told(opened))
         self._follow(progress)
         for regulator in self._regulators.values():
             regulator.finish()

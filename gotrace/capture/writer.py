@@ -15,6 +15,15 @@ from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 
+_FIGURES = (
+    "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
+    "margin_ns", "halted_ns",
+)
+"""Columns of `stack` that are replaced as the trace goes on."""
+_UPDATE = f"UPDATE stack SET {', '.join(f'{column}=?' for column in _FIGURES)} WHERE id=?"
+_INSERT = (
+    f"INSERT INTO stack(target, state, reason, goid, frames, {', '.join(_FIGURES)}) VALUES (?,?,?,?,?{',?' * len(_FIGURES)})"
+)
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 """One for all: `json.dumps` makes an encoder at each call."""
 
@@ -64,11 +73,7 @@ class CaptureWriter:
         """Adds stacks, or replaces the figures of those that are there."""
         with self._guarded():
             known = list(self._put_new(stacks))
-            self._db.executemany(
-                "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
-                " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
-                ((*_figures(stack), number) for stack, number in known),
-            )
+            self._db.executemany(_UPDATE, ((*_figures(stack), number) for stack, number in known))
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
         """Adds those that are new, and sub-windows of all; yields those that were there, with their row."""
@@ -79,9 +84,7 @@ class CaptureWriter:
             else:
                 frames = _ENCODE([self._frame(frame) for frame in stack.frames])
                 cursor = self._db.execute(
-                    "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
-                    " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns, margin_ns)"
-                    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    _INSERT,
                     (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
                 )
                 known = self._stacks[stack.key] = cursor.lastrowid or 0
@@ -132,6 +135,8 @@ class CaptureWriter:
             "filters": profile.filters,
             "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
+            "missing": [asdict(missing) for missing in profile.missing],
+            "notes": profile.notes,
         }
         with self._guarded():
             self._db.executemany(
@@ -161,10 +166,12 @@ class CaptureWriter:
 
 
 def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
+    """In the order of `_FIGURES`."""
     d = stack.distribution
     return (
         d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress, _ENCODE(d.histogram),
         stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
+        stack.halted_ns,
     )
 
 

@@ -60,7 +60,7 @@ def _side(name: str, side: Side) -> Text:
         line.append(", " if index else "")
         line.append(sanitize(target.comm, 40), "bold cyan")
         line.append(f" ({target.pid}) {sanitize(target.go_version, 30)}")
-    line.append(f" · {format_duration(profile.window.duration_ns)} · {profile.goroutines:,} goroutines · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
+    line.append(f" · {format_duration(profile.window.duration_ns)}{f' · {profile.goroutines:,} goroutines' if profile.complete else ''} · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
     return line
 
 

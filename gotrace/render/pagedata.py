@@ -22,7 +22,8 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``pauses``
     Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
 ``meta``
-    What `page_meta` makes: whose profile it is, its window, totals, filters, losses. ``runtime``: True where the runtime's
+    What `page_meta` makes: whose profile it is, its window, totals, filters, losses, what it went without (``missing``,
+    ``notes``) and what a cap on the cost gave up (``governor``), as lines of text. ``runtime``: True where the runtime's
     frames are to be shown from the start.
 
 A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
@@ -43,9 +44,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
-from gotrace.render.text import sanitize
+from gotrace.render.text import TOLD_LIMIT, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 600
@@ -171,7 +173,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
 
 
 def page_meta(profile: Profile) -> dict[str, Any]:
-    """Whose profile it is, its window, totals, filters, pauses and losses; made safe."""
+    """Whose profile it is, its window, totals, filters, pauses, losses and all else that is to be told; made safe."""
     return {
         "gotrace": sanitize(profile.version),
         "targets": [
@@ -209,4 +211,7 @@ def page_meta(profile: Profile) -> dict[str, Any]:
             for loss in Loss
             if profile.losses.get(loss)
         ],
+        "missing": [sanitize(missing_line(profile, missing), TOLD_LIMIT) for missing in profile.missing],
+        "notes": [sanitize(note, TOLD_LIMIT) for note in profile.notes],
+        "governor": governor_lines(profile),
     }

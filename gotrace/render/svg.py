@@ -6,12 +6,14 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from textwrap import wrap
 
+from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile
 from gotrace.render.colours import MEANING, PROCESS, STATE, frame_colours
 from gotrace.render.frames import folded_frames, is_background, reason_label
 from gotrace.render.merge import Tree
-from gotrace.render.text import format_duration, format_share, sanitize
+from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 from gotrace.vocabulary import CONTINUED, LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 400
@@ -209,6 +211,8 @@ def _legend(tree: Tree[Key], y: int) -> Iterator[str]:
 
 # ---- what is told ---------------------------------------------------------------------------------------------------
 
+_ROOM = int(_INNER / _LETTER)
+"""Letters of a line."""
 _ALARM, _QUIET = "#b00020", "#5a6672"
 
 
@@ -223,7 +227,7 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
     versions = sorted({sanitize(target.go_version, 40) for target in profile.targets})
     facts = [
         sanitize(window.start, 40), f"{format_duration(window.duration_ns)} window", *versions,
-        f"{format_duration(total.total_ns)} off-CPU", f"{profile.goroutines:,} goroutines",
+        f"{format_duration(total.total_ns)} off-CPU", *([f"{profile.goroutines:,} goroutines"] if profile.complete else []),
         f"{profile.intervals:,} intervals",
     ]  # fmt: skip
     if profile.probed_ns < window.duration_ns:
@@ -232,7 +236,10 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
     for part in profile.filters:
         yield f"Only a part was recorded: {sanitize(part, 130)}", _ALARM
     if not profile.complete:
-        yield "INCOMPLETE: the trace was cut short; figures are those of the last commit.", _ALARM
+        yield f"INCOMPLETE: {INCOMPLETE}.", _ALARM
+    for line in [*told(profile), *governor_lines(profile)]:
+        for row in wrap(sanitize(line, TOLD_LIMIT), _ROOM, max_lines=5, placeholder=" …"):
+            yield row, _ALARM
     for loss in Loss:
         if profile.losses.get(loss):
             yield sanitize(f"LOSS {profile.losses[loss]:,} {loss.value}: {LOSS_TEXT[loss]}", 162), _ALARM

@@ -136,6 +136,8 @@ def test_json_keys_are_the_contract() -> None:
         "stacks",
         "filters",
         "complete",
+        "missing",
+        "notes",
     ]
     assert list(result["target"]) == [
         "pid",
@@ -185,6 +187,7 @@ def test_json_keys_are_the_contract() -> None:
         "goroutines",
         "in_progress",
         "stopped_ns",
+        "halted_ns",
         "long_runs",
         "long_run_max_ns",
         "margin_ns",
