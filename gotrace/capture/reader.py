@@ -34,20 +34,27 @@ def read_capture(path: Path) -> Profile:
         raise GotraceError(f"there is no capture {path}", "record one with: sudo gotrace attach PID")
     try:
         # A capture that was cut off has a write-ahead log beside it. Read-only first: the folder may not be writable.
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        db = _connect(path)
         try:
+            db.execute("BEGIN")  # one state of a file that is still being written
             return _read(db, path)
         finally:
             db.close()
     except MemoryError:  # SQLITE_NOMEM, where a record claims to be of any size
         raise GotraceError(f"{path} is not a gotrace capture, or is damaged: it takes more memory than there is") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}") from None
+        hint = f"if it was copied while a trace wrote it: copy it again, with {path.name}-wal" if _lacks_log(path) else None
+        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}", hint) from None
 
 
 def _read(db: sqlite3.Connection, path: Path) -> Profile:
     application, = db.execute("PRAGMA application_id").fetchone()
     version, = db.execute("PRAGMA user_version").fetchone()
+    if application == 0 and _lacks_log(path) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise GotraceError(
+            f"{path} is empty: what was written is in its log {path.name}-wal, which is missing",
+            f"copy {path.name}-wal beside it as well",
+        )
     if application != APPLICATION_ID:
         raise GotraceError(f"{path} is an SQLite database but not a gotrace capture")
     if not 1 <= version <= SCHEMA_VERSION:
@@ -120,6 +127,32 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         missing=[record(Missing, item) for item in listed(meta.get("missing", []))],
         notes=[text(note) for note in listed(meta.get("notes", []))],
     )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    db = sqlite3.connect(address, uri=True, isolation_level=None)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        if not _lacks_log(path):
+            raise
+        # SQLite wants to make the log that there is not, in a folder where we may not write: nothing changes the file, then.
+        db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+    return db
+
+
+def _lacks_log(path: Path) -> bool:
+    """Whether the header says that there is a write-ahead log (https://sqlite.org/fileformat2.html: file format versions), and none
+    with anything in it is beside the file, which so was copied alone."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+        log = Path(f"{path}-wal")
+        return header[18:20] == b"\2\2" and (not log.exists() or log.stat().st_size == 0)
+    except OSError:
+        return False
 
 
 def _refuse_computed_tables(db: sqlite3.Connection) -> None:

@@ -37,7 +37,7 @@ const head = (() => {
       warnings.hidden = false;
     };
     for (const [side, meta] of sides) {
-      if (!meta.complete) warn(`${side}Incomplete: `, 'the trace was cut short: figures are those of the last commit, and waits that were in progress then are missing.');
+      if (!meta.complete) warn(`${side}Incomplete: `, 'the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing.');
       for (const line of meta.missing || []) warn(`${side}Missing: `, line);
       for (const line of meta.notes || []) warn(`${side}Note: `, line);
       for (const { name, count, text } of meta.losses) warn(`${side}${number(count)} ${name}: `, text);
