@@ -10,7 +10,7 @@ from gotrace.diff.identity import Places, same_build
 from gotrace.diff.noise import apart, errors, exceeds, percentile_range
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.subwindows import with_length
-from gotrace.profile.told import governor_lines
+from gotrace.profile.told import governor_lines, nothing_line
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow
 from gotrace.vocabulary import State
 
@@ -155,6 +155,9 @@ def compare(
     exact = same_build(before, after)
     notes = _notes(before, after, exact)
     left, right = select(before), select(after)
+    for name, profile in (("before", left), ("after", right)):
+        if not profile.stacks and profile.selected is not None:
+            notes.append(f"{name}: {nothing_line(profile)}")
     several = max(len(before.targets), len(after.targets)) > 1
     places = Places(exact)
 

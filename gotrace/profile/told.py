@@ -25,6 +25,16 @@ def told(profile: Profile) -> list[str]:
     return list(dict.fromkeys([*lines, *(f"note: {note}" for note in profile.notes)]))
 
 
+def nothing_line(profile: Profile) -> str:
+    """Why there is no stack."""
+    if profile.selected is not None:
+        flags, count = profile.selected
+        return f"no stack matches {flags} ({count:,} stack{'' if count == 1 else 's'} in the capture)"
+    if profile.filters:
+        return f"Nothing that was recorded ({', '.join(profile.filters)}) was off the CPU in this window."
+    return "No goroutine was off the CPU in this window."
+
+
 def governor_lines(profile: Profile) -> list[str]:
     """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
     report = profile.governor

@@ -7,7 +7,8 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``texts``
     Every string that came from the target, already made safe (`sanitize`) and cut to `NAME_LIMIT`.
 ``functions``
-    ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away).
+    ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away); ``raw``: by
+    function, the name as the binary has it, where that differs.
 ``frames``
     ``function``, ``file`` (text), ``line`` (0: not known), ``inlined`` (0 or 1).
 ``nodes``
@@ -44,6 +45,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gotrace.profile.frames import plain_name
 from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
@@ -79,6 +81,7 @@ class _Interned:
 def page_data(profile: Profile) -> dict[str, Any]:
     """The page data of one profile, in the form that this module's docstring describes."""
     texts, functions, frames, nodes = _Interned(), _Interned(), _Interned(), _Interned()
+    raw: dict[int, str] = {}
     several = len(profile.targets) > 1
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
 
@@ -90,7 +93,10 @@ def page_data(profile: Profile) -> dict[str, Any]:
             if is_runtime(frame) or is_runtime_waker(frame)
             else _PLAIN
         )
-        function = functions((texts(frame.name), KINDS.index(kind), mark))
+        name = plain_name(frame.name)
+        function = functions((texts(name), KINDS.index(kind), mark))
+        if name != frame.name:
+            raw[function] = sanitize(frame.name, NAME_LIMIT)
         return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
 
     # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
@@ -144,7 +150,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
         "meta": page_meta(profile),
         "kinds": KINDS,
         "texts": [sanitize(text, NAME_LIMIT) for text in texts.index],
-        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2)},
+        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2), "raw": raw},
         "frames": {
             "function": frames.column(0),
             "file": frames.column(1),

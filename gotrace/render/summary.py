@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gotrace.profile.frames import folded_frames, is_background, is_program, place_of
+from gotrace.profile.frames import folded_frames, is_background, is_program, place_of, plain_name
 from gotrace.profile.groups import Group, grouped
-from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, told
+from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, nothing_line, told
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
@@ -48,7 +48,7 @@ def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bo
     total = profile.total()
     _print_header(profile, total, console)
     if not total.count:
-        console.print(Text("No goroutine was off the CPU in this window.", "yellow"))
+        console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
     else:
         states = {state.value: distribution for state, distribution in profile.by_state().items()}
         if len(states) > 1:
@@ -250,7 +250,7 @@ def _frame_lines(stack: StackStat, width: int, runtime: bool) -> Iterable[Text]:
             where = f"{sanitize(frame.file.rsplit('/', 1)[-1], 30)}:{frame.line}"
         room = width - 6 - (len(where) + 2 if where else 0)
         line = Text("      ")
-        line.append(sanitize(frame.name, max(20, room)), "bold" if index == place else _FRAME_STYLE.get(frame.kind, ""))
+        line.append(sanitize(plain_name(frame.name), max(20, room)), "bold" if index == place else _FRAME_STYLE.get(frame.kind, ""))
         if where:
             line.append(f"  {where}", "green")
         yield line

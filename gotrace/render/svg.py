@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from textwrap import wrap
 
+from gotrace.profile.frames import plain_name
 from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile
 from gotrace.render.colours import MEANING, PROCESS, STATE, frame_colours
@@ -147,7 +148,7 @@ class _Looks:
         """Label, the same escaped, fill and ink."""
         look = self._known.get(key)
         if look is None:
-            label = sanitize(key[0], NAME_LIMIT)
+            label = sanitize(plain_name(key[0]), NAME_LIMIT)
             look = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
         return look
 
@@ -165,7 +166,9 @@ def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
     drawn = f"{width - 0.3:.2f}" if width >= 3 else f"{0.9 * width:.3f}"
     words = _fit(label, width, key[1])
     text = _text(x + 3, y + 12, words, ink) if words else ""
-    return f'<g>{title}<rect x="{x:.2f}" y="{y}" width="{drawn}" height="{ROW - 1}" fill="{fill}"/>{text}</g>'
+    plain = plain_name(key[0]) == key[0]
+    raw = "" if plain else f' data-raw="{_safe(sanitize(key[0], NAME_LIMIT))}"'  # the search matches it as well
+    return f'<g{raw}>{title}<rect x="{x:.2f}" y="{y}" width="{drawn}" height="{ROW - 1}" fill="{fill}"/>{text}</g>'
 
 
 def _fit(label: str, width: float, kind: str) -> str:
