@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gotrace.profile.dump import LOSSES, Dump, GoroutineState
+from gotrace.profile.frames import plain_name
 from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
 from gotrace.vocabulary import FrameKind
@@ -64,7 +65,7 @@ def _print_group(members: list[GoroutineState], console: Console) -> None:
         labels = ", ".join(f"{sanitize(key, 60)}={sanitize(value, 60)}" for key, value in sorted(one.labels.items()))
         console.print(Text(f"    labels {labels}", "magenta"), soft_wrap=True)
     for frame in one.frames:
-        _print_frame(sanitize(frame.name), f"{sanitize(frame.file)}:{frame.line}" if frame.line else "", frame.kind, console)
+        _print_frame(sanitize(plain_name(frame.name)), f"{sanitize(frame.file)}:{frame.line}" if frame.line else "", frame.kind, console)
     if not one.frames:
         console.print(Text("    it runs: its stack can't be read", "dim"))
     if one.created_by:
