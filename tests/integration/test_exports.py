@@ -59,7 +59,7 @@ def test_every_format_has_the_total_of_the_summary(service: Workload, tmp_path: 
         [go_command(GO), "tool", "pprof", "-raw", tmp_path / "x.pb.gz"], capture_output=True, text=True, timeout=120,
         check=True, env=go_environment() | {"PPROF_TMPDIR": str(tmp_path)},
     ).stdout  # fmt: skip
-    rows = re.findall(r"^ +(\d+) +(\d+): ", raw.split("[dflt]\n", 1)[1].split("Locations\n")[0], re.MULTILINE)
+    rows = re.findall(r"^ +(\d+) +(\d+): ", raw.split("delay/nanoseconds\n", 1)[1].split("Locations\n")[0], re.MULTILINE)
     assert sum(int(delay) for _, delay in rows) == off_cpu_ns
     assert sum(int(count) for count, _ in rows) == totals["intervals"]
 
