@@ -307,7 +307,8 @@ def _not_drawn(profile: Profile, slices: dict[tuple[int, int], list[_Slice]]) ->
         why = "goroutines were not kept apart (record with --per-goroutine)"
     else:
         why = "their stacks lack other intervals too, so that it is not known when they began"
-    count = sum(stack.in_progress for stack in missing)
+    apart = {(stack.pid, stack.goid) for stack in missing}  # a wait may be in progress in several of its parts
+    count = len(apart) if all(stack.goid is not None for stack in missing) else sum(stack.in_progress for stack in missing)
     waits = "1 wait" if count == 1 else f"{count:,} waits"
     return f"NOT DRAWN: {waits} that still went on when the window ended; goroutines that waited throughout have no track: {why}"
 
