@@ -303,6 +303,8 @@ def _not_drawn(profile: Profile, slices: dict[tuple[int, int], list[_Slice]]) ->
         return ""
     if _gave_up_intervals(profile):
         why = "the governor gave up single intervals or probes, so that it is not known when they began"
+    elif profile.governor is not None and profile.governor.kernel_off_ns and all(stack.state in _OF_THREADS for stack in missing):
+        why = "the governor gave up system calls and waits for a CPU, so that it is not known when they were in them"
     elif any(stack.goid is None for stack in missing):
         why = "goroutines were not kept apart (record with --per-goroutine)"
     else:
@@ -316,9 +318,13 @@ def _not_drawn(profile: Profile, slices: dict[tuple[int, int], list[_Slice]]) ->
 _ORDER = {State.NETPOLL: 1, State.RUNNABLE: 2, State.RUNQUEUE: 3}
 
 
+_OF_THREADS = frozenset((State.SYSCALL, State.RUNQUEUE))
+
+
 def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, StackStat]]]:
     """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in
-    progress."""
+    progress. Where the kernel's part was given up, waits of threads were cut then, and not by the window's end."""
+    cut = _OF_THREADS if profile.governor is not None and profile.governor.kernel_off_ns else frozenset()
     seen: dict[int, tuple[int, int]] = {}
     for part in profile.timeline:
         count, ns = seen.get(id(part.stack), (0, 0))
@@ -327,6 +333,8 @@ def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, Stack
     for stack in profile.stacks:
         count, ns = seen.get(id(stack), (0, 0))
         rest_ns = stack.distribution.total_ns - ns
+        if stack.state in cut:
+            continue
         if stack.goid is not None and stack.in_progress and stack.distribution.count - count == 1 and rest_ns > 0:
             found.setdefault((stack.pid, stack.goid), []).append((rest_ns, stack))
     for parts in found.values():

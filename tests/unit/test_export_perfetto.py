@@ -224,6 +224,18 @@ def test_goroutines_that_waited_throughout_when_the_governor_has_acted(stage: st
         assert any("the governor gave up" in str(note) for note in about.notes.values())
 
 
+def test_waits_of_threads_are_not_put_at_the_end_where_the_governor_cut_them_before() -> None:
+    made = pipeline()
+    made.stacks.append(stack_of(1, "read", [4 * S], State.SYSCALL, "read", in_progress=1))
+    tracks = read(made)
+    assert [part.begin for part in tracks["goroutine 1 main.read"].slices] == [6 * S]
+    made.governor = GovernorReport(0.01, steps=(GovernorStep(S, 4242, "x", 0.1),), kernel_off_ns=6 * S)
+    tracks = read(made)
+    assert "goroutine 1 main.read" not in tracks
+    about, = tracks["gotrace: window and losses"].slices
+    assert "NOT DRAWN: 1 wait that" in about.name and "system calls and waits for a CPU" in about.name
+
+
 def test_what_went_on_is_told_where_goroutines_were_not_kept_apart() -> None:
     made = pipeline()
     for stack in made.stacks:
