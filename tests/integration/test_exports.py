@@ -25,9 +25,15 @@ from traceprocessor import complaints, queried, rows
 from workload import Workload
 
 from gotrace import session as session_module
+from gotrace.export.perfetto import render_perfetto
+from gotrace.kernel.compilation import Compilation
+from gotrace.kernel.offsets import kernel_offsets
+from gotrace.kernel.program import Options
 from gotrace.options import AttachOptions
+from gotrace.profile.types import GovernorReport, GovernorStep, Profile, TimelineInterval, Window
 from gotrace.session import Session
-from gotrace.vocabulary import Loss
+from gotrace.traced import TracedProcess
+from gotrace.vocabulary import Loss, Stage, State
 
 pytestmark = pytest.mark.bpf
 
@@ -267,3 +273,54 @@ def test_labels_of_a_real_trace_can_be_asked_for(tmp_path: Path) -> None:
     assert "by main.provide" in leaves and "main.provide" in leaves
     functions = {name for stack in raw_stacks(pprof(GO, tmp_path, "-raw", ours)) for name in stack}
     assert not functions & {stack["reason"] for stack in summary["stacks"]}
+
+
+# ---- under a cap on the cost -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given_up", "off"), [(Stage.WAKERS, "wakers_off_ns"), (Stage.KERNEL, "kernel_off_ns")])
+def test_what_is_in_progress_is_drawn_where_a_stage_was_given_up(given_up: Stage, off: str) -> None:
+    """Of the runtime's goroutines most wait throughout: there is no single interval of them."""
+    with Workload(build("contended", GO, "plain")) as workload:
+        process = TracedProcess.prepare(workload.pid)
+        try:
+            process.load(Options(per_goroutine=True, stream_ns=0, governed=True), Compilation().result(), kernel_offsets())
+            process.attach()
+            process.begin()
+            time.sleep(0.3)
+            process.leave_out(frozenset((given_up,)))
+            left = time.monotonic_ns()
+            time.sleep(0.5)
+            stacks, intervals = process.finish()
+            length_ns = process.end_ns - process.start_ns
+            by_key = {stack.key: stack for stack in stacks}
+            profile = Profile(
+                "0", [process.describe()], Window("2026-01-01T00:00:00Z", length_ns, "exact", length_ns), stacks, {},
+                timeline=[TimelineInterval(i.goid, i.start_ns, i.duration_ns, by_key[i.stack_key]) for i in intervals],
+                governor=GovernorReport(0.1, steps=(GovernorStep(left, workload.pid, "x", 0.2),), **{off: process.end_ns - left}),
+            )
+        finally:
+            process.close()
+    trace = pb.Trace.FromString(render_perfetto(profile))
+    names = {packet.track_descriptor.name for packet in trace.packet}
+    for start in ("runtime.forcegchelper", "runtime.bgsweep", "runtime.bgscavenge", "main.readPipe"):
+        assert [name for name in names if re.fullmatch(rf"goroutine \d+ {re.escape(start)}", name)], start
+    drawn_ns: dict[int, int] = {}
+    opened, goroutines = {}, {}
+    for packet in trace.packet:
+        found = re.match(r"goroutine (\d+)", packet.track_descriptor.name)
+        if found:
+            goroutines[packet.track_descriptor.uuid] = int(found[1])
+        goid = goroutines.get(packet.track_event.track_uuid)
+        if goid is not None and packet.track_event.type == pb.TrackEvent.TYPE_SLICE_BEGIN:
+            opened[goid] = packet.timestamp
+        elif goid is not None and packet.track_event.type == pb.TrackEvent.TYPE_SLICE_END:
+            drawn_ns[goid] = drawn_ns.get(goid, 0) + packet.timestamp - opened.pop(goid)
+    sums_ns: dict[int, int] = {}
+    for stack in stacks:
+        if stack.state not in (State.SYSCALL, State.RUNQUEUE):
+            sums_ns[stack.goid] = sums_ns.get(stack.goid, 0) + stack.distribution.total_ns
+    # Never more than was summed up, and of goroutines that only wait all of it.
+    assert all(ns <= length_ns for ns in drawn_ns.values())
+    whole = {goid for goid, ns in sums_ns.items() if ns >= 0.999 * length_ns}
+    assert len(whole) >= 3 and all(drawn_ns[goid] >= sums_ns[goid] for goid in whole)
