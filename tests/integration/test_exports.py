@@ -149,8 +149,13 @@ BLOCKED = {
     ("sync.(*Mutex).Lock", "main.lock"), ("sync.(*RWMutex).RLock", "main.readLock"), ("sync.(*RWMutex).Lock", "main.writeLock"),
     ("sync.(*WaitGroup).Wait", "main.gather"), ("sync.(*Cond).Wait", "main.await"), ("runtime.selectgo", "main.choose"),
     ("runtime.chanrecv1", "main.receive"), ("runtime.chansend1", "main.send"), ("runtime.chansend1", "main.produce"),
+    ("sync.(*Mutex).Lock", "sync.(*Once).doSlow", "sync.(*Once).Do", "main.initialize"),
+    ("sync.(*Mutex).Lock", "sync.(*RWMutex).Lock", "main.writeTwice"),
+    ("reflect.chanrecv", "reflect.Value.recv", "reflect.Value.Recv", "main.receiveAny"),
+    ("runtime.selectgo", "reflect.rselect", "main.selectAny"),
+    ("runtime.selectgo", "io.(*pipe).read", "io.(*PipeReader).Read", "io.ReadAll", "main.readThrough"),
 }  # fmt: skip
-"""The waits of program contended: the operation and the function that calls it."""
+"""The waits of program contended: the operation, what called it, and the program's function that did."""
 
 
 def pprof(version: str, tmp_path: Path, *arguments: str | Path) -> str:
@@ -222,15 +227,14 @@ def test_merged_with_gos_own_block_profile_each_wait_is_one(version: str, tmp_pa
     their = raw_stacks(pprof(version, tmp_path, "-raw", block))
     own = raw_stacks(pprof(version, tmp_path, "-raw", ours))
     # Go's stacks are among ours, function for function from the operation to the goroutine's first function.
-    assert {stack[:2] for stack in their} >= BLOCKED
-    for operation in BLOCKED:
-        found, = [stack for stack in their if stack[:2] == operation]
-        assert own[found][0] > 0 and own[found][1] > 0
+    for wait in BLOCKED:
+        found, = [stack for stack in their if stack[: len(wait) - 1] == wait[:-1] and wait[-1] in stack]
+        assert own[found][0] > 0 and own[found][1] > 0, wait
     awaited = ("sync.(*Cond).Wait", "main.await", "main.main.func1")
     counted_before = raw_stacks(pprof(version, tmp_path, "-raw", before)).get(awaited, (0, 0))[0]
     assert own[awaited][0] <= their[awaited][0] - counted_before + 1  # one may end later than the second profile
     names = {name for stack in own for name in stack}
-    assert not {name for name in names if re.search(r"gopark|\.lockSlow|internal/sync|runtime_|semacquire1|chanrecv$|goexit$", name)}
+    assert not {name for name in names if re.search(r"gopark|\.lockSlow|internal/sync|runtime_|semacquire1|runtime\.chanrecv$|goexit$", name)}
 
     tops = []
     for number, files in enumerate(((block, ours), (ours, block))):
@@ -243,16 +247,19 @@ def test_merged_with_gos_own_block_profile_each_wait_is_one(version: str, tmp_pa
         tops.append(top_rows(pprof(version, tmp_path, "-top", "-unit=ns", "-nodefraction=0", *files)))
         assert tops[-1] == top_rows(pprof(version, tmp_path, "-top", "-unit=ns", "-nodefraction=0", merged))
     assert tops[0] == tops[1]
-    for operation in {operation for operation, _ in BLOCKED}:
+    for operation in {wait[0] for wait in BLOCKED}:
         waited = sum(delay for stacks in (their, own) for stack, (_, delay) in stacks.items() if stack[0] == operation)
         assert float(tops[0][operation].removesuffix("ns")) == pytest.approx(waited, rel=1e-6)
     for files in ((f"-diff_base={block}", ours), (f"-diff_base={ours}", block)):
         grown = top_rows(pprof(version, tmp_path, "-top", "-unit=ns", "-nodefraction=0", *files))
         assert not {name for name in grown if re.search(r"gopark|\.lockSlow|internal/sync|goexit$", name)}
     with flame_graph(tmp_path, block, ours) as drawn:
-        sources = [source["FullName"] for source in drawn["Sources"]]
-        for name in {name for operation in BLOCKED for name in operation}:
-            assert sources.count(name) == 1, name
+        paths: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+        for stack in drawn["Stacks"]:
+            functions = tuple(drawn["Sources"][number]["FullName"] for number in reversed(stack["Sources"]))
+            paths.setdefault(functions[:-1], set()).add(tuple(stack["Sources"]))  # without the root of all
+        for stack in their:
+            assert len(paths[stack]) == 1, stack
 
 
 def test_labels_of_a_real_trace_can_be_asked_for(tmp_path: Path) -> None:
