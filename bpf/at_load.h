@@ -47,6 +47,7 @@
 #define ASSIST_HI AT_LOAD(ASSIST_HI)
 #define MCALL AT_LOAD(MCALL)
 #define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
+#define SANITIZER AT_LOAD(SANITIZER) /* built with -race, -asan or -msan */
 #define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
 #define EXECUTE_LENGTH AT_LOAD(EXECUTE_LENGTH)
 
@@ -124,6 +125,9 @@
 
 /* Whether the program runs where a goroutine is created, and not at runtime.ready. */
 #define AT_CREATION AT_LOAD(AT_CREATION)
+
+/* Whether the new goroutine is in AX there, and not in BX. */
+#define CREATED_IN_AX AT_LOAD(CREATED_IN_AX)
 
 /* Whether the creation of goroutines is probed. */
 #define SEES_CREATION AT_LOAD(SEES_CREATION)

@@ -22,9 +22,12 @@ static __always_inline struct goroutine *row_of(u64 g, struct goroutine *blank)
 	return state;
 }
 
-/* The run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call. */
+/* The run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call. Where
+ * the kernel does not tell what its thread did meanwhile, that can't be said. */
 static __always_inline u64 long_run(struct goroutine *known)
 {
+	if (!KERNEL_STAGE)
+		return 0;
 	u64 run = known->run_ns - known->slice_base;
 	return run > LONG_RUN_NS && run < 1ULL << 62 ? run : 0;
 }
@@ -324,13 +327,14 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->waker = state->waker;
 	p->waker_goid = state->waker_goid;
 
-	/* Where the start was not seen, or not its kind: gopark is the leaf of every park. */
+	/* Where the start was not seen, or not its kind: gopark is the leaf of every park. Where copies of it are inlined the leaf
+	 * is another function's, and user space, which has the inline trees, tells: the reason goes along. */
 	if (kind == KIND_BEFORE || kind == KIND_SCHEDULE) {
 		if (word(s, G_SCHED_PC) - GOPARK_LO < GOPARK_HI - GOPARK_LO)
 			kind = KIND_PARK;
 	}
 	p->kind = kind;
-	p->reason = kind == KIND_PARK ? s->g[G_WAITREASON] : 0;
+	p->reason = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? s->g[G_WAITREASON] : 0;
 	if (!admit(s))
 		goto out;
 	u64 stack = walk_resuming(s, p->kind);

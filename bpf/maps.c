@@ -30,6 +30,11 @@ BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("lru_hash", u64, struct wait, waits, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
 BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for what is beyond, if MORE_ROWS */
+/* Where the chain of frame pointers is not to be relied on, since code that is not Go's has broken it: how far above the stack pointer
+ * the return address of a function lies, by the return address into it. Filled by user space when it has met such a stack; then the first
+ * element of `by_sizes` is 1. */
+BPF_TABLE("hash", u64, u64, frame_sizes, 1);
+BPF_TABLE("array", u32, u64, by_sizes, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);
 BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
 BPF_TABLE("hash", u64, struct arrival, watched, 1);
@@ -71,6 +76,7 @@ struct scratch {
 	u8 g[MAX_G_READ + 8];
 	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
 	volatile u32 foreseen; /* the window was read before the g, and that is where the g has its stack */
+	volatile u64 strict;     /* frame sizes go before frame pointers */
 	volatile u32 strayed;  /* the walk has read more than the window since */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];

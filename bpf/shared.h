@@ -191,7 +191,7 @@ struct interval_key {
 	u64 waker;
 	u64 object;
 	u64 goid;   /* 0 unless goroutines are kept apart */
-	u32 reason; /* g.waitreason if the kind is a park, else 0 */
+	u32 reason; /* g.waitreason if the kind is a park or may turn out as one, else 0 */
 	u32 kind;
 	u32 part;
 	u32 syscall; /* its number if the kind is a system call */

@@ -54,6 +54,14 @@ static __always_inline int frame_is_being_made(u64 pc, u64 *size)
 #define WALK_WAKER 1
 #define WALK_THREAD 2
 
+/* A return address, or OUTSIDE_CODE in place of what is none. Without a branch, of which the verifier would follow both ways for each frame. */
+static __always_inline u64 return_address(u64 word)
+{
+	u64 offset = word - TEXT_LO, size = TEXT_HI - TEXT_LO;
+	u64 inside = (u64)((s64)((offset - size) & ~offset) >> 63); /* all bits, or none */
+	return (word & inside) | (OUTSIDE_CODE & ~inside);
+}
+
 /* A walk up the frame pointers of one goroutine's stack, [lo, hi). */
 struct walker {
 	u64 fp;    /* where the next caller's frame pointer and return address lie */
@@ -90,8 +98,12 @@ static __always_inline int mend(struct walker *w, u64 *pc)
 {
 	if (CGOCALLBACK_FRAME && w->last - CGOCALLBACK_LO < CGOCALLBACK_HI - CGOCALLBACK_LO && (w->fp < w->lo || w->fp >= w->hi)) {
 		u64 behind = w->below + CGOCALLBACK_FRAME + 8 + ASMCGOCALL_FRAME, cgocall = 0;
-		if (behind + 8 > w->hi || bpf_probe_read_user(&cgocall, 8, (void *)behind))
+		if (behind + 8 <= w->hi && bpf_probe_read_user(&cgocall, 8, (void *)behind))
 			return 0;
+		if (cgocall - TEXT_LO >= TEXT_HI - TEXT_LO) {
+			w->fp = 0; /* a thread of C's own: there is nothing above */
+			return 1;
+		}
 		*pc = cgocall;
 		w->below = behind + 8;
 		w->fp = behind + CGOCALL_FRAME;
@@ -113,6 +125,8 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	u64 frame[2], hash = mix(0, pc), async = 0;
 	u32 i = 1;
 
+	u64 zero = 0, *strict = by_sizes.lookup(NARROW(zero));
+	s->strict = strict ? *strict : 0;
 	value->flags = 0;
 	value->prologue_caller = 0;
 	value->async_caller = 0;
@@ -121,6 +135,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		/* It has not run yet: its first function, and goexit as that one's caller (runtime/sys_x86.go: gostartcall). */
 		value->flags = STACK_EXACT;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->pcs[1], 8, (void *)sp)) {
+			value->pcs[1] = return_address(value->pcs[1]);
 			i = 2;
 			hash = mix(hash, value->pcs[1]);
 		} else {
@@ -131,6 +146,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
 		s->strayed = 1;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->prologue_caller, 8, (void *)sp)) {
+			value->prologue_caller = return_address(value->prologue_caller);
 			value->flags |= STACK_IN_PROLOGUE;
 			hash = mix(hash, value->prologue_caller);
 			w.below = sp + 8;
@@ -165,9 +181,23 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		value->flags |= STACK_EXACT;
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
 		w.below = sp - 16;
+		w.last = 0; /* no return address: no frame size is known from here */
+	}
+	if (whose == WALK_THREAD && kind == KIND_TRANSIT && sp) {
+		/* In code that is not Go's, which was called from where the word at sp says. */
+		value->pcs[0] = pc;
+		value->prologue_caller = user_word(sp);
+		value->flags |= STACK_IN_PROLOGUE;
+		hash = mix(hash, value->prologue_caller);
+		w.below = sp + 8;
+		w.last = value->prologue_caller;
 	}
 	if (whose != WALK_PARKED || !s->foreseen)
 		read_window(s, fp, lo, hi);
+	if (s->strict) {
+		s->window_bytes = 0;
+		s->strayed = 1;
+	}
 	/* As long as the chain ascends inside the window. Whatever else it does is for the second loop: in one, each frame would
 	 * double what the verifier has to follow. */
 	for (; i < MAX_FRAMES; i++) {
@@ -178,6 +208,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		u64 next = *(u64 *)(s->window + at), caller = *(u64 *)(s->window + at + 8);
 		if (!caller)
 			goto done;
+		caller = return_address(caller);
 		w.below = w.fp + 16;
 		if (whose == WALK_PARKED && i == ASYNC_AT)
 			async = w.below;
@@ -189,12 +220,19 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	if (whose == WALK_PARKED && w.fp)
 		s->strayed = 1;
 	for (; i < MAX_FRAMES; i++) {
+		if (s->strict) {
+			u64 last = w.last, *size = frame_sizes.lookup(&last);
+			if (size)
+				w.fp = w.below + *size - 8;
+		}
 		if (!w.fp)
 			goto done;
 		if (w.fp < w.below || w.fp + 16 > w.hi) {
 			frame[1] = 0;
 			if (!mend(&w, &frame[1]))
 				goto broken;
+			if (!w.fp)
+				goto done;
 			if (frame[1]) {
 				frame[0] = w.fp;
 				goto found;
@@ -204,6 +242,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 			goto broken;
 		if (!frame[1])
 			goto done;
+		frame[1] = return_address(frame[1]);
 		w.below = w.fp + 16;
 found:
 		/* asyncPreempt is only ever the leaf's caller: the frame found next is the interrupted function's. */

@@ -133,6 +133,48 @@ static __always_inline struct thread *thread_row(u64 thread)
 	return threads.lookup(NARROW(thread));
 }
 
+/* Whether the word at that place of a goroutine's stack is a return address into Go code: there is a call in front of it. */
+static __always_inline int returns_to_go(u64 at, u64 lo, u64 hi)
+{
+	u8 code[5];
+	u64 to = 0;
+	if (at - lo >= hi - lo || bpf_probe_read_user(&to, 8, (void *)at) || to - TEXT_LO >= TEXT_HI - TEXT_LO)
+		return 0;
+	if (bpf_probe_read_user(code, sizeof(code), (void *)(to - 5)))
+		return 0;
+	/* call rel32; call *reg, call *(reg); call *disp8(reg) */
+	return code[0] == 0xE8 || (code[3] == 0xFF && (code[4] & 0x38) == 0x10) || (code[2] == 0xFF && (code[3] & 0x38) == 0x10);
+}
+
+#define FOREIGN_WORDS 16
+
+/* Where on the goroutine's stack the word lies by which code that is not Go's, and that runs on that stack, returns to Go. 0: unknown. */
+static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
+{
+#pragma clang loop unroll(disable)
+	for (u32 word = 0; word < FOREIGN_WORDS; word++, sp += 8)
+		if (returns_to_go(sp, lo, hi))
+			return sp;
+	return 0;
+}
+
+#define SANITIZER_WORDS 64
+
+/* Where on the goroutine's stack the return address of what called a sanitizer lies: in r12, or where C has saved that since on the
+ * stack of g0, below where this one was when it was left (runtime/race_amd64.s: racecall; asan_amd64.s: asancall). 0: unknown. */
+static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
+{
+	if (returns_to_go(r12, lo, hi))
+		return r12;
+#pragma clang loop unroll(disable)
+	for (u32 word = 0; word < SANITIZER_WORDS; word++, sp += 8) {
+		u64 saved = user_word(sp);
+		if (returns_to_go(saved, lo, hi))
+			return saved;
+	}
+	return 0;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -267,7 +309,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		t->woken_ns = now;
 	}
 	/* Where the goroutine's own frames begin. One walk for all cases: each costs the compiler and the verifier dearly. */
-	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
+	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), checked = 0, pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
 	t->how = KIND_WAKER;
 	if (pc - TEXT_LO < TEXT_HI - TEXT_LO && sp >= lo && sp < hi) {
 		t->how = KIND_SYSCALL; /* in Go code: stopped at any instruction */
@@ -278,6 +320,20 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		pc = word(s, G_SCHED_PC);
 		sp = word(s, G_SCHED_SP);
 		fp = word(s, G_SCHED_BP);
+	} else if (tls == g && sp - lo < hi - lo && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
+		/* Code that is not Go's, on the goroutine's own stack: generated at run time, or a plugin's. With frames of its own it is
+		 * passed by their pointers. */
+		u64 at = call_of_foreign_code(sp, lo, hi);
+		pc = OUTSIDE_CODE;
+		if (at && (fp < sp || at < fp + 8)) {
+			sp = at;
+			t->how = KIND_TRANSIT;
+		}
+	} else if (SANITIZER && tls == g && (checked = call_of_sanitizer(sp, s->regs.r12, lo, hi))) {
+		/* On g0's stack by a way that notes nothing but the stack pointer. C may have put something else into the frame pointer. */
+		pc = SANITIZER_CODE;
+		sp = checked;
+		t->how = KIND_TRANSIT;
 	} else {
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;
 		sp = M_VDSO_SP ? user_word(m + M_VDSO_SP) : 0;
@@ -289,13 +345,19 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		} else {
 			/* A few instructions before or after that, when the saved registers are taken or not yet there; in a
 			 * signal handler; or while the stack is being copied. */
-			fp = 0;
+			fp = sp = 0;
 			t->how = KIND_TRANSIT;
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
-	t->stack = walk(s, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
-	if (t->how == KIND_TRANSIT) {
+	/* Through map memory: what the verifier knows of them, and of all else here, would have it follow the walk once for each case. */
+	volatile struct pt_regs *from = &s->regs;
+	from->ip = pc;
+	from->sp = sp;
+	from->bp = fp;
+	t->unused = blocked | (w ? 2 : 0);
+	t->stack = walk(s, from->ip, from->sp, from->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), t->how, WALK_THREAD);
+	if (t->how == KIND_TRANSIT && !from->sp) {
 		t->stack = mix(t->stack, STACK_IN_TRANSIT);
 		s->stack.flags |= STACK_IN_TRANSIT;
 	}
@@ -304,15 +366,20 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (s->stack.flags & STACK_UNREADABLE)
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
-	if (blocked)
+	u32 then = t->unused;
+	if (then & 1)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
+	g = t->g;
+	w = then & 2 ? waits.lookup(&g) : NULL;
 	if (w) {
 		w->stack = t->stack;
 		w->kernel_stack = t->kernel_stack;
 		w->object = t->object;
 	}
 	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
-	*row = *(struct thread *)t;
+	row = threads.lookup(NARROW(thread));
+	if (row)
+		*row = *(struct thread *)t;
 out:
 	release_scratch(s);
 }
@@ -331,7 +398,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		if (t) {
 			if (t->flags & THREAD_QUEUED && !t->out_ns) {
 				/* It had no CPU then, else it would have been seen to leave it. */
-				struct goroutine new = {};
+				struct goroutine new = {.flags = GOROUTINE_UNSURE};
 				if (row_of(t->g, &new))
 					t->out_ns = c->window_start_ns;
 			}

@@ -39,7 +39,8 @@ static __always_inline u64 current_goroutine(struct scratch *s, u64 g0)
 }
 
 /* Loaded twice. With AT_CREATION 0 for runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that does it.
- * With AT_CREATION 1 for the call of runtime.runqput in runtime.newproc.func1: BX = the g of the new goroutine. */
+ * With AT_CREATION 1 in runtime.newproc.func1 for the call of runtime.runqput, BX = the g of the new goroutine, or for the return
+ * from runtime.newproc1, AX = that g. */
 int mark_ready(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
@@ -49,7 +50,7 @@ int mark_ready(struct pt_regs *ctx)
 		return 0;
 	count(STAT_HITS_READY);
 	u64 ax = *(volatile unsigned long *)&ctx->ax, bx = *(volatile unsigned long *)&ctx->bx; /* not one load of a chosen place */
-	u64 g = AT_CREATION ? bx : ax, g0 = ctx->r14;
+	u64 g = AT_CREATION && !CREATED_IN_AX ? bx : ax, g0 = ctx->r14;
 	if (AT_CREATION) {
 		state = created(g, now);
 		if (!state)

@@ -17,6 +17,7 @@ from gotrace.kernel.structs import NO_SYSCALL
 from gotrace.live.goroutines import Goroutine, GoroutineReader
 from gotrace.live.gstruct import Status
 from gotrace.model.kernelstacks import STOPPED, cause
+from gotrace.proc.descriptors import open_file
 from gotrace.proc.sockets import internet_sockets
 from gotrace.vocabulary import StartKind
 
@@ -187,14 +188,12 @@ def asleep(pid: int, tid: int) -> Sleep | None:
 
 
 def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
-    """What the descriptors of process `pid` are now, with the addresses of internet sockets."""
+    """What the descriptors of process `pid` are now, with the addresses of internet sockets. No file system is asked."""
     found = {}
     for fd in fds:
-        try:
-            status = os.stat(f"/proc/{pid}/fd/{fd}")
-        except OSError:
-            continue
-        found[fd] = KernelObject(fd, status.st_mode, status.st_ino, status.st_dev & 0xFFFFFFFF)
+        file = open_file(pid, fd)
+        if file is not None:
+            found[fd] = KernelObject(fd, file.mode, file.ino, file.dev, file.family)
     inodes = {thing.ino: fd for fd, thing in found.items() if stat.S_ISSOCK(thing.mode)}
     for inode, socket in (internet_sockets(pid, set(inodes)) if inodes else {}).items():
         fd = inodes[inode]

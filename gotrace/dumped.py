@@ -80,6 +80,7 @@ class _Reading:
             about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
             found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
+        self._losses["fields_unread"] = len(self._binary.misfits)
         self._losses["unknown_function"] = self._symbolizer.unknown
         return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses)
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from gotrace.errors import GotraceError
 from gotrace.governor import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
-from gotrace.kernel.placing import stage_of
+from gotrace.kernel.placing import ProbesDoNotArrive, stage_of
 from gotrace.kernel.records import ProgramRuns
-from gotrace.profile.types import GovernorReport, GovernorStep
+from gotrace.profile.types import GovernorReport, GovernorStep, Missing
 from gotrace.sampled import SampleOptions
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Stage, Stat
@@ -98,10 +98,27 @@ class Regulator:
                 # The probes are gone: with the process, or because the kernel takes them no longer.
                 self._broken = True
                 if not self.process.execed:
-                    self._say(f"governor: nothing more is traced: {error}")
-                    if not self.process.paused:
-                        self.process.pause()
+                    if isinstance(error, ProbesDoNotArrive):
+                        self._without_probes(error)
+                    else:
+                        self._say(f"governor: nothing more is traced: {error}")
+                        if not self.process.paused:
+                            self.process.pause()
         return max(0.0, (self._due - time.monotonic_ns()) / 1e9)
+
+    def _without_probes(self, error: ProbesDoNotArrive) -> None:
+        """A window would be full of waits that no probe has seen the end of: goroutines are looked at instead, to the end."""
+        process, rung = self.process, self.governor.rung
+        if not process.paused:
+            process.pause()
+        process.stop_looking()
+        self._say(f"governor: {error}: from here on goroutines are looked at from without")
+        process.missing.append(Missing(
+            "probes", str(error), "from then on intervals are estimated by looks from without", process.process.pid,
+        ))
+        if rung is not Rung.PROBES:
+            self._note(rung, self.governor.give_windows_up())
+        process.look(self._looks)
 
     # -- what it costs -------------------------------------------------------------------------------------------------
 

@@ -14,13 +14,14 @@ from gotrace.vocabulary import Part, StartKind
 @dataclass(frozen=True)
 class Parked:
     """A goroutine that was found off the CPU in the process's memory. `reason` is its g.waitreason. `created`: it has
-    not had its first turn yet."""
+    not had its first turn yet. `kind` is what its state says of how it left the CPU, BEFORE where it says nothing."""
 
     g: int
     goid: int
     reason: int
     stack: RawStack
     created: bool = False
+    kind: StartKind = StartKind.BEFORE
 
 
 @dataclass
@@ -48,6 +49,8 @@ class CutOff:
         if interval is not None:
             if thing and not interval.object:
                 interval = replace(interval, object=thing)
+            if interval.kind in (StartKind.BEFORE, StartKind.SCHEDULE):
+                interval = replace(interval, kind=parked.kind)
             self._add(parked.goid, parked.reason, parked.stack, interval)
         elif self.only_goid in (0, parked.goid) and self.end_ns - self.start_ns >= self.min_block_ns:
             key = self._unseen_key(parked, thing)
@@ -55,10 +58,10 @@ class CutOff:
 
     def _unseen_key(self, parked: Parked, thing: int) -> RowKey:
         """The row of a goroutine that was off the CPU for the whole window. There may be a million, at few places."""
-        alike = parked.stack.pcs, parked.reason, parked.created, thing
+        alike = parked.stack.pcs, parked.reason, parked.created, parked.kind, thing
         key = self._unseen.get(alike)
         if key is None:
-            kind = StartKind.CREATED if parked.created else StartKind.BEFORE
+            kind = StartKind.CREATED if parked.created else parked.kind
             key = self._unseen[alike] = RowKey(-1 - stack_hash(parked.stack.pcs), 0, 0, thing, 0, parked.reason, kind, Part.MAIN, 0)
         return key._replace(goid=parked.goid) if self.per_goroutine else key
 

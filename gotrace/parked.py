@@ -15,7 +15,9 @@ from gotrace.kernel.records import RawStack
 from gotrace.kernel.tables import Tables
 from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
+from gotrace.model.snapshots import KIND_OF_STATUS
 from gotrace.proc.memory import Memory
+from gotrace.vocabulary import StartKind
 
 _READ_TRIES = 5
 _RETRY_S = 0.002
@@ -152,7 +154,7 @@ def _unmoved(head: Goroutine, now: Goroutine) -> bool:
 
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     stack = _whole_stack(pcs) if pcs else RawStack((goroutine.pc,), unreadable=True)
-    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack)
+    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack, kind=KIND_OF_STATUS.get(goroutine.status, StartKind.BEFORE))
 
 
 @lru_cache(1 << 12)

@@ -27,7 +27,8 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
-from gotrace.target import OpenTarget, cpu_time_ns, is_possible, open_target
+from gotrace.errors import TargetGone
+from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target
 from gotrace.vocabulary import Loss, Stat
 
 DEFAULT_RATE_HZ = 20.0
@@ -97,13 +98,23 @@ class SampledProcess:
         self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
-        self.missing: list[Missing] = []
+        self.missing: list[Missing] = missing_fields(target.binary, target.process.pid)
         self.notes: list[str] = []
 
     @classmethod
     def prepare(cls, pid: int, options: SampleOptions) -> SampledProcess:
         """Opens the process, reads its binary and checks it against the live process."""
-        return cls(open_target(pid, f"sudo gotrace attach {pid} --mode sample"), options)
+        target = open_target(pid, f"sudo gotrace attach {pid} --mode sample")
+        try:
+            sampled = cls(target, options)
+            sampled.notes += filter(None, [forked_copy(target)])
+        except ProcessLookupError:
+            target.close()
+            raise TargetGone(f"process {pid} ended while it was being examined") from None
+        except BaseException:
+            target.close()
+            raise
+        return sampled
 
     def describe(self) -> Target:
         """What is known of the process, for the capture and the summary."""

@@ -76,6 +76,7 @@ class Session:
     written: list[Path] = field(default_factory=list)
     syscalls: SyscallSource = SyscallSource.NONE
     obstacle: str = ""
+    _by_uprobes: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: bool = False
     _cost_ns: int | None = None
@@ -157,6 +158,9 @@ class Session:
             probe_set = ProbeSet.LEAN if lean else options.probe_set
             traced.append(TracedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
             self._add(traced[-1])
+            self.obstacle = self.obstacle or traced[-1].obstacle
+            if traced[-1].obstacle:
+                self._by_uprobes = True
         self._check_reasons()
         if self.options.governed:
             # All the time: it is how the cost is known. Before a hit is measured, whose cost it raises.
@@ -382,7 +386,7 @@ class Session:
             cpu_ns=sum(process.cpu_used_ns() for process in self.processes),
             pauses=sorted((p for process in self.processes for p in process.pauses), key=lambda pause: pause.start_ns),
             timeline=self._timeline(stacks) if complete else [],
-            filters=self.options.filters(self.syscalls),
+            filters=self.options.filters(SyscallSource.UPROBES if self._by_uprobes else self.syscalls),
             governor=together(list(self._regulators.values())) if self._regulators else None,
             complete=complete,
             missing=[missing for process in self.processes for missing in process.missing],

@@ -11,8 +11,10 @@ from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackKey, StackStat
+from gotrace.vocabulary import Part, StartKind
 
 _CONFIDENCE = 1.96
+_OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))
 
 
 @dataclass(slots=True)
@@ -46,6 +48,13 @@ class Tally:
         self._stacks: dict[StackKey, _Stack] = {}
         self._final: list[StackStat] = []
         self._of_row: dict[RowKey, _Stack] = {}
+        self._incomplete: set[RowKey] = set()
+
+    def incomplete(self, threads: bool = False) -> int:
+        """How many intervals have a stack that does not end at a root: of goroutines that left their CPU by Go's own doing, or of such
+        whose thread was stopped, which may be between any two instructions."""
+        found = (key for key in self._incomplete if key in self._of_row and (key.kind in _OF_THREADS) == threads)
+        return sum(self._of_row[key].rows[key].count for key in found)
 
     @property
     def unknown(self) -> int:
@@ -103,6 +112,8 @@ class Tally:
 
     def _stat(self, row: IntervalRow) -> StackStat:
         stack = self._model.interpret(row)
+        if stack.incomplete and row.part is Part.MAIN:
+            self._incomplete.add(row.key)
         return StackStat(
             self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
             pid=self._pid,

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from dataclasses import dataclass
 
-from gotrace.errors import Refused, TargetGone
+from gotrace.errors import BadBinary, Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
+from gotrace.live.fields import CHECKED, fitted
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process, open_process
-from gotrace.profile.types import Target
+from gotrace.proc.programs import go_descendants, loaded_program
+from gotrace.profile.types import Missing, Target
 
 
 RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
 """Goroutines can't run for longer than their process has CPU time. By so much, relative and absolute, the sums may differ: the one is
 reckoned by the clock from one switch to the next, the other without interrupts and what a hypervisor takes."""
+
+
+_START_S, _POLL_S = 2.0, 0.05
+_LOOKED_AT = 4096
 
 
 @dataclass
@@ -47,15 +55,34 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     """
     process = open_process(pid)
     try:
-        binary = GoBinary(read_file(process.exe_fd, process.exe))
-        bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
+        try:
+            binary = GoBinary(read_file(process.exe_fd, process.exe))
+            bias = process.entry_address() - int.from_bytes(binary.image.data[24:32], "little")
+        except BadBinary as error:
+            if "is not a Go binary" not in str(error):
+                raise
+            loaded = loaded_program(pid, process.exe_fd)
+            if loaded is None:
+                _refuse_wrapper(process, hint)
+                raise
+            # A dynamic loader was called with the program as its argument: AT_ENTRY is the loader's.
+            for fd in (process.exe_fd, process.path_fd):
+                if fd >= 0:
+                    os.close(fd)
+            (process.exe_fd, process.exe, bias), process.path_fd = loaded, -1
+            binary = GoBinary(read_file(process.exe_fd, process.exe))
         if bias < 0 or bias % 4096:
             raise Refused(f"{process.exe}: loaded at an impossible address (entry {bias:#x} off)")
         memory = Memory(pid)
         reader = GoroutineReader(memory, binary, bias)
         try:
             binary.check()
+            _await_start(pid, reader, memory, binary.allgs + bias)
             reader.check_layout()
+            layout, misfits = fitted(memory, binary, bias, reader.addresses(CHECKED))
+            if layout != binary.layout or misfits:
+                binary.fit(layout, misfits)
+                reader = GoroutineReader(memory, binary, bias)
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
         except PermissionError:
@@ -64,6 +91,69 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     except BaseException:
         process.close()
         raise
+
+
+def forked_copy(target: OpenTarget) -> str:
+    """What is to be said of a process that was forked from a Go program without exec: of its threads only the one that called fork
+    exists. "" of any other."""
+    layout = target.binary.layout
+    fields = (layout.g_m, layout.m_procid)
+    if None in fields:
+        return ""
+    missing: set[int] | None = None
+    numbers: set[int] = set()
+    for attempt in range(2):  # a thread may begin or end while we look
+        time.sleep(_POLL_S * attempt)
+        raws = target.memory.read_many([(g + layout.g_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
+        ms = {int.from_bytes(raw, "little") for raw in raws if raw} - {0}
+        procids = target.memory.read_many([(m + layout.m_procid, 8) for m in ms])
+        numbers = {int.from_bytes(raw, "little") for raw in procids if raw} - {0}
+        there = _own_numbers(target.process.pid)
+        absent = numbers - there
+        missing = absent if missing is None else missing & absent
+        if not missing or not there:
+            return ""
+    if 2 * len(missing) < len(numbers):
+        return ""
+    return (
+        f"{target.process.pid} is a forked copy of a Go process: {len(missing)} of {len(numbers)} of the threads that its goroutines "
+        "are on do not exist; its goroutines will never run"
+    )
+
+
+def _own_numbers(pid: int) -> set[int]:
+    """Its threads, as the process itself numbers them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{tid}/status", encoding="utf-8", errors="replace") as file:
+                found |= {int(line.split()[-1]) for line in file if line.startswith("NSpid:")}
+    return found
+
+
+def _refuse_wrapper(process: Process, hint: str) -> None:
+    """Where descendants of a shell, an init or the like are the Go programs."""
+    found = go_descendants(process.pid)
+    if not found:
+        return
+    name = os.path.basename(process.exe)
+    named = ", ".join(f"{pid} ({program})" for pid, program in found[:8]) + (", ..." if len(found) > 8 else "")
+    who = f"its child {named} is" if len(found) == 1 else f"its children {named} are"
+    raise Refused(f"{name} is not a Go program; {who}", hint.replace(f" {process.pid}", f" {found[0][0]}"))
+
+
+def _await_start(pid: int, reader: GoroutineReader, memory: Memory, allgs: int) -> None:
+    """Gives a process that has just been started, or whose C constructors run, a little time."""
+    deadline = time.monotonic() + _START_S
+    while not reader.count():
+        if time.monotonic() >= deadline:
+            if memory.u64(allgs + 8):
+                return  # the list is there, but makes no sense: the reader says why
+            raise Refused(
+                f"process {pid} has not started its Go runtime yet: it has no goroutines (C constructors may still run)",
+                "try again when it has started",
+            )
+        time.sleep(_POLL_S)
 
 
 def describe(process: Process, binary: GoBinary) -> Target:
@@ -78,6 +168,12 @@ def describe(process: Process, binary: GoBinary) -> Target:
 def is_possible(running_ns: int, cpu_ns: int) -> bool:
     """Whether goroutines can have run for `running_ns` while their process used `cpu_ns` of CPU time."""
     return running_ns <= cpu_ns * (1 + RUNNING_MARGIN) + RUNNING_MARGIN_NS
+
+
+def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
+    """What of the layout a live process has contradicted, as what a trace goes without."""
+    lacks = "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks"
+    return [Missing("fields of runtime.g", "; ".join(binary.misfits), lacks, pid)] if binary.misfits else []
 
 
 def cpu_time_ns(pid: int) -> int:

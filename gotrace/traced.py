@@ -20,9 +20,10 @@ from gotrace.kernel.records import BlockedThread, IntervalRow, KernelEvent, Runn
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
+from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
 from gotrace.parked import ParkedReader
-from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
+from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan, sanitizer_of
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
 from gotrace.proc.process import Process
@@ -32,7 +33,7 @@ from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Tar
 from gotrace.promptness import Promptness
 from gotrace.sampled import SampledProcess, SampleOptions
 from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, is_possible, open_target
+from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
@@ -41,6 +42,21 @@ _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
 _ROWS_AT_ONCE = 512
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
+
+
+_NO_KERNEL_STAGE = (
+    "names of system calls, page faults, waits for a CPU (run queue), kernel stacks, files and sockets, long runs and running time;"
+    " system calls are those of 20 us or more as Go sees them"
+)
+
+
+def _no_threads(binary: GoBinary) -> str:
+    """Why it can't be told which goroutine a thread runs, "" if it can."""
+    if binary.thread_local_g is None:
+        return "where threads keep their g was not found in the machine code"
+    if None in (binary.layout.g_m, binary.layout.m_curg):
+        return f"the layout of runtime.m is not known for {binary.version or 'this Go version'}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,9 @@ class TracedProcess:
     samples: int = 0
     missing: list[Missing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    syscalls: SyscallSource = SyscallSource.TRACEPOINTS
+    obstacle: str = ""
+    """Why system calls are seen by uprobes in this process, where the host would let them be seen by tracepoints."""
     windows: int = 0
     _window_ns: int = 0
     _paused_since: int = 0
@@ -107,13 +126,24 @@ class TracedProcess:
         """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
         target = open_target(pid, f"sudo gotrace attach {pid}")
         try:
-            tracepoints = syscalls is SyscallSource.TRACEPOINTS
-            plan = make_plan(target.binary, probe_set, wakers, exits=tracepoints and probe_set is not ProbeSet.LEAN, syscalls=syscalls is SyscallSource.UPROBES)
-            traced = cls(target.process, target.binary, target.bias, plan, target.memory, target.reader)
+            missing, obstacle = missing_fields(target.binary, pid), _no_threads(target.binary) if syscalls is SyscallSource.TRACEPOINTS else ""
+            if obstacle:
+                if probe_set is ProbeSet.LEAN:
+                    raise Refused(f"--mode lean needs to know which goroutine a thread runs, but {obstacle}", "--mode exact, or --mode sample")
+                missing.append(Missing("kernel", obstacle, _NO_KERNEL_STAGE, pid))
+                syscalls = SyscallSource.UPROBES
+            exits = syscalls is SyscallSource.TRACEPOINTS and probe_set is not ProbeSet.LEAN
+            plan = make_plan(target.binary, probe_set, wakers, exits, syscalls is SyscallSource.UPROBES)
+            missing += [Missing(left.stage, f"{left.symbol}: {left.reason}", left.lacks, pid) for left in plan.left_out if left.stage]
+            traced = cls(
+                target.process, target.binary, target.bias, plan, target.memory, target.reader, syscalls=syscalls, obstacle=obstacle,
+                missing=missing,
+            )
             try:
                 traced._verify()
             except ProcessLookupError:
                 raise TargetGone(f"process {pid} ended while it was being examined") from None
+            traced.notes += filter(None, [forked_copy(target)])
             return traced
         except BaseException:
             target.close()
@@ -144,20 +174,24 @@ class TracedProcess:
             raise TargetGone(f"process {self.process.pid} ended while it was being examined") from None
         options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
         pid = self.process.pid
-        offsets = (kernel or {}) if self.plan.thread_local_g is not None else {}
+        offsets = (kernel or {}) if not self.obstacle else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, self.bias, offsets)
         self._kernel_symbols = KernelSymbols()
         # Names are read now, and not when the window is open: then there is other work. The verifier runs without our lock.
         self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
-        model = StackModel(self.binary, self.bias, self._kernel_symbols)
+        model = self._model = StackModel(self.binary, self.bias, self._kernel_symbols)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
             bool(options.sample_period_ns),
         )
         self._sample_ns = options.sample_period_ns
         self._options = options
+
+        sanitizer = sanitizer_of(self.binary)
+        if sanitizer:
+            self.notes.append(f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame")
 
     def ready(self) -> str:
         """What has been made ready, in words."""
@@ -188,15 +222,15 @@ class TracedProcess:
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
 
-    def _note_threads(self) -> tuple[int, list[BlockedThread]]:
+    def _note_threads(self) -> tuple[int, list[BlockedThread], list[RunnableThread]]:
         """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
         sleep in the kernel it is noted how much CPU time they have had. Returns what `_check_noted` wants."""
         since_ns, noted = time.monotonic_ns(), []
+        runnable: dict[int, RunnableThread] = {}
         if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
-            return since_ns, noted
+            return since_ns, noted, []
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            runnable: dict[int, RunnableThread] = {}
             for thread in blocked_threads(pid, self.reader, self._kernel_symbols, running=self.tracer.sees_threads):
                 if isinstance(thread, RunnableThread):
                     runnable[thread.tid] = thread
@@ -209,9 +243,9 @@ class TracedProcess:
                 for tid, cpu_ns in threads_cpu_ns(pid).items():
                     one = runnable.get(tid)
                     tables.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
-        return since_ns, noted
+        return since_ns, noted, list(runnable.values())
 
-    def _check_noted(self, since_ns: int, noted: list[BlockedThread]) -> None:
+    def _check_noted(self, since_ns: int, noted: list[BlockedThread], runnable: list[RunnableThread]) -> None:
         """Takes back what was noted of threads that went on before the window opened. Those that did so afterwards the kernel side knows
         better already."""
         pid, tables = self.process.pid, self.tracer.tables
@@ -220,6 +254,11 @@ class TracedProcess:
                 self._blocked_unread += thread.stack.unreadable
             else:
                 tables.forget_blocked(thread.tid, since_ns)
+        with contextlib.suppress(ProcessLookupError):
+            running = {now.address for now in self.reader.read([thread.g for thread in runnable]) if now.status in (Status.RUNNING, Status.SYSCALL)}
+            for thread in runnable:
+                if thread.g not in running:
+                    tables.forget_queued(thread.tid)
         if tables.is_halted_since(since_ns):
             if is_halted(pid, kernel_names(pid, pid)):
                 self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
@@ -259,6 +298,8 @@ class TracedProcess:
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         changed = self._tally.take(rows)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._tally.unknown
+        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete()
+        self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
 
     def tick(self) -> float:
@@ -453,6 +494,8 @@ class TracedProcess:
             self.stop_looking()
             self.end_ns = self._paused_since
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
+        if alive and self._looks is None:
+            self._check_probes()
         self.cpu_used_ns()
         self._cpu_frozen = True
         self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
@@ -481,6 +524,7 @@ class TracedProcess:
         _, intervals = self.read()
         cut = self._cut_off(parked if alive else self._first_seen, alive, later, self.end_ns)
         self._take(list(cut.rows.values()))
+        self.losses[Loss.THREAD_STACK_UNREADABLE] += self._tally.incomplete(threads=True)
         self.goroutines = self._tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
         self._note_what_was_seen()
@@ -502,6 +546,16 @@ class TracedProcess:
         outside = tables.threads_outside()
         if outside:
             self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+
+    def _check_probes(self) -> None:
+        """The last guard: probes that left the process's code in the window, as when the program moves it, saw nothing from then
+        on."""
+        absent = self.tracer.probes.absent()
+        if absent:
+            self.missing.append(Missing(
+                "probes", f"at the end {len(absent)} probes are no longer in the process's code ({absent[0].symbol}, ...)",
+                "waits and running times are wrong from the moment on at which they left", self.process.pid,
+            ))
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""

@@ -9,6 +9,13 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 
 
+OUTSIDE_CODE = 1
+"""In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, also a secret: it is never
+kept."""
+SANITIZER_CODE = 2
+"""In place of those in C that the compiler's checks of memory accesses call (``-race``, ``-asan``, ``-msan``)."""
+
+
 class State(str, Enum):
     """State of an off-CPU interval of a goroutine (the public vocabulary of the JSON and of ``--state``)."""
 
@@ -169,6 +176,7 @@ class Loss(str, Enum):
     INTERVAL_LOST = "interval_lost"
     STACK_TRUNCATED = "stack_truncated"
     STACK_UNREADABLE = "stack_unreadable"
+    STACK_INCOMPLETE = "stack_incomplete"
     START_WHILE_STOPPED = "start_while_stopped"
     END_WHILE_RUNNING = "end_while_running"
     MISSED_HITS = "missed_hits"
@@ -197,6 +205,7 @@ LOSS_TEXT = {
     Loss.INTERVAL_LOST: "intervals not recorded: the g could not be read, or too many probes met on one CPU",
     Loss.STACK_TRUNCATED: "intervals whose stack is deeper than the walk goes: their root frames are missing",
     Loss.STACK_UNREADABLE: "intervals whose stack could not be read: shown as a lost frame",
+    Loss.STACK_INCOMPLETE: "intervals whose stack ends before its root: code that is not Go's broke the chain of frames (shown as a lost frame)",
     Loss.START_WHILE_STOPPED: "state machine: a goroutine stopped that was already stopped",
     Loss.END_WHILE_RUNNING: "state machine: a goroutine resumed that was not known to be stopped",
     Loss.MISSED_HITS: "probe hits that the kernel did not deliver to the program",
@@ -205,7 +214,7 @@ LOSS_TEXT = {
     Loss.WAKER_LOST: "wake-ups whose waker could not be read",
     Loss.OBJECT_TABLE_FULL: "intervals without their file or socket: more of those than the table holds",
     Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
-    Loss.STACK_IN_TRANSIT: "thread waits in a signal handler, or while the stack was being copied or switched: only the innermost frame is known",
+    Loss.STACK_IN_TRANSIT: "thread waits whose Go stack was nowhere to be found (in a signal handler, in C, or as it was being copied or switched): at most their innermost frame is shown",
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that were not seen: some waits are not split there",
     Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",

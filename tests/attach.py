@@ -45,10 +45,11 @@ class Attached:
         self.said += err
         return out
 
-    def wait_json(self, timeout: float = 60) -> dict:
-        """Waits until the trace's duration is over; the summary parsed (give --json)."""
+    def result_json(self, timeout: float = 60) -> dict:
+        """Waits for a trace that ends by itself; the summary (give --json)."""
         out, err = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, err
+        self.said += err
         return json.loads(out)
 
     def end_json(self) -> dict:

@@ -52,6 +52,14 @@ class Workload:
     def send(self, line: str) -> None:
         self._process.stdin.write(line.encode() + b"\n")
 
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        """Closes its stdin."""
+        self._process.stdin.close()
+
     def read_line(self, timeout_s: float) -> str:
         """The next line of stdout; raises TimeoutError, or EOFError with the program's stderr if it has ended."""
         deadline = time.monotonic() + timeout_s

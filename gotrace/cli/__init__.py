@@ -21,7 +21,14 @@ _SHORTAGES = {
 
 def main() -> None:
     """Runs ``gotrace`` and exits with the code that CLI users script against."""
-    sys.exit(run(sys.argv[1:]))
+    from gotrace.cli.interrupts import watch
+
+    watch()
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before there was anything to run
+        code = _say("interrupted", None, EXIT_INTERRUPTED)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -144,7 +144,10 @@ def _check_pattern(match: str) -> None:
 
 
 def _handle_signals(session) -> None:
+    from gotrace.cli.interrupts import told_to_end
+
     def stop(number: int, _frame: object) -> None:
+        told_to_end()
         if session.stopping:
             if number == signal.SIGINT:  # a second Ctrl-C: do not wait for outputs; the probes go with us
                 raise KeyboardInterrupt

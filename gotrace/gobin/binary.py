@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import cached_property
 
@@ -17,7 +18,6 @@ from gotrace.gobin.waitreasons import read_stop_reasons, read_wait_reasons
 
 OLDEST = GoVersion(19)
 _MAX_TEXTS = 512
-_MAX_MATCHES = 1 << 16
 _VERSION_TEXT = re.compile(rb"go1\.\d{1,3}(?:\.\d{1,3})?(?:rc\d+|beta\d+)?")
 
 
@@ -34,6 +34,7 @@ class GoBinary:
         self.table = Pclntab(image)
         self.symbols = Symbols(image)
         self.build_info: BuildInfo | None = read_buildinfo(image)
+        self.misfits: list[str] = []
         self.version, self.version_source = self._find_version()
         if self.version is not None and self.version < OLDEST:
             raise BadBinary(
@@ -52,25 +53,16 @@ class GoBinary:
         # Other version texts in the file (error messages, test data) have no such header with just their length.
         image, found = self.image, set()
         texts = {}
-        for match in _VERSION_TEXT.finditer(image.data):
-            address = image.address_of(match.start())
-            if address is not None:
-                texts[address] = match.group(0)
-            if len(texts) == _MAX_TEXTS:
-                break
+        for address, text in itertools.islice(image.search(_VERSION_TEXT), _MAX_TEXTS):
+            texts[address] = text
         if image.pie:
             for at, target in image.relocations.items():
                 if target in texts and int.from_bytes(image.read_up_to(at + 8, 8), "little") == len(texts[target]):
                     found.add(texts[target])
-        left = _MAX_MATCHES
         for address, text in texts.items():
-            pattern, position = address.to_bytes(8, "little") + len(text).to_bytes(8, "little"), -1
-            while left and (position := image.data.find(pattern, position + 1)) >= 0:
-                left -= 1
-                at = image.address_of(position)
-                segment = image.segment_at(at) if at is not None else None
-                if segment is not None and segment.writable:
-                    found.add(text)
+            pattern = address.to_bytes(8, "little") + len(text).to_bytes(8, "little")
+            if next(image.find_all(pattern, writable=True), None) is not None:
+                found.add(text)
         versions = {str(parse_version(text.decode())) for text in found}
         return parse_version(versions.pop()) if len(versions) == 1 else None
 
@@ -103,6 +95,10 @@ class GoBinary:
         if self.version is None and self.table.magic != MAGIC_120:
             return layouts.choose(GoVersion(19), RuntimeTypes(self.image), self.code_facts, self.image.name)
         return layouts.choose(self.version, RuntimeTypes(self.image), self.code_facts, self.image.name)
+
+    def fit(self, layout: layouts.Layout, misfits: list[str]) -> None:
+        """Takes `layout` from now on, which a live process has confirmed; `misfits` says in lines what it lacks for that."""
+        self.layout, self.misfits = layout, misfits
 
     @cached_property
     def wait_reasons(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from gotrace.gobin.image import Image
 _MAGIC = b"\xff Go buildinf:"
 _VERSION = re.compile(rb"go1\.(\d{1,3})(?:\.(\d{1,3}))?(?:(?:rc|beta)\d+)?")
 _MAX_MODINFO = 1 << 20
+_MAX_FOUND = 64
 
 
 @dataclass(frozen=True, order=True)
@@ -47,8 +49,20 @@ def read_buildinfo(image: Image) -> BuildInfo | None:
     Layout: src/debug/buildinfo/buildinfo.go: magic, pointer size, flags; with flag 2 two varint-counted strings at +32.
     """
     section = image.sections.get(".go.buildinfo")
-    start = section.offset if section else image.data.find(_MAGIC)
-    if start < 0 or image.data[start : start + 14] != _MAGIC or start + 33 > len(image.data):
+    if section:
+        return _read(image, section.offset)
+    # Without section headers: it is aligned to 16 bytes, in a segment that is writable when the program starts
+    # (cmd/link/internal/ld/data.go: buildinfo). Others, in what the program carries along, are somewhere else, as a rule.
+    found = []
+    for address in itertools.islice(image.find_all(_MAGIC, writable=True), _MAX_FOUND):
+        offset = image.file_offset(address)
+        if address % 16 == 0 and offset is not None and (info := _read(image, offset)) is not None:
+            found.append(info)
+    return found[0] if len({str(info.version) for info in found}) == 1 else None
+
+
+def _read(image: Image, start: int) -> BuildInfo | None:
+    if image.data[start : start + 14] != _MAGIC or start + 33 > len(image.data):
         return None
     if not image.data[start + 15] & 2:
         return None

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from capstone import CsInsn
 
 
+_SMALLEST_TLS = 4096
+
+
 @dataclass(frozen=True)
 class CodeFacts:
     """Offsets in runtime.g and runtime.m as the code uses them; None where the code did not tell."""
@@ -31,6 +34,12 @@ class CodeFacts:
     g_waitreason: int | None
     g_coroarg: int | None = None
     m_waitlock: int | None = None
+    g_m: int | None = None
+    g_trackingSeq: int | None = None
+    g_labels: int | None = None
+    m_g0: int | None = None
+    m_curg: int | None = None
+    m_procid: int | None = None
 
 
 def derive(image: Image, table: Pclntab) -> CodeFacts:
@@ -52,6 +61,10 @@ def derive(image: Image, table: Pclntab) -> CodeFacts:
         g_waitreason=_waitreason(image, table, status),
         g_coroarg=_coroarg(image, table),
         m_waitlock=_waitlock(image, table),
+        g_trackingSeq=_tracking_seq(image, table),
+        g_labels=_only_store(image, table, "runtime/pprof.runtime_setProfLabel"),
+        m_procid=_only_store(image, table, "runtime.minit"),
+        **_systemstack_loads(image, table),
     )
 
 
@@ -81,7 +94,8 @@ def find_thread_local_g(image: Image, table: Pclntab) -> int | None:
             if source.type == X86_OP_MEM and source.mem.segment == X86_REG_FS:
                 offset = source.mem.disp + (constants.get(source.mem.base, 0) if source.mem.base else 0)
                 offset = (offset + (1 << 31)) % (1 << 32) - (1 << 31)
-                return offset if -4096 <= offset < 0 else None
+                # It lies in the executable's own thread-local block, however large C code made that.
+                return offset if -max(image.tls_size, _SMALLEST_TLS) <= offset < 0 else None
             if to.type == X86_OP_REG and source.type == X86_OP_IMM:
                 constants[to.reg] = source.imm
     return None
@@ -102,6 +116,65 @@ def _mcall_stores(image: Image, table: Pclntab) -> tuple[int | None, int | None,
         if len(stores) >= 3:
             return stores[0], stores[1], stores[2]
     return None, None, None
+
+
+def _systemstack_loads(image: Image, table: Pclntab) -> dict[str, int]:
+    """systemstack takes g.m, compares g with m.gsignal, takes m.g0, compares g with that and with m.curg, in this order."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_FS
+
+    for function in table.functions_named("runtime.systemstack"):
+        g = m = 0
+        loads: list[int] = []
+        compared: list[int] = []
+        for insn in instructions(image, function, 128):
+            if insn.mnemonic == "call":
+                break
+            if len(insn.operands) != 2 or insn.operands[1].type != X86_OP_MEM or insn.operands[0].type != X86_OP_REG:
+                continue
+            register, place = insn.operands[0].reg, insn.operands[1].mem
+            if insn.mnemonic == "mov" and place.segment == X86_REG_FS:
+                g = register
+            elif insn.mnemonic == "mov" and g and place.base == (m or g) and place.index == 0:
+                loads.append(place.disp)
+                m = m or register
+            elif insn.mnemonic == "cmp" and register == g and m and place.base == m:
+                compared.append(place.disp)
+        if len(loads) == len(compared) == 2:
+            return {"g_m": loads[0], "m_g0": loads[1], "m_curg": compared[1]}
+    return {}
+
+
+def _only_store(image: Image, table: Pclntab, name: str) -> int | None:
+    """The place of the one field into which that function stores a 64-bit register."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_R11, X86_REG_RDI, X86_REG_RSP
+
+    found = {
+        insn.operands[0].mem.disp
+        for function in table.functions_named(name)
+        for insn in instructions(image, function, 512)
+        if insn.mnemonic == "mov"
+        and insn.operands[0].type == X86_OP_MEM
+        and insn.operands[0].size == 8
+        and insn.operands[0].mem.base not in (0, X86_REG_RSP, X86_REG_R11, X86_REG_RDI, _rip_register())
+        and insn.operands[1].type == X86_OP_REG
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _tracking_seq(image: Image, table: Pclntab) -> int | None:
+    """casgstatus adds one to the byte g.trackingSeq: it is loaded, incremented and stored in three instructions."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG
+
+    found = set()
+    for function in table.functions_named("runtime.casgstatus"):
+        insns = [insn for insn in instructions(image, function) if insn.mnemonic != "nop"]
+        for load, more, store in zip(insns, insns[1:], insns[2:]):
+            if (load.mnemonic, more.mnemonic, store.mnemonic) != ("movzx", "inc", "mov") or load.operands[1].type != X86_OP_MEM:
+                continue
+            to, source = store.operands
+            if to.type == X86_OP_MEM and to.size == 1 and source.type == X86_OP_REG and to.mem.disp == load.operands[1].mem.disp:
+                found.add(to.mem.disp)
+    return found.pop() if len(found) == 1 else None
 
 
 def _gogo_loads(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:

@@ -6,20 +6,92 @@ Every read is bounds-checked: the file is the target's and may be hostile or tru
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from gotrace.errors import BadBinary
 
-_MAX_FILE = 1 << 30
+_WHOLE = 96 << 20
+"""A file up to this size is read whole: most are, and nothing is faster."""
+_KEPT, _MOST_KEPT, _PORTION = 1 << 20, 48, 1 << 22
+"""Bytes of a larger file that are kept as one, how many such, and what is read of it at once where something is searched."""
 _R_X86_64_RELATIVE = 8
 _MAX_RELOCATIONS = 8_000_000
 _MAX_SEGMENTS = 256
 _MAX_SECTIONS = 4096
+_MAX_ALIGN = 1 << 16
 _PF_X, _PF_W = 1, 2
+
+
+class FileBytes:
+    """The bytes of an open file, of which parts are in memory: those asked for last. Has what is used here of `bytes`. Read, not mapped:
+    a mapped file that its owner truncates would end gotrace with SIGBUS.
+
+    All raise BadBinary where the file can't be read as far as it went at first.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = os.dup(fd)
+        self._size = size
+        self._kept: dict[int, bytes] = {}
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, int):
+            return self[key : key + 1][0]
+        start, end, _ = key.indices(self._size)
+        number = start // _KEPT
+        if end <= (number + 1) * _KEPT:
+            at = number * _KEPT
+            return self._portion(number)[start - at : max(start, end) - at]
+        return self._read(start, end - start)
+
+    def _portion(self, number: int) -> bytes:
+        kept = self._kept.pop(number, None)
+        if kept is None:
+            kept = self._read(number * _KEPT, min(_KEPT, self._size - number * _KEPT))
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._kept[number] = kept  # it is the youngest now
+        return kept
+
+    def _read(self, position: int, size: int) -> bytes:
+        found = b""
+        try:
+            while len(found) < size and (more := os.pread(self._fd, size - len(found), position + len(found))):
+                found += more
+        except OSError as error:
+            raise BadBinary(f"the executable can't be read: {error.strerror}") from None
+        if len(found) < size:
+            raise BadBinary("the executable was truncated while it was read")
+        return found
+
+    def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> int:
+        """As `bytes.find`, with indexes that are not negative."""
+        start, end = max(0, start), self._size if end is None else min(end, self._size)
+        while start + len(pattern) <= end:
+            number = start // _KEPT
+            if end <= (number + 1) * _KEPT:  # nearly always where a table is read
+                at, block = number * _KEPT, self._portion(number)
+                position = block.find(pattern, start - at, end - at)
+                return at + position if position >= 0 else -1
+            block = self._read(start, min(_PORTION + len(pattern) - 1, end - start))
+            position = block.find(pattern)
+            if position >= 0:
+                return start + position
+            start += _PORTION
+        return -1
 
 
 @dataclass(frozen=True)
@@ -63,14 +135,14 @@ class Image:
         BadBinary: not an ELF file, not for linux/amd64, or truncated where it matters.
     """
 
-    def __init__(self, data: bytes, name: str = "<bytes>") -> None:
+    def __init__(self, data: bytes | FileBytes, name: str = "<bytes>") -> None:
         self.data = data
         self.name = name
         if len(data) < 64 or data[:4] != b"\x7fELF":
             raise BadBinary(f"{name} is not an ELF executable")
         if data[4] != 2 or data[5] != 1:
             raise BadBinary(f"{name} is not a 64-bit little-endian ELF file", "gotrace traces linux/amd64 processes")
-        e_type, machine = struct.unpack_from("<HH", data, 16)
+        e_type, machine = struct.unpack("<HH", data[16:20])
         if machine != 62:
             raise BadBinary(
                 f"{name} is built for {_MACHINES.get(machine, f'ELF machine {machine}')}, not for amd64",
@@ -82,18 +154,20 @@ class Image:
         self.segments = self._read_segments()
 
     def _read_segments(self) -> list[Segment]:
-        phoff, = struct.unpack_from("<Q", self.data, 32)
-        phentsize, phnum = struct.unpack_from("<HH", self.data, 54)
+        phoff, = struct.unpack("<Q", self.data[32:40])
+        phentsize, phnum = struct.unpack("<HH", self.data[54:58])
         if phentsize != 56 or not 0 < phnum <= _MAX_SEGMENTS or phoff + phnum * 56 > len(self.data):
             raise BadBinary(f"{self.name}: program headers are missing or out of the file")
         segments = []
         self.tls_size = 0
         for index in range(phnum):
-            p_type, flags, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from(
-                "<IIQQQQQQ", self.data, phoff + index * 56
+            p_type, flags, offset, vaddr, _, filesz, memsz, align = struct.unpack(
+                "<IIQQQQQQ", self.data[phoff + index * 56 : phoff + index * 56 + 56]
             )
             if p_type == 7:
-                self.tls_size = memsz
+                # The thread-local block ends at the FS base (ELF's variant II), at which it is aligned.
+                align = align if 0 < align <= _MAX_ALIGN else 1
+                self.tls_size = -(-memsz // align) * align
             if p_type != 1:
                 continue
             if offset > len(self.data) or vaddr >= 1 << 47:
@@ -107,11 +181,11 @@ class Image:
     def sections(self) -> dict[str, Section]:
         """Section headers by name; empty where there are none or they are damaged: nothing depends on them alone."""
         data = self.data
-        shoff, = struct.unpack_from("<Q", data, 40)
-        shentsize, shnum, shstrndx = struct.unpack_from("<HHH", data, 58)
+        shoff, = struct.unpack("<Q", data[40:48])
+        shentsize, shnum, shstrndx = struct.unpack("<HHH", data[58:64])
         if shentsize != 64 or not 0 < shnum <= _MAX_SECTIONS or shoff + shnum * 64 > len(data) or shstrndx >= shnum:
             return {}
-        headers = [struct.unpack_from("<IIQQQQIIQQ", data, shoff + i * 64) for i in range(shnum)]
+        headers = list(struct.iter_unpack("<IIQQQQIIQQ", data[shoff : shoff + 64 * shnum]))
         names_offset, names_size = headers[shstrndx][4:6]
         found: dict[str, Section] = {}
         for header in headers:
@@ -178,6 +252,31 @@ class Image:
                 return self.data[start : start + min(size, end - address)]
         return b""
 
+    @cached_property
+    def _by_likelihood(self) -> list[Segment]:
+        # What is looked for is seldom where most of a large file's bytes are.
+        return sorted(self.segments, key=lambda segment: (not segment.writable, segment.file_size))
+
+    def find_all(self, pattern: bytes, writable: bool | None = None, executable: bool | None = None) -> Iterator[int]:
+        """The addresses of `pattern` in the segments, or in those that are `writable` or `executable`, or are not: in the writable
+        and in the small ones first."""
+        for segment in self._by_likelihood:
+            if writable not in (None, segment.writable) or executable not in (None, segment.executable):
+                continue
+            position, end = segment.offset - 1, segment.offset + segment.file_size
+            while (position := self.data.find(pattern, position + 1, end)) >= 0:
+                yield segment.address + position - segment.offset
+
+    def search(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Addresses and texts that match `pattern`, of at most 64 bytes each."""
+        for segment in self._by_likelihood:
+            end = segment.offset + segment.file_size
+            for start in range(segment.offset, end, _PORTION):
+                block = self.data[start : min(start + _PORTION + 64, end)]
+                for match in pattern.finditer(block):
+                    if match.start() < _PORTION:
+                        yield segment.address + start + match.start() - segment.offset, match.group(0)
+
     def u32(self, address: int) -> int:
         """Little-endian unsigned 32-bit word at `address`."""
         return int.from_bytes(self.read(address, 4), "little")
@@ -196,7 +295,7 @@ class Image:
             return self.data[section.offset + 16 : section.offset + section.size].hex()
         section = self.sections.get(".note.go.buildid")
         if section and 16 < section.size <= 512:
-            size, = struct.unpack_from("<I", self.data, section.offset + 4)
+            size, = struct.unpack("<I", self.data[section.offset + 4 : section.offset + 8])
             raw = self.data[section.offset + 16 : section.offset + 16 + min(size, section.size - 16)]
             return raw.decode("ascii", "replace")
         return ""
@@ -206,15 +305,12 @@ _MACHINES = {3: "386", 40: "arm", 183: "arm64", 243: "riscv64", 21: "ppc64", 22:
 
 
 def read_file(fd: int, name: str) -> Image:
-    """Reads the open file `fd` whole and returns its Image; raises BadBinary if it is no ELF file or over 1 GiB.
-
-    Read, not mapped: a mapped file that its owner truncates would end gotrace with SIGBUS.
-    """
+    """The Image of the open file `fd`, of which as much is in memory as is needed; raises BadBinary if it is no ELF file."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise BadBinary(f"{name} is not a regular file")
-    if status.st_size > _MAX_FILE:
-        raise BadBinary(f"{name} has {status.st_size} bytes, more than the {_MAX_FILE} that gotrace reads")
+    if status.st_size > _WHOLE:
+        return Image(FileBytes(fd, status.st_size), name)
     chunks, position = [], 0
     while position < status.st_size:
         chunk = os.pread(fd, min(status.st_size - position, 1 << 26), position)

@@ -57,14 +57,20 @@ class Layout:
     source: str = ""
 
     def contradictions(self, facts: CodeFacts) -> list[str]:
-        """Where the code of the binary says otherwise, one text per field."""
+        """Where the code of the binary says otherwise, one text per field without which there is no layout."""
         found = []
         for field in fields(facts):
+            if field.name in _BY_CODE:
+                continue
             code = getattr(facts, field.name)
             mine = getattr(self, field.name)
             if code is not None and mine is not None and code != mine:
                 found.append(f"{field.name.replace('_', '.', 1)} is {mine} by {self.source}, {code} in the code")
         return found
+
+
+_BY_CODE = ("g_m", "g_trackingSeq", "g_labels", "m_g0", "m_curg", "m_procid")
+"""Fields for which the code is believed against the table, and without which there is a layout all the same."""
 
 
 def from_dwarf(types: RuntimeTypes) -> Layout | None:
@@ -120,6 +126,18 @@ def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
     return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), f"table ({release})")
 
 
+def of_table(version: GoVersion | None) -> Layout | None:
+    """As `from_table`, None too where the version is not known."""
+    return from_table(version) if version is not None else None
+
+
+def newest(path: Path = TABLE) -> Layout:
+    """The table's layout of the newest release: where fields of an unknown one are looked for first."""
+    entry = max(json.loads(path.read_text())["layouts"], key=lambda entry: max(_minor(release) for release in entry["releases"]))
+    structs = entry["structs"]
+    return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), "table")
+
+
 def _minor(release: str) -> int:
     return int(release.removeprefix("go").split(".")[1])
 
@@ -127,7 +145,7 @@ def _minor(release: str) -> int:
 def from_code(facts: CodeFacts) -> Layout | None:
     """The layout that the machine code alone gives: the fields that exact tracing needs; None if one was not found."""
     needed = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    if any(value is None for name, value in needed.items() if name not in ("g_coroarg", "m_waitlock")):
+    if any(value is None for name, value in needed.items() if name not in ("g_coroarg", "m_waitlock", *_BY_CODE)):
         return None
     return Layout(**needed, source="machine code")
 
@@ -149,7 +167,8 @@ def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, nam
             continue
         if layout.source != "DWARF":
             # The lower part of runtime.m moved even within minor releases (1.23.x, 1.24.x): only the code is to be believed.
-            layout = replace(layout, m_waitlock=facts.m_waitlock)
+            known = {name: value for name in _BY_CODE if (value := getattr(facts, name)) is not None}
+            layout = replace(layout, m_waitlock=facts.m_waitlock, **known)
         contradictions = layout.contradictions(facts)
         if not contradictions:
             return layout

@@ -6,13 +6,16 @@ magics 0xfffffff0 (Go 1.18, 1.19) and 0xfffffff1 (Go 1.20 and later). Nothing is
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from gotrace.errors import BadBinary
+from gotrace.gobin.buildinfo import read_buildinfo
 from gotrace.gobin.image import Image
 
 MAGIC_118 = 0xFFFFFFF0
@@ -23,11 +26,15 @@ _PCDATA_INLINE_INDEX = 2
 _MAX_FUNCTIONS = 1 << 22
 _MAX_NAME = 1 << 16
 _MAX_INLINE_DEPTH = 64
+_MAX_INLINED = 512
+"""Entries of an inline tree that are looked through; the runtime's largest has some 150."""
+_MAX_COPIES = 256
+_MAX_RUNTIME_FUNCTIONS = 1 << 14
 # Bounds on searches for bytes, which in a hostile file match everywhere; genuine ones match a handful of times.
 _MAX_SAME_NAME = 8
 _MAX_TABLE = 1 << 28
 _MAX_PCVALUE_STEPS = 1 << 15
-_MAX_HEADERS = 1 << 12
+_MAX_HEADERS, _MAX_MATCHES, _MAX_MODULES = 64, 1 << 16, 16
 # Offsets in runtime.moduledata that are the same from Go 1.18 to 1.27 (src/runtime/symtab.go).
 _MD_MINPC, _MD_MAXPC, _MD_TEXT, _MD_ETEXT = 160, 168, 176, 184
 # moduledata.gofunc, newest first: 1.27 / 1.20 to 1.26 / 1.18 and 1.19.
@@ -71,7 +78,7 @@ class Pclntab:
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self.base, self.magic = _locate(image)
+        self.base, self.magic, self.moduledata = _locate(image)
         header = struct.unpack("<8Q", image.read(self.base + 8, 64))
         (self.function_count, self.file_count, self._header_text, names, cus, files, pctab, functab) = header
         if not 0 < self.function_count <= _MAX_FUNCTIONS:
@@ -87,7 +94,6 @@ class Pclntab:
         self._entry_offsets = words[0::2]
         self._func_offsets = words[1::2]
         self._table_offset = image.file_offset(self.base) or 0
-        self.moduledata = self._find_moduledata(names)
         self.text = image.pointer(self.moduledata + _MD_TEXT)
         self.etext = image.pointer(self.moduledata + _MD_ETEXT)
         segment = image.segment_at(self.text)
@@ -169,6 +175,58 @@ class Pclntab:
             func_id=raw[-4],
             nfuncdata=raw[-1],
         )
+
+    def inlined_into(self, name: str) -> list[Function]:
+        """The functions of package runtime whose code holds an inlined copy of its function `name`, in address order: the inline
+        trees name each. No other package can hold one of a function that is not exported, save by a copy within a copy, which the
+        runtime's exported functions are too large for."""
+        offset = self._name_offset(name)
+        if offset is None:
+            return []
+        pattern, found, candidates = struct.pack("<i", offset), [], 0
+        # {funcID, name, parent pc, line} of 16 bytes from Go 1.20 on, before that 20 bytes with the name at 12.
+        size, at = (16, 4) if self.magic == MAGIC_120 else (20, 12)
+        for function, around in self._runtime_trees:
+            if pattern not in around:
+                continue
+            candidates += 1
+            if candidates > _MAX_COPIES:
+                raise BadBinary(f"{self.image.name}: more than {_MAX_COPIES} functions seem to have {name} inlined")
+            indexes = self._pcdata(function, _PCDATA_INLINE_INDEX)
+            count = max(self._pcvalues(function, indexes)[1], default=-1) + 1 if indexes else 0
+            entries = around[: size * min(count, _MAX_INLINED)]
+            if any(entries[place : place + 4] == pattern for place in range(at, len(entries), size)):
+                found.append(function)
+        return found
+
+    @cached_property
+    def _runtime_trees(self) -> list[tuple[Function, bytes]]:
+        """The functions of package runtime that have an inline tree, with the bytes of that and of what follows it."""
+        try:
+            _ = self.gofunc
+        except BadBinary:
+            return []  # who attaches has refused it before (GoBinary.check)
+        names_start = self._names - self.base + self._table_offset
+        names = self.image.data[names_start : names_start + self._cus - self._names]
+        found = []
+        for match in re.finditer(rb"\0runtime\.", names):
+            first, end = (bisect_left(self._indexes_by_name, match.start() + more << 32) for more in (1, 2))
+            if end - first > _MAX_SAME_NAME or len(found) > _MAX_RUNTIME_FUNCTIONS:
+                continue
+            for word in self._indexes_by_name[first:end]:
+                function = self._function(word & 0xFFFFFFFF)
+                tree = self._funcdata(function, _FUNCDATA_INLINE_TREE) if function is not None else None
+                if tree is not None:
+                    found.append((function, tree))
+        starts = sorted({tree for _, tree in found})
+        ends = dict(zip(starts, [*starts[1:], starts[-1] + 20 * _MAX_INLINED])) if starts else {}
+        around = {tree: self.image.read_up_to(tree, min(end - tree, 20 * _MAX_INLINED)) for tree, end in ends.items()}
+        return [(function, around[tree]) for function, tree in sorted(found, key=lambda item: item[0].entry)]
+
+    def _name_offset(self, name: str) -> int | None:
+        start = self._table_offset + self._names - self.base
+        position = self.image.data.find(b"\0" + name.encode() + b"\0", start - 1, start + self._cus - self._names)
+        return None if position < 0 else position + 1 - start
 
     @cached_property
     def wrapper_id(self) -> int | None:
@@ -300,26 +358,6 @@ class Pclntab:
 
     # -- module data -----------------------------------------------------------------------------------------------------
 
-    def _find_moduledata(self, names_offset: int) -> int:
-        # moduledata starts {pcHeader *pcHeader; funcnametab []byte}: two pointers that are known, side by side.
-        image, first, second = self.image, self.base, self.base + names_offset
-        candidates = []
-        if image.pie:
-            candidates = [at for at, to in image.relocations.items() if to == first and image.relocations.get(at + 8) == second]
-        if not candidates:
-            pattern = struct.pack("<QQ", first, second)
-            # It is data, so look in writable segments first: most of a large file is not.
-            for writable in (True, False):
-                for segment in (segment for segment in image.segments if segment.writable == writable and not candidates):
-                    position, end = segment.offset - 1, segment.offset + segment.file_size
-                    while len(candidates) < 2 and (position := image.data.find(pattern, position + 1, end)) >= 0:
-                        address = segment.address + position - segment.offset
-                        if address % 8 == 0:
-                            candidates.append(address)
-        if len(candidates) != 1:
-            raise BadBinary(f"{image.name}: {len(candidates)} places look like the Go module data, not one")
-        return candidates[0]
-
     @property
     def gofunc(self) -> int:
         """Base of the function data, moduledata.gofunc: the candidate offset whose value lies in read-only data."""
@@ -380,40 +418,148 @@ def _uvarint(stream: bytes, position: int) -> tuple[int, int]:
     return value, len(stream) + 1
 
 
-def _locate(image: Image) -> tuple[int, int]:
-    for name in (".gopclntab", ".data.rel.ro.gopclntab"):
-        section = image.sections.get(name)
-        if section and (magic := _header_magic(image, section.address)):
-            return section.address, magic
-    # External linking of a PIE merges it into .data.rel.ro; sections may also be gone: look for the header itself.
-    found = []
-    for magic in (MAGIC_120, MAGIC_118):
-        pattern, position = struct.pack("<IBBBB", magic, 0, 0, 1, 8), -1
-        for _ in range(_MAX_HEADERS):
-            position = image.data.find(pattern, position + 1)
-            if position < 0:
-                break
-            address = image.address_of(position)
-            if address is not None and _header_magic(image, address):
-                found.append((address, magic))
+def _locate(image: Image) -> tuple[int, int, int]:
+    """(address of the function table, magic, address of the module data that points to it). A file may hold other programs' tables, as
+    data: its own is the one to which module data in its own memory points, for code in its own memory."""
+    found: dict[int, tuple[int, int, int]] = {}
+    obfuscated, plausible = 0, 0
+    for address, magic in _headers(image):
+        if address in found:
+            continue
+        plausible += 1
+        if plausible > _MAX_HEADERS:
+            raise BadBinary(f"{image.name}: more than {_MAX_HEADERS} places look like a Go function table, of which gotrace looks no further")
+        moduledata = _moduledata(image, address)
+        if moduledata is None:
+            continue
+        known = magic if magic in (MAGIC_118, MAGIC_120) else _format(image, address)
+        if known:
+            found[address] = (address, known, moduledata)
+        else:
+            obfuscated = magic
     if len(found) == 1:
-        return found[0]
+        return next(iter(found.values()))
     if found:
-        raise BadBinary(f"{image.name}: {len(found)} Go function tables in one file")
-    old = any(image.data.find(struct.pack("<IBBBB", m, 0, 0, 1, 8)) >= 0 for m in (0xFFFFFFFA, 0xFFFFFFFB))
-    if old:
+        raise BadBinary(f"{image.name}: {len(found)} Go function tables in one file, each with module data")
+    if obfuscated:
+        raise BadBinary(
+            f"{image.name} is a Go binary{_by_build_info(image)} whose function table is obfuscated (magic {obfuscated:#x})",
+            "build it without the obfuscator that changed the table's format",
+        )
+    if any(image.data.find(struct.pack("<IBBBB", m, 0, 0, 1, 8)) >= 0 for m in (0xFFFFFFFA, 0xFFFFFFFB)):
         raise BadBinary(f"{image.name} was built with Go 1.17 or older", "gotrace supports Go 1.19 and later")
+    if ".go.buildinfo" in image.sections or ".note.go.buildid" in image.sections or _by_build_info(image):
+        raise BadBinary(
+            f"{image.name} is a Go binary{_by_build_info(image)} without a function table that gotrace can read{_magic_seen(image)}",
+            "gotrace supports executables that Go 1.19 and later links, unpacked and not obfuscated",
+        )
     raise BadBinary(f"{image.name} is not a Go binary (no Go function table)")
 
 
+def _by_build_info(image: Image) -> str:
+    info = read_buildinfo(image)
+    return f" ({info.version} by build info)" if info is not None else ""
+
+
+def _magic_seen(image: Image) -> str:
+    for name in _TABLE_SECTIONS:
+        header = image.read_up_to(section.address, 4) if (section := image.sections.get(name)) else b""
+        if len(header) == 4:
+            return f" (its magic is {int.from_bytes(header, 'little'):#x})"
+    return ""
+
+
+_TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
+
+
+def _headers(image: Image) -> Iterator[tuple[int, int]]:
+    """Where something like a function table's header is, and its magic."""
+    for name in _TABLE_SECTIONS:
+        section = image.sections.get(name)
+        if section and (magic := _header_magic(image, section.address)):
+            yield section.address, magic
+            if magic in (MAGIC_118, MAGIC_120) and _moduledata(image, section.address) is not None:
+                return  # no need to search the file
+    # External linking of a PIE merges it into .data.rel.ro; sections may also be gone: look for the header itself.
+    for magic in (MAGIC_120, MAGIC_118):
+        for address in image.find_all(struct.pack("<IBBBB", magic, 0, 0, 1, 8)):
+            if _header_magic(image, address):
+                yield address, magic
+    # Obfuscators change the magic. What is left of the header is looked for where module data points to.
+    seen = 0
+    for address in image.find_all(_AFTER_MAGIC, writable=None):
+        seen += 1
+        if seen > _MAX_MATCHES:
+            return
+        magic = _header_magic(image, address - 4)
+        if magic not in (0, MAGIC_118, MAGIC_120):
+            yield address - 4, magic
+
+
+_AFTER_MAGIC = struct.pack("<BBBB", 0, 0, 1, 8)
+
+
 def _header_magic(image: Image, address: int) -> int:
+    """The magic of the header at `address`, 0 if what follows it is not that of a table."""
     header = image.read_up_to(address, 72)
-    if len(header) < 72:
+    if len(header) < 72 or address % 8:
         return 0
     magic, zero1, zero2, quantum, pointer_size = struct.unpack_from("<IBBBB", header)
-    if magic not in (MAGIC_118, MAGIC_120) or zero1 or zero2 or quantum != 1 or pointer_size != 8:
+    if zero1 or zero2 or quantum != 1 or pointer_size != 8:
         return 0
     functions, _, _, names, cus, files, pctab, functab = struct.unpack_from("<8Q", header, 8)
     if not 0 < functions <= _MAX_FUNCTIONS or not 64 <= names < cus <= files <= pctab <= functab < 1 << 31:
         return 0
     return magic
+
+
+def _format(image: Image, address: int) -> int:
+    """The magic of the format that the table at `address` has in truth, 0 if it is neither: a function's record has 40 bytes in the older
+    one, 44 in the newer one, so only with the right size are the ends of all records where the next begin."""
+    count, = struct.unpack("<Q", image.read(address + 8, 8))
+    functab = address + struct.unpack("<Q", image.read(address + 64, 8))[0]
+    entries = struct.unpack(f"<{2 * min(count, 256)}I", image.read_up_to(functab, 8 * min(count, 256)))
+    places = set(entries[1::2])
+    for magic, size in ((MAGIC_120, 44), (MAGIC_118, 40)):
+        good = 0
+        for entry, place in zip(entries[::2], entries[1::2]):
+            raw = image.read_up_to(functab + place, size)
+            if len(raw) < size or struct.unpack_from("<I", raw)[0] != entry:
+                break
+            npcdata, nfuncdata = struct.unpack_from("<I", raw, 28)[0], raw[-1]
+            following = functab + place + size + 4 * (npcdata + nfuncdata) if npcdata <= 64 and nfuncdata <= 64 else 0
+            good += not places.isdisjoint((following - functab, -(-(following - functab) // 8) * 8))  # aligned to 8 in the older one
+        if 2 * good > len(entries) // 2:
+            return magic
+    return 0
+
+
+def _moduledata(image: Image, table: int) -> int | None:
+    """The module data that points to that table: {pcHeader *pcHeader; funcnametab []byte; ...}, two pointers that are known, side by side,
+    whose text range is code of this file. None if there is none.
+
+    Raises:
+        BadBinary: there are several, and it can't be told which is this file's.
+    """
+    names, = struct.unpack("<Q", image.read(table + 32, 8))
+    first, second, found = table, table + names, set()
+    if image.pie:
+        found = {at for at, to in image.relocations.items() if to == first and image.relocations.get(at + 8) == second}
+    # It is data, so in a writable segment, though the loader may protect it later.
+    for address in image.find_all(struct.pack("<QQ", first, second), writable=True):
+        found.add(address)
+        if len(found) > _MAX_MODULES:
+            break
+    fit = [address for address in sorted(found) if address % 8 == 0 and _has_text(image, address)]
+    if len(fit) > 1:
+        raise BadBinary(f"{image.name}: {len(fit)} places look like the Go module data, not one")
+    return fit[0] if fit else None
+
+
+def _has_text(image: Image, moduledata: int) -> bool:
+    try:
+        text, etext = image.pointer(moduledata + _MD_TEXT), image.pointer(moduledata + _MD_ETEXT)
+    except BadBinary:
+        return False
+    segment = image.segment_at(text)
+    return segment is not None and segment.executable and text < etext <= segment.address + segment.memory_size

@@ -40,7 +40,7 @@ class Symbols:
                     break
                 if (at - symtab.offset) % _ENTRY or at + _ENTRY > len(data):
                     continue
-                _, _, _, index, value, _ = struct.unpack_from("<IBBHQQ", data, at)
+                _, _, _, index, value, _ = struct.unpack("<IBBHQQ", data[at : at + _ENTRY])
                 if index and value:
                     return value
         return None

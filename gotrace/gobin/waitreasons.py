@@ -8,6 +8,9 @@ The numbers change between releases and once within one (1.23.x), the texts of t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from gotrace.errors import BadBinary
 from gotrace.gobin.image import Image
 
@@ -16,51 +19,40 @@ _SECOND = b"IO wait"
 _STOP_FIRST = (b"unknown", b"GC mark termination", b"GC sweep termination")
 _MAX_REASONS = 64
 _MAX_LENGTH = 48
-_MAX_MATCHES = 1 << 19
+_MAX_MATCHES = 64
 
 
 def read_wait_reasons(image: Image) -> tuple[str, ...]:
-    """The table, indexed by g.waitreason; raises BadBinary if it is not found exactly once."""
-    found = set()
+    """The table, indexed by g.waitreason; raises BadBinary if it is not found."""
     for header in _string_headers(image, _FIRST):
         table = _read_table(image, header - 16)
         if table:
-            found.add(table)
-    if len(found) != 1:
-        raise BadBinary(f"{image.name}: {len(found)} tables of wait reasons found, not one")
-    return found.pop()
+            return table
+    raise BadBinary(f"{image.name}: the table of wait reasons was not found")
 
 
 def read_stop_reasons(image: Image) -> tuple[str, ...]:
     """The table of reasons to stop the world, indexed by runtime.stwReason; () where the version has none."""
-    found = set()
     for header in _string_headers(image, _STOP_FIRST[1]):
         table = _read_texts(image, header - 16)
         if table[: len(_STOP_FIRST)] == tuple(text.decode() for text in _STOP_FIRST):
-            found.add(table)
-    return found.pop() if len(found) == 1 else ()
+            return table
+    return ()
 
 
-def _string_headers(image: Image, text: bytes) -> list[int]:
-    # A string header is {pointer, length}: find the length, then check what the pointer points to.
-    pattern = len(text).to_bytes(8, "little")
-    found: list[int] = []
-    left = _MAX_MATCHES
-    for segment in image.segments:
-        if segment.executable:
-            continue
-        position, end = segment.offset - 1, segment.offset + segment.file_size
-        while left and len(found) < _MAX_REASONS:
-            left -= 1
-            position = image.data.find(pattern, position + 1, end)
-            if position < 0:
-                break
-            address = segment.address + position - segment.offset - 8
-            if address % 8 or address < segment.address:
-                continue
-            if image.read_up_to(image.pointer(address), len(text)) == text:
-                found.append(address)
-    return found
+def _string_headers(image: Image, text: bytes) -> Iterator[int]:
+    """Where string variables with that text are. A string header is {pointer, length}; the text is looked for first, as it is rarer than
+    its length, and then what points to it. Variables are in writable segments; what another program's variables would point to,
+    which the file carries along as data, is elsewhere."""
+    length = len(text).to_bytes(8, "little")
+    for address in itertools.islice(image.find_all(text, executable=False), _MAX_MATCHES):
+        found = set()
+        if image.pie:
+            found = {at for at, to in image.relocations.items() if to == address and image.read_up_to(at + 8, 8) == length}
+        if not found:
+            pointers = image.find_all(address.to_bytes(8, "little") + length, writable=True)
+            found = set(itertools.islice(pointers, _MAX_REASONS))
+        yield from sorted(at for at in found if at % 8 == 0)
 
 
 def _read_table(image: Image, address: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gotrace.errors import BadBinary
 from gotrace.gobin.image import Image
-from gotrace.gobin.pclntab import Function
+from gotrace.gobin.pclntab import Function, Pclntab
 
 if TYPE_CHECKING:
     from capstone import Cs, CsInsn
@@ -122,6 +122,42 @@ def call_site(image: Image, caller: Function, callee: Function) -> ProbeSite:
     offset = insn.address - caller.entry
     code = image.read_up_to(caller.entry, offset + insn.size)
     return ProbeSite(caller.entry, offset, insn.size, "call", f"call {callee.name}", code)
+
+
+def inlined_call_site(image: Image, table: Pclntab, caller: Function, callee: Function, inlined: str) -> ProbeSite | None:
+    """The one instruction of `caller` that calls `callee` within an inlined copy of the function named `inlined`; None if there is
+    not exactly one."""
+    found = [
+        insn for insn in instructions(image, caller)
+        if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)
+        and any(call.inlined and call.function == inlined for call in table.expand(insn.address, is_return_address=False))
+    ]
+    if len(found) != 1 or emulated_kind(bytes(found[0].bytes)) != "call":
+        return None
+    offset = found[0].address - caller.entry
+    code = image.read_up_to(caller.entry, offset + found[0].size)
+    return ProbeSite(caller.entry, offset, found[0].size, "call", f"call {callee.name}", code)
+
+
+def first_emulated_after(image: Image, caller: Function, callee: Function, register: str) -> ProbeSite | None:
+    """The first emulated instruction of `caller` behind its one call of `callee`, if `register` still has the result there, and
+    nothing jumps to between the two: it runs exactly once for each call. None else."""
+    insns = instructions(image, caller)
+    calls = [index for index, insn in enumerate(insns) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)]
+    targets = {int(insn.op_str, 16) for insn in insns if insn.mnemonic.startswith("j") and insn.op_str.startswith("0x")}
+    if len(calls) != 1:
+        return None
+    for insn in insns[calls[0] + 1 : calls[0] + 1 + _PROLOGUE_INSTRUCTIONS]:
+        kind = emulated_kind(bytes(insn.bytes))
+        if insn.address in targets:
+            return None
+        if kind:
+            offset = insn.address - caller.entry
+            text = f"{insn.mnemonic} {insn.op_str}".strip()
+            return ProbeSite(caller.entry, offset, insn.size, kind, text, image.read_up_to(caller.entry, offset + insn.size))
+        if {insn.reg_name(number) for number in insn.regs_access()[1]} & _aliases(register) or insn.mnemonic in ("jmp", "ret"):
+            return None
+    return None
 
 
 def _aliases(register: str) -> set[str]:

@@ -7,11 +7,14 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from gotrace.errors import Refused, TargetGone
+from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.kernel.bpf import BpfError, attach_raw_tracepoint
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_kprobe
 from gotrace.kernel.uprobes import attach_uprobe, by_link
-from gotrace.plan.probes import Plan, ProbeSet
+from gotrace.plan.probes import Plan, Probe, ProbeSet
+from gotrace.proc.limits import memory_limit
+from gotrace.proc.memory import Memory, living_thread, mapping_at
+from gotrace.proc.overlay import lower_files, mount_of
 from gotrace.vocabulary import Stage
 
 POLL_CALLBACK = "ep_poll_callback"
@@ -29,6 +32,22 @@ def stage_of(role: str) -> Stage:
     return _STAGE_OF_ROLE.get(role, Stage.CORE)
 
 
+_ERRNO_TEXT = {
+    errno.ENOMEM: "the host has no memory for a copy of the code page",
+    errno.EIO: "the file system of the executable can't give the kernel its code page",
+    errno.ETXTBSY: "the executable is open for writing",
+    errno.ENOSPC: "the kernel has no room for another probe",
+    errno.EINVAL: "the file system of the executable, or the instruction there, does not allow uprobes",
+    errno.EOPNOTSUPP: "the instruction there can't be probed by this kernel",
+}
+_BREAKPOINT = 0xCC
+"""int3, which the kernel puts on the first byte of what is probed (arch/x86/kernel/uprobes.c)."""
+
+
+class ProbesDoNotArrive(Refused):
+    """The kernel took the probes, but the process does not run the code that they are in."""
+
+
 class PlacedProbes:
     """The probes and tracepoints that are placed. Whatever happens to this process, the kernel removes them with its file
     descriptors.
@@ -37,9 +56,14 @@ class PlacedProbes:
     `tracepoints`: those on threads are among them.
     """
 
-    def __init__(self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool) -> None:
+    def __init__(
+        self, pid: int, exe_path: str, plan: Plan, programs: dict[str, int], tracepoints: bool, bias: int = 0, memory: Memory | None = None,
+    ) -> None:
         self._pid = pid
         self._exe_path = exe_path
+        self._bias = bias
+        self._memory = memory or Memory(pid)
+        self._lower: int | None = None
         self._plan = plan
         self._programs = programs
         self.tracepoints = tracepoints
@@ -65,22 +89,14 @@ class PlacedProbes:
         """Places the probes of these stages, none of which is placed.
 
         Raises:
-            Refused, TargetGone: the kernel does not take one; those placed before are removed, of all stages.
+            Refused, TargetGone: the kernel does not take one, or they are not in the code that the process runs
+                (`ProbesDoNotArrive`); those placed before are removed, of all stages.
         """
         probes = sorted(self._plan.probes, key=lambda probe: _BUSY.index(probe.program) if probe.program in _BUSY else -1)
-        for probe in probes:
-            stage = stage_of(probe.role)
-            if stage not in stages:
-                continue
-            try:
-                program = self._programs[probe.program]
-                fd = attach_uprobe(self._exe_path, probe.file_offset, self._pid, program)
-            except ProbeError as error:
-                self.detach()
-                if error.errno == errno.ESRCH:
-                    raise TargetGone(f"process {self._pid} ended while the probes were being placed") from None
-                raise Refused(f"no probe at {probe.symbol}+{probe.site.offset}: {error.strerror}", "gotrace doctor") from None
-            self._placed.append((stage, fd))
+        probes = [probe for probe in probes if stage_of(probe.role) in stages]
+        self._place(probes, self._path)
+        if self.absent(probes):
+            self._place_below(probes)
         if not self.tracepoints:
             return
         try:
@@ -92,6 +108,98 @@ class PlacedProbes:
             raise Refused(f"the kernel refuses {error.strerror}", "gotrace doctor") from None
         if Stage.WAKERS in stages:
             self._attach_data_ready()
+
+    @property
+    def _path(self) -> str:
+        return self._exe_path if self._lower is None else f"/proc/self/fd/{self._lower}"
+
+    def _place(self, probes: list[Probe], path: str) -> None:
+        for probe in probes:
+            try:
+                fd = attach_uprobe(path, probe.file_offset, self._pid, self._programs[probe.program])
+            except ProbeError as error:
+                self.detach()
+                raise self._refusal(probe, error) from None
+            self._placed.append((stage_of(probe.role), fd))
+
+    def absent(self, probes: list[Probe] | None = None) -> list[Probe]:
+        """Those of the probes (None: all that are placed) that are not in the process's code. The kernel installs a breakpoint in
+        all mappings of the file before it accepts a probe, so what is not there is in another file than the process runs, or the
+        process runs no file's code. A process that is gone has none missing.
+
+        The check costs the target nothing: its memory is only read.
+        """
+        if probes is None:
+            probes = [probe for probe in self._plan.probes if stage_of(probe.role) in {stage for stage, _ in self._placed}]
+        try:
+            found = self._memory.read_many([(probe.site.entry + probe.site.offset + self._bias, 1) for probe in probes])
+        except (ProcessLookupError, PermissionError):
+            return []
+        missing = [probe for probe, byte in zip(probes, found) if byte is None or byte[0] != _BREAKPOINT]
+        # All at once unreadable: it has ended, or runs another program.
+        return [] if missing and all(byte is None for byte in found) else missing
+
+    def _place_below(self, probes: list[Probe]) -> None:
+        """The probes are not where the process runs: tries the files below its executable, where it lies on overlayfs."""
+        self._remove_last(len(probes))
+        fd = os.open(self._exe_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            exe = _exe_name(self._pid)
+            mount = mount_of(self._pid, fd, exe)
+            overlay = mount is not None and mount.fstype == "overlay"
+            for lower in lower_files(self._pid, mount, exe, fd) if overlay else ():
+                try:
+                    if self._same_code(lower, probes) and self._arrive_through(lower, probes):
+                        self._set_lower(lower)
+                        lower = -1
+                        return
+                finally:
+                    if lower >= 0:
+                        os.close(lower)
+        finally:
+            os.close(fd)
+        self.detach()
+        raise ProbesDoNotArrive(
+            f"probes do not arrive in process {self._pid}: {_why_not(self._pid, probes[0].site.entry + self._bias, overlay)}",
+            f"gotrace attach {self._pid} --mode sample",
+        )
+
+    def _same_code(self, fd: int, probes: list[Probe]) -> bool:
+        return all(os.pread(fd, len(probe.site.prologue), probe.file_offset - probe.site.offset) == probe.site.prologue for probe in probes)
+
+    def _arrive_through(self, fd: int, probes: list[Probe]) -> bool:
+        self._place(probes, f"/proc/self/fd/{fd}")
+        if not self.absent(probes):
+            return True
+        self._remove_last(len(probes))
+        return False
+
+    def _set_lower(self, fd: int) -> None:
+        if self._lower is not None:
+            os.close(self._lower)
+        self._lower = fd
+
+    def _remove_last(self, number: int) -> None:
+        fds = [fd for _, fd in self._placed[len(self._placed) - number :]]
+        del self._placed[len(self._placed) - number :]
+        with ThreadPoolExecutor(max(1, len(fds))) as pool:
+            list(pool.map(os.close, fds))
+
+    def _refusal(self, probe: Probe, error: ProbeError) -> GotraceError:
+        pid, place = self._pid, f"no probe at {probe.symbol}+{probe.site.offset}"
+        if error.errno == errno.ESRCH:
+            return TargetGone(f"process {pid} ended while the probes were being placed")
+        if error.errno == errno.ENOMEM:
+            limit = memory_limit(pid)
+            if limit:
+                return Refused(
+                    f"{place}: the target's memory cgroup {limit}: the kernel can't copy the code pages",
+                    f"gotrace attach {pid} --mode sample",
+                )
+        what = _ERRNO_TEXT.get(error.errno)
+        if what is None:
+            return Refused(f"{place}: {error.strerror}", "gotrace doctor")
+        return Refused(f"{place}: {error.strerror}: {what}", f"gotrace attach {pid} --mode sample")
 
     @property
     def thread_stage(self) -> Stage:
@@ -123,6 +231,9 @@ class PlacedProbes:
         if self._watch_exec is not None:
             os.close(self._watch_exec)
             self._watch_exec = None
+        if self._lower is not None:
+            os.close(self._lower)
+            self._lower = None
         self.remove(frozenset(Stage))
 
     def remove(self, stages: frozenset[Stage]) -> None:
@@ -132,3 +243,29 @@ class PlacedProbes:
         if fds:
             with ThreadPoolExecutor(len(fds)) as pool:
                 list(pool.map(os.close, fds))
+
+
+def _exe_name(pid: int) -> str:
+    for thread in (pid, *_threads(pid)):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{thread}/exe").removesuffix(" (deleted)")
+    return ""
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def _why_not(pid: int, address: int, overlay: bool) -> str:
+    if living_thread(pid) not in (0, pid):
+        # kernel/trace/bpf_trace.c: uprobe_multi_link_filter compares the memory of the main thread, which has none any more.
+        return "its main thread has ended, by which the kernel knows the process"
+    if mapped := mapping_at(pid, address):
+        if not mapped.inode:
+            return "its code is in anonymous memory, not in the file (the program has moved it, as for huge pages)"
+    if overlay:
+        return "its executable lies on overlayfs and was copied up after it started (chmod, chown, a write): restart it"
+    return "the file that its path leads to is not the one that it runs"

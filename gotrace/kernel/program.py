@@ -13,12 +13,14 @@ from gotrace.gobin.layout import Layout
 from gotrace.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.vocabulary import Stat, StartKind
+from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, Stat, StartKind
 
 MAX_REASONS = 64
 _IO_WAIT = 2
 """g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
+MAX_FRAME_SIZES = 1 << 12
+"""Return addresses of which the kernel side knows the frame."""
 _MAX_PD_READ = 1024
 """Bytes of a pollDesc; Go 1.27 needs 304."""
 _MORE_ROWS = 3 << 14
@@ -99,6 +101,8 @@ def definitions(swaps: bool) -> dict[str, int]:
         "MAX_FRAMES": MAX_FRAMES,
         "MAX_PAUSES": MAX_PAUSES,
         "NO_SYSCALL": NO_SYSCALL,
+        "OUTSIDE_CODE": OUTSIDE_CODE,
+        "SANITIZER_CODE": SANITIZER_CODE,
         "MAX_G_READ": MAX_G_READ,
         "SCRATCH_SLOTS": SCRATCH_SLOTS,
         "BUCKETS": BUCKETS,
@@ -162,6 +166,7 @@ def constants(
         "PD_SELF": layout.pd_self or 0,
         "IO_WAIT": _IO_WAIT,
         "AT_CREATION": 0,
+        "CREATED_IN_AX": int(any(probe.role == "create" and probe.register == "rax" for probe in plan.probes)),
         "SEES_CREATION": int(plan.has("create")),
         "BY_FILE": int(by_file),
         "HAS_STOP_REASON": int(plan.has_stop_reasons),
@@ -180,6 +185,7 @@ def constants(
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
         "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
+        "SANITIZER": int(plan.sanitizer),
         "EXECUTE_LENGTH": plan.execute.site.length,
         "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
@@ -222,6 +228,7 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "more_intervals": _MORE_ROWS if may_grow else 1,
         "more_stacks": _MORE_ROWS if may_grow else 1,
         "stacks": options.max_stacks,
+        "frame_sizes": MAX_FRAME_SIZES,
         "threads": 32768,
         "waits": 16384,
         "objects": options.max_objects,

@@ -25,6 +25,7 @@ from gotrace.kernel.rows import pack_object, pack_stack, parse_object, parse_row
 from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
+    GOROUTINE_UNSURE,
     MAX_PAUSES,
     THREAD_BASE,
     THREAD_BEFORE,
@@ -85,6 +86,7 @@ class Tables:
         self._seen: dict[bytes, int] = {}
         self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
+        self._frame_sizes: set[int] = set()
         self._objects: dict[int, KernelObject | None] = {}
 
     # -- sums ----------------------------------------------------------------------------------------------------------
@@ -244,6 +246,17 @@ class Tables:
         self._put("stacks", number, pack_stack(pcs, exact))
         return number
 
+    def put_frame_sizes(self, sizes: dict[int, int]) -> None:
+        """Has stacks walked by the sizes of these frames, by their return addresses, where they have one of them. They are never forgotten."""
+        new = sizes.keys() - self._frame_sizes
+        if not new:
+            return
+        with contextlib.suppress(BpfError):  # the map is full: those stacks stay as they are
+            for pc in new:
+                write_element(self._maps["frame_sizes"], struct.pack("<Q", pc), struct.pack("<Q", sizes[pc]))
+        self._frame_sizes |= new
+        write_element(self._maps["by_sizes"], struct.pack("<I", 0), struct.pack("<Q", 1))
+
     def _put(self, table: str, number: int, value: ct.Structure) -> None:
         try:
             write_element(self._maps[table], struct.pack("<Q", number), bytes(value), only_new=True)
@@ -263,7 +276,8 @@ class Tables:
                 self._put("stacks", kernel, pack_stack(thread.kernel_stack))
             if thread.object is not None:
                 object_number = self.put_object(thread.object)
-            self._put("goroutines", thread.g, Goroutine())
+            # It may have gone on before the window opens, and stopped elsewhere: no probe saw that.
+            self._put("goroutines", thread.g, Goroutine(flags=GOROUTINE_UNSURE))
         entry = Thread(
             out_ns=since_ns, g=thread.g, goid=thread.goid, stack=number, kernel_stack=kernel,
             object=object_number, kind=thread.kind, syscall=thread.syscall,
@@ -319,9 +333,24 @@ class Tables:
         """Takes `add_blocked` back, unless the kernel side has made the entry its own."""
         key = struct.pack("<I", tid)
         with contextlib.suppress(BpfError):
-            raw = read_element(self._maps["threads"], key, ct.sizeof(Thread))
-            if Thread.from_buffer_copy(raw).out_ns == since_ns:
-                delete_element(self._maps["threads"], key)
+            entry = Thread.from_buffer_copy(read_element(self._maps["threads"], key, ct.sizeof(Thread)))
+            if entry.out_ns != since_ns:
+                return
+            delete_element(self._maps["threads"], key)
+            # If it has parked since, and never moves, no probe sees it: then it is not to look like one that was seen.
+            g = struct.pack("<Q", entry.g)
+            state = Goroutine.from_buffer_copy(read_element(self._maps["goroutines"], g, ct.sizeof(Goroutine)))
+            if not (state.start_ns or state.run_since or state.run_ns or state.off_ns):
+                delete_element(self._maps["goroutines"], g)
+
+    def forget_queued(self, tid: int) -> None:
+        """Takes back that the thread has a goroutine: by now it is another's, or the kernel side has seen the thread."""
+        key = struct.pack("<I", tid)
+        with contextlib.suppress(BpfError):
+            entry = Thread.from_buffer_copy(read_element(self._maps["threads"], key, ct.sizeof(Thread)))
+            if entry.flags & THREAD_QUEUED:
+                entry.flags &= ~(THREAD_QUEUED | THREAD_BEFORE)
+                write_element(self._maps["threads"], key, bytes(entry))
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
 

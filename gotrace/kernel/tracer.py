@@ -105,7 +105,7 @@ class Tracer:
     def _set_of(self, plan: Plan, programs: dict[str, int]) -> _Loaded:
         subject = self._subject
         tracepoints = _uses_tracepoints(subject, plan)
-        return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints))
+        return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints, subject.bias))
 
     def follow(self, plan: Plan) -> None:
         """Has `probes` be those of this plan, of which nothing is placed yet: the one that was loaded, or one without stages,

@@ -15,9 +15,12 @@ from gotrace.errors import Refused
 from gotrace.gobin.binary import GoBinary
 from gotrace.live.gstruct import SCAN_BIT, GStruct, Status
 from gotrace.proc.memory import WORDS_AT_ONCE, Memory, anonymous_memory
+from gotrace.vocabulary import OUTSIDE_CODE
 
 _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096
+_MAX_FOREIGN_FRAMES = 64
+_MAX_FOREIGN_WORDS = 512
 _MAX_STACK_READ = 1 << 20
 _CHECKED = 256
 _BATCH = 4096
@@ -168,16 +171,25 @@ class GoroutineReader:
         raw = self._memory.read(goroutine.sp, size)
         if raw is None:
             return None
-        return self._unwinder.unwind(goroutine.pc, raw, exact)
+        pcs = self._unwinder.unwind(goroutine.pc, raw, goroutine.sp, exact)
+        return pcs if exact else self._checked(goroutine, pcs)
 
     def stacks(self, goroutines: list[Goroutine]) -> list[tuple[int, ...] | None]:
         """As `stack`, of many at a fraction of the cost."""
         ranges = [(each.sp, max(0, min(each.stack_hi - each.sp, _ABOVE_SP))) if each.stack_lo <= each.sp else (0, 0) for each in goroutines]
         found = []
         for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges)):
-            pcs = self._unwinder.unwind(each.pc, raw) if raw else None
-            found.append(self.stack(each) if pcs is None and raw and size == _ABOVE_SP else pcs)
+            pcs = self._unwinder.unwind(each.pc, raw, each.sp) if raw else None
+            more = raw and size == _ABOVE_SP and (pcs is None or OUTSIDE_CODE in pcs)
+            found.append(self.stack(each) if more else self._checked(each, pcs))
         return found
+
+    def _checked(self, goroutine: Goroutine, pcs: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """A stack with code that is not Go's is believed only if its goroutine has not moved: else it may be another's remains."""
+        if pcs is None or OUTSIDE_CODE not in pcs:
+            return pcs
+        now = self.read([goroutine.address])
+        return pcs if now and now[0][:7] == goroutine[:7] else None
 
     def check_layout(self) -> None:
         """Compares the layout with the live process: states, ids, back pointers and stack bounds must make sense.
@@ -194,31 +206,26 @@ class GoroutineReader:
                 "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
             )
         raws = self._memory.read_many([(address, self._size) for address in sample])
-        goids: set[int] = set()
+        # Not that goroutine 1 is among them: it ends where main calls runtime.Goexit, and in a C archive once it is initialised.
         for address, raw in zip(sample, raws):
-            problem = "it can't be read" if raw is None else self._problem(address, raw, goids)
+            problem = "it can't be read" if raw is None else self._problem(address, raw)
             if problem:
                 # One reread: the first may have met a goroutine in motion.
                 again = self._memory.read(address, self._size)
-                problem = "it can't be read" if again is None else self._problem(address, again, goids)
+                problem = "it can't be read" if again is None else self._problem(address, again)
             if problem:
                 raise Refused(
                     f"the layout of runtime.g ({self._layout.source}) does not fit the live process: g {address:#x}: {problem}"
                 )
-        if 1 not in goids:
-            raise Refused(f"the layout of runtime.g ({self._layout.source}) does not fit: goroutine 1 was not found")
 
-    def _problem(self, address: int, raw: bytes, goids: set[int]) -> str:
+    def _problem(self, address: int, raw: bytes) -> str:
         goroutine = self._parse(address, raw)
         if goroutine.status not in _VALID:
             return f"state {goroutine.status}"
         if goroutine.status in _EMPTY:
-            if 0 < goroutine.goid < 1 << 48:
-                goids.add(goroutine.goid)
             return ""
         if not 0 < goroutine.goid < 1 << 48:
             return f"goid {goroutine.goid}"
-        goids.add(goroutine.goid)
         back = int.from_bytes(raw[self._layout.g_sched_g : self._layout.g_sched_g + 8], "little")
         if back != address:
             return f"sched.g is {back:#x}"
@@ -240,11 +247,12 @@ class Unwinder:
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
 
-    def unwind(self, pc: int, stack: bytes, interrupted: bool = False) -> tuple[int, ...] | None:
-        """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer up.
+    def unwind(self, pc: int, stack: bytes, sp: int = 0, interrupted: bool = False) -> tuple[int, ...] | None:
+        """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer `sp` up.
         `interrupted`: `pc` is the instruction that comes next, as of a thread's registers.
 
-        None if the chain leaves Go code or the stack before it reaches the root.
+        OUTSIDE_CODE stands for code that is not in the function table, between the frames that it was called from and that it
+        called; at the end, where nothing is found above it. None if the chain leaves the stack before it reaches the root.
         """
         if len(self._steps) > _MAX_STEPS:
             self._steps.clear()
@@ -261,17 +269,53 @@ class Unwinder:
             key = (pc, exact)
             step = steps[key] if key in steps else steps.setdefault(key, self._step(pc, exact))
             if step is None:
-                return None
+                pcs[-1] = OUTSIDE_CODE
+                found = self._above(words, position, sp) if len(pcs) > 1 or sp else 0
+                if not found:
+                    return tuple(pcs)
+                pc, position, exact = words[found], found + 1, False
+                pcs.append(pc)
+                continue
             if step.root:
                 return tuple(pcs)
             position += step.words
             if position >= size:
-                return None
+                return tuple(pcs) if step.callback else None
+            if step.callback and self._is_outside(words[position]):
+                return tuple(pcs)  # a thread of C's own: there is nothing above
             pc = words[position]
             position += 1
             exact = step.interrupted
             pcs.append(pc)
         return None
+
+    def _is_outside(self, pc: int) -> bool:
+        return self._binary.table.function_at(pc - 1 - self._bias) is None
+
+    def _above(self, words: memoryview, position: int, sp: int) -> int:
+        """Where on a stack the next return address into Go lies, above code that is not Go's, whose own return address is the word
+        before `position` (at 0: it is the leaf); 0 if there is none. By that code's frame pointer, where it has one: what it called
+        has saved it. Else the first such word."""
+        size = len(words)
+        if position >= 2:
+            frame = (words[position - 2] - sp) // 8
+            for _ in range(_MAX_FOREIGN_FRAMES):
+                if not position <= frame < size - 1:
+                    break
+                if self._returns_to_go(words[frame + 1]):
+                    return frame + 1
+                position, frame = frame + 2, (words[frame] - sp) // 8
+        for index in range(position, min(size, position + _MAX_FOREIGN_WORDS)):
+            if self._returns_to_go(words[index]):
+                return index
+        return 0
+
+    def _returns_to_go(self, pc: int) -> bool:
+        """Whether it is an address in a Go function, and behind a call."""
+        if self._is_outside(pc):
+            return False
+        code = self._binary.image.read_up_to(pc - self._bias - 5, 5)
+        return len(code) == 5 and (code[0] == 0xE8 or code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10)
 
     def _step(self, pc: int, exact: bool) -> _Step | None:
         lookup = pc - self._bias - (not exact)
@@ -288,7 +332,7 @@ class Unwinder:
             # follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
             delta += 8 + self._asmcgocall_frame
         # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
-        return _Step(delta // 8, interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
+        return _Step(delta // 8, callback=function.name == "runtime.cgocallback", interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
 
 
 @dataclass(frozen=True)
@@ -296,3 +340,4 @@ class _Step:
     words: int = 0
     root: bool = False
     interrupted: bool = False
+    callback: bool = False

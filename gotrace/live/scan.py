@@ -217,7 +217,7 @@ class Scanner:
     def _walk(self, head: Head, stack: bytes) -> tuple[int, ...] | None:
         if waits_for_first_turn(head):
             return (head.pc, int.from_bytes(stack[:8], "little"))
-        return self._unwinder.unwind(head.pc, stack)
+        return self._unwinder.unwind(head.pc, stack, head.sp)
 
 
 def waits_for_first_turn(head: Head) -> bool:

@@ -8,10 +8,11 @@ from gotrace.live.scan import waits_for_first_turn
 from gotrace.model.stacks import GoStack, StackModel
 from gotrace.vocabulary import Part, StartKind, State
 
-_KIND_OF_STATUS = {
+KIND_OF_STATUS = {
     Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,
     Status.SYSCALL: StartKind.SYSCALL,
 }
+"""How one in that state left the CPU. RUNNABLE says nothing of it."""
 
 
 def interpret(
@@ -26,7 +27,7 @@ def interpret(
     """
     created = waits_for_first_turn(head)
     if kind is None:
-        kind = StartKind.CREATED if created else _KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
+        kind = StartKind.CREATED if created else KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
     stack = own or RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
     in_kernel = RawStack(kernel, kernel=True) if kernel else None
     row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, in_kernel, object=thing)

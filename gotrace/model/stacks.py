@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Call
+from gotrace.gobin.pclntab import Call, Function
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
 from gotrace.model.kernelstacks import MEMORY_LIMIT, PAGE_FAULT, STOPPED, cause, is_fault, waits_for_vfork
 from gotrace.model.syscalls import syscall_name
-from gotrace.vocabulary import NETPOLL, READY, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
+from gotrace.vocabulary import NETPOLL, OUTSIDE_CODE, READY, SANITIZER_CODE, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
 
 GOSCHED = "Gosched"
 PREEMPTED = "preempted"
@@ -85,7 +85,15 @@ IN_KERNEL = "[kernel]"
 VFORK = "(vfork)"
 _REMEMBERED = 1024
 """Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
+_ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtime.cgocallback", "crosscall2"))
+"""Where a stack may end: the goroutine's first frame, the scheduler's, and, on a thread that C made, the way from C into Go."""
+_OWN_FRAMES = frozenset((
+    "runtime.asyncPreempt", "runtime.sigpanic", "runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack",
+)) | _ROOTS
+"""Functions whose callers do not lie right above their frames."""
+_MOST_FRAME_SIZES = 4096
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
+_GIVES_UP = _VOLUNTARY | {"runtime.asyncPreempt2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,8 @@ class GoStack:
     boundary: str
     waker: tuple[CodePoint, ...] = ()
     broken: str = field(default="")
+    incomplete: bool = False
+    """Its chain of callers ends before a root, and the kernel side has not seen that."""
 
 
 class StackModel:
@@ -120,6 +130,9 @@ class StackModel:
         self._chain = lru_cache(_REMEMBERED)(self._find_chain)
         self._names_at = lru_cache(_REMEMBERED)(self._find_names)
         self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
+        self._called_morestack = lru_cache(_REMEMBERED)(self._find_called_morestack)
+        self.frame_sizes: dict[int, int] = {}
+        """Of the frames in stacks that broke off: by return address, how far above the stack pointer their own return address lies."""
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
@@ -128,16 +141,65 @@ class StackModel:
         broken = ""
         if row.stack.in_transit:
             broken = "its stack was being copied or switched"
-            if not self._binary.table.function_at(row.stack.pcs[0] - self._bias):
+            if points and points[0].pc in _NO_ADDRESSES:
                 points = ()  # in the vDSO, or in C
         elif row.stack.truncated:
             broken = "stack deeper than the walk"
         elif not row.stack.pcs and row.key.kind == StartKind.CPU:
             broken = "where it had its CPU taken, before the window"
         elif row.stack.unreadable:
-            broken = "rest of the stack unreadable"
+            broken = "" if self._ends_in_callback(points) else "rest of the stack unreadable"
+        elif not self._at_root(points):
+            broken = "its callers are unknown: the chain of frames breaks off"
+        incomplete = bool(broken) and not (row.stack.in_transit or row.stack.truncated or row.stack.unreadable)
+        if broken and not row.stack.in_transit and not row.stack.truncated:
+            while len(points) > 1 and points[-1].pc in _NO_ADDRESSES:
+                points = points[:-1]
+            self._learn(points)
+            points = points[: self._believed(points)]
         waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
-        return GoStack(points, state, reason, self._boundary(row), waker, broken)
+        return GoStack(points, state, reason, self._boundary(row), waker, broken, incomplete)
+
+    def _at_root(self, points: tuple[CodePoint, ...]) -> bool:
+        function = self._function(points[-1]) if points else None
+        return function is not None and function.name in _ROOTS
+
+    def _ends_in_callback(self, points: tuple[CodePoint, ...]) -> bool:
+        function = self._function(points[-1]) if points else None
+        return function is not None and function.name in ("runtime.cgocallback", "crosscall2")
+
+    def _function(self, point: CodePoint) -> Function | None:
+        return self._binary.table.function_at(point.pc - (not point.exact))
+
+    def _believed(self, points: tuple[CodePoint, ...]) -> int:
+        """How many frames of a stack that broke off are surely its own: up to where the frame before was not called from."""
+        for index, (callee, caller) in enumerate(zip(points, points[1:]), 1):
+            if caller.exact or caller.pc in _NO_ADDRESSES or callee.pc in _NO_ADDRESSES:
+                continue
+            code = self._binary.image.read_up_to(caller.pc - 5, 5)
+            function = self._function(callee)
+            if len(code) < 5 or function is None:
+                return index
+            if code[0] == 0xE8:
+                target = caller.pc + int.from_bytes(code[1:], "little", signed=True)
+                if target == function.entry or self._binary.table.function_at(target) in (None, function):
+                    continue
+                # Another one: it may have jumped on, as wrappers and stubs do. Then it has no frame of its own.
+                if self._binary.table.frame_size(self._binary.table.function_at(target)) == 0:
+                    continue
+                return index
+            if not (code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10):
+                return index
+        return len(points)
+
+    def _learn(self, points: tuple[CodePoint, ...]) -> None:
+        """Code that is not Go's has broken the chain of frame pointers. From now on it can be passed by the sizes of these frames."""
+        for point in points[1:]:
+            function = self._function(point)
+            size = self._binary.table.stack_delta(point.pc - 1) or 0
+            if function is None or point.exact or size < 8 or size % 8 or function.name in _OWN_FRAMES or len(self.frame_sizes) >= _MOST_FRAME_SIZES:
+                continue
+            self.frame_sizes[point.pc + self._bias] = size
 
     def _boundary(self, row: IntervalRow) -> str:
         if row.key.kind in _IN_KERNEL:
@@ -170,10 +232,18 @@ class StackModel:
         points: list[CodePoint] = []
         exact = stack.exact or stack.in_transit
         for index, pc in enumerate(stack.pcs):
+            if pc in _NO_ADDRESSES or not table.text <= pc - bias < table.etext:
+                pc = pc if pc in _NO_ADDRESSES else OUTSIDE_CODE
+                if not points or points[-1].pc not in _NO_ADDRESSES:
+                    points.append(CodePoint(pc))
+                if index == 0 and stack.in_prologue:
+                    points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in _NO_ADDRESSES else stack.leaf_caller - bias))
+                exact = False
+                continue
             pc -= bias
             points.append(CodePoint(pc, exact))
             if index == 0 and stack.leaf_caller and (stack.in_prologue or table.stack_delta(pc) == 0):
-                points.append(CodePoint(stack.leaf_caller - bias))
+                points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in _NO_ADDRESSES else stack.leaf_caller - bias))
             if exact and index == ASYNC_AT and stack.async_caller and table.stack_delta(pc) == 0:
                 points.append(CodePoint(stack.async_caller - bias))
             function = table.function_at(pc if exact else pc - 1)
@@ -191,7 +261,12 @@ class StackModel:
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
-            kind = next((found for name, found in _LEAF_KINDS if name in names), StartKind.GOSCHED)
+            # By the leaf or the copies of functions that are inlined there, and by nothing else: who knows what parks in a plugin.
+            gave_up = names & _GIVES_UP or (names and (row.stack.in_prologue or self._called_morestack(points[0])))
+            found = StartKind.GOSCHED if gave_up else None
+            kind = next((found for name, found in _LEAF_KINDS if name in names), found)
+            if kind is None:
+                return State.WAITING, UNKNOWN
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""
@@ -205,6 +280,14 @@ class StackModel:
     def _find_names(self, point: CodePoint) -> frozenset[str]:
         return frozenset(call.function for call in self.calls(point))
 
+    def _find_called_morestack(self, point: CodePoint) -> bool:
+        """Whether the goroutine was preempted in a function's prologue: there it calls runtime.morestack, which calls newstack."""
+        code = self._binary.image.read_up_to(point.pc - 5, 5)
+        if point.exact or len(code) < 5 or code[0] != 0xE8:
+            return False
+        called = self._binary.table.function_at(point.pc + int.from_bytes(code[1:], "little", signed=True))
+        return called is not None and called.name in ("runtime.morestack", "runtime.morestack_noctxt")
+
     def calls(self, point: CodePoint) -> list[Call]:
         """The calls that a point stands for, innermost first; [] outside Go code."""
         return self._binary.table.expand(point.pc, not point.exact)
@@ -213,6 +296,9 @@ class StackModel:
         """Whether the compiler made the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out
         (runtime/traceback.go: elideWrapperCalling)."""
         return call.func_id == self._binary.table.wrapper_id
+
+
+_NO_ADDRESSES = frozenset((OUTSIDE_CODE, SANITIZER_CODE))
 
 
 def _syscall(number: int) -> str:

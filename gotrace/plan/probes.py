@@ -29,7 +29,7 @@ from enum import Enum
 from gotrace.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Function
-from gotrace.gobin.x86 import ProbeSite, call_site, probe_site
+from gotrace.gobin.x86 import ProbeSite, call_site, first_emulated_after, inlined_call_site, probe_site
 
 
 class ProbeSet(str, Enum):
@@ -55,12 +55,19 @@ class Probe:
     traps_per_hit: int = 1
 
 
+_SANITIZERS = {"-race": "runtime.racefuncenter", "-asan": "runtime.doasanread", "-msan": "runtime.domsanread"}
+"""Functions that only such a build has (runtime/race_amd64.s, asan.go, msan.go)."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """A probe that this binary does not get, and why."""
+    """A probe that this binary does not get, and why. Where a trace lacks something without it, `stage` says what it would have
+    told of, and `lacks` what the figures lack; else both are ""."""
 
     symbol: str
     reason: str
+    stage: str = ""
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Plan:
     thread_local_g: int | None = None
     has_stop_reasons: bool = False
     frameless_switch: int = 0
+    sanitizer: bool = False
 
     @property
     def execute(self) -> Probe:
@@ -131,6 +139,18 @@ _STARTS = {
     ProbeSet.LEAN: (("runtime.coroswitch_m", "switch_coroutine"),),
 }
 _REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
+_SINGLE = frozenset(("runtime.gopark", "runtime.schedule"))
+"""Starts that are all a set has, and whose inlined copies can't be probed: a goroutine that they miss runs on for ever."""
+_GIVEN_G = frozenset(("runtime.gosched_m", "runtime.gopreempt_m"))
+"""What mcall calls, with the g in AX, and does nothing but to give the CPU up."""
+_ON_G0 = (
+    "runtime.park_m", "runtime.goyield_m", "runtime.preemptPark", "runtime.exitsyscall0", "runtime.exitsyscallNoP",
+    "runtime.coroswitch_m", "runtime.goschedImpl",
+)
+_NO_WAKERS = "who made goroutines runnable, and for how long they then waited for a P (`ready`, `netpoll`)"
+_NO_CREATION = "who created goroutines, and for how long new ones waited for their first turn (`created`)"
+_NO_PAUSES = "stop-the-world pauses, and which part of each wait lay in one"
+_NO_END = "running time: for how long goroutines ran before they ended"
 _OPTIONAL = {
     "runtime.exitsyscall0": "Go 1.26 and later have runtime.exitsyscallNoP instead",
     "runtime.exitsyscallNoP": "Go 1.25 and older have runtime.exitsyscall0 instead",
@@ -159,8 +179,17 @@ def make_plan(
             continue
         function, found_by = found
         register = _REGISTER.get(symbol, "rax")
+        if symbol in _SINGLE and (copies := binary.table.inlined_into(symbol)):
+            raise BadBinary(
+                f"--probes {probe_set.value} probes {symbol} alone, and this build (PGO) has inlined copies of it"
+                f" in {', '.join(copy.name for copy in copies[:4])}",
+                "leave --probes out",
+            )
         site = probe_site(binary.image, function, register)
         probes.append(_probe(binary, "switch" if program == "switch_coroutine" else "start", symbol, program, site, register, found_by))
+        more, not_probed = _inlined_starts(binary, symbol, program, site)
+        probes += more
+        left_out += not_probed
     symbols = {probe.symbol for probe in probes}
     if probe_set is ProbeSet.COMPLETE and not symbols & {"runtime.exitsyscall0", "runtime.exitsyscallNoP"}:
         raise BadBinary(f"{binary.image.name}: neither runtime.exitsyscall0 nor runtime.exitsyscallNoP was found", _NEWER)
@@ -169,6 +198,12 @@ def make_plan(
     execute, found_by = _needed(binary, "runtime.execute")
     site = probe_site(binary.image, execute, "rax")
     probes.append(_probe(binary, "end", "runtime.execute", "end_execute", site, "rax", found_by))
+    if copies := binary.table.inlined_into("runtime.execute"):
+        raise BadBinary(
+            f"{binary.image.name}: where goroutines resume can't be probed: this build (PGO) has inlined copies of runtime.execute"
+            f" in {', '.join(copy.name for copy in copies[:4])}",
+            "--mode sample",
+        )
     for wanted, find in ((wakers, _ready_probes), (wakers, _creation_probe), (True, _pause_probes), (syscalls, _syscall_probes)):
         more, not_probed = find(binary) if wanted else ((), ())
         probes += more
@@ -176,6 +211,10 @@ def make_plan(
     if exits:
         # gdestroy (Go 1.22) ends coroutines too, goexit0 does all before it existed.
         symbol = "runtime.gdestroy" if binary.function("runtime.gdestroy") else "runtime.goexit0"
+        if symbol == "runtime.gdestroy" and (copies := binary.table.inlined_into(symbol)):
+            # In goexit0 it does not matter, if that is probed instead; in a coroutine's end it does.
+            left_out.append(LeftOut(symbol, _inlined_in(copies), "ends of coroutines", _NO_END))
+            symbol = "runtime.goexit0"
         function, found_by = _needed(binary, symbol)
         probes.append(_probe(binary, "exit", symbol, "mark_exit", probe_site(binary.image, function, "rax"), "rax", found_by))
     assist = _needed(binary, "runtime.gcAssistAlloc")[0]
@@ -193,9 +232,42 @@ def make_plan(
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
         frameless_switch=switch[0].entry if frameless else 0,
+        sanitizer=bool(sanitizer_of(binary)),
         has_stop_reasons=bool(binary.stop_reasons),
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
+
+
+def _inlined_starts(binary: GoBinary, symbol: str, program: str, site: ProbeSite) -> tuple[list[Probe], list[LeftOut]]:
+    """Probes on the copies of a start that the compiler has inlined (PGO). In each, casgstatus(g, ...) is the first that makes
+    the g another's to take; its first argument is in AX, as the start's own."""
+    probes, left_out = [], []
+    for copy in binary.table.inlined_into(symbol) if symbol in _ON_G0 else ():
+        found, change = None, binary.function("runtime.casgstatus")
+        if change is not None:
+            found = inlined_call_site(binary.image, binary.table, copy, change[0], symbol)
+        if found is None and copy.name in _GIVEN_G:
+            found = probe_site(binary.image, copy, "rax")
+        if found is None:
+            left_out.append(LeftOut(
+                symbol, f"no place for a probe in its inlined copy in {copy.name}", "starts of waits",
+                f"waits that begin in {copy.name}: their time counts as running",
+            ))
+            continue
+        probes.append(_probe(binary, "start", f"{copy.name} ({symbol.removeprefix('runtime.')} inlined)", program, found, "rax", "inline tree"))
+    return probes, left_out
+
+
+def _inlined_in(copies: list[Function]) -> str:
+    return f"this build (PGO) has inlined copies of it in {', '.join(copy.name for copy in copies[:4])}"
+
+
+def sanitizer_of(binary: GoBinary) -> str:
+    """The flag of ``go build`` with which the program checks its accesses to memory (``-race``), "" if it does not."""
+    for flag, function in _SANITIZERS.items():
+        if binary.table.functions_named(function):
+            return flag
+    return ""
 
 
 def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
@@ -209,12 +281,15 @@ def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
         found = binary.function(symbol)
         if found is None or None in needed:
             what = "the function was not found" if found is None else "the layout of what it is given is not known"
-            left_out.append(LeftOut(symbol, what))
+            left_out.append(LeftOut(symbol, what, "wakers", _NO_WAKERS))
+            continue
+        if copies := binary.table.inlined_into(symbol):
+            left_out.append(LeftOut(symbol, _inlined_in(copies), "wakers", _NO_WAKERS))
             continue
         # Of several registers each must still hold its argument: the earliest common site is the same for all.
         sites = {probe_site(binary.image, found[0], register) for register in registers}
         if len(sites) != 1:
-            left_out.append(LeftOut(symbol, "no instruction at which all its arguments are in their registers"))
+            left_out.append(LeftOut(symbol, "no instruction at which all its arguments are in their registers", "wakers", _NO_WAKERS))
             continue
         probes.append(_probe(binary, "ready", symbol, program, sites.pop(), registers[0], found[1]))
     if len(probes) < 2:
@@ -228,12 +303,19 @@ def _creation_probe(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
     symbol = "runtime.newproc.func1"
     caller, callee = binary.function(symbol), binary.function("runtime.runqput")
     if caller is None or callee is None or binary.layout.g_m is None or binary.layout.m_curg is None:
-        return [], [LeftOut(symbol, "the function, its call of runqput, or the layout of runtime.m is not known")]
+        why = "the function, its call of runqput, or the layout of runtime.m is not known"
+        return [], [LeftOut(symbol, why, "creation", _NO_CREATION)]
+    register = "rbx"
     try:
         site = call_site(binary.image, caller[0], callee[0])
     except BadBinary as error:
-        return [], [LeftOut(symbol, str(error))]
-    return [_probe(binary, "create", symbol, "mark_created", site, "rbx", caller[1])], []
+        # Inlined, as in most builds with PGO. The new goroutine is what newproc1 has returned, and nobody else's before runqput.
+        made, register = binary.function("runtime.newproc1"), "rax"
+        found = first_emulated_after(binary.image, caller[0], made[0], register) if made is not None else None
+        if found is None:
+            return [], [LeftOut(symbol, str(error), "creation", _NO_CREATION)]
+        site = found
+    return [_probe(binary, "create", symbol, "mark_created", site, register, caller[1])], []
 
 
 def _pause_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
@@ -243,11 +325,11 @@ def _pause_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:
         binary.function(f"runtime.{name}") for name in ("stopTheWorldWithSema", "startTheWorldWithSema", "wakep")
     )
     if stop is None or start is None or wakep is None:
-        return [], [LeftOut("runtime.stopTheWorldWithSema", "not all functions were found: stop-the-world pauses are not seen")]
+        return [], [LeftOut("runtime.stopTheWorldWithSema", "not all functions were found", "stop-the-world pauses", _NO_PAUSES)]
     try:
         sites = probe_site(binary.image, stop[0], "rax"), call_site(binary.image, start[0], wakep[0])
     except BadBinary as error:
-        return [], [LeftOut("runtime.startTheWorldWithSema", f"{error}: stop-the-world pauses are not seen")]
+        return [], [LeftOut("runtime.startTheWorldWithSema", str(error), "stop-the-world pauses", _NO_PAUSES)]
     return [
         _probe(binary, "pause", "runtime.stopTheWorldWithSema", "stop_world", sites[0], "rax", stop[1]),
         _probe(binary, "pause", "runtime.startTheWorldWithSema", "start_world", sites[1], "rax", start[1]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import errno
 import os
 from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _IOV_MAX = WORDS_AT_ONCE = 1024
@@ -17,6 +20,7 @@ class Memory:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._thread = pid
         self._readv = ct.CDLL(None, use_errno=True).process_vm_readv
         self._readv.restype = ct.c_ssize_t
         self._readv.argtypes = [ct.c_int, ct.c_void_p, ct.c_ulong, ct.c_void_p, ct.c_ulong, ct.c_ulong]
@@ -71,9 +75,13 @@ class Memory:
         if total > len(buffer):
             raise ValueError(f"{total} bytes do not fit into {len(buffer)}")
         local = array("Q", (ct.addressof(ct.c_char.from_buffer(buffer)), total))
-        got = self._readv(self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(remote) // 2, 0)
+        got = self._readv(self._thread, local.buffer_info()[0], 1, remote.buffer_info()[0], len(remote) // 2, 0)
         if got < 0:
             number = ct.get_errno()
+            if number == errno.ESRCH and (thread := living_thread(self.pid)) not in (0, self._thread):
+                # A thread that has ended has no memory any more, also the main one: the others go on.
+                self._thread = thread
+                return self.read_into(buffer, total, remote)
             if number == errno.ESRCH:
                 raise ProcessLookupError(number, os.strerror(number))
             if number == errno.EPERM:
@@ -102,11 +110,67 @@ def anonymous_memory(pid: int) -> int:
     """Bytes of the process's memory that are no file's, in memory or swapped; 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        if "RssAnon:" not in text and (thread := living_thread(pid)):  # the main thread has ended
+            text = Path(f"/proc/{pid}/task/{thread}/status").read_text(errors="replace")
     except OSError:
         return 0
     # In kB; a thread group whose memory is gone has neither line.
     lines = (line.split() for line in text.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
     return 1024 * sum(int(words[1]) for words in lines)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One line of /proc/PID/maps. `inode` is 0 for memory that is no file's."""
+
+    start: int
+    end: int
+    flags: str
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+
+def mappings(pid: int) -> Iterator[Mapping]:
+    """The mappings of a process, by a thread of it that lives; none if it has ended. At most 65,536 of them."""
+    for thread in (pid, *_tasks(pid)):
+        found = False
+        with contextlib.suppress(OSError), open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file):
+                if number >= 65_536:
+                    return
+                words = line.rstrip("\n").split(" ", 5)
+                start, _, end = words[0].partition("-")
+                found = True
+                yield Mapping(
+                    int(start, 16), int(end, 16), words[1], int(words[2], 16), words[3], int(words[4].split()[0]),
+                    words[5].lstrip() if len(words) > 5 else "",
+                )
+        if found:
+            return
+
+
+def living_thread(pid: int) -> int:
+    """A thread of the process that has not ended: the main one where that lives. 0 if none does, or if /proc does not tell."""
+    for thread in (pid, *_tasks(pid)):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+            stat = file.read(4096)
+            if stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in (b"Z", b"X", b""):
+                return thread
+    return 0
+
+
+def mapping_at(pid: int, address: int) -> Mapping | None:
+    """The mapping that holds an address."""
+    return next((mapping for mapping in mappings(pid) if mapping.start <= address < mapping.end), None)
+
+
+def _tasks(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 class FixedRanges:

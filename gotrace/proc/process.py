@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gotrace.errors import GotraceError, Refused, TargetGone
+from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
+from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
+from gotrace.proc.memory import living_thread
 
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
 _PF_KTHREAD = 0x00200000
 _LONGEST = 4096
+MOST_COPIED = 1 << 30
+"""Bytes of an executable that are copied to memory, where it is not read in place."""
 
 
 @dataclass
@@ -31,18 +36,24 @@ class Process:
     auxv: bytes
     start_code: int
     start_stack: int
+    path_fd: int = -1
+    """Names the executable without having opened it (O_PATH), where `exe_fd` is a copy; -1 where it is the file itself."""
 
     @property
     def exe_path(self) -> str:
         """A path, for this process only, to the very file that was read, also when it was deleted, replaced, is in a
         container, or the process has called exec since."""
-        return f"/proc/self/fd/{self.exe_fd}"
+        return f"/proc/self/fd/{self.exe_fd if self.path_fd < 0 else self.path_fd}"
 
     def alive(self) -> bool:
         """Whether the process still runs (a zombie does not)."""
         import select
 
         return not select.select([self.pidfd], [], [], 0)[0]
+
+    def main_thread_ended(self) -> bool:
+        """Whether the main thread has ended and others run (pthread_exit in main)."""
+        return living_thread(self.pid) not in (0, self.pid)
 
     def entry_address(self) -> int:
         """Run-time address of the ELF entry point: AT_ENTRY of the auxiliary vector, or where only the owner of the process
@@ -66,8 +77,9 @@ class Process:
 
     def close(self) -> None:
         """Closes the descriptors."""
-        for fd in (self.exe_fd, self.pidfd):
-            os.close(fd)
+        for fd in (self.exe_fd, self.path_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
 
 
 def open_process(pid: int) -> Process:
@@ -101,17 +113,22 @@ def _inspect(pid: int, pidfd: int) -> Process:
         raise _gone_or(pid, f"/proc/{pid}/stat can't be read: {error.strerror}") from None
     comm = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
     fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
+    thread = living_thread(pid) if fields[0] in (b"Z", b"X") else pid
+    if not thread:
         raise Refused(f"process {pid} ({comm}) is a zombie: it has ended and waits for its parent")
     if int(fields[6]) & _PF_KTHREAD:
         raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
+    if thread != pid:  # the main thread has ended, and has no memory any more: the others have
+        of_thread = _read(f"/proc/{pid}/task/{thread}/stat")
+        others = of_thread[of_thread.rindex(b")") + 2 :].split() if of_thread else fields
+        fields = [*fields[:23], others[23], fields[24], others[25], *fields[26:]]
     status = _status(pid)
     # Stack addresses are random for every exec, so those in the vector, and start_stack where only the owner may read
     # that, tell one program of the process from the next.
     auxv = _auxv(pid)
     try:
-        exe = os.readlink(f"/proc/{pid}/exe")
-        exe_fd = os.open(f"/proc/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
+        exe = os.readlink(f"/proc/{thread}/exe")
+        exe_fd, path_fd = _open_executable(thread, exe)
     except PermissionError:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
@@ -132,14 +149,46 @@ def _inspect(pid: int, pidfd: int) -> Process:
         auxv=auxv,
         start_code=int(fields[23]),
         start_stack=int(fields[25]),
+        path_fd=path_fd,
     )
+
+
+def _open_executable(pid: int, name: str) -> tuple[int, int]:
+    """(descriptor to read it by, O_PATH descriptor or -1). What may lie on a file system that does not answer is neither opened nor
+    read by this process: it could not be ended then, and the end of a process waits for FUSE where it has a file open there."""
+    link = f"/proc/{pid}/exe"
+    path_fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    mount = None
+    try:
+        mount = mount_of_open(pid, path_fd)
+        if mount is None or mount.kind not in LOCAL:
+            return copy_file(f"/proc/self/fd/{path_fd}", os.path.basename(name), MOST_COPIED), path_fd
+        if mount.kind == "overlay":  # what lies below it may be anything
+            asked(link)
+        exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    except NoAnswer:
+        os.close(path_fd)
+        where = f"the mount {mount.path} ({mount.kind})" if mount is not None else "its file system"
+        raise Refused(f"{name} can't be read: {where} has not answered for {SILENT_S:g} s", _hung_hint(mount)) from None
+    except BaseException:
+        os.close(path_fd)
+        raise
+    os.close(path_fd)
+    return exe_fd, -1
+
+
+def _hung_hint(mount: Mount | None) -> str:
+    return f"see whether this comes back: timeout 5 stat {mount.path}" if mount is not None else "try again when it does"
 
 
 def _identity(pid: int) -> tuple[bytes, int, int]:
     stat = _read(f"/proc/{pid}/stat")
-    if not stat:
+    fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
+    if fields and fields[0] in (b"Z", b"X"):
+        stat = _read(f"/proc/{pid}/task/{living_thread(pid)}/stat")
+        fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
+    if not fields:
         return b"", 0, 0
-    fields = stat[stat.rindex(b")") + 2 :].split()
     return _auxv(pid), int(fields[23]), int(fields[25])
 
 
@@ -156,7 +205,7 @@ def _code_segment(exe_fd: int) -> tuple[int | None, int]:
 
 
 def _auxv(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/auxv")
+    return _read(f"/proc/{pid}/auxv") or _read(f"/proc/{living_thread(pid) or pid}/auxv")
 
 
 def _read(path: str) -> bytes:

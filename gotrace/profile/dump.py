@@ -42,5 +42,6 @@ LOSSES = {
     "stack_torn": "goroutines that moved whenever their stack was read: shown with their innermost frame alone",
     "goroutines_unread": "goroutines that could not be read at all",
     "labels_unread": "goroutines whose profiler labels could not be read",
+    "fields_unread": "fields of runtime.g that do not fit the live process or are not known: what they would tell is missing (gotrace probes PID)",
     "unknown_function": "distinct program counters that belong to no known function",
 }

@@ -10,7 +10,7 @@ from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
-from gotrace.vocabulary import FrameKind, StartKind
+from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, StartKind
 
 _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 
@@ -111,6 +111,8 @@ class Symbolizer:
                 if known and known[-1].inlined:
                     # What it was inlined into is a wrapper: its caller, the next frame, is not.
                     known = (*known[:-1], replace(known[-1], inlined=False))
+            elif point.pc in _OUTSIDE:
+                known = (Frame(_OUTSIDE[point.pc], kind=FrameKind.LOST),)
             else:
                 self.unknown += 1
                 known = (Frame(f"[unknown function at {point.pc:#x}]", kind=FrameKind.LOST),)
@@ -120,6 +122,7 @@ class Symbolizer:
 
 _WAYS_TO_US = ("bpf_", "__bpf_", "__traceiter_", "__probestub_")
 _INTERRUPT = ("asm_common_interrupt", "asm_sysvec_")
+_OUTSIDE = {OUTSIDE_CODE: "[code outside the binary]", SANITIZER_CODE: "[in the memory access checks of -race, -asan or -msan]"}
 _FINDERS = frozenset(("runtime.findRunnable", "runtime.findrunnable", "runtime.schedule"))
 """Where the scheduler looks for work: what made the goroutine runnable was called from there."""
 

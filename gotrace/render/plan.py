@@ -25,7 +25,7 @@ def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict:
             "pie": binary.pie, "cgo": binary.cgo, "arch": "amd64", "functions": binary.table.function_count,
             "wait_reasons": list(binary.wait_reasons),
         },
-        "layout": {"source": binary.layout.source, "offsets": layout},
+        "layout": {"source": binary.layout.source, "offsets": layout, "misfits": binary.misfits},
         "verified_live": verified,
         "probe_set": plan.probe_set.value,
         "probes": [
@@ -68,5 +68,7 @@ def print_plan(binary: GoBinary, plan: Plan, verified: bool, console: Console) -
             Text(probe.site.text), Text(probe.register), str(probe.traps_per_hit),
         )
     console.print(table)
+    for line in binary.misfits:
+        console.print(Text(f"dropped {sanitize(line)}"), soft_wrap=True)
     for left in plan.left_out:
         console.print(Text(f"left out {left.symbol}: {left.reason}"), soft_wrap=True)

@@ -21,6 +21,12 @@ VERSIONS = ("1.21.13", "1.27.3")
 KINDS = {"raw": ("main.readRaw", "read"), "fault": ("main.touch", "page fault"), "asked": ("main.readAsked", "read")}
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without -o gotrace writes into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def stuck(kind: str, version: str = "1.27.3", variant: str = "stripped") -> Workload:
     return Workload(build("stuck", version, variant), kind)
 
@@ -51,7 +57,7 @@ def test_blocked_all_the_time(kind: str, version: str) -> None:
     with stuck(kind, version) as workload:
         begin(workload)
         with Attached(workload.pid, "-d", "1500ms", "--json") as trace:
-            summary = trace.wait_json()
+            summary = trace.result_json()
         assert workload.running
         end(workload)
     [wait] = at(summary, function, state="syscall")
@@ -181,7 +187,7 @@ def test_stopped_throughout(gotrace) -> None:
             os.kill(workload.pid, signal.SIGCONT)
 
 
-def test_min_block_sees_a_wait_that_signals_cut(tmp_path: Path) -> None:
+def test_min_block_sees_a_wait_that_signals_cut() -> None:
     """Each piece is shorter than the filter; the wait is not."""
     with stuck("raw") as workload:
         with Attached(workload.pid, "-d", "0", "--json", "--min-block", "100ms") as trace:

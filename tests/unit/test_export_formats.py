@@ -185,6 +185,7 @@ def test_json_keys_are_the_contract() -> None:
         "goroutines",
         "in_progress",
         "stopped_ns",
+        "halted_ns",
         "long_runs",
         "long_run_max_ns",
         "margin_ns",

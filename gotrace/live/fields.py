@@ -1,0 +1,187 @@
+"""Fields of runtime.g that no machine code confirms, compared with the goroutines of the live process.
+
+A table is of one release of Go; who builds Go himself may have put fields of his own into the struct. What follows them has moved then,
+and reads as something else. Rules from src/runtime/runtime2.go and proc.go (newproc1, dolockOSThread, reentersyscall), Go 1.19 to 1.27.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.layout import Layout, newest, of_table
+from gotrace.live.gstruct import SCAN_BIT, Status
+from gotrace.live.labels import read_labels
+from gotrace.proc.memory import Memory
+
+_EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
+_TRIES, _RETRY_S = 3, 0.002
+CHECKED = 64
+"""Goroutines that are looked at."""
+_READ = 1024
+"""Bytes of a g that are read: the fields are looked for where they may have moved to as well."""
+_MOST_IDS = 1 << 48
+_ONLY_TOLD = ("g_startpc", "g_gopc", "g_parentGoid")
+"""Fields that may be looked for where the table does not fit: what they hold is like nothing else in the struct."""
+_TOLD_BY_CODE = ("g_goid", "g_waitreason", "g_trackingSeq", "g_labels")
+_TOLD_BY_TABLE = ("g_startpc", "g_gopc", "g_parentGoid", "g_waitsince", "g_lockedm", "g_labels")
+"""What only a dump shows."""
+
+
+def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int]) -> tuple[Layout, list[str]]:
+    """The layout without the fields that do not fit the goroutines at these addresses, and a line for each of those. Fields that have
+    moved are followed, where the live goroutines confirm it.
+
+    Raises:
+        ProcessLookupError, PermissionError: the memory can't be read.
+    """
+    layout, facts = binary.layout, binary.code_facts
+    if layout.source == "DWARF":
+        return layout, []
+    check = _Check(memory, binary, bias, goroutines)
+    table = of_table(binary.version) or newest()
+    moved = sorted({
+        code - known for name in _TOLD_BY_CODE
+        if (code := getattr(facts, name)) is not None and (known := getattr(table, name)) is not None and code != known
+    })
+    # Struct fields of eight bytes move by a multiple of that.
+    shifts = sorted({shift for by in moved for shift in (by, -(-by // 8) * 8)})
+    lines, misfits, unsure = [], [], []
+    for name, rule in check.rules().items():
+        offset, told = getattr(layout, name), getattr(facts, name, None)
+        if told is not None:
+            continue  # by the code
+        good, bad = check.count(offset, rule) if offset is not None else (0, 0)
+        if offset is not None and not bad:
+            if not good:
+                unsure.append(name)
+            continue
+        found = check.look_for(name, rule, table, shifts)
+        if offset is not None:
+            misfits.append(offset)
+        if found is None and offset is not None:
+            lines.append(f"{name.replace('_', '.', 1)} ({layout.source}) does not fit the live process: {bad} of {good + bad} goroutines")
+        if found is not None or offset is not None:
+            layout = replace(layout, **{name: found})
+    if moved and layout.source != "machine code":
+        # Somewhere behind the last field that is where the table has it.
+        misfits.append(1 + max(known for name in _TOLD_BY_CODE if (known := getattr(table, name)) is not None and getattr(facts, name) == known))
+    for name in unsure:
+        # No goroutine contradicts it, but none confirms it either, and what lies before it has moved.
+        if not misfits or getattr(layout, name) < min(misfits):
+            continue
+        found = check.look_for(name, check.rules()[name], table, shifts)
+        if found is not None:
+            layout = replace(layout, **{name: found})
+        else:
+            lines.append(f"{name.replace('_', '.', 1)} ({layout.source}) can't be confirmed, and fields beside it do not fit the live process")
+            layout = replace(layout, **{name: None})
+    if layout.source == "machine code" and (unknown := [name for name in _TOLD_BY_TABLE if getattr(layout, name) is None]):
+        names = ", ".join(name.replace("_", ".", 1) for name in unknown)
+        lines.append(f"{names}: not known for {binary.version or 'this Go version'}, of which the table has no layout that fits the code")
+    return layout, lines
+
+
+class _Check:
+    def __init__(self, memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int]) -> None:
+        self._memory, self._binary, self._bias = memory, binary, bias
+        self._addresses = list(goroutines)
+        self._raw: dict[int, bytes] = {}
+        self._read(self._addresses)
+        goid = binary.layout.g_goid
+        self._most = 2 * max((_word(raw, goid) for raw in self._raw.values() if _word(raw, goid) < _MOST_IDS), default=0) + 4096
+        self._now = time.monotonic_ns() + 1_000_000_000
+
+    def rules(self) -> dict[str, Callable[[bytes, int], bool | None]]:
+        """By field, what a value says: True that it is one, False that it is not, None nothing."""
+        return {
+            "g_startpc": self._startpc, "g_gopc": self._gopc, "g_parentGoid": self._parent, "g_waitsince": self._since,
+            "g_lockedm": self._machine, "g_labels": self._labels, "g_syscallsp": self._syscall_sp, "g_m": self._machine,
+        }
+
+    def look_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
+        """Where else the field is, if all live goroutines agree."""
+        known = getattr(table, name)
+        if name not in _ONLY_TOLD or known is None:
+            return None
+        for shift in (0, *shifts):
+            good, bad = self.count(known + shift, rule) if known + shift >= 0 else (0, 0)
+            if good and not bad:
+                return known + shift
+        return None
+
+    def count(self, offset: int, rule: Callable[[bytes, int], bool | None]) -> tuple[int, int]:
+        """How many goroutines confirm and contradict that the field lies there. One may be read in motion: so what contradicts is read again."""
+        good = 0
+        doubtful = [address for address in self._addresses if address in self._raw]
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_RETRY_S)
+                self._read(doubtful)
+            said = {address: self._ask(address, offset, rule) for address in doubtful}
+            good += sum(answer is True for answer in said.values())
+            doubtful = [address for address, answer in said.items() if answer is False]
+            if not doubtful:
+                break
+        return good, len(doubtful)
+
+    def _ask(self, address: int, offset: int, rule: Callable[[bytes, int], bool | None]) -> bool | None:
+        raw = self._raw.get(address, b"")
+        status = int.from_bytes(raw[self._binary.layout.g_atomicstatus :][:4], "little") & ~SCAN_BIT
+        if len(raw) < offset + 8 or status in _EMPTY:
+            return None
+        return rule(raw, offset)
+
+    def _read(self, addresses: Sequence[int]) -> None:
+        for address, raw in zip(addresses, self._memory.read_many([(address, _READ) for address in addresses])):
+            if raw is None:  # the last one of its span
+                raw = self._memory.read(address, 512)
+            if raw is not None:
+                self._raw[address] = raw
+
+    def _startpc(self, raw: bytes, offset: int) -> bool | None:
+        pc = _word(raw, offset)
+        function = self._binary.table.function_at(pc - self._bias)
+        return None if not pc else function is not None and function.entry == pc - self._bias or self._foreign(pc)
+
+    def _gopc(self, raw: bytes, offset: int) -> bool | None:
+        pc = _word(raw, offset)
+        return None if not pc else self._binary.table.function_at(pc - self._bias) is not None or self._foreign(pc)
+
+    def _foreign(self, pc: int) -> bool | None:
+        """None, which is no answer, for an address that may be a plugin's code: no small number, and no heap of Go's."""
+        return None if 1 << 46 <= pc < 1 << 47 else False
+
+    def _parent(self, raw: bytes, offset: int) -> bool | None:
+        # Not that it is less than its own: each P hands out numbers from a batch of its own.
+        parent = _word(raw, offset)
+        return None if not parent else parent < self._most and parent != _word(raw, self._binary.layout.g_goid)
+
+    def _since(self, raw: bytes, offset: int) -> bool | None:
+        since = _word(raw, offset)
+        return None if not since else since < self._now
+
+    def _machine(self, raw: bytes, offset: int) -> bool | None:
+        m, layout = _word(raw, offset), self._binary.layout
+        if not m:
+            return None
+        if layout.m_g0 is None or layout.g_m is None:
+            return 4096 <= m < 1 << 47
+        g0 = self._memory.u64(m + layout.m_g0) if m < 1 << 47 else None
+        return bool(g0) and g0 < 1 << 47 and self._memory.u64(g0 + layout.g_m) == m
+
+    def _labels(self, raw: bytes, offset: int) -> bool | None:
+        pointer = _word(raw, offset)
+        if not pointer:
+            return None
+        return pointer < 1 << 47 and read_labels(self._memory, pointer, self._binary.version) is not None
+
+    def _syscall_sp(self, raw: bytes, offset: int) -> bool | None:
+        sp, layout = _word(raw, offset), self._binary.layout
+        return None if not sp else _word(raw, layout.g_stack_lo) <= sp <= _word(raw, layout.g_stack_hi)
+
+
+def _word(raw: bytes, offset: int) -> int:
+    return int.from_bytes(raw[offset : offset + 8], "little")

@@ -1,0 +1,72 @@
+"""Whether a process's memory cgroup is at its limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_UNLIMITED = 1 << 62
+_NEAR = 1 << 20
+"""So near, and a copy of a few pages is not to be had: the kernel charges cgroups in batches of 64 pages per CPU."""
+
+
+def memory_limit(pid: int) -> str:
+    """What is to be said of a memory cgroup of the process, or of one above it, that is at its limit: "/x is at its limit (60 of 60
+    MB)". "" if none is."""
+    for version, name in _groups(pid):
+        for top in _mounts(version):
+            inside = name
+            while True:
+                folder = Path(top + inside)
+                use, most = _figures(folder, version)
+                if most is not None and use is not None and most < _UNLIMITED and use + _NEAR >= most:
+                    return f"{inside or '/'} is at its limit ({use >> 20:,} of {most >> 20:,} MB)"
+                if not inside.strip("/"):
+                    break
+                inside = inside.rpartition("/")[0]
+    return ""
+
+
+def _groups(pid: int) -> list[tuple[int, str]]:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines[:64]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if "memory" in controllers.split(","):
+            found.append((1, path))
+        elif not controllers:
+            found.append((2, path))
+    return found
+
+
+def _mounts(version: int) -> list[str]:
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        words, rest = before.split(" "), after.split(" ")
+        if len(words) < 5 or len(rest) < 3:
+            continue
+        if version == 2 and rest[0] == "cgroup2" or version == 1 and rest[0] == "cgroup" and "memory" in rest[2].split(","):
+            found.append(words[4].rstrip("/"))
+    return found
+
+
+def _figures(folder: Path, version: int) -> tuple[int | None, int | None]:
+    if version == 1:
+        return _number(folder / "memory.usage_in_bytes"), _number(folder / "memory.limit_in_bytes")
+    limits = [limit for limit in (_number(folder / "memory.max"), _number(folder / "memory.high")) if limit is not None]
+    return _number(folder / "memory.current"), min(limits, default=None)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max": no limit
+        return None

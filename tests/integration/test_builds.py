@@ -1,0 +1,426 @@
+"""Programs that were built otherwise than most: with a profile, a runtime of their own, large thread-local storage, as an archive."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from attach import Attached
+from gobuild import CACHE, build_text, go_command, go_environment
+from summaries import at, count
+from workload import Workload
+
+pytestmark = pytest.mark.bpf
+
+both = pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
+
+WITHOUT_MAIN = """package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+)
+
+//go:noinline
+func worker() {
+	again := make(chan int)
+	for {
+		time.Sleep(10 * time.Millisecond)
+		go func() { again <- 1 }() // takes the g of the goroutine that has ended
+		<-again
+	}
+}
+
+func main() {
+	go worker()
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		fmt.Println("ready")
+		os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	}()
+	runtime.Goexit()
+}
+"""
+
+ARCHIVE = """package main
+
+import "C"
+
+import "time"
+
+//export Begin
+func Begin() {
+	go nap()
+}
+
+//go:noinline
+func nap() {
+	for {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func main() {}
+"""
+HOST = '#include "lib.h"\n#include <stdio.h>\nint main(void) { Begin(); puts("ready"); fflush(stdout); getchar(); return 0; }\n'
+
+LARGE_TLS = """package main
+
+/*
+static __thread volatile char block[24000];
+static int touch(void) { block[0] = 1; return block[sizeof block - 1]; }
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+//go:noinline
+func reader(fd int) {
+	for one := make([]byte, 1); ; {
+		syscall.Read(fd, one)
+	}
+}
+
+func main() {
+	C.touch()
+	var p [2]int
+	syscall.Pipe(p[:])
+	go reader(p[0])
+	go func() {
+		for {
+			time.Sleep(20 * time.Millisecond)
+			syscall.Write(p[1], []byte{1})
+		}
+	}()
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+PROFILED = """package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"time"
+)
+
+var pace time.Duration
+
+func wait() {
+	if pace > 0 {
+		time.Sleep(pace)
+	}
+}
+
+//go:noinline
+func echo(from, to chan int) {
+	for v := range from {
+		wait()
+		to <- v
+	}
+}
+
+//go:noinline
+func yield() {
+	for ; ; wait() {
+		runtime.Gosched()
+	}
+}
+
+//go:noinline
+func spawn() {
+	for done := make(chan int, 9); ; wait() {
+		go func() { done <- 1 }()
+		<-done
+	}
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		f, _ := os.Create(os.Args[1])
+		pprof.StartCPUProfile(f)
+		defer pprof.StopCPUProfile()
+	} else {
+		pace = 5 * time.Millisecond
+	}
+	a, b := make(chan int), make(chan int)
+	time.AfterFunc(time.Millisecond, func() { a <- 1 })
+	go echo(a, b)
+	go echo(b, a)
+	go yield()
+	go yield()
+	go spawn()
+	if len(os.Args) > 1 {
+		time.Sleep(6 * time.Second)
+		return
+	}
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+LABELLED = """package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/pprof"
+	"time"
+)
+
+var values = make(chan int)
+
+//go:noinline
+func take() {
+	for {
+		<-values
+	}
+}
+
+//go:noinline
+func nap() {
+	for {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+//go:noinline
+func read() {
+	r, w, _ := os.Pipe()
+	go func() {
+		for {
+			time.Sleep(20 * time.Millisecond)
+			w.Write([]byte("x"))
+		}
+	}()
+	_ = r.Fd() // blocks its thread from now on
+	for one := make([]byte, 1); ; {
+		r.Read(one)
+	}
+}
+
+//go:noinline
+func spawn(name string, job func()) {
+	go pprof.Do(context.Background(), pprof.Labels("job", name), func(context.Context) { job() })
+}
+
+func main() {
+	spawn("take", take)
+	spawn("nap", nap)
+	spawn("read", read)
+	go func() {
+		for {
+			time.Sleep(10 * time.Millisecond)
+			values <- 1
+		}
+	}()
+	time.Sleep(50 * time.Millisecond)
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+
+def go_build(folder: Path, version: str, *arguments: str, cgo: bool = False) -> None:
+    done = subprocess.run(
+        [go_command(version), "build", *arguments], cwd=folder, capture_output=True, text=True,
+        env=go_environment() | {"CGO_ENABLED": str(int(cgo))},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def module(folder: Path, text: str, name: str = "example.com/built") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "main.go").write_text(text)
+    (folder / "go.mod").write_text(f"module {name}\n\ngo 1.21\n")
+    return folder
+
+
+def trace(workload: Workload, folder: Path, *arguments: str, seconds: float = 2) -> dict:
+    with Attached(workload.pid, "-d", seconds, "--json", "-o", folder / "built.gotrace", "-f", *arguments) as attached:
+        out, err = attached.process.communicate(timeout=60)
+        assert attached.process.returncode == 0, err
+        return json.loads(out)
+
+
+def gotrace(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "gotrace", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def by_reason(summary: dict) -> dict[str, int]:
+    return {reason: found["count"] for reason, found in summary["totals"]["by_reason"].items()}
+
+
+# -- goroutine 1 ------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_main_has_left(version: str, tmp_path: Path) -> None:
+    with Workload(build_text("withoutmain", "example.com/built", WITHOUT_MAIN, version, "stripped")) as workload:
+        summary = trace(workload, tmp_path)
+        dumped = json.loads(gotrace("dump", "--json", workload.pid).stdout)
+    assert count(at(summary, "main.worker", state="waiting")) > 100
+    assert any(frame["name"] == "main.worker" for one in dumped["goroutines"] for frame in one["frames"])
+
+
+@both
+def test_an_archive_in_a_c_program(version: str, tmp_path: Path) -> None:
+    folder = module(tmp_path / "lib", ARCHIVE)
+    (folder / "host.c").write_text(HOST)
+    (folder / "host.c").rename(tmp_path / "host.c")
+    go_build(folder, version, "-buildmode=c-archive", "-o", "lib.a", ".", cgo=True)
+    subprocess.run(["gcc", "-Ilib", "-o", "host", "host.c", "lib/lib.a", "-lpthread"], cwd=tmp_path, check=True)
+    with Workload(tmp_path / "host") as workload:
+        assert workload.ready
+        summary = trace(workload, tmp_path)
+    assert count(at(summary, "main.nap", state="waiting")) > 100
+
+
+# -- thread-local storage ---------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("mode", ["exact", "lean"])
+def test_thread_local_storage_of_c_is_large(version: str, mode: str, tmp_path: Path) -> None:
+    with Workload(build_text("largetls", "example.com/built", LARGE_TLS, version, "cgo")) as workload:
+        summary = trace(workload, tmp_path, "--mode", mode)
+    assert by_reason(summary)["read"] > 60
+    assert count(at(summary, "main.main.func1", state="waiting")) > 60
+
+
+# -- profile-guided optimization --------------------------------------------------------------------------------------
+
+
+def profiled(version: str) -> Path:
+    folder = CACHE / "fixtures" / f"profiled-{version}"
+    binary = folder / "profiled"
+    if not binary.exists() or (folder / "main.go").read_text() != PROFILED:
+        module(folder, PROFILED)
+        go_build(folder, version, "-pgo=off", "-o", "plain", ".")
+        subprocess.run([folder / "plain", "default.pgo"], cwd=folder, check=True)
+        go_build(folder, version, "-pgo=default.pgo", "-o", "profiled", ".")
+    return binary
+
+
+@pytest.mark.parametrize("version", ["1.22.10", "1.24.11", "1.27.3"])
+@pytest.mark.parametrize("mode", ["exact", "lean"])
+def test_a_profile_has_inlined_what_is_probed(version: str, mode: str, tmp_path: Path) -> None:
+    from gotrace.gobin.binary import GoBinary
+    from gotrace.gobin.image import Image
+
+    binary = profiled(version)
+    # What else the compiler inlines depends on where the profile's samples fell.
+    inlined = GoBinary(Image(binary.read_bytes())).table.inlined_into("runtime.schedule")
+    assert "runtime.park_m" in {function.name for function in inlined}
+    with Workload(binary) as workload:
+        summary = trace(workload, tmp_path, "--mode", mode)
+    found = by_reason(summary)
+    assert found["chan receive"] > 200 and found["sleep"] > 500
+    assert "unknown" not in found
+    assert found["Gosched"] > 100
+    # Each wait ends in a sleep or a message of the next goroutine: both are counted alike.
+    echoes = at(summary, "main.echo", state="waiting")
+    slept = sum(stack["count"] for stack in echoes if stack["reason"] == "sleep")
+    assert abs(slept - sum(stack["count"] for stack in echoes if stack["reason"] == "chan receive")) < 0.1 * slept
+    if mode == "exact":
+        assert abs(found["created"] - count(at(summary, "main.spawn", "time.Sleep"))) < 0.1 * found["created"]
+        assert summary["losses"]["end_while_running"] == summary["losses"]["start_while_stopped"] == 0
+
+
+@pytest.mark.parametrize("probes", ["schedule", "gopark"])
+def test_sets_of_one_probe_are_refused_where_copies_are_inlined(probes: str) -> None:
+    refused = gotrace("probes", "--probes", probes, profiled("1.27.3"))
+    assert refused.returncode == 3
+    assert f"runtime.{probes}" in refused.stderr and "inlined" in refused.stderr and "hint:" in refused.stderr
+
+
+# -- a runtime of one's own -------------------------------------------------------------------------------------------
+
+MOVED = {"waitreason": r"^\twaitreason\s+waitReason.*$", "m": r"^\tm\s+\*m.*$", "writebuf": r"^\twritebuf\s+\[\]byte.*$",
+         "startpc": r"^\tstartpc\s+uintptr.*$"}
+
+
+def changed(field: str, version: str = "1.27.3") -> Path:
+    """A stripped program whose runtime.g has two words more, behind that field."""
+    folder = module(CACHE / "fixtures" / f"changed-{field}-{version}", LABELLED)
+    binary = folder / "changed"
+    if not binary.exists():
+        root = subprocess.run([go_command(version), "env", "GOROOT"], capture_output=True, text=True, env=go_environment()).stdout.strip()
+        source = Path(root) / "src/runtime/runtime2.go"
+        text = source.read_text()
+        begin = text.index("type g struct {")
+        place = re.compile(MOVED[field], re.MULTILINE).search(text, begin)
+        (folder / "runtime2.txt").write_text(text[: place.end()] + "\n\tagent [2]uintptr\n" + text[place.end() :])
+        (folder / "overlay.json").write_text(json.dumps({"Replace": {str(source): str(folder / "runtime2.txt")}}))
+        go_build(folder, version, "-overlay", "overlay.json", "-ldflags=-s -w", "-o", "changed", ".")
+    return binary
+
+
+@pytest.mark.parametrize("field", list(MOVED))
+def test_fields_of_g_have_moved(field: str, tmp_path: Path) -> None:
+    with Workload(changed(field)) as workload:
+        summary = trace(workload, tmp_path)
+        looked = trace(workload, tmp_path, "--mode", "sample")
+        dumped = json.loads(gotrace("dump", "--json", workload.pid).stdout)
+    assert by_reason(summary)["read"] > 60
+    # Two looks at one sleeper of 20 ms see two of its sleeps.
+    assert by_reason(looked)["sleep"] > 60
+    jobs = {one["labels"].get("job"): one for one in dumped["goroutines"]}
+    assert {"take", "nap", "read"} <= jobs.keys()
+    assert all(jobs[job]["created_by"] == "main.spawn" for job in ("take", "nap"))
+    assert not any(one.get("locked_to_thread") for one in dumped["goroutines"])
+
+
+def test_a_release_that_no_table_has(tmp_path: Path) -> None:
+    binary = build_text("labelled", "example.com/built", LABELLED, "1.27.3", "stripped")
+    renamed = tmp_path / "renamed"
+    renamed.write_bytes(binary.read_bytes().replace(b"go1.27.3", b"go1.31.3"))
+    renamed.chmod(0o755)
+    with Workload(renamed) as workload:
+        summary = trace(workload, tmp_path)
+        dumped = json.loads(gotrace("dump", "--json", workload.pid).stdout)
+        planned = gotrace("probes", workload.pid)
+    assert summary["target"]["go_version"] == "go1.31.3"
+    assert by_reason(summary)["read"] > 60
+    assert dumped["losses"]["fields_unread"] and "not known for go1.31.3" in planned.stdout
+    assert any(one["created_by"] == "main.spawn" for one in dumped["goroutines"])
+
+
+def test_no_thread_tells_its_goroutine(tmp_path: Path) -> None:
+    """m.curg is nowhere to be found: in no table, and not in the code that compares with it."""
+    folder = module(tmp_path / "module", LABELLED)
+    root = subprocess.run([go_command("1.27.3"), "env", "GOROOT"], capture_output=True, text=True, env=go_environment()).stdout.strip()
+    source = Path(root) / "src/runtime/asm_amd64.s"
+    text = source.read_text()
+    begin = text.index("TEXT runtime·systemstack(SB)")
+    line = re.compile(r"\tCMPQ\tAX, m_curg\(BX\)").search(text, begin)
+    (folder / "asm.txt").write_text(text[: line.start()] + "\tMOVQ\tm_curg(BX), R10\n\tCMPQ\tAX, R10" + text[line.end() :])
+    (folder / "overlay.json").write_text(json.dumps({"Replace": {str(source): str(folder / "asm.txt")}}))
+    go_build(folder, "1.27.3", "-overlay", "overlay.json", "-ldflags=-s -w", "-o", "blind", ".")
+    binary = folder / "blind"
+    binary.write_bytes(binary.read_bytes().replace(b"go1.27.3", b"go1.31.3"))
+    with Workload(binary) as workload:
+        refused = gotrace("attach", "--mode", "lean", "-d", "1", "-o", tmp_path / "x.gotrace", workload.pid)
+        done = gotrace("attach", "--json", "-d", "2", "-f", "-o", tmp_path / "x.gotrace", "--max-overhead", "0", workload.pid)
+    assert refused.returncode == 3 and "the layout of runtime.m is not known" in refused.stderr
+    assert done.returncode == 0 and "note: system calls are seen by uprobes: the layout of runtime.m" in done.stderr
+    summary = json.loads(done.stdout)
+    assert count(at(summary, "main.read", state="syscall")) > 60
+    assert not any(stack["long_runs"] for stack in summary["stacks"])
+    assert any("uprobes" in text for text in summary["filters"])
