@@ -221,7 +221,7 @@ def test_merged_with_gos_own_block_profile_each_wait_is_one(version: str, tmp_pa
         workload.send(str(before))
         workload.read_line(20)
         with Attached(workload.pid, "-d", "1s", "--per-goroutine", "--json", "-o", ours) as attached:
-            attached.wait_json()
+            attached.result_json()
         workload.send(str(block))
         workload.read_line(20)
     their = raw_stacks(pprof(version, tmp_path, "-raw", block))
@@ -266,7 +266,7 @@ def test_labels_of_a_real_trace_can_be_asked_for(tmp_path: Path) -> None:
     ours = tmp_path / "ours.pb.gz"
     with Workload(build("contended", GO, "plain")) as workload:
         with Attached(workload.pid, "-d", "1s", "--per-goroutine", "--json", "-o", ours) as attached:
-            summary = attached.wait_json()
+            summary = attached.result_json()
     goids = {stack["goid"] for stack in summary["stacks"] if any(frame["name"] == "main.await" for frame in stack["frames"])}
     goid, = goids
     for focus in (f"goroutine={goid}", f"goroutine={goid}:{goid}"):
