@@ -78,6 +78,7 @@ struct scratch {
 	volatile u32 foreseen; /* the window was read before the g, and that is where the g has its stack */
 	volatile u64 strict;     /* frame sizes go before frame pointers */
 	volatile u32 strayed;  /* the walk has read more than the window since */
+	volatile u64 at_pc, at_sp, at_fp, at_lo, at_hi; /* where a walk begins (bpf/threads.c: leave) */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
 	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */

@@ -350,8 +350,14 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
-	t->stack = walk(s, pc, sp, fp, lo, hi, t->how, WALK_THREAD);
-	if (t->how == KIND_TRANSIT && !sp) {
+	/* Through map memory: else the verifier follows the walk once for each way to here. */
+	s->at_pc = pc;
+	s->at_sp = sp;
+	s->at_fp = fp;
+	s->at_lo = lo;
+	s->at_hi = hi;
+	t->stack = walk(s, s->at_pc, s->at_sp, s->at_fp, s->at_lo, s->at_hi, t->how, WALK_THREAD);
+	if (t->how == KIND_TRANSIT && !s->at_sp) {
 		t->stack = mix(t->stack, STACK_IN_TRANSIT);
 		s->stack.flags |= STACK_IN_TRANSIT;
 	}
@@ -362,6 +368,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	keep_stack(s, t->stack);
 	if (blocked)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);
+	w = t->kind == KIND_SYSCALL || t->kind == KIND_FAULT ? waits.lookup(&g) : NULL;
 	if (w) {
 		w->stack = t->stack;
 		w->kernel_stack = t->kernel_stack;
