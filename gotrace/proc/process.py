@@ -10,7 +10,7 @@ from pathlib import Path
 from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
 from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
-from gotrace.proc.memory import living_thread
+from gotrace.proc.memory import has_ended, living_thread
 
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
@@ -113,7 +113,9 @@ def _inspect(pid: int, pidfd: int) -> Process:
         raise _gone_or(pid, f"/proc/{pid}/stat can't be read: {error.strerror}") from None
     comm = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
     fields = stat[stat.rindex(b")") + 2 :].split()
-    thread = living_thread(pid) if fields[0] in (b"Z", b"X") else pid
+    thread = living_thread(pid) if has_ended(fields) else pid
+    if not thread and fields[0] not in (b"Z", b"X"):
+        raise TargetGone(f"process {pid} has ended")
     if not thread:
         raise Refused(f"process {pid} ({comm}) is a zombie: it has ended and waits for its parent")
     if int(fields[6]) & _PF_KTHREAD:
@@ -184,7 +186,7 @@ def _hung_hint(mount: Mount | None) -> str:
 def _identity(pid: int) -> tuple[bytes, int, int]:
     stat = _read(f"/proc/{pid}/stat")
     fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
-    if fields and fields[0] in (b"Z", b"X"):
+    if fields and has_ended(fields):
         stat = _read(f"/proc/{pid}/task/{living_thread(pid)}/stat")
         fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
     if not fields:
