@@ -164,7 +164,7 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
     try:
         mount = mount_of_open(pid, path_fd)
         if mount is None or mount.kind not in LOCAL:
-            return copy_file(f"/proc/self/fd/{path_fd}", os.path.basename(name), MOST_COPIED), path_fd
+            return _copy(pid, path_fd, name, mount), path_fd
         if mount.kind == "overlay":  # what lies below it may be anything
             asked(link)
         exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
@@ -177,6 +177,27 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
         raise
     os.close(path_fd)
     return exe_fd, -1
+
+
+def _copy(pid: int, path_fd: int, name: str, mount: Mount | None) -> int:
+    path, base = f"/proc/self/fd/{path_fd}", os.path.basename(name)
+    try:
+        return copy_file(path, base, MOST_COPIED)
+    except PermissionError:
+        if mount is None or not mount.kind.startswith("fuse"):
+            raise
+    # Whom the file system serves the kernel asks first, and root is nobody to it (fs/fuse/dir.c: fuse_allow_current_process).
+    status = _status(pid)
+    user = int(status.get("Uid", "0").split()[0]), int(status.get("Gid", "0").split()[0])
+    try:
+        if os.geteuid():
+            raise PermissionError
+        return copy_file(path, base, MOST_COPIED, user)
+    except PermissionError:
+        raise Refused(
+            f"{name} lies on a FUSE mount, {mount.path}, that only the user who mounted it may read (no allow_other)",
+            "mount it with -o allow_other, or call gotrace as that user: gotrace dump",
+        ) from None
 
 
 def _hung_hint(mount: Mount | None) -> str:
