@@ -20,6 +20,7 @@
 #define G_M AT_LOAD(G_M)
 #define G_SYSCALLSP AT_LOAD(G_SYSCALLSP) /* 0 if not known */
 #define G_COROARG AT_LOAD(G_COROARG)
+#define G_SLEEPWHEN AT_LOAD(G_SLEEPWHEN) /* 0 if not known */
 #define G_READ AT_LOAD(G_READ) /* bytes of a g that hold all but m and coroarg, at most MAX_G_READ */
 
 /* Offsets in runtime.m and runtime.pollDesc. */
@@ -53,6 +54,9 @@
 
 /* The number of the wait reason "IO wait". */
 #define IO_WAIT AT_LOAD(IO_WAIT)
+
+/* The number of the wait reason "sleep"; holds where G_SLEEPWHEN does. */
+#define SLEEP AT_LOAD(SLEEP)
 
 /* Frame sizes; CGOCALLBACK_FRAME is 0 where C can't call back. */
 #define CGOCALLBACK_FRAME AT_LOAD(CGOCALLBACK_FRAME)

@@ -221,6 +221,21 @@ static __always_inline void resumed(struct goroutine *state, u64 since)
 	*(volatile u64 *)&state->start_ns = 0;
 }
 
+/* How much of [from, ready) lies after the moment at which g, parked until then or still, was due to be woken: time.Sleep leaves it in
+ * the g (runtime/time.go: timeSleep, Go 1.23; CLOCK_MONOTONIC). The scavenger, which sleeps by a timer of its own, has 0 there. `parked`: it is known that
+ * this is a park; else the reason may be that of an earlier one, and so may the moment. */
+static __always_inline u64 overdue(struct scratch *s, u64 g, u32 parked, u64 from, u64 ready)
+{
+	if (!G_SLEEPWHEN || s->g[G_WAITREASON] != SLEEP)
+		return 0;
+	u64 due = user_word(g + G_SLEEPWHEN);
+	if (!due || due >= ready)
+		return 0;
+	if (due > from)
+		return ready - due;
+	return parked ? ready - from : 0;
+}
+
 /* The goroutine g resumes. */
 static __always_inline int end(struct config *c, u64 g, u64 now)
 {
@@ -335,6 +350,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	}
 	p->kind = kind;
 	p->reason = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? s->g[G_WAITREASON] : 0;
+	p->late_ns = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? overdue(s, g, kind == KIND_PARK, from, from + p->part_ns[PART_MAIN]) : 0;
 	if (!admit(s))
 		goto out;
 	u64 stack = walk_resuming(s, p->kind);

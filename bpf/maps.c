@@ -54,6 +54,7 @@ struct pending {
 	u64 part_ns[PARTS];
 	u64 stopped_ns[PARTS];
 	u64 halted_ns[PARTS];
+	u64 late_ns; /* of PART_MAIN */
 	u64 long_run_ns;
 	u64 margin_ns;
 	u64 carried_ns; /* how long this wait had lasted when it was interrupted, and is counted already */

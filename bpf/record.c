@@ -217,6 +217,8 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			__sync_fetch_and_add(&value->halted_ns, p->halted_ns[part] * p->weight);
 		if (part == PART_MAIN) {
 			add_member(state, &key, p->goid);
+			if (p->late_ns)
+				__sync_fetch_and_add(&value->late_ns, p->late_ns * p->weight);
 			if (LEAN && p->margin_ns)
 				__sync_fetch_and_add(&value->margin_ns, p->margin_ns * p->weight);
 			if (p->long_run_ns) {

@@ -206,6 +206,7 @@ struct interval_value {
 	u64 in_progress; /* intervals that began before the window or were cut by its end */
 	u64 stopped_ns;  /* part of the total inside stop-the-world pauses */
 	u64 halted_ns;   /* part of the total while the process was stopped from outside */
+	u64 late_ns;     /* part of the total after the moment at which a sleep was due to end */
 	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
 	u64 long_run_max_ns;
 	u64 margin_ns;   /* mode lean: by how much the total may be too small */

@@ -70,7 +70,7 @@ int exit_syscall(struct pt_regs *ctx)
 	p->stopped_ns[PART_MAIN] = stopped_between(t->stopped_at_out, stopped_until(now), now - from);
 	p->halted_ns[PART_MAIN] = stopped_between(t->halted_at_out, halted_until(now), now - from);
 	p->long_run_ns = t->long_run_ns;
-	p->margin_ns = p->carried_ns = 0;
+	p->margin_ns = p->carried_ns = p->late_ns = 0;
 	p->last_part = PART_RUNQUEUE;
 	p->tid = thread;
 	p->g = g;

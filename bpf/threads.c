@@ -456,7 +456,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	p->stopped_ns[PART_RUNQUEUE] = stopped_between(stopped_at_woken, stopped, now - from);
 	p->last_part = t->throttled ? PART_THROTTLED : PART_RUNQUEUE;
 	p->long_run_ns = t->long_run_ns;
-	p->margin_ns = 0;
+	p->margin_ns = p->late_ns = 0;
 	p->part_ns[PART_MAIN] = preempted ? now - from : woken - from;
 	p->part_ns[PART_NETPOLL] = 0;
 	p->part_ns[PART_RUNNABLE] = 0;

@@ -122,7 +122,7 @@ class Tally:
     def _sum_up(self, stack: _Stack) -> None:
         stat, looked = stack.stat, stack.looks.estimates.values() if stack.looks else ()
         late = variance = 0
-        stat.in_progress = stat.stopped_ns = stat.halted_ns = stat.long_runs = stat.long_run_max_ns = 0
+        stat.in_progress = stat.stopped_ns = stat.halted_ns = stat.late_ns = stat.long_runs = stat.long_run_max_ns = 0
         distributions = [Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram) for row in stack.rows.values()]
         distributions += [estimate.distribution for estimate in looked]
         # Of tens of thousands of stacks most have one row: its histogram is theirs.
@@ -133,6 +133,7 @@ class Tally:
             stat.in_progress += row.in_progress
             stat.stopped_ns += row.stopped_ns
             stat.halted_ns += row.halted_ns
+            stat.late_ns += row.late_ns
             stat.long_runs += row.long_runs
             stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
         for estimate in looked:

@@ -73,19 +73,19 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
     by_number: dict[int, StackStat] = {}
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
-    later += ", halted_ns" if version > 4 else ", 0"
+    later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
     for row in db.execute(
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin, halted = row
+        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin, halted, late = row
         distribution = Distribution(
             whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
         )
         by_number[key] = StackStat(
             tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
             whole(in_progress), None if goid is None else whole(goid), targets[target].pid, *(whole(value) for value in rest),
-            margin_ns=None if margin is None else whole(margin), halted_ns=whole(halted),
+            margin_ns=None if margin is None else whole(margin), halted_ns=whole(halted), late_ns=whole(late),
         )
     if version > 1:
         for stack, *figures in db.execute(

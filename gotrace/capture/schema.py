@@ -14,7 +14,8 @@ stack     one row per distinct (target, frames, state, reason, goid): `frames` i
           long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (half of the 95 % confidence
           interval of total_ns in mode sample, how it is made is in gotrace/profile/estimate.py, and where short intervals were
           sampled; in mode lean, with that, by how much total_ns may be too small; else NULL),
-          halted_ns (of total_ns, while the process was stopped from outside: by a signal, a freezer or a debugger)
+          halted_ns (of total_ns, while the process was stopped from outside: by a signal, a freezer or a debugger), late_ns (of
+          total_ns, of sleeps: after the moment at which their timers were due; from Go 1.23)
 subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
           and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
           a long trace neighbours become one, so that no stack has more than 64
@@ -26,7 +27,7 @@ Rows of `stack` are sums since the window's start and are replaced as the trace 
 was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, waits
 that were in progress then are missing (they are added at the end), and meta.goroutines and stack.goroutines are not known.
 
-Version 4 has no missing, no notes and no stack.halted_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
+Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
 none of stack's last four columns.
 """
 
@@ -47,7 +48,7 @@ CREATE TABLE stack (
     goid INTEGER, frames TEXT NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL,
     squares REAL NOT NULL, goroutines INTEGER NOT NULL, in_progress INTEGER NOT NULL, histogram TEXT NOT NULL,
     stopped_ns INTEGER NOT NULL, long_runs INTEGER NOT NULL, long_run_max_ns INTEGER NOT NULL, margin_ns INTEGER,
-    halted_ns INTEGER NOT NULL DEFAULT 0
+    halted_ns INTEGER NOT NULL DEFAULT 0, late_ns INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE interval (
     target INTEGER NOT NULL REFERENCES target(id), goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,

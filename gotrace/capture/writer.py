@@ -22,7 +22,7 @@ from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackSt
 
 _FIGURES = (
     "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
-    "margin_ns", "halted_ns",
+    "margin_ns", "halted_ns", "late_ns",
 )
 """Columns of `stack` that are replaced as the trace goes on."""
 _UPDATE = f"UPDATE stack SET {', '.join(f'{column}=?' for column in _FIGURES)} WHERE id=?"
@@ -246,7 +246,7 @@ def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
     return (
         d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress, _ENCODE(d.histogram),
         stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
-        stack.halted_ns,
+        stack.halted_ns, stack.late_ns,
     )
 
 

@@ -43,6 +43,7 @@ class Layout:
     g_labels: int | None = None
     g_trackingSeq: int | None = None
     g_coroarg: int | None = None
+    g_sleepWhen: int | None = None
     m_g0: int | None = None
     m_procid: int | None = None
     m_curg: int | None = None
@@ -103,7 +104,7 @@ def from_structs(
 
 _OPTIONAL_G = (
     "m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "coroarg",
-    "trackingSeq",
+    "trackingSeq", "sleepWhen",
 )
 
 

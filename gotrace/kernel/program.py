@@ -19,6 +19,8 @@ MAX_REASONS = 64
 _IO_WAIT = 2
 """g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
+_MAX_G = 4096
+"""Bytes of a g; Go 1.27 needs 464."""
 MAX_FRAME_SIZES = 1 << 12
 """Return addresses of which the kernel side knows the frame."""
 _MAX_PD_READ = 1024
@@ -152,6 +154,9 @@ def constants(
     size = max(fields.values()) + 8
     if size > MAX_G_READ:
         raise Refused(f"the layout of runtime.g ({layout.source}) is beyond what gotrace reads: {size} bytes")
+    sleep_when = layout.g_sleepWhen or 0
+    if plan.sleep_reason is None or sleep_when > _MAX_G:
+        sleep_when = 0
     pd_read = 0
     if None not in (layout.pd_self, layout.pd_rg, layout.pd_wg):
         pd_read = layout.pd_wg - layout.pd_rg + max(layout.pd_self, layout.pd_fd or 0) + 8
@@ -165,6 +170,7 @@ def constants(
         "PD_FD": layout.pd_fd or 0,
         "PD_SELF": layout.pd_self or 0,
         "IO_WAIT": _IO_WAIT,
+        "SLEEP": plan.sleep_reason or 0,
         "AT_CREATION": 0,
         "CREATED_IN_AX": int(any(probe.role == "create" and probe.register == "rax" for probe in plan.probes)),
         "SEES_CREATION": int(plan.has("create")),
@@ -177,6 +183,7 @@ def constants(
         "TLS_G": plan.thread_local_g or 0,
         "KERNEL_STAGE": int(bool(kernel)),
         "G_COROARG": layout.g_coroarg or 0,
+        "G_SLEEPWHEN": sleep_when,
         "TARGET_PID": pid,
         "PID_NAMESPACE_DEV": namespace.st_dev,
         "PID_NAMESPACE_INO": namespace.st_ino,

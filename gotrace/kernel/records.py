@@ -83,6 +83,7 @@ class IntervalRow:
     in_progress: int = 0
     stopped_ns: int = 0
     halted_ns: int = 0
+    late_ns: int = 0
     long_runs: int = 0
     long_run_max_ns: int = 0
     margin_ns: int = 0

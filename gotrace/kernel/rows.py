@@ -23,7 +23,7 @@ from gotrace.kernel.structs import (
 
 _EVENT = struct.Struct("<8x4Q 5Q4I I4x")
 """A record of the ring buffer: its header, then `struct event`."""
-_FIGURES = struct.Struct("<12Q")
+_FIGURES = struct.Struct("<13Q")
 _HISTOGRAM = slice(IntervalValue.histogram.offset, IntervalValue.histogram.offset + 4 * BUCKETS)
 _MASK = (1 << 64) - 1
 
@@ -35,7 +35,8 @@ def parse_events(raw: bytes) -> list[KernelEvent]:
 
 def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     """An element of the map of intervals; what its key names in other maps is not filled in."""
-    count, total, maximum, low, high, in_progress, stopped, halted, long_runs, long_run_max, margin, variance = _FIGURES.unpack_from(raw)
+    count, total, maximum, low, high, in_progress, stopped, halted, late, *rest = _FIGURES.unpack_from(raw)
+    long_runs, long_run_max, margin, variance = rest
     # A row fills a few buckets that lie together: the zeros before and behind are not looked at one by one.
     buckets = bytes(raw[_HISTOGRAM])
     first, end = (len(buckets) - len(buckets.lstrip(b"\0"))) // 4, (len(buckets.rstrip(b"\0")) + 3) // 4
@@ -46,7 +47,7 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
         maximum = bucket_range(top)[0]
     return IntervalRow(
         RowKey(*struct.unpack("<5Q4I", raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
-        squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, halted_ns=halted, long_runs=long_runs,
+        squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, halted_ns=halted, late_ns=late, long_runs=long_runs,
         long_run_max_ns=long_run_max, margin_ns=margin, variance=variance,
         histogram={bucket: number for bucket, number in enumerate(filled, first) if number},
     )

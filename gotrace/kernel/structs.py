@@ -124,7 +124,7 @@ class IntervalValue(ct.Structure):
     """``struct interval_value``"""
 
     _fields_ = _words(
-        "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "halted_ns", "long_runs",
+        "count", "total_ns", "max_ns", "squares_low", "squares_high", "in_progress", "stopped_ns", "halted_ns", "late_ns", "long_runs",
         "long_run_max_ns", "margin_ns", "variance",
     ) + [("histogram", ct.c_uint32 * BUCKETS)]
 

@@ -111,6 +111,7 @@ class Plan:
     assist_frame: int
     thread_local_g: int | None = None
     has_stop_reasons: bool = False
+    sleep_reason: int | None = None
     frameless_switch: int = 0
     sanitizer: bool = False
 
@@ -149,6 +150,8 @@ _ON_G0 = (
 )
 _NO_WAKERS = "who made goroutines runnable, and for how long they then waited for a P (`ready`, `netpoll`)"
 _NO_CREATION = "who created goroutines, and for how long new ones waited for their first turn (`created`)"
+_SLEEP = "sleep"
+"""The wait reason of time.Sleep (runtime/runtime2.go: waitReasonSleep)."""
 _NO_PAUSES = "stop-the-world pauses, and which part of each wait lay in one"
 _NO_END = "running time: for how long goroutines ran before they ended"
 _OPTIONAL = {
@@ -234,6 +237,7 @@ def make_plan(
         frameless_switch=switch[0].entry if frameless else 0,
         sanitizer=bool(sanitizer_of(binary)),
         has_stop_reasons=bool(binary.stop_reasons),
+        sleep_reason=binary.wait_reasons.index(_SLEEP) if _SLEEP in binary.wait_reasons else None,
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
 

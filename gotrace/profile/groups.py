@@ -67,6 +67,7 @@ def _add(group: StackStat, stack: StackStat, bounds: bool) -> None:
     # Goroutines are counted per place in the program: each of these stacks has the same.
     group.goroutines = max(group.goroutines, stack.goroutines)
     group.in_progress += stack.in_progress
+    group.late_ns += stack.late_ns
     if stack.margin_ns is not None:
         so_far = group.margin_ns or 0
         group.margin_ns = so_far + stack.margin_ns if bounds else round(math.hypot(so_far, stack.margin_ns))

@@ -125,6 +125,9 @@ class StackStat:
     ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
     halted_ns: int = 0
     """Part of the total in which the process was stopped from outside: by a signal, a freezer or a debugger."""
+    late_ns: int = 0
+    """Part of the total after the moment at which sleeps were due to end: until the runtime ran their timers. 0 where the Go version
+    (before 1.23) does not keep that moment, in mode ``sample``, and for sleeps that the window's end cut off."""
     _key: StackKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

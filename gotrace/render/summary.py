@@ -28,6 +28,8 @@ WIDE = 120
 """Columns from which on there is room for more than the necessary."""
 _ROOMY = 100
 _BAR = 16
+_LATE = 0.1
+"""Share of a place's sleeps from which on their timers count as late: a kernel on its own takes some 60 us to wake a thread."""
 
 _ANOMALIES = (Loss.START_WHILE_STOPPED, Loss.END_WHILE_RUNNING)
 _FRAME_STYLE = {
@@ -218,6 +220,9 @@ def _print_stack(
         f"goroutines {stack.goroutines:,}",
     ]
     _print_line(Text("    " + "  ".join(figures)), console)
+    if distribution.total_ns and stack.late_ns >= _LATE * distribution.total_ns:
+        late = f"{format_duration(stack.late_ns)} ({format_share(stack.late_ns, distribution.total_ns)})"
+        _print_line(Text(f"    late: {late} of it after the timers were due", "yellow"), console)
     for title, names in (("on", group.objects), ("woken by", group.wakers)):
         if names:
             _print_line(Text(f"    {title} {_shares(names, distribution.total_ns)}", "magenta"), console)

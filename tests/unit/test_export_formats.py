@@ -161,6 +161,7 @@ def test_json_keys_are_the_contract() -> None:
         "running_ns",
         "cpu_ns",
         "stopped_ns",
+        "late_ns",
         "long_runs",
         "pauses",
     ]
@@ -188,6 +189,7 @@ def test_json_keys_are_the_contract() -> None:
         "in_progress",
         "stopped_ns",
         "halted_ns",
+        "late_ns",
         "long_runs",
         "long_run_max_ns",
         "margin_ns",
