@@ -18,9 +18,9 @@ from gotrace.live.scan import Head, Scanner, Snapshot
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import CodePoint, StackModel
 from gotrace.proc.descriptors import Descriptors
-from gotrace.profile.dump import LOSSES, RUNNING, Dump, GoroutineState
+from gotrace.profile.dump import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
 from gotrace.profile.symbolize import Symbolizer, shown_name
-from gotrace.target import OpenTarget, open_target
+from gotrace.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
 _RETRY_S = 0.001
@@ -54,6 +54,8 @@ class _Reading:
         self._model = StackModel(target.binary, target.bias, self._kernel)
         self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
         self._losses = dict.fromkeys(LOSSES, 0)
+        self._notes = list(filter(None, [forked_copy(target)]))
+        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
 
     def dump(self) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
@@ -82,7 +84,7 @@ class _Reading:
             found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
         self._losses["fields_unread"] = len(self._binary.misfits)
         self._losses["unknown_function"] = self._symbolizer.unknown
-        return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses)
+        return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses, self._notes)
 
     def _reason(self, head: Head) -> str:
         reasons = self._binary.wait_reasons
@@ -126,6 +128,10 @@ class _Reading:
             found[index] = tid, call, own
         return found
 
+    def _has_no_thread(self, head: Head) -> bool:
+        offset = self._binary.layout.m_procid
+        return self._there is not None and offset is not None and self._memory.u64(head.m + offset) not in self._there
+
     def _details(self, indexes: list[int]) -> dict[int, dict[str, int]]:
         """The fields of the g that only a dump wants; those that the layout does not have are left out."""
         layout = self._binary.layout
@@ -153,6 +159,8 @@ class _Reading:
             else:
                 row, stack = interpret(self._model, head, snapshot.pcs, 0, thing=thing)
             frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
+        if head.status in _IN_KERNEL and self._has_no_thread(head):
+            state, reason = NO_THREAD, ""
         labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
         self._losses["labels_unread"] += labels is None
         # The first one is the runtime's own doing: Go's tracebacks do not say who created it either.

@@ -89,6 +89,7 @@ class SampledProcess:
         self._subwindows = SubWindows()
         self._last_ns = self._next_ns = self._asked_ns = 0
         self._execed = False
+        self._there: frozenset[int] | None = None
         self._handing_over = Backoff()
         self._cpu_start = self._cpu_ns = 0
         self._open = self._closed = False
@@ -109,6 +110,7 @@ class SampledProcess:
             sampled = cls(target, options)
             sampled.notes += filter(None, [forked_copy(target)])
             sampled.missing += plugins_loaded(target, probes=False)
+            sampled._there = frozenset(thread_numbers(pid).values()) if sampled.notes else None
         except ProcessLookupError:
             target.close()
             raise TargetGone(f"process {pid} ended while it was being examined") from None
@@ -209,7 +211,9 @@ class SampledProcess:
         self._estimator.finish(self.end_ns)
         self._open = False
         self.running_ns = self._estimator.running_ns
-        if not is_possible(self.running_ns, self._cpu_ns):
+        if self._there is not None:
+            self.running_ns = None  # a forked copy: its scheduler's threads are those of another process
+        elif not is_possible(self.running_ns, self._cpu_ns):
             self.losses[Loss.RUNNING_UNKNOWN] = 1
             self.running_ns = None
         if self._outside:
@@ -355,13 +359,18 @@ class SampledProcess:
             self._outside.add(index)
         return outside
 
+    def _has_no_thread(self, head: Head) -> bool:
+        """Whether the process is a forked copy and the thread that the goroutine is on by Go's account is not one of it."""
+        return self._there is not None and head.status in (Status.RUNNING, Status.SYSCALL) and self._thread(head.m) not in self._there
+
     def _not_off(self, index: int, head: Head, middle: int) -> None:
         """The goroutine runs, or is gone."""
         self._unread.discard(index)
         self._note_to_ask(index, head)
         key = (head.goid, -1)
         stay = self._estimator.stays.get(index)
-        if self._is_outside(index, head) or head.status not in _ON_CPU or self._options.only_goid not in (0, head.goid):
+        elsewhere = self._is_outside(index, head) or self._has_no_thread(head)
+        if elsewhere or head.status not in _ON_CPU or self._options.only_goid not in (0, head.goid):
             self._estimator.leave(index, middle)
         elif stay is None or stay.key != key:
             self._estimator.arrive(index, key, head.goid, None, middle)

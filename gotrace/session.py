@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gotrace import __version__
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import Interrupted, Refused, UsageError
+from gotrace.errors import GotraceError, Interrupted, Refused, UsageError
 from gotrace.export import format_of, render
 from gotrace.files import check_output, write
 from gotrace.governed import Regulator, together
@@ -35,6 +35,7 @@ from gotrace.politeness import LATE_S as POLITE_LATE_S
 from gotrace.politeness import Politeness
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
+from gotrace.profile.told import told
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
 from gotrace.promptness import LATE_S
 from gotrace.sampled import SampledProcess
@@ -74,6 +75,10 @@ class Session:
     processes: list[Watched] = field(default_factory=list)
     capture: CaptureWriter | None = None
     written: list[Path] = field(default_factory=list)
+    failure: GotraceError | None = None
+    """The first output that could not be written, after `run`: all others were."""
+    remarks: list[str] = field(default_factory=list)
+    """What else is to be said of the outputs, a line each."""
     syscalls: SyscallSource = SyscallSource.NONE
     obstacle: str = ""
     _by_uprobes: bool = False
@@ -88,6 +93,7 @@ class Session:
     _wake: tuple[int, int] = (-1, -1)
     _intervals: list[SingleInterval] = field(default_factory=list)
     _intervals_dropped: int = 0
+    _uncommitted: str = ""
 
     def __enter__(self) -> Session:
         self._cleanup = ExitStack()
@@ -182,16 +188,17 @@ class Session:
     # -- the trace -----------------------------------------------------------------------------------------------------
 
     def run(
-        self, started: Callable[[], None] | None = None, progress: Callable[[Progress], None] | None = None,
+        self, started: Callable[[list[str]], None] | None = None, progress: Callable[[Progress], None] | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> Profile:
         """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
 
-        `started` is called once the window is open: what happens from then on is in the profile. `notice` is told, in a line of
+        `started` is called once the window is open, with a line of text for each stage that is known to be missing and each note: what
+        happens from then on is in the profile. `notice` is told, in a line of
         text, of each change that the governor makes.
 
         Raises:
-            GotraceError: a process can't be attached to, or the capture can't be written any more.
+            GotraceError: a process can't be attached to, or the capture can't be made. What can't be written later is in `failure`.
             Interrupted: stopped before anything was recorded.
         """
         if self._stop.is_set():
@@ -210,22 +217,22 @@ class Session:
             process.begin()
             if self.options.governed and isinstance(process, TracedProcess):
                 self._govern(process, notice)
+        opened = self._profile(complete=False)
         if self.capture is not None:  # killed from here on, it leaves a valid one
-            self.capture.commit(self._profile(complete=False))
+            self.capture.commit(opened)
         if started is not None:
-            started()
-        self._follow(progress)
+            started(told(opened))
+        self._follow(progress, notice)
         for regulator in self._regulators.values():
             regulator.finish()
         for process in self.processes:
             self._put(process, *process.finish())
         profile = self._profile(complete=True)
         if self.capture is not None:
-            self.capture.commit(profile)
-            self.capture.close()
+            self._end_capture(self.capture, profile)
         profile.hotspots = find_hotspots(profile, self.options.hot)
         profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
-        self._write_outputs(profile, captures)
+        self._write_outputs(profile)
         return profile
 
     def _govern(self, process: TracedProcess, notice: Callable[[str], None] | None) -> None:
@@ -237,7 +244,31 @@ class Session:
         regulator.begin()
         self._regulators[process.process.pid] = regulator
 
-    def _follow(self, progress: Callable[[Progress], None] | None) -> None:
+    def _end_capture(self, capture: CaptureWriter, profile: Profile) -> None:
+        try:
+            capture.commit(profile)
+        except GotraceError as error:
+            self.failure = error
+        else:
+            self.written.append(capture.path)
+        try:
+            if not capture.close():
+                self.remarks.append(f"{capture.path}-wal stays until its readers close; what copies the capture needs both until then")
+        except GotraceError as error:
+            self.failure = self.failure or error
+
+    def _commit(self, notice: Callable[[str], None] | None) -> None:
+        """What can't be written now is for the next commit: the trace goes on."""
+        try:
+            if self.capture is not None:
+                self.capture.commit(self._profile(complete=False))
+            self._uncommitted = ""
+        except GotraceError as error:
+            if notice is not None and str(error) != self._uncommitted:
+                notice(f"{error}; it is tried again")
+            self._uncommitted = str(error)
+
+    def _follow(self, progress: Callable[[Progress], None] | None, notice: Callable[[str], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None
         last_commit = last_shown = last_asked = self._begin
         opened = max(process.start_ns for process in self.processes) / 1e9
@@ -264,8 +295,7 @@ class Session:
                     last_commit = now
                     for process in self.processes:
                         self._put(process, *process.read(_READ_FOR_NS // len(self.processes)))
-                    if self.capture is not None:
-                        self.capture.commit(self._profile(complete=False))
+                    self._commit(notice)
                 if progress is not None and now - last_shown > _SHOW_EVERY_S:
                     last_shown = now
                     progress(self._progress(now))
@@ -367,7 +397,7 @@ class Session:
         for process in self.processes:
             for loss, count in (process.losses if complete else process.current_losses()).items():
                 losses[loss] += count
-        losses[Loss.TIMELINE_FULL] = self._intervals_dropped
+        losses[Loss.TIMELINE_FULL] = self._intervals_dropped + (self.capture.dropped if self.capture is not None else 0)
         duration = max((p.end_ns or now) for p in self.processes) - min(p.start_ns for p in self.processes)
         paused = max(process.paused_ns for process in self.processes)
         goroutines = sum(process.goroutines for process in self.processes)
@@ -411,14 +441,16 @@ class Session:
         times = [process.running_ns for process in self.processes]
         return None if None in times else sum(times)
 
-    def _write_outputs(self, profile: Profile, captures: list[Path]) -> None:
-        self.written += captures[:1]
+    def _write_outputs(self, profile: Profile) -> None:
         for output in self.options.outputs:
             if output == "-" or output.endswith(".gotrace"):
                 continue
             path = Path(output)
-            write(path, render(profile, format_of(output), self.options.runtime), self.options.force)
-            self.written.append(path)
+            try:
+                write(path, render(profile, format_of(output), self.options.runtime), self.options.force)
+                self.written.append(path)
+            except GotraceError as error:
+                self.failure = self.failure or error
 
 
 def default_outputs(process: Watched, now: datetime) -> tuple[str, str]:

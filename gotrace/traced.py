@@ -121,10 +121,10 @@ class TracedProcess:
     @classmethod
     def prepare(
         cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
-        syscalls: SyscallSource = SyscallSource.TRACEPOINTS,
+        syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach",
     ) -> TracedProcess:
-        """Opens the process, reads its binary, plans, and checks plan and layout against the live process."""
-        target = open_target(pid, f"sudo gotrace attach {pid}")
+        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name."""
+        target = open_target(pid, f"sudo gotrace {verb} {pid}")
         try:
             missing, obstacle = missing_fields(target.binary, pid), _no_threads(target.binary) if syscalls is SyscallSource.TRACEPOINTS else ""
             if obstacle:

@@ -217,7 +217,7 @@ LOSS_TEXT = {
     Loss.STACK_IN_TRANSIT: "thread waits whose Go stack was nowhere to be found (in a signal handler, in C, or as it was being copied or switched): at most their innermost frame is shown",
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that were not seen: some waits are not split there",
-    Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace: more than it takes (totals and the capture have them)",
+    Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace, or from a capture that could not be written for long: more than is kept (totals have them)",
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
     Loss.RUNNING_UNKNOWN: "processes whose goroutines seemed to run for longer than the process had CPU time: that time is left out",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",

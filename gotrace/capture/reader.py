@@ -15,7 +15,7 @@ from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
 from gotrace.errors import GotraceError
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
 from gotrace.profile.types import (
-    Distribution, Frame, GovernorReport, GovernorStep, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
+    Distribution, Frame, GovernorReport, GovernorStep, Missing, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
 )
 from gotrace.vocabulary import FrameKind, Loss, State
 
@@ -34,20 +34,27 @@ def read_capture(path: Path) -> Profile:
         raise GotraceError(f"there is no capture {path}", "record one with: sudo gotrace attach PID")
     try:
         # A capture that was cut off has a write-ahead log beside it. Read-only first: the folder may not be writable.
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        db = _connect(path)
         try:
+            db.execute("BEGIN")  # one state of a file that is still being written
             return _read(db, path)
         finally:
             db.close()
     except MemoryError:  # SQLITE_NOMEM, where a record claims to be of any size
         raise GotraceError(f"{path} is not a gotrace capture, or is damaged: it takes more memory than there is") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}") from None
+        hint = f"if it was copied while a trace wrote it: copy it again, with {path.name}-wal" if _lacks_log(path) else None
+        raise GotraceError(f"{path} is not a gotrace capture, or is damaged: {error}", hint) from None
 
 
 def _read(db: sqlite3.Connection, path: Path) -> Profile:
     application, = db.execute("PRAGMA application_id").fetchone()
     version, = db.execute("PRAGMA user_version").fetchone()
+    if application == 0 and _lacks_log(path) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise GotraceError(
+            f"{path} is empty: what was written is in its log {path.name}-wal, which is missing",
+            f"copy {path.name}-wal beside it as well",
+        )
     if application != APPLICATION_ID:
         raise GotraceError(f"{path} is an SQLite database but not a gotrace capture")
     if not 1 <= version <= SCHEMA_VERSION:
@@ -66,18 +73,19 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
     by_number: dict[int, StackStat] = {}
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
+    later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
     for row in db.execute(
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin = row
+        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin, halted, late = row
         distribution = Distribution(
             whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
         )
         by_number[key] = StackStat(
             tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
             whole(in_progress), None if goid is None else whole(goid), targets[target].pid, *(whole(value) for value in rest),
-            margin_ns=None if margin is None else whole(margin),
+            margin_ns=None if margin is None else whole(margin), halted_ns=whole(halted), late_ns=whole(late),
         )
     if version > 1:
         for stack, *figures in db.execute(
@@ -116,7 +124,35 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         filters=[text(words) for words in listed(meta["filters"])],
         governor=_governor(meta.get("governor")),
         complete=truth(meta["complete"]),
+        missing=[record(Missing, item) for item in listed(meta.get("missing", []))],
+        notes=[text(note) for note in listed(meta.get("notes", []))],
     )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    db = sqlite3.connect(address, uri=True, isolation_level=None)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        if not _lacks_log(path):
+            raise
+        # SQLite wants to make the log that there is not, in a folder where we may not write: nothing changes the file, then.
+        db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+    return db
+
+
+def _lacks_log(path: Path) -> bool:
+    """Whether the header says that there is a write-ahead log (https://sqlite.org/fileformat2.html: file format versions), and none
+    with anything in it is beside the file, which so was copied alone."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+        log = Path(f"{path}-wal")
+        return header[18:20] == b"\2\2" and (not log.exists() or log.stat().st_size == 0)
+    except OSError:
+        return False
 
 
 def _refuse_computed_tables(db: sqlite3.Connection) -> None:

@@ -1,9 +1,10 @@
-"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 4.
+"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 5.
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
 meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
-          governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has)
+          governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has),
+          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text)
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
@@ -12,7 +13,9 @@ stack     one row per distinct (target, frames, state, reason, goid): `frames` i
           the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
           long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (half of the 95 % confidence
           interval of total_ns in mode sample, how it is made is in gotrace/profile/estimate.py, and where short intervals were
-          sampled; in mode lean, with that, by how much total_ns may be too small; else NULL)
+          sampled; in mode lean, with that, by how much total_ns may be too small; else NULL),
+          halted_ns (of total_ns, while the process was stopped from outside: by a signal, a freezer or a debugger), late_ns (of
+          total_ns, of sleeps: after the moment at which their timers were due; from Go 1.23)
 subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
           and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
           a long trace neighbours become one, so that no stack has more than 64
@@ -21,16 +24,17 @@ interval  the parts of single intervals where they were asked for (--per-gorouti
           from the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread that it went on with)
 
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
-was cut off (kill -9, power): the figures are those of the last commit, at most about a second earlier.
+was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, waits
+that were in progress then are missing (they are added at the end), and meta.goroutines and stack.goroutines are not known.
 
-Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
+Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
 none of stack's last four columns.
 """
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -43,7 +47,8 @@ CREATE TABLE stack (
     id INTEGER PRIMARY KEY, target INTEGER NOT NULL REFERENCES target(id), state TEXT NOT NULL, reason TEXT NOT NULL,
     goid INTEGER, frames TEXT NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL,
     squares REAL NOT NULL, goroutines INTEGER NOT NULL, in_progress INTEGER NOT NULL, histogram TEXT NOT NULL,
-    stopped_ns INTEGER NOT NULL, long_runs INTEGER NOT NULL, long_run_max_ns INTEGER NOT NULL, margin_ns INTEGER
+    stopped_ns INTEGER NOT NULL, long_runs INTEGER NOT NULL, long_run_max_ns INTEGER NOT NULL, margin_ns INTEGER,
+    halted_ns INTEGER NOT NULL DEFAULT 0, late_ns INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE interval (
     target INTEGER NOT NULL REFERENCES target(id), goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,

@@ -1,4 +1,9 @@
-"""Writes a capture as the trace goes on; every `commit` leaves a valid file."""
+"""Writes a capture as the trace goes on; every `commit` leaves a valid file.
+
+A commit goes to the write-ahead log and from there at once into the file, which so is a capture also without its log: copied at
+any moment, or left by kill -9. Others may have the capture open, and even lock it: what can't be written is kept for the next
+commit.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gotrace import __version__
@@ -15,15 +20,31 @@ from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 
+_FIGURES = (
+    "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
+    "margin_ns", "halted_ns", "late_ns",
+)
+"""Columns of `stack` that are replaced as the trace goes on."""
+_UPDATE = f"UPDATE stack SET {', '.join(f'{column}=?' for column in _FIGURES)} WHERE id=?"
+_INSERT = (
+    f"INSERT INTO stack(target, state, reason, goid, frames, {', '.join(_FIGURES)}) VALUES (?,?,?,?,?{',?' * len(_FIGURES)})"
+)
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 """One for all: `json.dumps` makes an encoder at each call."""
 
 
-class CaptureWriter:
-    """An open capture. Stacks are identified by `StackStat.key`; putting one again replaces its figures.
+_BUSY_MS, _LAST_BUSY_MS = 100, 5_000
+"""How long to wait for another's lock: while the trace goes on, and at its end."""
+_INTERVALS_KEPT = 500_000
+"""Single intervals that wait for a commit: up to 200 MB."""
 
-    Raises (all methods):
-        GotraceError: the file can't be written any more (full disk); what was committed stays valid.
+
+class CaptureWriter:
+    """An open capture. Stacks are identified by `StackStat.key`; putting one again replaces its figures. What is put is written by
+    the next commit that succeeds.
+
+    Raises:
+        GotraceError: the file can't be made.
     """
 
     def __init__(self, path: Path, force: bool) -> None:
@@ -33,6 +54,8 @@ class CaptureWriter:
         self._targets: dict[int, int] = {}
         self._subwindow_ns: dict[int, int] = {}
         self._committed = False
+        self._waiting = _Waiting()
+        self.dropped = 0
         create(path, force)
         try:
             self._open(path)
@@ -44,31 +67,23 @@ class CaptureWriter:
     def _open(self, path: Path) -> None:
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
+            # Before there is a log: the file is never one without tables.
             self._db.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {TABLES} COMMIT;"
             )
-            self._db.execute("BEGIN")
+            self._db.execute("PRAGMA journal_mode = WAL")
 
     def _guarded(self) -> _Guard:
         return _Guard(self.path, self._committed)
 
     def put_target(self, target: Target) -> None:
         """Adds a process; before its stacks."""
-        with self._guarded():
-            cursor = self._db.execute("INSERT INTO target(description) VALUES (?)", (json.dumps(asdict(target)),))
-        self._targets[target.pid] = cursor.lastrowid or 0
+        self._waiting.targets.append(target)
 
     def put_stacks(self, stacks: Iterable[StackStat]) -> None:
         """Adds stacks, or replaces the figures of those that are there."""
-        with self._guarded():
-            known = list(self._put_new(stacks))
-            self._db.executemany(
-                "UPDATE stack SET count=?, total_ns=?, max_ns=?, squares=?, goroutines=?, in_progress=?,"
-                " histogram=?, stopped_ns=?, long_runs=?, long_run_max_ns=?, margin_ns=? WHERE id=?",
-                ((*_figures(stack), number) for stack, number in known),
-            )
+        self._waiting.stacks.update((stack.key, stack) for stack in stacks)
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
         """Adds those that are new, and sub-windows of all; yields those that were there, with their row."""
@@ -79,9 +94,7 @@ class CaptureWriter:
             else:
                 frames = _ENCODE([self._frame(frame) for frame in stack.frames])
                 cursor = self._db.execute(
-                    "INSERT INTO stack(target, state, reason, goid, frames, count, total_ns, max_ns, squares,"
-                    " goroutines, in_progress, histogram, stopped_ns, long_runs, long_run_max_ns, margin_ns)"
-                    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    _INSERT,
                     (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
                 )
                 known = self._stacks[stack.key] = cursor.lastrowid or 0
@@ -101,26 +114,27 @@ class CaptureWriter:
         )
 
     def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
-        """Adds single intervals; their stacks were put before."""
-        with self._guarded():
-            self._db.executemany(
-                "INSERT INTO interval VALUES (?,?,?,?,?,?,?)",
-                (
-                    (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid, i.tid)
-                    for i in intervals
-                ),
-            )
+        """Adds single intervals; their stacks were put before. Those that there is no room for, as no commit has succeeded for
+        long, are counted by `dropped`."""
+        kept = self._waiting.intervals
+        for interval in intervals:
+            if len(kept) < _INTERVALS_KEPT:
+                kept.append((pid, interval))
+            else:
+                self.dropped += 1
 
     def put_pauses(self, pauses: Iterable[Pause]) -> None:
         """Adds stop-the-world pauses."""
-        with self._guarded():
-            self._db.executemany(
-                "INSERT INTO pause VALUES (?,?,?,?)",
-                ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in pauses),
-            )
+        self._waiting.pauses += pauses
 
     def commit(self, profile: Profile) -> None:
-        """Stores all that was put, with the window, losses and the rest of `profile`, for good."""
+        """Stores all that was put, with the window, losses and the rest of `profile`, for good. Waits for another's lock, longer
+        where `profile` is complete.
+
+        Raises:
+            GotraceError: the file can't be written: it is full, or locked. What was committed before stays valid; what was not is
+                kept for the next commit.
+        """
         meta = {
             "gotrace": __version__,
             "window": asdict(profile.window),
@@ -132,22 +146,73 @@ class CaptureWriter:
             "filters": profile.filters,
             "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
+            "missing": [asdict(missing) for missing in profile.missing],
+            "notes": profile.notes,
         }
+        known = len(self._frames), len(self._stacks), len(self._targets)
         with self._guarded():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
-            )
-            self._db.execute("COMMIT")
+            self._db.execute(f"PRAGMA busy_timeout = {_LAST_BUSY_MS if profile.complete else _BUSY_MS}")
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._write_waiting()
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._roll_back(*known)
+                raise
             self._committed = True
-            self._db.execute("BEGIN")
+            self._waiting = _Waiting()
+            # It waits for nobody, and what it leaves is in the log: no failure of the commit.
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
-    def close(self) -> None:
-        """Folds the write-ahead log into the file."""
-        with self._guarded():
+    def _write_waiting(self) -> None:
+        waiting = self._waiting
+        for target in waiting.targets:
+            cursor = self._db.execute("INSERT INTO target(description) VALUES (?)", (json.dumps(asdict(target)),))
+            self._targets[target.pid] = cursor.lastrowid or 0
+        known = list(self._put_new(waiting.stacks.values()))
+        self._db.executemany(_UPDATE, ((*_figures(stack), number) for stack, number in known))
+        self._db.executemany(
+            "INSERT INTO interval VALUES (?,?,?,?,?,?,?)",
+            (
+                (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid, i.tid)
+                for pid, i in waiting.intervals
+            ),
+        )
+        self._db.executemany(
+            "INSERT INTO pause VALUES (?,?,?,?)",
+            ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in waiting.pauses),
+        )
+
+    def _roll_back(self, frames: int, stacks: int, targets: int) -> None:
+        """Undoes what a commit had begun, also here: the rows that it added are not there."""
+        with suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._db.execute("PRAGMA journal_mode = DELETE")
-            self._db.close()
+        for rows, kept in ((self._frames, frames), (self._stacks, stacks), (self._targets, targets)):
+            for key in list(rows)[kept:]:  # in the order in which they were added
+                del rows[key]
+        self._subwindow_ns.clear()
+
+    def close(self) -> bool:
+        """Folds the write-ahead log into the file and removes it. False: others have the capture open, so it stays beside the file
+        until they close it."""
+        with self._guarded():
+            try:
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                # Needs to be the only connection.
+                self._db.execute("PRAGMA journal_mode = DELETE")
+            except sqlite3.OperationalError as error:
+                if not is_lock(error):
+                    raise
+                return False
+            finally:
+                self._db.close()
+        return True
 
     def _frame(self, frame: Frame) -> int:
         known = self._frames.get(frame)
@@ -160,11 +225,28 @@ class CaptureWriter:
         return known
 
 
+def is_lock(error: BaseException) -> bool:
+    """Whether it is another's lock that SQLite speaks of. Python below 3.11 gives no code."""
+    return "locked" in str(error) or "busy" in str(error)
+
+
+@dataclass
+class _Waiting:
+    """What the next commit writes."""
+
+    targets: list[Target] = field(default_factory=list)
+    stacks: dict[tuple[object, ...], StackStat] = field(default_factory=dict)
+    intervals: list[tuple[int, SingleInterval]] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
+
+
 def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
+    """In the order of `_FIGURES`."""
     d = stack.distribution
     return (
         d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress, _ENCODE(d.histogram),
         stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
+        stack.halted_ns, stack.late_ns,
     )
 
 

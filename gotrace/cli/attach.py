@@ -132,6 +132,10 @@ def attach(
         print_summary(profile, err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False), runtime=runtime)
         for path in session.written:
             err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
+        for remark in session.remarks:
+            err.print(f"note: {remark}", markup=False, soft_wrap=True)
+    if session.failure is not None:
+        raise session.failure
 
 
 def _check_pattern(match: str) -> None:

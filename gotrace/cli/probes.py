@@ -27,7 +27,7 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
 
     chosen = ProbeSet(probe_set)
     if target.isdigit() and not os.path.exists(target):
-        process = TracedProcess.prepare(int(target), chosen)
+        process = TracedProcess.prepare(int(target), chosen, verb="probes")
         process.close()
         binary, plan, verified = process.binary, process.plan, True
     else:

@@ -52,7 +52,7 @@ def report(
     from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.profile.hotspots import find_hotspots
-    from gotrace.render.summary import print_summary
+    from gotrace.render.summary import print_summary, print_told
     from gotrace.render.tree import print_tree
 
     for output in outputs:
@@ -81,7 +81,9 @@ def report(
     if as_json:
         sys.stdout.writelines(json_parts(profile))
     elif tree:
-        print_tree(profile, Console(highlight=False), top, runtime)
+        console = Console(highlight=False)
+        print_told(profile, console)
+        print_tree(profile, console, top, runtime)
     elif not outputs:
         print_summary(profile, Console(highlight=False), top, runtime)
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from gotrace.diff.identity import Places, same_build
 from gotrace.diff.noise import apart, errors, exceeds, percentile_range
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.subwindows import with_length
+from gotrace.profile.told import governor_lines, nothing_line
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow
 from gotrace.vocabulary import State
 
@@ -154,6 +155,9 @@ def compare(
     exact = same_build(before, after)
     notes = _notes(before, after, exact)
     left, right = select(before), select(after)
+    for name, profile in (("before", left), ("after", right)):
+        if not profile.stacks and profile.selected is not None:
+            notes.append(f"{name}: {nothing_line(profile)}")
     several = max(len(before.targets), len(after.targets)) > 1
     places = Places(exact)
 
@@ -270,12 +274,26 @@ def _notes(before: Profile, after: Profile, exact: bool) -> list[str]:
         notes.append("one was recorded without the kernel's tracepoints: its system calls and CPU waits are missing")
     if before.window.mode != after.window.mode:
         notes.append(f"the modes differ: {before.window.mode} and {after.window.mode}")
+    lines: dict[str, dict[str, None]] = {}
     for name, profile in (("before", before), ("after", after)):
         lost = [f"{count:,} {loss.value}" for loss, count in profile.losses.items() if count]
         if lost:
             notes.append(f"losses {name}: {', '.join(lost)}")
         if not profile.complete:
-            notes.append(f"{name} was cut short: its figures are those of the last commit")
+            notes.append(f"{name} was cut short: its figures are those of the last commit, and waits that were in progress then are missing")
+        lines[name] = dict.fromkeys([
+            *(f"MISSING {missing.stage}: {missing.why}: {missing.lacks}" for missing in profile.missing),
+            *(f"note: {note}" for note in profile.notes), *governor_lines(profile),
+        ])
+    # What both lack, in the same words, tilts no figure; a stage that one lacks and the other has does.
+    lacking = {name: {missing.stage for missing in profile.missing} for name, profile in (("before", before), ("after", after))}
+    for name, other in (("before", "after"), ("after", "before")):
+        only = sorted(lacking[name] - lacking[other])
+        if only:
+            notes.append(f"{name} lacks what {other} has: {', '.join(only)}")
+    notes += [f"both: {line}" for line in lines["before"] if line in lines["after"]]
+    for name, other in (("before", "after"), ("after", "before")):
+        notes += [f"{name}: {line}" for line in lines[name] if line not in lines[other]]
     return notes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile, Target
 from gotrace.render.text import format_duration
 from gotrace.vocabulary import LOSS_TEXT, Loss
@@ -19,7 +20,7 @@ def start_ns(profile: Profile) -> int:
 
 
 def comments(profile: Profile) -> list[str]:
-    """Lines on what the profile is of, what was left out and what was lost."""
+    """Lines on what the profile is of, what was left out, given up and lost."""
     window = profile.window
     lines = [f"off-CPU time by gotrace {profile.version}"]
     lines += [_target_line(target) for target in profile.targets]
@@ -29,7 +30,9 @@ def comments(profile: Profile) -> list[str]:
     lines.append(line)
     lines += [f"only a part was recorded: {part}" for part in profile.filters]
     if not profile.complete:
-        lines.append("INCOMPLETE: the trace was cut short; figures are those of the last commit")
+        lines.append(f"INCOMPLETE: {INCOMPLETE}")
+    lines += told(profile)
+    lines += governor_lines(profile)
     losses = [(loss, profile.losses[loss]) for loss in Loss if profile.losses.get(loss)]
     lines += [f"LOSS {loss.value}: {count:,} {LOSS_TEXT[loss]}" for loss, count in losses]
     return lines if losses else [*lines, "losses: none"]

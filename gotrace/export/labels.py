@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from gotrace.model.kernelstacks import PAGE_FAULT, STOPPED
+from gotrace.model.stacks import IN_KERNEL, VFORK
 from gotrace.profile.types import StackStat
 from gotrace.render.frames import waker_of
 from gotrace.vocabulary import FrameKind
 
 NETPOLL_BOUNDARY = "netpoll"
 """The boundary of a wait for the netpoller: no system call."""
+NO_CALLS = frozenset((NETPOLL_BOUNDARY, PAGE_FAULT, STOPPED, IN_KERNEL))
+"""All boundaries that are no system calls."""
 
 
 def split_boundary(name: str) -> tuple[str, str]:
-    """A boundary frame's name without and what lies behind it: ``("read", "fd 7 → pipe")``."""
+    """A boundary frame's name without and what lies behind it: ``("read", "fd 7 → pipe")``, ``("clone(vfork)", "")``."""
+    if name.endswith(VFORK):
+        return name, ""
     call, bracket, rest = name.partition("(")
     return (call, rest.removesuffix(")")) if bracket else (name, "")
 
@@ -30,7 +36,7 @@ def boundary_labels(stack: StackStat) -> tuple[str, str]:
     protocol, _, ends = what.partition(" ")
     if protocol in ("tcp", "udp", "ip") and "→" in ends:
         what = f"{protocol} {ends.rpartition('→')[2]}"
-    return "" if call == NETPOLL_BOUNDARY else call, what
+    return "" if call in NO_CALLS else call.removesuffix(VFORK), what
 
 
 def waker_label(stack: StackStat) -> str:

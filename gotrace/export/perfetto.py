@@ -35,6 +35,8 @@ _FIRST = integer(_SEQUENCE, 1) + integer(_FLAGS, 1 | 2)
 _REALTIME, _BOOTTIME = 1, 6
 _EXPLICIT_ORDER, _NEVER_MERGED = 3, 2
 _FIRST_UUID = 0x676F7472 << 32
+_KERNEL = -1
+"""In place of a pid: the mapping of what ran in the kernel."""
 
 
 def require_timeline(profile: Profile) -> None:
@@ -52,7 +54,7 @@ def render_perfetto(profile: Profile) -> bytes:
     Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the
     program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
     window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
-    marked ``in_progress``. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
+    marked ``in_progress``; what can't be drawn so is told beside the losses. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
     N became runnable, or to an instant where it ran at once. The threads have tracks of their own, with the goroutine
     that each had. Stop-the-world pauses have a track, window and losses another.
     """
@@ -83,10 +85,12 @@ class _Trace:
         self._profile = profile
         self._interned = {
             field: _Interned()
-            for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS, _SOURCES, _STRINGS)
+            for field in (
+                _CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS, _SOURCES, _MAPPINGS, _STRINGS,
+            )
         }
         self._bodies: dict[int, bytes] = {}
-        self._frame_ids: dict[int, bytes] = {}
+        self._frame_ids: dict[tuple[int, int], bytes] = {}
         self._uuid = _FIRST_UUID
         self._descriptors: list[bytes] = []
         self._events: list[tuple[int, bytes]] = []
@@ -94,9 +98,9 @@ class _Trace:
 
     def encode(self) -> bytes:
         profile = self._profile
-        self._about()
         processes = {target.pid: target.comm for target in profile.targets}
         slices = _slices(profile)
+        self._about(_not_drawn(profile, slices))
         for pid in dict.fromkeys((*processes, *(pid for pid, _ in slices))):
             own = {goid: found for (owner, goid), found in slices.items() if owner == pid}
             self._process(pid, processes.get(pid, ""), own)
@@ -165,11 +169,14 @@ class _Trace:
         self._event(at_ns, integer(9, _INSTANT) + integer(11, waker_track) + name + fixed64(47, self._flow))
         return self._flow
 
-    def _about(self) -> None:
+    def _about(self, not_drawn: str) -> None:
         profile = self._profile
         lines = comments(profile)
         lost = [line for line in lines if line.startswith(("LOSS", "INCOMPLETE"))]
         name = "; ".join(lost) or f"gotrace {profile.version}: no losses"
+        if not_drawn:
+            lines.append(not_drawn)
+            name += f"; {not_drawn}"
         notes = b"".join(self._annotation(f"note {number}", line) for number, line in enumerate(lines, 1))
         track = self._track("gotrace: window and losses")
         self._span(track, 0, profile.window.duration_ns, self._plain("gotrace", name) + notes)
@@ -200,7 +207,7 @@ class _Trace:
             own = folded_frames(without_waker(stack.frames))
             function = next((frame.name for frame in own if frame.kind in (FrameKind.GO, FrameKind.CGO)), "")
             body = self._plain(stack.state.value, reason_label(stack)[1:-1])
-            body += self._callstack(without_waker(stack.frames))
+            body += self._callstack(stack.pid, without_waker(stack.frames))
             for name, value in (("function", function), ("syscall", syscall), ("peer", peer)):
                 body += self._annotation(name, value) if value else b""
             self._bodies[id(stack)] = body
@@ -210,32 +217,35 @@ class _Trace:
         body = self._annotation("woken_by", part.waker) if part.waker else b""
         return body + (self._annotation("in_progress", 1) if part.in_progress else b"")
 
-    def _callstack(self, frames: tuple[Frame, ...]) -> bytes:
+    def _callstack(self, pid: int, frames: tuple[Frame, ...]) -> bytes:
         if not frames:
             return b""
         ids = []
         for frame in reversed(frames):
-            encoded = self._frame_ids.get(id(frame))
+            # Captures share frames among stacks, of several processes as well.
+            encoded = self._frame_ids.get((pid, id(frame)))
             if encoded is None:
                 source = self._interned[_SOURCES](frame.file) if frame.file else 0
                 function = self._interned[_FUNCTIONS](frame.name or "(no name)")
-                number = self._interned[_FRAMES]((function, source, frame.line))
+                mapping = self._interned[_MAPPINGS](_KERNEL if frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL) else pid)
+                number = self._interned[_FRAMES]((function, source, frame.line, mapping))
                 # One by one: Perfetto's decoder takes no packed list for a field that is not declared so.
-                encoded = self._frame_ids[id(frame)] = integer(2, number)
+                encoded = self._frame_ids[pid, id(frame)] = integer(2, number)
             ids.append(encoded)
         return integer(56, self._interned[_CALLSTACKS](b"".join(ids)))
 
     def _first_packet(self) -> bytes:
-        """Everything interned. A frame without a mapping is dropped by trace_processor, so all share one."""
+        """Everything interned. A frame without a mapping is dropped by trace_processor: each process has one, the kernel another."""
         content = bytearray()
         for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _SOURCES, _STRINGS):
             for string, number in self._interned[field].ids.items():
                 content += chunk(field, integer(1, number) + text(2, sanitize(str(string), NAME_LIMIT)))
-        exe = self._profile.targets[0].exe if self._profile.targets else ""
-        content += chunk(_MAPPING_PATHS, integer(1, 1) + text(2, sanitize(exe, NAME_LIMIT)))
-        content += chunk(_MAPPINGS, integer(1, 1) + integer(7, 1))
-        for (function, source, line), number in self._interned[_FRAMES].ids.items():
-            frame = integer(1, number) + integer(2, function) + integer(3, 1)
+        paths = {target.pid: target.exe for target in self._profile.targets} | {_KERNEL: "[kernel]"}
+        for process, number in self._interned[_MAPPINGS].ids.items():
+            path = text(2, sanitize(paths.get(process, ""), NAME_LIMIT))
+            content += chunk(_MAPPING_PATHS, integer(1, number) + path) + chunk(_MAPPINGS, integer(1, number) + integer(7, number))
+        for (function, source, line, mapping), number in self._interned[_FRAMES].ids.items():
+            frame = integer(1, number) + integer(2, function) + integer(3, mapping)
             frame += (integer(5, source) if source else b"") + (integer(6, line) if line else b"")
             content += chunk(_FRAMES, frame)
         for ids, number in self._interned[_CALLSTACKS].ids.items():
@@ -267,9 +277,7 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
             # Slices of a track must nest or follow each other; a capture says what it likes.
             part.start_ns = max(part.start_ns, before)
             before = part.end_ns = max(part.start_ns, part.end_ns)
-    # Where the governor has been at work the sums hold more than single intervals and what was open at the end.
-    governed = profile.governor is not None and profile.governor.acted
-    for key, open_parts in ({} if governed else _still_open(profile)).items():
+    for key, open_parts in ({} if _gave_up_intervals(profile) else _still_open(profile)).items():
         parts = found.setdefault(key, [])
         at_ns = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
         if at_ns < (parts[-1].end_ns if parts else 0):
@@ -280,12 +288,43 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
     return dict(sorted((key, parts) for key, parts in found.items() if parts))
 
 
+def _gave_up_intervals(profile: Profile) -> bool:
+    """Whether the sums hold more than single intervals and what was open at the end: estimates, and waits that pauses cut. Without
+    wakers, or without the kernel's part, they do not."""
+    report = profile.governor
+    return report is not None and any((report.sampled_ns, report.lean_ns, report.looked_ns, report.paused_ns))
+
+
+def _not_drawn(profile: Profile, slices: dict[tuple[int, int], list[_Slice]]) -> str:
+    """What to say of waits that still went on when the window ended and have no slice; "" if there are none."""
+    drawn = {id(part.stack) for parts in slices.values() for part in parts if part.in_progress}
+    missing = [stack for stack in profile.stacks if stack.in_progress and id(stack) not in drawn]
+    if not missing:
+        return ""
+    if _gave_up_intervals(profile):
+        why = "the governor gave up single intervals or probes, so that it is not known when they began"
+    elif profile.governor is not None and profile.governor.kernel_off_ns and all(stack.state in _OF_THREADS for stack in missing):
+        why = "the governor gave up system calls and waits for a CPU, so that it is not known when they were in them"
+    elif any(stack.goid is None for stack in missing):
+        why = "goroutines were not kept apart (record with --per-goroutine)"
+    else:
+        why = "their stacks lack other intervals too, so that it is not known when they began"
+    apart = {(stack.pid, stack.goid) for stack in missing}  # a wait may be in progress in several of its parts
+    count = len(apart) if all(stack.goid is not None for stack in missing) else sum(stack.in_progress for stack in missing)
+    waits = "1 wait" if count == 1 else f"{count:,} waits"
+    return f"NOT DRAWN: {waits} that still went on when the window ended; goroutines that waited throughout have no track: {why}"
+
+
 _ORDER = {State.NETPOLL: 1, State.RUNNABLE: 2, State.RUNQUEUE: 3}
+
+
+_OF_THREADS = frozenset((State.SYSCALL, State.RUNQUEUE))
 
 
 def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, StackStat]]]:
     """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in
-    progress."""
+    progress. Where the kernel's part was given up, waits of threads were cut then, and not by the window's end."""
+    cut = _OF_THREADS if profile.governor is not None and profile.governor.kernel_off_ns else frozenset()
     seen: dict[int, tuple[int, int]] = {}
     for part in profile.timeline:
         count, ns = seen.get(id(part.stack), (0, 0))
@@ -294,6 +333,8 @@ def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, Stack
     for stack in profile.stacks:
         count, ns = seen.get(id(stack), (0, 0))
         rest_ns = stack.distribution.total_ns - ns
+        if stack.state in cut:
+            continue
         if stack.goid is not None and stack.in_progress and stack.distribution.count - count == 1 and rest_ns > 0:
             found.setdefault((stack.pid, stack.goid), []).append((rest_ns, stack))
     for parts in found.values():

@@ -2,7 +2,8 @@
 proto/profile.proto.
 
 Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so
-that the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1.
+that the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1. No
+default type is named, as there: readers show the last, delay. Stacks begin and end where Go's do.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import gzip
 from collections.abc import Sequence
 
 from gotrace.export.about import comments, start_ns
-from gotrace.export.labels import NETPOLL_BOUNDARY, boundary_labels, split_boundary, waker_label
+from gotrace.export.labels import NETPOLL_BOUNDARY, NO_CALLS, boundary_labels, split_boundary, waker_label
 from gotrace.export.protobuf import chunk, integer, packed, text, varint
+from gotrace.model.stacks import IN_KERNEL
 from gotrace.profile.types import Frame, Profile, StackStat
+from gotrace.render.frames import is_goroutine_root
 from gotrace.render.text import sanitize
 from gotrace.vocabulary import CONTINUED, FrameKind
 
@@ -21,17 +24,18 @@ NAME_LIMIT = 1000
 """Characters of one string."""
 
 # Profile's fields.
-_SAMPLE_TYPE, _SAMPLE, _MAPPING, _LOCATION, _FUNCTION, _STRING, _DROP_FRAMES = 1, 2, 3, 4, 5, 6, 7
-_TIME, _DURATION, _PERIOD_TYPE, _PERIOD, _COMMENT, _DEFAULT_SAMPLE_TYPE = 9, 10, 11, 12, 13, 14
+_SAMPLE_TYPE, _SAMPLE, _MAPPING, _LOCATION, _FUNCTION, _STRING = 1, 2, 3, 4, 5, 6
+_TIME, _DURATION, _PERIOD_TYPE, _PERIOD, _COMMENT = 9, 10, 11, 12, 13
 
-DROP_FRAMES = "|".join((
-    r"runtime\.(gopark|goparkunlock|chansend|chanrecv|semacquire1|netpollblock)",
-    r"(internal/)?sync\.runtime_(Sem|notifyList).*",
-    r"internal/poll\.runtime_.*",
+_PARKING = frozenset((
+    "runtime.gopark", "runtime.goparkunlock", "runtime.goyield", "runtime.chansend", "runtime.chanrecv", "runtime.semacquire1",
+    "runtime.semrelease1", "runtime.netpollblock", "sync.(*Mutex).lockSlow", "sync.(*Mutex).unlockSlow",
+    "internal/sync.(*Mutex).Lock", "internal/sync.(*Mutex).lockSlow", "internal/sync.(*Mutex).Unlock",
+    "internal/sync.(*Mutex).unlockSlow",
 ))  # fmt: skip
-"""pprof hides these functions and what they call: the runtime's way from an operation that waits into the scheduler,
-which Go's block profile leaves out as well. The file has them. Methods can't be named: pprof compares what stands
-before the first bracket."""
+_LINKED_PARKING = ("sync.runtime_", "internal/sync.runtime_", "internal/poll.runtime_")
+"""The way from an operation that waits into the scheduler. Go's block profile leaves it out: runtime/chan.go, runtime/sema.go and
+internal/sync/mutex.go (before Go 1.24 sync/mutex.go) skip as many frames. None of these calls the program's own functions."""
 
 
 def render_pprof(profile: Profile) -> bytes:
@@ -40,9 +44,15 @@ def render_pprof(profile: Profile) -> bytes:
     Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary
     and ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels:
     ``state``, ``reason``, ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is
-    no part of the sample's), ``goroutine`` where those are kept apart, ``process`` where there are several. Inlined
-    calls are lines of their caller's location; kernel functions are in a mapping ``[kernel]``. Comments: window,
-    filters and losses.
+    no part of the sample's; ``by main.send``), ``goroutine`` (a number) where those are kept apart, ``process`` where there
+    are several. pprof makes frames of labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no
+    frame is named as a reason or a waker is: the boundary is ``read (system call)``. Inlined calls are lines of their
+    caller's location; kernel functions are in a mapping ``[kernel]``. The duration is the time in which waits were seen, so
+    that rates hold. Comments: window, filters and losses.
+
+    Stacks are cut as in Go's own profiles: without ``runtime.goexit``, and without the way from the operation that waits
+    into the scheduler. It is done here and not asked for in ``drop_frames``: pprof takes that of the first of several files
+    alone, and other readers do not know it.
     """
     return gzip.compress(_Encoder(profile).encode(), compresslevel=6, mtime=0)
 
@@ -78,13 +88,11 @@ class _Encoder:
             for (locations, labels), values in samples.items()
         )
         tail = b"".join((
-            integer(_DROP_FRAMES, self._string(DROP_FRAMES)),
             integer(_TIME, start_ns(profile)),
-            integer(_DURATION, profile.window.duration_ns),
+            integer(_DURATION, _watched_ns(profile)),
             chunk(_PERIOD_TYPE, contentions),
             integer(_PERIOD, 1),
             packed(_COMMENT, [self._string(comment) for comment in comments(profile)]),
-            integer(_DEFAULT_SAMPLE_TYPE, self._string("delay")),
         ))
         strings = b"".join(text(_STRING, string) for string in self._strings)
         return b"".join((head, body, bytes(self._tables), tail, strings))
@@ -120,7 +128,7 @@ class _Encoder:
         return b"".join(ids)
 
     def _location(self, pid: int, frames: tuple[Frame, ...]) -> bytes:
-        beneath = frames[0].kind in (FrameKind.KERNEL, FrameKind.SYSCALL)
+        beneath = frames[0].kind in _BENEATH
         mapping = self._kernel if beneath else self._mappings.get(pid, 0)
         encoded = self._locations.get((mapping, frames))
         if encoded is None:
@@ -133,7 +141,7 @@ class _Encoder:
         return encoded
 
     def _function(self, frame: Frame) -> int:
-        name = split_boundary(frame.name)[0] if frame.kind is FrameKind.SYSCALL else frame.name
+        name = _boundary_name(frame.name) if frame.kind is FrameKind.SYSCALL else frame.name
         key = self._string(name or "(no name)"), self._string(frame.file)
         number = self._functions.get(key)
         if number is None:
@@ -145,32 +153,69 @@ class _Encoder:
 
     def _labels(self, stack: StackStat) -> bytes:
         syscall, peer = boundary_labels(stack)
+        waker = waker_label(stack)
         labels = {
             "state": stack.state.value,
             "reason": stack.reason,
             "syscall": syscall,
             "peer": peer,
-            "waker": waker_label(stack),
-            "goroutine": "" if stack.goid is None else str(stack.goid),
+            "waker": f"by {waker}" if waker else "",
             "process": self._process.get(stack.pid, f"({stack.pid})") if self._several else "",
         }
-        return b"".join(
+        encoded = [
             chunk(3, integer(1, self._string(key)) + integer(2, self._string(value)))
             for key, value in labels.items() if value
-        )
+        ]
+        if stack.goid is not None:
+            encoded.append(chunk(3, integer(1, self._string("goroutine")) + integer(3, stack.goid)))
+        return b"".join(encoded)
+
+
+def _watched_ns(profile: Profile) -> int:
+    """The part of the window that the sums are of."""
+    return min(profile.window.attached_ns or profile.window.duration_ns, profile.window.duration_ns)
+
+
+def _boundary_name(boundary: str) -> str:
+    """``read (system call)``, ``page fault (kernel)``: no reason is called so."""
+    name = split_boundary(boundary)[0]
+    if not name or name == IN_KERNEL:
+        return name
+    return f"{name} (kernel)" if name in NO_CALLS else f"{name} (system call)"
+
+
+def _is_parking(frame: Frame) -> bool:
+    return frame.kind in _CODE and (frame.name in _PARKING or frame.name.startswith(_LINKED_PARKING))
+
+
+_CODE = frozenset((FrameKind.GO, FrameKind.RUNTIME))
+
+
+def _as_go_has_it(frames: Sequence[Frame]) -> list[Frame]:
+    """The stack without the waker's, from the operation that waits to the goroutine's first function. What the thread did
+    in the kernel stays. The mark of a wait for the netpoller is no function: label ``peer`` says what it says."""
+    own = [
+        frame for frame in frames
+        if frame.kind is not FrameKind.WAKER
+        and not (frame.kind is FrameKind.SYSCALL and split_boundary(frame.name)[0] == NETPOLL_BOUNDARY)
+    ]
+    end = len(own)
+    while end and is_goroutine_root(own[end - 1]):
+        end -= 1
+    start = next((index + 1 for index in reversed(range(end)) if _is_parking(own[index])), 0)
+    kept = [*(frame for frame in own[:start] if frame.kind in _BENEATH), *own[start:end]]
+    return kept if any(frame.kind not in _BENEATH for frame in kept) else own
+
+
+_BENEATH = frozenset((FrameKind.KERNEL, FrameKind.SYSCALL))
 
 
 def _physical_frames(frames: Sequence[Frame]) -> list[tuple[Frame, ...]]:
-    """Inlined calls together with the function whose code they are in, innermost first, as a Location's lines are;
-    without the waker's stack. The mark of a wait for the netpoller is no function: label ``peer`` says what it says."""
+    """Inlined calls together with the function whose code they are in, innermost first, as a Location's lines are."""
     groups: list[tuple[Frame, ...]] = []
     inlined: list[Frame] = []
-    for frame in frames:
-        if frame.kind is FrameKind.WAKER:
-            continue
-        if frame.kind is FrameKind.SYSCALL and split_boundary(frame.name)[0] == NETPOLL_BOUNDARY:
-            continue
-        if inlined and frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL):
+    for frame in _as_go_has_it(frames):
+        if inlined and frame.kind in _BENEATH:
             groups.append(tuple(inlined))
             inlined = []
         inlined.append(frame)

@@ -9,8 +9,8 @@ from typing import Any
 from gotrace.export.labels import split_boundary, waker_label
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import without_waker
-from gotrace.render.text import format_duration, sanitize
-from gotrace.vocabulary import FrameKind, Loss
+from gotrace.render.text import format_duration, format_share, sanitize
+from gotrace.vocabulary import FrameKind, Loss, Mode
 
 NAME_LIMIT = 600
 """Characters of one string: as many as the HTML page holds."""
@@ -25,7 +25,9 @@ def render_speedscope(profile: Profile) -> bytes:
     A sample is a stack, root first: the process where there are several, the goroutine's own functions, the kernel's,
     why it stopped (``[waiting: chan receive]``) and, where it is known, who made it runnable (``woken by main.send``).
     speedscope counts a function once however often it occurs in the list of frames, so a line is given only where a
-    function has one alone. Losses are in the name of the whole.
+    function has one alone. What a reader has to know beside the figures stands in short form behind each profile's name, which is
+    all that the page shows of it (the name of the whole is in the browser's tab alone):
+    ``waiting · 9.39 s, probes 2.56 s · LOSSES 8 stack_in_transit · only stacks matching main``.
     """
     frames = _Frames(profile)
     samples: dict[str, dict[tuple[int, ...], int]] = {state.value: {} for state in profile.by_state()}
@@ -41,7 +43,7 @@ def render_speedscope(profile: Profile) -> bytes:
             path.append(frames.marker(f"woken by {waker}"))
         rows, key = samples[stack.state.value], tuple(path)
         rows[key] = rows.get(key, 0) + stack.distribution.total_ns
-    name = _name(profile)
+    name, about = _name(profile), _about(profile)
     document: dict[str, Any] = {
         "$schema": _SCHEMA,
         "exporter": f"gotrace@{sanitize(profile.version, 40)}",
@@ -49,15 +51,16 @@ def render_speedscope(profile: Profile) -> bytes:
         "activeProfileIndex": 0,
         "shared": {"frames": frames.listed()},
         # A file without any profile is refused.
-        "profiles": [_sampled(state, rows) for state, rows in samples.items()] or [_sampled("nothing recorded", {})],
+        "profiles": [_sampled(f"{state} · {about}", rows) for state, rows in samples.items()]
+        or [_sampled(f"nothing recorded · {about}", {})],
     }
     return (json.dumps(document, separators=(",", ":")) + "\n").encode()
 
 
-def _sampled(state: str, rows: dict[tuple[int, ...], int]) -> dict[str, Any]:
+def _sampled(name: str, rows: dict[tuple[int, ...], int]) -> dict[str, Any]:
     return {
         "type": "sampled",
-        "name": state,
+        "name": name,
         "unit": "nanoseconds",
         "startValue": 0,
         "endValue": sum(rows.values()),
@@ -73,6 +76,48 @@ def _name(profile: Profile) -> str:
     if lost:
         name += " LOSSES: " + ", ".join(lost)
     return name if profile.complete else name + " INCOMPLETE"
+
+
+def _about(profile: Profile) -> str:
+    """`gotrace.export.about.comments` in short: window, mode, what is lost, left out, missing and given up."""
+    window = profile.window
+    when = format_duration(window.duration_ns)
+    if profile.probed_ns < window.duration_ns and window.mode != Mode.SAMPLE:
+        when += f", probes {format_duration(profile.probed_ns)}"
+    parts = [when]
+    if window.mode != Mode.EXACT:
+        parts.append(f"mode {window.mode}")
+    if not profile.complete:
+        parts.append("INCOMPLETE")
+    losses = sorted(((count, loss.value) for loss, count in profile.losses.items() if count), reverse=True)
+    if losses:
+        more = len(losses) - _LOSSES_NAMED
+        named = ", ".join(f"{count:,} {loss}" for count, loss in losses[:_LOSSES_NAMED])
+        parts.append(f"LOSSES {named}" + (f", {more} more" if more > 0 else ""))
+    parts += [f"only {part}" for part in profile.filters]
+    if profile.missing:
+        parts.append("MISSING " + ", ".join(dict.fromkeys(missing.stage for missing in profile.missing)))
+    given_up = _given_up(profile)
+    if given_up:
+        parts.append("governor: " + ", ".join(given_up))
+    parts += [f"note: {note}" for note in dict.fromkeys(profile.notes)]
+    return " · ".join(sanitize(part, _PART_LIMIT) for part in parts)
+
+
+_LOSSES_NAMED = 3
+_PART_LIMIT = 160
+
+
+def _given_up(profile: Profile) -> list[str]:
+    """What a cap on the cost gave up, and for how much of the window."""
+    report, window = profile.governor, profile.window.duration_ns
+    if report is None:
+        return []
+    stages = (
+        (report.wakers_off_ns, "no wakers"), (report.kernel_off_ns, "no system calls"), (report.sampled_ns, "sampled"),
+        (report.lean_ns, "starts inferred"), (report.looked_ns, "looks without probes"), (report.paused_ns, "nothing watched"),
+    )  # fmt: skip
+    return [f"{what} {format_share(lasted, window)}" for lasted, what in stages if lasted]
 
 
 class _Frames:

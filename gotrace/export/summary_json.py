@@ -50,6 +50,8 @@ def _outline(profile: Profile) -> dict[str, Any]:
         "stacks": [],
         "filters": profile.filters,
         "complete": profile.complete,
+        "missing": [asdict(missing) for missing in profile.missing],
+        "notes": profile.notes,
     }
     if len(profile.targets) > 1:
         result["targets"] = [asdict(target) for target in profile.targets]

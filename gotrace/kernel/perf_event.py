@@ -15,6 +15,7 @@ from pathlib import Path
 
 _SYS_PERF_EVENT_OPEN = 298
 _PERF_FLAG_FD_CLOEXEC = 8
+_DISABLED = 1
 _IOC_ENABLE = 0x2400
 _IOC_SET_BPF = 0x40042408
 KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
@@ -50,6 +51,21 @@ def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
     return _open(attr, pid, -1, program_fd)
 
 
+def hold_uprobe(path: str, offset: int, tid: int) -> int:
+    """Has the kernel keep a breakpoint at file offset `offset` of `path` in the memory of thread `tid`, also after that thread has
+    ended, until the returned descriptor is closed. The event runs nothing and counts nothing: it is disabled.
+
+    Raises:
+        ProbeError: with the errno of the failing call.
+    """
+    buffer = ct.create_string_buffer(os.fsencode(path))
+    attr = _Attr(
+        type=int(UPROBE_TYPE.read_text()), size=ct.sizeof(_Attr), sample_period=1, wakeup_events=1, flags=_DISABLED,
+        config1=ct.addressof(buffer), config2=offset,
+    )
+    return _event(attr, tid, -1)
+
+
 def uprobe_errno() -> int:
     """Why the kernel would not take a uprobe from us: the errno for one in a file that can't exist. ENOENT and ENOTDIR
     mean that it asked for the file, so we may; EACCES and EPERM are its answers to those who may not. Nothing is placed.
@@ -80,12 +96,17 @@ def open_kprobe(function: str, program_fd: int) -> int:
     return _open(attr, -1, 0, program_fd)
 
 
-def _open(attr: _Attr, pid: int, cpu: int, program_fd: int) -> int:
+def _event(attr: _Attr, pid: int, cpu: int) -> int:
     libc = ct.CDLL(None, use_errno=True)
     fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
         number = ct.get_errno()
         raise ProbeError(number, f"perf_event_open: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+    return fd
+
+
+def _open(attr: _Attr, pid: int, cpu: int, program_fd: int) -> int:
+    fd = _event(attr, pid, cpu)
     try:
         fcntl.ioctl(fd, _IOC_SET_BPF, program_fd)
         fcntl.ioctl(fd, _IOC_ENABLE, 0)

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.kernel.bpf import BpfError, attach_raw_tracepoint
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_kprobe
-from gotrace.kernel.uprobes import attach_uprobe, by_link
+from gotrace.kernel.uprobes import MAIN_THREAD_ENDED, attach_uprobe, by_link, hold_breakpoint
 from gotrace.plan.probes import Plan, Probe, ProbeSet
 from gotrace.proc.limits import memory_limit
-from gotrace.proc.memory import Memory, living_thread, mapping_at
+from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.overlay import lower_files, mount_of
 from gotrace.vocabulary import Stage
 
@@ -94,9 +94,9 @@ class PlacedProbes:
         """
         probes = sorted(self._plan.probes, key=lambda probe: _BUSY.index(probe.program) if probe.program in _BUSY else -1)
         probes = [probe for probe in probes if stage_of(probe.role) in stages]
-        self._place(probes, self._path)
+        placed = self._place(probes, self._path)
         if self.absent(probes):
-            self._place_below(probes)
+            self._place_below(probes, placed)
         if not self.tracepoints:
             return
         try:
@@ -113,14 +113,20 @@ class PlacedProbes:
     def _path(self) -> str:
         return self._exe_path if self._lower is None else f"/proc/self/fd/{self._lower}"
 
-    def _place(self, probes: list[Probe], path: str) -> None:
+    def _place(self, probes: list[Probe], path: str) -> int:
+        """Returns the number of descriptors that hold them."""
+        before = len(self._placed)
         for probe in probes:
             try:
+                held = hold_breakpoint(path, probe.file_offset, self._pid)
+                if held is not None:
+                    self._placed.append((stage_of(probe.role), held))
                 fd = attach_uprobe(path, probe.file_offset, self._pid, self._programs[probe.program])
             except ProbeError as error:
                 self.detach()
                 raise self._refusal(probe, error) from None
             self._placed.append((stage_of(probe.role), fd))
+        return len(self._placed) - before
 
     def absent(self, probes: list[Probe] | None = None) -> list[Probe]:
         """Those of the probes (None: all that are placed) that are not in the process's code. The kernel installs a breakpoint in
@@ -139,9 +145,10 @@ class PlacedProbes:
         # All at once unreadable: it has ended, or runs another program.
         return [] if missing and all(byte is None for byte in found) else missing
 
-    def _place_below(self, probes: list[Probe]) -> None:
-        """The probes are not where the process runs: tries the files below its executable, where it lies on overlayfs."""
-        self._remove_last(len(probes))
+    def _place_below(self, probes: list[Probe], placed: int) -> None:
+        """The probes, with so many descriptors, are not where the process runs: tries the files below its executable, where it lies on
+        overlayfs."""
+        self._remove_last(placed)
         fd = os.open(self._exe_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             exe = _exe_name(self._pid)
@@ -168,10 +175,10 @@ class PlacedProbes:
         return all(os.pread(fd, len(probe.site.prologue), probe.file_offset - probe.site.offset) == probe.site.prologue for probe in probes)
 
     def _arrive_through(self, fd: int, probes: list[Probe]) -> bool:
-        self._place(probes, f"/proc/self/fd/{fd}")
+        placed = self._place(probes, f"/proc/self/fd/{fd}")
         if not self.absent(probes):
             return True
-        self._remove_last(len(probes))
+        self._remove_last(placed)
         return False
 
     def _set_lower(self, fd: int) -> None:
@@ -196,6 +203,8 @@ class PlacedProbes:
                     f"{place}: the target's memory cgroup {limit}: the kernel can't copy the code pages",
                     f"gotrace attach {pid} --mode sample",
                 )
+        if error.strerror == MAIN_THREAD_ENDED:
+            return ProbesDoNotArrive(f"probes do not arrive in process {pid}: {error.strerror}", f"gotrace attach {pid} --mode sample")
         what = _ERRNO_TEXT.get(error.errno)
         if what is None:
             return Refused(f"{place}: {error.strerror}", "gotrace doctor")
@@ -260,9 +269,6 @@ def _threads(pid: int) -> list[int]:
 
 
 def _why_not(pid: int, address: int, overlay: bool) -> str:
-    if living_thread(pid) not in (0, pid):
-        # kernel/trace/bpf_trace.c: uprobe_multi_link_filter compares the memory of the main thread, which has none any more.
-        return "its main thread has ended, by which the kernel knows the process"
     if mapped := mapping_at(pid, address):
         if not mapped.inode:
             return "its code is in anonymous memory, not in the file (the program has moved it, as for huge pages)"

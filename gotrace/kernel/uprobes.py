@@ -19,10 +19,14 @@ from functools import cache
 from gotrace.kernel.bpf import (
     AttachType, BpfError, MapType, ProgramType, attach_uprobe_link, create_map, load_program, read_element,
 )
-from gotrace.kernel.perf_event import ProbeError, open_uprobe
+from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, hold_uprobe, open_uprobe
+from gotrace.proc.memory import living_thread
 
 LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
 """f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The push is emulated, as what is probed in the target is."""
+
+MAIN_THREAD_ENDED = "its main thread has ended, by which the kernel knows the process"
+_TRIES = 8
 
 
 def by_link() -> bool:
@@ -50,6 +54,30 @@ def attach_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
         return attach_uprobe_link(path, offset, pid, program_fd)
     except BpfError as error:
         raise ProbeError(error.errno, error.strerror) from None
+
+
+def hold_breakpoint(path: str, offset: int, pid: int) -> int | None:
+    """What a probe of `attach_uprobe` needs beside it in a process whose main thread has ended, None in any other.
+
+    A link runs its program in all threads of the process, whichever of them live (kernel/trace/bpf_trace.c: uprobe_prog_run), but a
+    breakpoint it wants only in the memory of the main thread, which has none any more (uprobe_multi_link_filter). A perf event of
+    a thread that lives wants one in that thread's memory (trace_uprobe.c: uprobe_perf_filter), and the same breakpoint serves both.
+
+    Raises:
+        ProbeError: with the errno of the failing call; EOPNOTSUPP where probes are no links: a perf event sees one thread alone then.
+    """
+    for _ in range(_TRIES):
+        thread = living_thread(pid)
+        if thread in (0, pid):
+            return None
+        if not by_link() or not UPROBE_TYPE.exists():
+            raise ProbeError(errno.EOPNOTSUPP, MAIN_THREAD_ENDED)
+        try:
+            return hold_uprobe(path, offset, thread)
+        except ProbeError as error:
+            if error.errno != errno.ESRCH:  # else that thread has ended as well
+                raise
+    raise ProbeError(errno.ESRCH, "its threads end faster than they can be found")
 
 
 @cache

@@ -23,6 +23,7 @@ CHECKED = 64
 _READ = 1024
 """Bytes of a g that are read: the fields are looked for where they may have moved to as well."""
 _MOST_IDS = 1 << 48
+_SOON_NS = 86_400_000_000_000
 _ONLY_TOLD = ("g_startpc", "g_gopc", "g_parentGoid")
 """Fields that may be looked for where the table does not fit: what they hold is like nothing else in the struct."""
 _TOLD_BY_CODE = ("g_goid", "g_waitreason", "g_trackingSeq", "g_labels")
@@ -99,6 +100,7 @@ class _Check:
         return {
             "g_startpc": self._startpc, "g_gopc": self._gopc, "g_parentGoid": self._parent, "g_waitsince": self._since,
             "g_lockedm": self._machine, "g_labels": self._labels, "g_syscallsp": self._syscall_sp, "g_m": self._machine,
+            "g_sleepWhen": self._due,
         }
 
     def look_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
@@ -177,6 +179,17 @@ class _Check:
         if not pointer:
             return None
         return pointer < 1 << 47 and read_labels(self._memory, pointer, self._binary.version) is not None
+
+    def _due(self, raw: bytes, offset: int) -> bool | None:
+        """Of a goroutine in time.Sleep the moment of its end, on a clock that began when the host was started; its neighbours are pointers."""
+        layout, due = self._binary.layout, _word(raw, offset)
+        reasons, reason = self._binary.wait_reasons, raw[layout.g_waitreason]
+        status = int.from_bytes(raw[layout.g_atomicstatus :][:4], "little") & ~SCAN_BIT
+        if status != Status.WAITING or reason >= len(reasons) or reasons[reason] != "sleep" or not due:
+            return None  # the scavenger, which has a timer of its own, has 0 there
+        if due >= 1 << 63 or due % 8 == 0 and due < 1 << 47 and self._memory.read(due, 8) is not None:
+            return False
+        return True if self._now - _SOON_NS < due < self._now + _SOON_NS else None
 
     def _syscall_sp(self, raw: bytes, offset: int) -> bool | None:
         sp, layout = _word(raw, offset), self._binary.layout

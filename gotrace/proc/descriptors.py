@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gotrace.proc.memory import living_thread
+
 _MOST = 4096
 _MOST_UNIX = 1 << 16
 _MOST_MOUNTS = 1 << 17
@@ -52,6 +54,7 @@ class Mount:
 
 def open_file(pid: int, fd: int) -> OpenFile | None:
     """What descriptor `fd` of process `pid` is now, None if it is closed. Never waits for a file system."""
+    pid = living_thread(pid) or pid  # a main thread that has ended has none any more
     path = f"/proc/{pid}/fd/{fd}"
     try:
         name = os.readlink(path)
@@ -99,7 +102,7 @@ def mount_of_open(pid: int, own_fd: int) -> Mount | None:
 @lru_cache(256)
 def _mount(pid: int, wanted: int, _second: int) -> Mount | None:
     mark = b"%d" % wanted
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/mountinfo", "rb") as file:
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{living_thread(pid) or pid}/mountinfo", "rb") as file:
         for _, line in zip(range(_MOST_MOUNTS), file):
             # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
             fields = line.split()
@@ -166,7 +169,7 @@ class Descriptors:
         if ino not in self._unix and time.monotonic() >= self._unix_again:
             self._unix_again = time.monotonic() + 1
             try:
-                with open(f"/proc/{self._pid}/net/unix", encoding="utf-8", errors="replace") as file:
+                with open(f"/proc/{living_thread(self._pid) or self._pid}/net/unix", encoding="utf-8", errors="replace") as file:
                     for line in file:
                         fields = line.split(None, 7)
                         if len(fields) == 8 and fields[6].isascii() and fields[6].isdigit() and len(self._unix) < _MOST_UNIX:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gotrace.proc.memory import living_thread
+
 _MOST = 1 << 18
 
 
@@ -15,6 +17,7 @@ def watched_descriptors(pid: int) -> list[tuple[int, int]]:
         ProcessLookupError: the process is gone.
     """
     found: list[tuple[int, int]] = []
+    pid = living_thread(pid) or pid  # a main thread that has ended has no descriptors any more
     for number in os.listdir(f"/proc/{pid}/fd"):
         try:
             if os.readlink(f"/proc/{pid}/fd/{number}") != "anon_inode:[eventpoll]":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_PF_EXITING = 4
 _IOV_MAX = WORDS_AT_ONCE = 1024
 _WORD = 0xFFFFFFFFFFFFFFFF
 
@@ -134,7 +135,7 @@ class Mapping:
 
 def mappings(pid: int) -> Iterator[Mapping]:
     """The mappings of a process, by a thread of it that lives; none if it has ended. At most 65,536 of them."""
-    for thread in (pid, *_tasks(pid)):
+    for thread in _threads_of(pid):
         found = False
         with contextlib.suppress(OSError), open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file):
@@ -153,12 +154,18 @@ def mappings(pid: int) -> Iterator[Mapping]:
 
 def living_thread(pid: int) -> int:
     """A thread of the process that has not ended: the main one where that lives. 0 if none does, or if /proc does not tell."""
-    for thread in (pid, *_tasks(pid)):
+    for thread in _threads_of(pid):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
             stat = file.read(4096)
-            if stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in (b"Z", b"X", b""):
+            if not has_ended(stat[stat.rindex(b")") + 2 :].split()):
                 return thread
     return 0
+
+
+def has_ended(fields: list[bytes]) -> bool:
+    """Whether a thread with these fields of /proc/PID/task/TID/stat, from its state on, has ended, or is about to (PF_EXITING of
+    include/linux/sched.h): its memory, descriptors and name spaces may be gone before it is a zombie."""
+    return not fields or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def mapping_at(pid: int, address: int) -> Mapping | None:
@@ -166,11 +173,11 @@ def mapping_at(pid: int, address: int) -> Mapping | None:
     return next((mapping for mapping in mappings(pid) if mapping.start <= address < mapping.end), None)
 
 
-def _tasks(pid: int) -> list[int]:
-    try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    except OSError:
-        return []
+def _threads_of(pid: int) -> Iterator[int]:
+    """The main thread first; the others are looked up when they are asked for."""
+    yield pid
+    with contextlib.suppress(OSError):
+        yield from map(int, os.listdir(f"/proc/{pid}/task"))
 
 
 class FixedRanges:

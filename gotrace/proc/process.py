@@ -10,7 +10,7 @@ from pathlib import Path
 from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
 from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
-from gotrace.proc.memory import living_thread
+from gotrace.proc.memory import has_ended, living_thread
 
 _AT_ENTRY = 9
 _PT_LOAD, _PF_X = 1, 1
@@ -113,7 +113,9 @@ def _inspect(pid: int, pidfd: int) -> Process:
         raise _gone_or(pid, f"/proc/{pid}/stat can't be read: {error.strerror}") from None
     comm = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
     fields = stat[stat.rindex(b")") + 2 :].split()
-    thread = living_thread(pid) if fields[0] in (b"Z", b"X") else pid
+    thread = living_thread(pid) if has_ended(fields) else pid
+    if not thread and fields[0] not in (b"Z", b"X"):
+        raise TargetGone(f"process {pid} has ended")
     if not thread:
         raise Refused(f"process {pid} ({comm}) is a zombie: it has ended and waits for its parent")
     if int(fields[6]) & _PF_KTHREAD:
@@ -162,7 +164,7 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
     try:
         mount = mount_of_open(pid, path_fd)
         if mount is None or mount.kind not in LOCAL:
-            return copy_file(f"/proc/self/fd/{path_fd}", os.path.basename(name), MOST_COPIED), path_fd
+            return _copy(pid, path_fd, name, mount), path_fd
         if mount.kind == "overlay":  # what lies below it may be anything
             asked(link)
         exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
@@ -177,6 +179,27 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
     return exe_fd, -1
 
 
+def _copy(pid: int, path_fd: int, name: str, mount: Mount | None) -> int:
+    path, base = f"/proc/self/fd/{path_fd}", os.path.basename(name)
+    try:
+        return copy_file(path, base, MOST_COPIED)
+    except PermissionError:
+        if mount is None or not mount.kind.startswith("fuse"):
+            raise
+    # Whom the file system serves the kernel asks first, and root is nobody to it (fs/fuse/dir.c: fuse_allow_current_process).
+    status = _status(pid)
+    user = int(status.get("Uid", "0").split()[0]), int(status.get("Gid", "0").split()[0])
+    try:
+        if os.geteuid():
+            raise PermissionError
+        return copy_file(path, base, MOST_COPIED, user)
+    except PermissionError:
+        raise Refused(
+            f"{name} lies on a FUSE mount, {mount.path}, that only the user who mounted it may read (no allow_other)",
+            "mount it with -o allow_other, or call gotrace as that user: gotrace dump",
+        ) from None
+
+
 def _hung_hint(mount: Mount | None) -> str:
     return f"see whether this comes back: timeout 5 stat {mount.path}" if mount is not None else "try again when it does"
 
@@ -184,7 +207,7 @@ def _hung_hint(mount: Mount | None) -> str:
 def _identity(pid: int) -> tuple[bytes, int, int]:
     stat = _read(f"/proc/{pid}/stat")
     fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
-    if fields and fields[0] in (b"Z", b"X"):
+    if fields and has_ended(fields):
         stat = _read(f"/proc/{pid}/task/{living_thread(pid)}/stat")
         fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
     if not fields:

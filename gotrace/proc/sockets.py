@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gotrace.proc.memory import living_thread
+
 _MOST_LINES = 1 << 18
 _TABLES = (("tcp", 2, 1), ("tcp6", 10, 1), ("udp", 2, 2), ("udp6", 10, 2))
 
@@ -24,6 +26,7 @@ class Socket:
 def internet_sockets(pid: int, inodes: set[int]) -> dict[int, Socket]:
     """Those with one of `inodes`, by inode; those that are gone are missing."""
     found: dict[int, Socket] = {}
+    pid = living_thread(pid) or pid  # a main thread that has ended is in no network any more
     for table, family, kind in _TABLES:
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii", errors="replace") as file:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from gotrace.profile.types import Frame, Target
 
 RUNNING = "running"
+NO_THREAD = "no thread"
+"""Go takes it for running, or for in a system call, on a thread that does not exist: in a forked copy of a process."""
 
 
 @dataclass(frozen=True)
 class GoroutineState:
-    """One goroutine. `state` is a State, or ``running``; frames are leaf first, () of one that runs: its stack changes while
+    """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () of one that runs: its stack changes while
     it is read. `wait_ns` is how long it has waited, to a cycle of the garbage collector, None where that can't be known. 0 and "" where the version
     does not keep it, or where there is none."""
 
@@ -30,12 +32,13 @@ class GoroutineState:
 
 @dataclass
 class Dump:
-    """The goroutines by id. `losses` are counts by name; what they mean is in `LOSSES`."""
+    """The goroutines by id. `losses` are counts by name; what they mean is in `LOSSES`. `notes` are sentences about the process."""
 
     version: str
     target: Target
     goroutines: list[GoroutineState]
     losses: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 LOSSES = {

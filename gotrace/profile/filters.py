@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from shlex import quote
 
 from gotrace.errors import UsageError
-from gotrace.profile.frames import folded_frames
+from gotrace.profile.frames import folded_frames, plain_name
 from gotrace.profile.types import Profile
 from gotrace.vocabulary import State
 
@@ -17,7 +18,7 @@ def filter_profile(
 ) -> Profile:
     """A profile with only those stacks; `profile` itself stays as it is.
 
-    `match`: some frame's name matches; `ignore`: none does. Hot spots keep their figures and point to the new places of
+    `match`: some frame's name matches, as it is or as the source has it (`plain_name`); `ignore`: none does. Hot spots keep their figures and point to the new places of
     their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct goroutines
     the stacks have together is not recorded: `goroutines` is then at most so many.
 
@@ -43,6 +44,8 @@ def filter_profile(
     if len(kept) < len(profile.stacks):
         goroutines = min(goroutines, sum(stack.goroutines for stack in kept))
     present = {id(stack) for stack in kept}
+    flags = [f"--state {state.value}" for state in states] + [f"--reason {quote(reason)}" for reason in reasons]
+    flags += [f"{flag} {quote(pattern)}" for flag, pattern in (("--match", match), ("--ignore", ignore)) if pattern]
     return replace(
         profile,
         stacks=kept,
@@ -50,6 +53,7 @@ def filter_profile(
         goroutines=goroutines,
         timeline=[interval for interval in profile.timeline if id(interval.stack) in present],
         filters=list(dict.fromkeys([*profile.filters, *texts])),
+        selected=(" ".join(flags), len(profile.stacks)) if flags else profile.selected,
     )
 
 
@@ -68,7 +72,7 @@ def _matcher(flag: str, pattern: str) -> Callable[[str], bool]:
     def matches(name: str) -> bool:
         found = known.get(name)
         if found is None:
-            found = known[name] = search(name) is not None
+            found = known[name] = search(name) is not None or search(plain_name(name)) is not None
         return found
 
     return matches

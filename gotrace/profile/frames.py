@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from urllib.parse import unquote
 
 from gotrace.profile.types import KERNEL_PATH, Frame, StackStat
 from gotrace.vocabulary import FrameKind
@@ -48,6 +49,20 @@ def package_of(function: str) -> str:
     """The import path in a function's name: ``net/http`` of ``net/http.(*conn).serve``."""
     folder, slash, rest = function.rpartition("/")
     return folder + slash + rest.partition(".")[0]
+
+
+@lru_cache(_NAMES_KEPT)
+def plain_name(function: str) -> str:
+    """A function's name with its import path as the source has it: ``gopkg.in/yaml.v3.Unmarshal`` of ``gopkg.in/yaml%2ev3.Unmarshal``.
+
+    The linker's names escape what could be taken for the end of the path, and what is no plain ASCII, as ``%xx``
+    (cmd/internal/objabi/path.go: PathToPrefix). The path ends at the first dot behind its last slash.
+    """
+    if "%" not in function:
+        return function
+    opened = min((at for at in (function.find("("), function.find("[")) if at >= 0), default=len(function))
+    end = function.find(".", function.rfind("/", 0, opened) + 1, opened)
+    return unquote(function[:end], errors="backslashreplace") + function[end:] if end >= 0 else function
 
 
 def is_program(frame: Frame) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.profile.frames import waker_of
+from gotrace.profile.frames import plain_name, waker_of
 from gotrace.vocabulary import FrameKind
 
 
@@ -46,7 +46,8 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
         waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
         if waker:
             # Its leaf: the function that woke.
-            group.wakers[waker[-1].name] = group.wakers.get(waker[-1].name, 0) + total_ns
+            name = plain_name(waker[-1].name)
+            group.wakers[name] = group.wakers.get(name, 0) + total_ns
     for group in groups.values():
         rows = group.stack.subwindows
         if rows and len(group.members) > 1:

@@ -108,6 +108,9 @@ class Symbolizer:
                     for call in calls
                     if not self._model.is_wrapper(call)
                 )
+                if known and known[-1].inlined:
+                    # What it was inlined into is a wrapper: its caller, the next frame, is not.
+                    known = (*known[:-1], replace(known[-1], inlined=False))
             elif point.pc in _OUTSIDE:
                 known = (Frame(_OUTSIDE[point.pc], kind=FrameKind.LOST),)
             else:

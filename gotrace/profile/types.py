@@ -310,6 +310,8 @@ class Profile:
     """Stages that this trace went without."""
     notes: list[str] = field(default_factory=list)
     """What else a reader has to know to understand the figures: the process was stopped, it is a forked copy, ..."""
+    selected: tuple[str, int] | None = None
+    """The flags by which `stacks` were chosen, and from how many; None where they are all that there are."""
 
     def by_state(self) -> dict[State, Distribution]:
         """Distribution of each state that occurs, largest total first."""

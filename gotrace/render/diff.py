@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gotrace.diff.compare import Change, Delta, Diff, Per, Side
-from gotrace.profile.frames import place_of
+from gotrace.profile.frames import place_of, plain_name
 from gotrace.render.text import format_duration, sanitize
 
 FRAMES_SHOWN = 5
@@ -31,7 +31,8 @@ def print_diff(diff: Diff, console: Console, top: int = 10, everything: bool = F
     for note in diff.notes:
         console.print(Text(f"! {sanitize(note, 400)}", "yellow"))
     if diff.empty:
-        console.print(Text("\nNo difference.", "green"))
+        if diff.stacks or not diff.before.profile.stacks:  # else none was chosen, which the notes say
+            console.print(Text("\nNo difference.", "green"))
         return
     other = Per.GOROUTINE if diff.per is Per.WINDOW else Per.WINDOW
     console.print()
@@ -60,7 +61,7 @@ def _side(name: str, side: Side) -> Text:
         line.append(", " if index else "")
         line.append(sanitize(target.comm, 40), "bold cyan")
         line.append(f" ({target.pid}) {sanitize(target.go_version, 30)}")
-    line.append(f" · {format_duration(profile.window.duration_ns)} · {profile.goroutines:,} goroutines · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
+    line.append(f" · {format_duration(profile.window.duration_ns)}{f' · {profile.goroutines:,} goroutines' if profile.complete else ''} · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
     return line
 
 
@@ -134,7 +135,7 @@ def _print_stack(rank: int, change: Change, diff: Diff, console: Console) -> Non
     place = place_of(change.frames)
     start = max(0, place - FRAMES_SHOWN + 2)
     for index, frame in enumerate(change.frames[start : start + FRAMES_SHOWN], start):
-        _line(Text(f"      {sanitize(frame.name, max(20, console.width - 6))}", "bold" if index == place else ""), console)
+        _line(Text(f"      {sanitize(plain_name(frame.name), max(20, console.width - 6))}", "bold" if index == place else ""), console)
     rest = len(change.frames) - start - FRAMES_SHOWN
     if rest > 0:
         _line(Text(f"      … {rest} more towards the root", "dim"), console)

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.text import Text
 
-from gotrace.profile.dump import LOSSES, Dump, GoroutineState
+from gotrace.profile.dump import LOSSES, RUNNING, Dump, GoroutineState
+from gotrace.profile.frames import plain_name
 from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
 from gotrace.vocabulary import FrameKind
@@ -19,7 +20,7 @@ _IDS_SHOWN = 8
 def dump_json(dump: Dump) -> str:
     """JSON text with a final newline; ASCII only."""
     goroutines = [{**asdict(one), "frames": [_frame(frame) for frame in one.frames]} for one in dump.goroutines]
-    whole = {"gotrace": dump.version, "target": asdict(dump.target), "goroutines": goroutines, "losses": dump.losses}
+    whole = {"gotrace": dump.version, "target": asdict(dump.target), "goroutines": goroutines, "losses": dump.losses, "notes": dump.notes}
     return json.dumps(whole, indent=1) + "\n"
 
 
@@ -35,6 +36,8 @@ def print_dump(dump: Dump, console: Console) -> None:
         f"{sanitize(target.comm, 40)} (pid {target.pid}) · {sanitize(target.go_version, 30)} · "
         f"{count:,} goroutine{'' if count == 1 else 's'}", "bold cyan",
     ))
+    for note in dump.notes:
+        console.print(Text(f"note: {sanitize(note)}", "yellow"), soft_wrap=True)
     groups: dict[tuple, list[GoroutineState]] = {}
     for one in dump.goroutines:
         key = (one.state, one.reason, one.frames, one.created_by, one.locked_to_thread, tuple(sorted(one.labels.items())))
@@ -64,9 +67,9 @@ def _print_group(members: list[GoroutineState], console: Console) -> None:
         labels = ", ".join(f"{sanitize(key, 60)}={sanitize(value, 60)}" for key, value in sorted(one.labels.items()))
         console.print(Text(f"    labels {labels}", "magenta"), soft_wrap=True)
     for frame in one.frames:
-        _print_frame(sanitize(frame.name), f"{sanitize(frame.file)}:{frame.line}" if frame.line else "", frame.kind, console)
+        _print_frame(sanitize(plain_name(frame.name)), f"{sanitize(frame.file)}:{frame.line}" if frame.line else "", frame.kind, console)
     if not one.frames:
-        console.print(Text("    it runs: its stack can't be read", "dim"))
+        console.print(Text("    it runs: its stack can't be read" if one.state == RUNNING else "    its stack can't be read", "dim"))
     if one.created_by:
         parents = {member.parent_id for member in members}
         by = f" in goroutine {parents.pop()}" if len(parents) == 1 and one.parent_id else ""

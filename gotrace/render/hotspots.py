@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from gotrace.profile.frames import is_program, place_of
+from gotrace.profile.frames import is_program, place_of, plain_name
 from gotrace.profile.types import Profile, StackStat
 from gotrace.render.text import format_share, sanitize
 
@@ -29,7 +29,7 @@ def print_hotspots(profile: Profile, console: Console) -> None:
         callers = [frame for frame in stack.frames if is_program(frame)] or list(stack.frames[place_of(stack.frames) :])
         for index, frame in enumerate(callers[:CALLERS]):
             line.append(" ← " if index else " in ", "not red dim")
-            line.append(sanitize(frame.name, 100), "not red" if index else "not red bold")
+            line.append(sanitize(plain_name(frame.name), 100), "not red" if index else "not red bold")
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
         for reason in spot.why.split("; "):
             console.print(Text(f"      {sanitize(reason, 300)}"), no_wrap=True, overflow="ellipsis", crop=True)

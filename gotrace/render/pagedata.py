@@ -7,7 +7,8 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``texts``
     Every string that came from the target, already made safe (`sanitize`) and cut to `NAME_LIMIT`.
 ``functions``
-    ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away).
+    ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away); ``raw``: by
+    function, the name as the binary has it, where that differs.
 ``frames``
     ``function``, ``file`` (text), ``line`` (0: not known), ``inlined`` (0 or 1).
 ``nodes``
@@ -22,7 +23,8 @@ The page data, column-oriented, every text, function, frame and common stack pre
 ``pauses``
     Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
 ``meta``
-    What `page_meta` makes: whose profile it is, its window, totals, filters, losses. ``runtime``: True where the runtime's
+    What `page_meta` makes: whose profile it is, its window, totals, filters, losses, what it went without (``missing``,
+    ``notes``) and what a cap on the cost gave up (``governor``), as lines of text. ``runtime``: True where the runtime's
     frames are to be shown from the start.
 
 A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
@@ -43,9 +45,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gotrace.profile.frames import plain_name
+from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
-from gotrace.render.text import sanitize
+from gotrace.render.text import TOLD_LIMIT, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 600
@@ -77,6 +81,7 @@ class _Interned:
 def page_data(profile: Profile) -> dict[str, Any]:
     """The page data of one profile, in the form that this module's docstring describes."""
     texts, functions, frames, nodes = _Interned(), _Interned(), _Interned(), _Interned()
+    raw: dict[int, str] = {}
     several = len(profile.targets) > 1
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
 
@@ -88,7 +93,10 @@ def page_data(profile: Profile) -> dict[str, Any]:
             if is_runtime(frame) or is_runtime_waker(frame)
             else _PLAIN
         )
-        function = functions((texts(frame.name), KINDS.index(kind), mark))
+        name = plain_name(frame.name)
+        function = functions((texts(name), KINDS.index(kind), mark))
+        if name != frame.name:
+            raw[function] = sanitize(frame.name, NAME_LIMIT)
         return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
 
     # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
@@ -142,7 +150,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
         "meta": page_meta(profile),
         "kinds": KINDS,
         "texts": [sanitize(text, NAME_LIMIT) for text in texts.index],
-        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2)},
+        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2), "raw": raw},
         "frames": {
             "function": frames.column(0),
             "file": frames.column(1),
@@ -171,7 +179,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
 
 
 def page_meta(profile: Profile) -> dict[str, Any]:
-    """Whose profile it is, its window, totals, filters, pauses and losses; made safe."""
+    """Whose profile it is, its window, totals, filters, pauses, losses and all else that is to be told; made safe."""
     return {
         "gotrace": sanitize(profile.version),
         "targets": [
@@ -209,4 +217,7 @@ def page_meta(profile: Profile) -> dict[str, Any]:
             for loss in Loss
             if profile.losses.get(loss)
         ],
+        "missing": [sanitize(missing_line(profile, missing), TOLD_LIMIT) for missing in profile.missing],
+        "notes": [sanitize(note, TOLD_LIMIT) for note in profile.notes],
+        "governor": governor_lines(profile),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from gotrace.profile.types import Target
-from gotrace.render.text import format_duration, sanitize
+from gotrace.render.text import TOLD_LIMIT, format_duration, sanitize
 
 
 class Ticker:
@@ -29,8 +31,8 @@ class Ticker:
     def __enter__(self) -> Ticker:
         return self
 
-    def started(self) -> None:
-        """Says what is traced, for how long and how to stop; the probes are live."""
+    def started(self, told: Sequence[str] = ()) -> None:
+        """Says what is traced, for how long and how to stop; the probes are live. `told`: lines on what the trace goes without."""
         if self._quiet:
             return
         who = ", ".join(f"{t.pid} ({sanitize(t.comm)}, {sanitize(t.go_version)})" for t in self._targets[:4])
@@ -44,6 +46,9 @@ class Ticker:
                     f"  {sanitize(target.exe)}: {sanitize(target.go_version)} by {target.go_version_source}, "
                     f"{'stripped' if target.stripped else 'with symbols'}{', PIE' if target.pie else ''}{', cgo' if target.cgo else ''}"
                 ), soft_wrap=True)
+        for line in told:
+            style = "bold yellow" if line.startswith("MISSING") else "yellow"
+            self._console.print(Text(f"  {sanitize(line, TOLD_LIMIT)}", style), soft_wrap=True)
         if self.shows_updates:
             self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False)
             self._live.__enter__()

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gotrace.profile.frames import folded_frames, is_background, is_program, place_of
+from gotrace.profile.frames import folded_frames, is_background, is_program, place_of, plain_name
 from gotrace.profile.groups import Group, grouped
+from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, nothing_line, told
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
-from gotrace.render.text import format_duration, format_share, sanitize
+from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss, Mode
 
 _NAMES_SHOWN = 2
@@ -29,8 +30,6 @@ _ROOMY = 100
 _BAR = 16
 _LATE = 0.1
 """Share of a place's sleeps from which on their timers count as late: a kernel on its own takes some 60 us to wake a thread."""
-_HELD = 1.5
-"""Times the cap: more than what it costs until the governor acts."""
 
 _ANOMALIES = (Loss.START_WHILE_STOPPED, Loss.END_WHILE_RUNNING)
 _FRAME_STYLE = {
@@ -51,7 +50,7 @@ def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bo
     total = profile.total()
     _print_header(profile, total, console)
     if not total.count:
-        console.print(Text("No goroutine was off the CPU in this window.", "yellow"))
+        console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
     else:
         states = {state.value: distribution for state, distribution in profile.by_state().items()}
         if len(states) > 1:
@@ -78,9 +77,12 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         line.append(f" (pid {target.pid}) · {sanitize(target.go_version, 30)} · ")
         line.append(f"{format_duration(profile.window.duration_ns)} window · mode {sanitize(profile.window.mode, 20)}")
         console.print(line)
+    print_told(profile, console)
     line = Text()
     line.append(format_duration(total.total_ns), "bold")
-    line.append(f" off the CPU in {_counted(profile.intervals, 'interval')} of {_counted(profile.goroutines, 'goroutine')}")
+    line.append(f" off the CPU in {_counted(profile.intervals, 'interval')}")
+    if profile.complete:  # how many there were is known at the end only
+        line.append(f" of {_counted(profile.goroutines, 'goroutine')}")
     console.print(line)
     if profile.running_ns is not None:
         rest = max(0, profile.cpu_ns - profile.running_ns)
@@ -107,8 +109,14 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         filters = ", ".join(sanitize(text, 80) for text in profile.filters)
         console.print(Text(f"Only a part is shown: {filters}", "yellow"))
     if not profile.complete:
-        console.print(Text("INCOMPLETE: the trace was cut short; figures are those of the last commit.", "bold red"))
+        console.print(Text(f"INCOMPLETE: {INCOMPLETE}.", "bold red"))
     console.print()
+
+
+def print_told(profile: Profile, console: Console) -> None:
+    """The stages that the trace went without, and its notes; nothing where there are none."""
+    for line in told(profile):
+        console.print(Text(sanitize(line, TOLD_LIMIT), "bold yellow" if line.startswith("MISSING") else "yellow"), soft_wrap=True)
 
 
 def _print_pauses(profile: Profile, total: Distribution, console: Console) -> None:
@@ -247,7 +255,7 @@ def _frame_lines(stack: StackStat, width: int, runtime: bool) -> Iterable[Text]:
             where = f"{sanitize(frame.file.rsplit('/', 1)[-1], 30)}:{frame.line}"
         room = width - 6 - (len(where) + 2 if where else 0)
         line = Text("      ")
-        line.append(sanitize(frame.name, max(20, room)), "bold" if index == place else _FRAME_STYLE.get(frame.kind, ""))
+        line.append(sanitize(plain_name(frame.name), max(20, room)), "bold" if index == place else _FRAME_STYLE.get(frame.kind, ""))
         if where:
             line.append(f"  {where}", "green")
         yield line
@@ -291,35 +299,8 @@ def _print_overhead(profile: Profile, console: Console) -> None:
 
 def print_governor(profile: Profile, console: Console) -> None:
     """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
-    report = profile.governor
-    if report is None or not report.acted and report.share <= report.max_overhead:
-        return
-    window = profile.window.duration_ns
-    console.print(Text(
-        f"governor: tracing cost {100 * report.share:.2g} % of the CPU time that the target used for itself, or of one CPU (cap "
-        f"{100 * report.max_overhead:g} %, {_counted(len(report.steps), 'change')} of what is traced)", "yellow",
-    ))
-    margin = profile.margin_ns
-    within = f": all totals together are within {format_duration(margin)} of the truth (95 %)" if margin else ""
-    for lasted, what in (
-        (report.wakers_off_ns, "no wakers; the time in which a goroutine was runnable is part of its wait"),
-        (report.kernel_off_ns, "no system calls and waits for a CPU; how long goroutines ran is not known"),
-        (report.sampled_ns, f"short intervals sampled{within}"),
-        (report.lean_ns, "where waits began was inferred, as in mode lean"),
-        (report.looked_ns, "without probes: goroutines were looked at from without, as in mode sample, and the figures are estimates"),
-        (report.paused_ns, f"without probes, between {report.windows:,} windows; longer waits are counted once for each of them"),
-    ):
-        if lasted:
-            console.print(Text(f"  {format_share(lasted, window)} of the window: {what}", "yellow"))
-    if report.share > _HELD * report.max_overhead:
-        console.print(Text(
-            "  the cap was not held: the governor acts on what it has seen cost, and in a longer trace that weighs less", "bold red",
-        ))
-    if report.unlooked_windows:
-        console.print(Text(
-            f"  at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "
-            "all of such a window lack it", "yellow",
-        ))
+    for number, line in enumerate(governor_lines(profile)):
+        console.print(Text(f"{'  ' if number else ''}{line}", "bold red" if line == NOT_HELD else "yellow"))
 
 
 def _counted(count: int, noun: str) -> str:

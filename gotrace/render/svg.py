@@ -6,12 +6,15 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from textwrap import wrap
 
+from gotrace.profile.frames import plain_name
+from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile
 from gotrace.render.colours import MEANING, PROCESS, STATE, frame_colours
 from gotrace.render.frames import folded_frames, is_background, reason_label
 from gotrace.render.merge import Tree
-from gotrace.render.text import format_duration, format_share, sanitize
+from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 from gotrace.vocabulary import CONTINUED, LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 400
@@ -145,7 +148,7 @@ class _Looks:
         """Label, the same escaped, fill and ink."""
         look = self._known.get(key)
         if look is None:
-            label = sanitize(key[0], NAME_LIMIT)
+            label = sanitize(plain_name(key[0]), NAME_LIMIT)
             look = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
         return look
 
@@ -163,7 +166,9 @@ def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
     drawn = f"{width - 0.3:.2f}" if width >= 3 else f"{0.9 * width:.3f}"
     words = _fit(label, width, key[1])
     text = _text(x + 3, y + 12, words, ink) if words else ""
-    return f'<g>{title}<rect x="{x:.2f}" y="{y}" width="{drawn}" height="{ROW - 1}" fill="{fill}"/>{text}</g>'
+    plain = plain_name(key[0]) == key[0]
+    raw = "" if plain else f' data-raw="{_safe(sanitize(key[0], NAME_LIMIT))}"'  # the search matches it as well
+    return f'<g{raw}>{title}<rect x="{x:.2f}" y="{y}" width="{drawn}" height="{ROW - 1}" fill="{fill}"/>{text}</g>'
 
 
 def _fit(label: str, width: float, kind: str) -> str:
@@ -209,6 +214,8 @@ def _legend(tree: Tree[Key], y: int) -> Iterator[str]:
 
 # ---- what is told ---------------------------------------------------------------------------------------------------
 
+_ROOM = int(_INNER / _LETTER)
+"""Letters of a line."""
 _ALARM, _QUIET = "#b00020", "#5a6672"
 
 
@@ -223,7 +230,7 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
     versions = sorted({sanitize(target.go_version, 40) for target in profile.targets})
     facts = [
         sanitize(window.start, 40), f"{format_duration(window.duration_ns)} window", *versions,
-        f"{format_duration(total.total_ns)} off-CPU", f"{profile.goroutines:,} goroutines",
+        f"{format_duration(total.total_ns)} off-CPU", *([f"{profile.goroutines:,} goroutines"] if profile.complete else []),
         f"{profile.intervals:,} intervals",
     ]  # fmt: skip
     if profile.probed_ns < window.duration_ns:
@@ -232,7 +239,10 @@ def _head(profile: Profile) -> Iterator[tuple[str, str]]:
     for part in profile.filters:
         yield f"Only a part was recorded: {sanitize(part, 130)}", _ALARM
     if not profile.complete:
-        yield "INCOMPLETE: the trace was cut short; figures are those of the last commit.", _ALARM
+        yield f"INCOMPLETE: {INCOMPLETE}.", _ALARM
+    for line in [*told(profile), *governor_lines(profile)]:
+        for row in wrap(sanitize(line, TOLD_LIMIT), _ROOM, max_lines=5, placeholder=" …"):
+            yield row, _ALARM
     for loss in Loss:
         if profile.losses.get(loss):
             yield sanitize(f"LOSS {profile.losses[loss]:,} {loss.value}: {LOSS_TEXT[loss]}", 162), _ALARM

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from gotrace.units import format_duration, format_share
 
-__all__ = ("NAME_LIMIT", "format_duration", "format_share", "sanitize")
+__all__ = ("NAME_LIMIT", "TOLD_LIMIT", "format_duration", "format_share", "sanitize")
 
 NAME_LIMIT = 160
 """Characters of a symbol, path or process name that reach a terminal."""
+TOLD_LIMIT = 600
+"""Characters of a line on what a trace went without."""
 
 
 def sanitize(text: str, limit: int = NAME_LIMIT) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-from gotrace.profile.frames import folded_frames, is_background, is_program, without_waker
+from gotrace.profile.frames import folded_frames, is_background, is_program, plain_name, without_waker
+from gotrace.profile.told import nothing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import reason_label
-from gotrace.render.text import format_duration, format_share, sanitize
+from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 from gotrace.vocabulary import FrameKind
 
 LEAST_SHARE = 0.01
@@ -52,6 +53,8 @@ def print_tree(profile: Profile, console: Console, branches: int = 10, runtime: 
     with its own goroutines opened. Files and sockets are left out of the names, wakers of the stacks."""
     root = _grow(profile, runtime)
     console.print(Text.assemble(("Off the CPU: ", "bold"), format_duration(root.total_ns), ("  hottest path: ", "dim"), (_MARK.strip(), "red")))
+    if not profile.stacks:
+        console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
     if root.total_ns:
         _Printer(console, root.total_ns, branches).fork(root, "", True, 0)
 
@@ -126,10 +129,10 @@ class _Printer:
         line.append(_MARK if hot else " " * len(_MARK), "red not dim")
         where = f"  {sanitize(frame.file.rsplit('/', 1)[-1], 30)}:{frame.line}" if node.one_line and is_program(frame) else ""
         room = self.console.width - line.cell_len
-        if room - len(where) < min(30, len(frame.name)):
+        if room - len(where) < min(30, len(plain_name(frame.name))):
             where = ""
         style = _STYLE.get(frame.kind, "bold" if is_program(frame) else "")
-        line.append(sanitize(frame.name, max(8, room - len(where))), f"not dim {style}".strip())
+        line.append(sanitize(plain_name(frame.name), max(8, room - len(where))), f"not dim {style}".strip())
         line.append(where, "not dim green")
         self._line(line)
 

@@ -231,7 +231,9 @@ def write_rows(path: Path, content: dict[str, list]) -> None:
                 if table == "meta" and len(cells) == 2:
                     cells[1] = json.dumps(row[1])
                 with suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
-                    db.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(cells))})", cells)
+                    # Rows of an older version have fewer columns.
+                    columns = [column for _, column, *_ in db.execute(f"PRAGMA table_info({table})")][: len(cells)]
+                    db.execute(f"INSERT INTO {table}({','.join(columns)}) VALUES ({','.join('?' * len(cells))})", cells)
 
 
 def _report(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,12 +129,19 @@ def test_a_program_that_the_loader_was_told_to_run(tmp_path: Path, variant: str)
         assert "main.sleeper" in gotrace("dump", process.pid).stdout
 
 
-@pytest.mark.parametrize("wrapper", [("sh", "-c", "{}; true"), ("timeout", "60", "{}"), ("sh", "-c", "timeout 60 {}; true")])
+WRAPPERS = [
+    ("sh", "-c", "{}; true"), ("timeout", "60", "{}"), ("sh", "-c", "timeout 60 {}; true"), ("strace", "-f", "-o", "/dev/null", "{}"),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapper_names_its_child(wrapper: tuple[str, ...]) -> None:
+    if shutil.which(wrapper[0]) is None:
+        unavailable(f"needs {wrapper[0]} (remedy: sudo ./scripts/test)")
     binary = build_text("sleeper", "sleeper", SLEEPER, "1.27.3", "stripped")
     with running(*(word.format(binary) for word in wrapper), start_new_session=True) as process:
         try:
-            for verb in (("attach",), ("dump",), ("attach", "--mode", "sample")):
+            for verb in (("attach",), ("dump",), ("attach", "--mode", "sample"), ("probes",)):
                 done = gotrace(*verb, process.pid)
                 assert done.returncode == 3
                 assert "is not a Go program; its child" in done.stderr and "(sleeper) is" in done.stderr
@@ -142,6 +150,36 @@ def test_a_wrapper_names_its_child(wrapper: tuple[str, ...]) -> None:
                 assert f"gotrace {verb[0]} {child}" in done.stderr
         finally:
             os.killpg(process.pid, 9)
+
+
+def test_what_replaces_itself_is_no_wrapper() -> None:
+    binary = build_text("sleeper", "sleeper", SLEEPER, "1.27.3", "stripped")
+    with running("env", "-u", "HOME", binary) as process:
+        assert "main.sleeper" in gotrace("dump", process.pid).stdout
+
+
+SLOW = SLEEPER.replace(
+    'import "time"',
+    """/*
+#include <stdlib.h>
+#include <unistd.h>
+static void __attribute__((constructor)) slow(void) { if (getenv("SLOW")) usleep(1000 * atoi(getenv("SLOW"))); }
+*/
+import "C"
+import "time\"""",
+)
+
+
+def test_a_program_whose_constructors_run(tmp_path: Path) -> None:
+    binary = build_text("slow", "slow", SLOW, "1.27.3", "cgo")
+    with running(binary, env=os.environ | {"SLOW": "60000"}) as process:
+        for verb in (("attach",), ("dump",), ("attach", "--mode", "sample"), ("probes",)):
+            done = gotrace(*verb, process.pid)
+            assert done.returncode == 3
+            assert "has not started its Go runtime yet" in done.stderr and "hint: try again when it has started" in done.stderr
+    with running(binary, env=os.environ | {"SLOW": "1000"}) as process:
+        done = gotrace("dump", process.pid)
+        assert done.returncode == 0 and "main.sleeper" in done.stdout or "runtime.main" in done.stdout, done.stderr
 
 
 def test_a_memory_cgroup_at_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_json_keys_are_the_contract() -> None:
         "stacks",
         "filters",
         "complete",
+        "missing",
+        "notes",
     ]
     assert list(result["target"]) == [
         "pid",

@@ -11,12 +11,12 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
-from profiles import GOEXIT, GOPARK, HOSTILE, MS, S, go, profile, runtime, shop_profile, stat
+from profiles import GOEXIT, GOPARK, HOSTILE, MS, S, go, profile, runtime, shop_profile, stat, target
 
 from gotrace.errors import GotraceError
 from gotrace.export.perfetto import render_perfetto, require_timeline
 from gotrace.profile.filters import filter_profile
-from gotrace.profile.types import Frame, Pause, Profile, StackStat, TimelineInterval
+from gotrace.profile.types import Frame, GovernorReport, GovernorStep, Pause, Profile, StackStat, TimelineInterval
 from gotrace.vocabulary import READY, FrameKind, Loss, State
 
 
@@ -201,6 +201,68 @@ def test_what_is_open_at_the_end_is_not_made_up_from_losses() -> None:
     made = profile([waits])
     made.timeline = [TimelineInterval(5, 0, 3 * MS, waits)]
     assert len(read(made)["goroutine 5 main.consume"].slices) == 1
+
+
+GIVEN_UP = {"wakers_off_ns", "kernel_off_ns"}
+"""What the governor can give up without any interval being left out."""
+
+
+@pytest.mark.parametrize("stage", ["wakers_off_ns", "kernel_off_ns", "sampled_ns", "lean_ns", "looked_ns", "paused_ns"])
+def test_goroutines_that_waited_throughout_when_the_governor_has_acted(stage: str) -> None:
+    made = pipeline()
+    parked = stack_of(1, "accept", [10 * S], reason="IO wait", in_progress=1)
+    made.stacks.append(parked)
+    made.governor = GovernorReport(0.01, steps=(GovernorStep(S, 4242, "x", 0.1),), **{stage: 5 * S})
+    tracks = read(made)
+    about, = tracks["gotrace: window and losses"].slices
+    if stage in GIVEN_UP:
+        whole, = tracks["goroutine 1 main.accept"].slices
+        assert (whole.begin, whole.end, whole.notes["in_progress"]) == (0, 10 * S, 1)
+        assert len(tracks["goroutine 5 main.consume"].slices) == 3 and "NOT DRAWN" not in about.name
+    else:
+        assert "goroutine 1 main.accept" not in tracks and "NOT DRAWN: 2 waits that still went on" in about.name
+        assert any("the governor gave up" in str(note) for note in about.notes.values())
+
+
+def test_waits_of_threads_are_not_put_at_the_end_where_the_governor_cut_them_before() -> None:
+    made = pipeline()
+    made.stacks.append(stack_of(1, "read", [4 * S], State.SYSCALL, "read", in_progress=1))
+    tracks = read(made)
+    assert [part.begin for part in tracks["goroutine 1 main.read"].slices] == [6 * S]
+    made.governor = GovernorReport(0.01, steps=(GovernorStep(S, 4242, "x", 0.1),), kernel_off_ns=6 * S)
+    tracks = read(made)
+    assert "goroutine 1 main.read" not in tracks
+    about, = tracks["gotrace: window and losses"].slices
+    assert "NOT DRAWN: 1 wait that" in about.name and "system calls and waits for a CPU" in about.name
+
+
+def test_what_went_on_is_told_where_goroutines_were_not_kept_apart() -> None:
+    made = pipeline()
+    for stack in made.stacks:
+        stack.goid = None
+    about, = read(made)["gotrace: window and losses"].slices
+    assert "NOT DRAWN: 1 wait that" in about.name and "--per-goroutine" in about.name
+    assert "NOT DRAWN" not in read(pipeline())["gotrace: window and losses"].slices[0].name
+
+
+def test_each_process_has_a_mapping_and_the_kernel_another() -> None:
+    shared = go("main.consume", "/m.go", 7)  # as captures share frames
+    stacks = []
+    for pid in (4242, 4300):
+        asleep = [Frame("pipe_read", kind=FrameKind.KERNEL), Frame("read(fd 3 → pipe)", kind=FrameKind.SYSCALL), shared, GOEXIT]
+        stacks.append(stat(asleep, [MS], State.SYSCALL, "read", pid=pid))
+    made = profile(stacks, [target(), target(4300, "cart")])
+    made.timeline = [TimelineInterval(5, 0, MS, stack) for stack in stacks]
+    trace = pb.Trace.FromString(render_perfetto(made))
+    data = next(packet.interned_data for packet in trace.packet if packet.HasField("interned_data"))
+    paths = {entry.iid: entry.str.decode() for entry in data.mapping_paths}
+    mappings = {entry.iid: [paths[iid] for iid in entry.path_string_ids] for entry in data.mappings}
+    functions = {entry.iid: entry.str.decode() for entry in data.function_names}
+    where: dict[str, list[str]] = {}
+    for frame in data.frames:
+        where.setdefault(functions[frame.function_name_id], []).extend(mappings[frame.mapping_id])
+    assert where["main.consume"] == ["/srv/shop/bin/shop", "/srv/cart/bin/cart"]
+    assert where["pipe_read"] == ["[kernel]"] and len(mappings) == 3
 
 
 def test_processes_have_their_own_goroutines() -> None:

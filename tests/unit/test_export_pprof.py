@@ -6,6 +6,7 @@ import gzip
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def tool(tmp_path: Path) -> Tool:
 
 def raw_sums(raw: str) -> tuple[int, int]:
     """Sums of both values over the samples that ``-raw`` lists."""
-    body = raw.split("[dflt]\n", 1)[1].split("Locations\n")[0]
+    body = raw.split("delay/nanoseconds\n", 1)[1].split("Locations\n")[0]
     rows = [(int(count), int(delay)) for count, delay in re.findall(r"^ +(-?\d+) +(-?\d+): ", body, re.MULTILINE)]
     return sum(count for count, _ in rows), sum(delay for _, delay in rows)
 
@@ -121,15 +122,106 @@ def test_merges_with_gos_own_block_profile(tool: Tool, tmp_path: Path) -> None:
     merged = tmp_path / "merged.pb.gz"
     tool("-proto", f"-output={merged}", ours, block)
     contentions, delay = raw_sums(tool("-raw", merged))
-    # Go's own names no default.
-    raw = tool("-raw", block).replace("delay/nanoseconds\n", "delay/nanoseconds[dflt]\n")
-    their_contentions, their_delay = raw_sums(raw)
+    their_contentions, their_delay = raw_sums(tool("-raw", block))
     assert their_contentions >= 3
     assert (contentions, delay) == (their_contentions + 2, their_delay + 42 * MS)
     # One line for the operation that both call the leaf: the runtime's way on into the scheduler is hidden.
     lines = re.findall(r"^ +([\d.]+)ms.* runtime\.chanrecv1$", tool("-top", "-unit=ms", merged), re.MULTILINE)
     assert len(lines) == 1 and float(lines[0]) > 42
     assert "gopark" not in tool("-top", merged)
+
+
+def functions_of(raw: str) -> list[str]:
+    """The functions of the locations that ``-raw`` lists, in their order."""
+    return re.findall(r"^ +(?:\d+: 0x0 (?:M=\d+ )?)?(.+?) \S*:\d+:0 s=0$", raw.split("Locations\n")[1], re.MULTILINE)
+
+
+SYNC = Frame("sync.runtime_SemacquireMutex", "/go/src/runtime/sema.go", 77)
+RWSYNC = Frame("sync.runtime_SemacquireRWMutex", "/go/src/runtime/sema.go", 87)
+
+
+@pytest.mark.parametrize(("frames", "kept"), [
+    # Go up to 1.23, and from 1.24 on.
+    ([GOPARK, runtime("goparkunlock"), runtime("semacquire1"), SYNC, go("sync.(*Mutex).lockSlow"), go("sync.(*Mutex).Lock", inlined=True),
+      go("main.f"), GOEXIT], ["sync.(*Mutex).Lock", "main.f"]),
+    ([GOPARK, runtime("semacquire1"), go("internal/sync.runtime_SemacquireMutex"), go("internal/sync.(*Mutex).lockSlow"),
+      go("internal/sync.(*Mutex).Lock", inlined=True), go("sync.(*Mutex).Lock", inlined=True), go("main.f"), GOEXIT],
+     ["sync.(*Mutex).Lock", "main.f"]),
+    ([GOPARK, runtime("semacquire1"), RWSYNC, go("sync.(*RWMutex).Lock"), go("main.f"), GOEXIT], ["sync.(*RWMutex).Lock", "main.f"]),
+    ([GOPARK, go("sync.runtime_notifyListWait"), go("sync.(*Cond).Wait"), go("main.f"), GOEXIT], ["sync.(*Cond).Wait", "main.f"]),
+    ([GOPARK, runtime("chansend"), runtime("chansend1"), go("main.f"), GOEXIT], ["runtime.chansend1", "main.f"]),
+    ([GOPARK, runtime("selectgo"), go("main.f"), GOEXIT], ["runtime.selectgo", "main.f"]),
+    ([runtime("goyield"), runtime("semrelease1"), go("internal/sync.runtime_Semrelease"), go("internal/sync.(*Mutex).unlockSlow"),
+      go("internal/sync.(*Mutex).Unlock", inlined=True), go("sync.(*Mutex).Unlock", inlined=True), go("main.f"), GOEXIT],
+     ["sync.(*Mutex).Unlock", "main.f"]),
+    # The mutex is the map's own; its Range calls the program's function.
+    ([GOPARK, runtime("semacquire1"), go("internal/sync.runtime_SemacquireMutex"), go("internal/sync.(*Mutex).lockSlow"),
+      go("internal/sync.(*Mutex).Lock", inlined=True), go("internal/sync.(*HashTrieMap[...]).Swap"), go("sync.(*Map).Store"), GOEXIT],
+     ["internal/sync.(*HashTrieMap[...]).Swap", "sync.(*Map).Store"]),
+    ([GOPARK, runtime("chanrecv"), runtime("chanrecv1"), go("main.each"), go("internal/sync.(*HashTrieMap[...]).Range"), GOEXIT],
+     ["runtime.chanrecv1", "main.each", "internal/sync.(*HashTrieMap[...]).Range"]),
+    # What a thread slept for stays.
+    ([Frame("futex_wait", kind=FrameKind.KERNEL), Frame("futex", kind=FrameKind.SYSCALL), runtime("futex"), runtime("lock2"),
+      runtime("chansend"), runtime("chansend1"), go("main.f"), GOEXIT],
+     ["futex_wait", "futex (system call)", "runtime.chansend1", "main.f"]),
+    # Nothing else would be left.
+    ([GOPARK, GOEXIT], ["runtime.gopark", "runtime.goexit"]),
+    # The root is missing, and what is missing is said.
+    ([GOPARK, runtime("chanrecv"), runtime("chanrecv1"), Frame("[stack deeper than the walk]", kind=FrameKind.LOST)],
+     ["runtime.chanrecv1", "[stack deeper than the walk]"]),
+    # A program's own packages may be called like the library's.
+    ([go("example.org/internal/sync.(*Mutex).Lock"), go("example.org/sync.runtime_Semacquire"), GOEXIT],
+     ["example.org/internal/sync.(*Mutex).Lock", "example.org/sync.runtime_Semacquire"]),
+])  # fmt: skip
+def test_stacks_begin_and_end_as_gos_own_do(tool: Tool, frames: list[Frame], kept: list[str]) -> None:
+    assert functions_of(tool("-raw", profile([stat(frames, [MS], reason="x")]))) == kept
+
+
+def test_a_first_function_that_was_inlined_into_a_wrapper_stands_alone(tool: Tool) -> None:
+    # As captures have it in which the wrapper was left out and the mark was not.
+    made = profile([stat([GOPARK, runtime("chanrecv"), runtime("chanrecv1"), go("main.produce", "/f.go", 3, inlined=True), GOEXIT], [MS])])
+    assert "(inline)" not in tool("-traces", made)
+
+
+def test_the_duration_is_the_time_that_was_watched(tool: Tool) -> None:
+    made = shop_profile()
+    made.window = replace(made.window, attached_ns=2_500 * MS)
+    assert "Duration: 2.50s" in tool("-top", made)
+    made.window = replace(made.window, attached_ns=made.window.duration_ns * 3)  # a capture says what it likes
+    assert "Duration: 10s" in tool("-top", made)
+
+
+@pytest.mark.parametrize(("boundary", "frame", "syscall"), [
+    ("read(fd 7 → pipe)", "read (system call)", "read"),
+    ("clone(vfork)", "clone(vfork) (system call)", "clone"),
+    ("page fault", "page fault (kernel)", None),
+    ("stopped", "stopped (kernel)", None),
+    ("[kernel]", "[kernel]", None),
+])  # fmt: skip
+def test_no_frame_is_called_like_a_reason(tool: Tool, boundary: str, frame: str, syscall: str | None) -> None:
+    reason = boundary.partition("(")[0]
+    frames = [Frame("main.f", kind=FrameKind.WAKER), Frame(boundary, kind=FrameKind.SYSCALL), go("main.f"), GOEXIT]
+    made = profile([stat(frames, [MS], State.SYSCALL, reason)])
+    raw = tool("-raw", made)
+    assert functions_of(raw) == [frame, "main.f"]
+    found = re.search(r"\bsyscall:\[(.*?)\]", raw)
+    assert (found and found[1]) == syscall
+    # Both are there, and neither has the other's time: "read" is the root, what is under it another node.
+    rows = tool("-top", "-cum", "-unit=ms", "-nodefraction=0", "-tagroot=reason", "-tagleaf=waker", made)
+    flat = {name: value for value, name in re.findall(r"^ +(\d\S*) +\S+ +\S+ +\S+ +\S+  (.+)$", rows, re.MULTILINE)}
+    assert flat["by main.f"] == "1ms" and flat["main.f"] == "0" and flat[frame] == "0"
+
+
+def test_goroutines_are_numbers(tool: Tool) -> None:
+    stacks = []
+    for goid in (7, 24, 245, 2450):
+        stacks.append(stat([GOPARK, runtime("chanrecv1"), go(f"main.f{goid}"), GOEXIT], [goid * MS], reason="chan receive"))
+        stacks[-1].goid = goid
+    made = profile(stacks)
+    for focus, found in (("245", {"main.f245"}), ("240:250", {"main.f245"}), ("7:24", {"main.f7", "main.f24"})):
+        top = tool("-top", "-cum", "-nodefraction=0", f"-tagfocus=goroutine={focus}", made)
+        assert set(re.findall(r"main\.f\d+", top)) == found
+    assert re.search(r"245\S*$", tool("-top", "-nodefraction=0", "-tagroot=goroutine", made), re.MULTILINE)
 
 
 def test_inlined_calls_are_lines_of_one_location(tool: Tool) -> None:
@@ -146,9 +238,9 @@ def test_below_the_go_stack(tool: Tool) -> None:
     made = profile([stat(frames, [MS], State.SYSCALL, "read")])
     raw = tool("-raw", made)
     # The waker is a label: its functions did not wait.
-    assert "waker:[main.feed]" in raw and "main.feed" not in raw.split("Locations\n")[1]
+    assert "waker:[by main.feed]" in raw and "main.feed" not in raw.split("Locations\n")[1]
     assert "syscall:[read]" in raw and "peer:[pipe]" in raw
-    assert re.search(r"1: 0x0 M=2 anon_pipe_read", raw) and re.search(r"2: 0x0 M=2 read :0", raw)
+    assert re.search(r"1: 0x0 M=2 anon_pipe_read", raw) and re.search(r"2: 0x0 M=2 read \(system call\) :0", raw)
     assert re.search(r"2: 0x0/0x0/0x0 \[kernel\]", raw)
     assert re.search(r"100%  anon_pipe_read$", tool("-top", made), re.MULTILINE)
 

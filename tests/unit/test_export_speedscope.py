@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from profiles import GOEXIT, MS, go, hostile_profile, profile, shop_profile, sta
 from test_export_formats import any_profile
 
 from gotrace.export.speedscope import render_speedscope
-from gotrace.profile.types import Frame, Profile
+from gotrace.profile.types import Frame, GovernorReport, Missing, Profile
 from gotrace.vocabulary import FrameKind, Loss, State
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schemas" / "speedscope.json").read_text())
@@ -49,7 +50,7 @@ def test_golden(golden: Callable[[str, str], None]) -> None:
 
 def test_a_profile_per_state_with_the_states_total() -> None:
     made = shop_profile()
-    totals = {part["name"]: part["endValue"] for part in read(made)["profiles"]}
+    totals = {part["name"].partition(" · ")[0]: part["endValue"] for part in read(made)["profiles"]}
     assert totals == {state.value: distribution.total_ns for state, distribution in made.by_state().items()}
     assert {part["unit"] for part in read(made)["profiles"]} == {"nanoseconds"}
 
@@ -87,6 +88,36 @@ def test_losses_are_in_the_title() -> None:
     assert read(shop_profile(losses={Loss.RING_FULL: 1234}))["name"].endswith("LOSSES: 1,234 ring_full")
     assert "LOSSES" not in read(shop_profile())["name"]
     assert read(shop_profile(complete=False))["name"].endswith("INCOMPLETE")
+
+
+def test_what_to_know_stands_behind_each_profiles_name() -> None:
+    made = shop_profile()
+    assert {part["name"].partition(" · ")[2] for part in read(made)["profiles"]} == {"10.0 s"}
+    made = shop_profile(
+        losses={Loss.STACK_IN_TRANSIT: 8, Loss.RING_FULL: 1234}, filters=["stacks matching main", "state waiting"], complete=False,
+        missing=[Missing("wakers", "no room", "who woke", 1), Missing("wakers", "no room", "who woke", 2), Missing("pauses", "x", "y")],
+        notes=["the process is a copy"], governor=GovernorReport(0.01, wakers_off_ns=9_770 * MS, paused_ns=7_280 * MS),
+    )
+    made.window = replace(made.window, attached_ns=2_560 * MS)
+    for part in read(made)["profiles"]:
+        assert part["name"].split(" · ")[1:] == [
+            "10.0 s, probes 2.56 s", "INCOMPLETE", "LOSSES 1,234 ring_full, 8 stack_in_transit", "only stacks matching main",
+            "only state waiting", "MISSING wakers, pauses", "governor: no wakers 97.7 %, nothing watched 72.8 %",
+            "note: the process is a copy",
+        ]  # fmt: skip
+    made.window = replace(made.window, mode="sample", attached_ns=made.window.duration_ns)
+    assert " · 10.0 s · mode sample · " in read(made)["profiles"][0]["name"]
+
+
+def test_a_profile_of_nothing_says_what_it_is_of() -> None:
+    part, = read(profile([], filters=["stacks matching main"]))["profiles"]
+    assert part["name"] == "nothing recorded · 10.0 s · only stacks matching main"
+
+
+def test_names_stay_names_whatever_is_in_them() -> None:
+    made = shop_profile(filters=["stacks matching \x1b[2J" + "x" * 5000], notes=["\u202egnirts"])
+    for part in read(made)["profiles"]:
+        assert part["name"].isprintable() and len(part["name"]) < 600
 
 
 @pytest.mark.parametrize("make", [hostile_profile, lambda: profile([]), lambda: profile([], [])])

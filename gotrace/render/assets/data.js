@@ -96,6 +96,8 @@ const profile = (() => {
   }
 
   const nameOf = fn => fn < 0 ? 'all' : texts[functions.name[fn]] || '(no name)';
+  /** As the binary has it: with `%2e` for a dot in the import path's last element. */
+  const rawNameOf = fn => functions.raw?.[fn] ?? nameOf(fn);
   const kindOf = fn => fn < 0 ? 'process' : kinds[functions.kind[fn]];
   const functionOf = node => nodes.fn[node];
 
@@ -226,7 +228,7 @@ const profile = (() => {
     ? texts[frames.file[frame]] + (frames.line[frame] ? ':' + frames.line[frame] : '') : '';
 
   return Object.assign(self, {
-    load, nameOf, kindOf, functionOf, split, isRoot, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
+    load, nameOf, rawNameOf, kindOf, functionOf, split, isRoot, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
     place,
   });
 })();

@@ -11,19 +11,22 @@ const head = (() => {
       const { before, after } = meta.diff;
       for (const [name, side] of [['before', before], ['after', after]]) {
         const line = element('span', undefined, 'side');
-        line.append(element('b', `${name}: ${duration(side.total)}`), ` in ${counted(side.intervals, 'interval')} of `
-          + `${counted(side.goroutines, 'goroutine')} · ${duration(side.duration)} window from ${side.start} · `
+        line.append(element('b', `${name}: ${duration(side.total)}`), ` in ${counted(side.intervals, 'interval')}`
+          + `${ofGoroutines(side)} · ${duration(side.duration)} window from ${side.start} · `
           + side.targets.map(each => `${each.name} ${each.go}`).join(', '));
         facts.append(line);
       }
     } else {
-      facts.append(element('b', duration(meta.total)), ` off the CPU in ${counted(meta.intervals, 'interval')} of `
-        + `${counted(meta.goroutines, 'goroutine')} · ${duration(meta.duration)} window`);
+      facts.append(element('b', duration(meta.total)), ` off the CPU in ${counted(meta.intervals, 'interval')}`
+        + `${ofGoroutines(meta)} · ${duration(meta.duration)} window`);
       if (target) facts.append(` · ${target.go}`);
     }
     fillWarnings(profile.diff ? [['Before: ', meta.diff.before], ['After: ', meta.diff.after]] : [['', meta]]);
     fillDetails();
   }
+
+  /** How many there were is known at a trace's end only. */
+  const ofGoroutines = meta => meta.complete ? ` of ${counted(meta.goroutines, 'goroutine')}` : '';
 
   function fillWarnings(sides) {
     const warnings = $('warnings');
@@ -34,9 +37,12 @@ const head = (() => {
       warnings.hidden = false;
     };
     for (const [side, meta] of sides) {
-      if (!meta.complete) warn(`${side}Incomplete: `, 'the trace was cut short; figures are those of the last commit.');
+      if (!meta.complete) warn(`${side}Incomplete: `, 'the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing.');
+      for (const line of meta.missing || []) warn(`${side}Missing: `, line);
+      for (const line of meta.notes || []) warn(`${side}Note: `, line);
       for (const { name, count, text } of meta.losses) warn(`${side}${number(count)} ${name}: `, text);
       if (meta.attached < meta.duration) warn(`${side}Duty-cycled: `, `probes were attached for ${share(meta.attached, meta.duration)} of the window.`);
+      for (const [index, line] of (meta.governor || []).entries()) warn(side, (index ? 'governor: ' : '') + line);
       if (meta.filters.length) warn(`${side}Only a part was recorded: `, meta.filters.join(', '));
     }
   }

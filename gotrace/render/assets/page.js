@@ -56,7 +56,7 @@ const page = (() => {
       return;
     }
     const hit = new Uint8Array(profile.functions.name.length);
-    for (let fn = 0; fn < hit.length; fn++) hit[fn] = Number(regex.test(profile.nameOf(fn)));
+    for (let fn = 0; fn < hit.length; fn++) hit[fn] = Number(regex.test(profile.nameOf(fn)) || regex.test(profile.rawNameOf(fn)));
     // The search looks at names that the merged boundaries hide as well, and offers them.
     $('also').hidden = view.objects || ![...profile.objects].some(fn => hit[fn] && !regex.test(profile.nameOf(fn).split('(')[0]));
     const found = flame.trees.map(tree => tree.match(hit));

@@ -8,7 +8,7 @@
     const x = +rect.getAttribute('x'), y = +rect.getAttribute('y'), width = +rect.getAttribute('width');
     const folders = name.match(/^[^[(]*\//);
     return {
-      group, rect, text, name, fill, x, y, w: width >= 2.7 ? width + 0.3 : width / 0.9,
+      group, rect, text, name, raw: group.dataset.raw || name, fill, x, y, w: width >= 2.7 ? width + 0.3 : width / 0.9,
       about: title.textContent.replace('\n', '  '), folders: folders && /^[a-z]/i.test(name) ? folders[0].length : 0,
       ink: [1, 3, 5].some(at => parseInt(fill.slice(at, at + 2), 16) > 110) ? '#06101a' : '#ffffff',
     };
@@ -62,7 +62,7 @@
     }
     const hits = [];
     for (const frame of frames) {
-      const hit = Boolean(regex) && frame !== root && regex.test(frame.name);
+      const hit = Boolean(regex) && frame !== root && (regex.test(frame.name) || regex.test(frame.raw));
       if (hit) hits.push(frame);
       frame.rect.setAttribute('fill', hit ? HIT : frame.fill);
       if (frame.text) frame.text.setAttribute('fill', hit ? '#ffffff' : frame.ink);

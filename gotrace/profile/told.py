@@ -1,0 +1,73 @@
+"""What a reader has to know beside the figures, as lines of text: what a trace went without, and what a cap on the cost gave up.
+
+The lines hold names that come from the target: who prints them makes them safe.
+"""
+
+from __future__ import annotations
+
+from gotrace.profile.types import Missing, Profile
+from gotrace.units import format_duration, format_share
+
+INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing"
+_HELD = 1.5
+"""Times the cap: more than what it costs until the governor acts."""
+
+
+def missing_line(profile: Profile, missing: Missing) -> str:
+    """``system calls: WHY: LACKS``, with the process where there are several."""
+    which = f" of PID {missing.pid}" if missing.pid and len(profile.targets) > 1 else ""
+    return f"{missing.stage}{which}: " + ": ".join(part for part in (missing.why, missing.lacks) if part)
+
+
+def told(profile: Profile) -> list[str]:
+    """``MISSING STAGE: WHY: LACKS`` for each stage that the trace went without, then ``note: …``; each line once."""
+    lines = [f"MISSING {missing_line(profile, missing)}" for missing in profile.missing]
+    return list(dict.fromkeys([*lines, *(f"note: {note}" for note in profile.notes)]))
+
+
+def nothing_line(profile: Profile) -> str:
+    """Why there is no stack."""
+    if profile.selected is not None:
+        flags, count = profile.selected
+        return f"no stack matches {flags} ({count:,} stack{'' if count == 1 else 's'} in the capture)"
+    if profile.filters:
+        return f"Nothing that was recorded ({', '.join(profile.filters)}) was off the CPU in this window."
+    return "No goroutine was off the CPU in this window."
+
+
+def governor_lines(profile: Profile) -> list[str]:
+    """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
+    report = profile.governor
+    if report is None or not report.acted and report.share <= report.max_overhead:
+        return []
+    window = profile.window.duration_ns
+    changes = f"{len(report.steps):,} change" + ("" if len(report.steps) == 1 else "s")
+    lines = [
+        f"governor: tracing cost {100 * report.share:.2g} % of the CPU time that the target used for itself, or of one CPU (cap "
+        f"{100 * report.max_overhead:g} %, {changes} of what is traced)"
+    ]
+    margin = profile.margin_ns
+    within = f": all totals together are within {format_duration(margin)} of the truth (95 %)" if margin else ""
+    lines += [
+        f"{format_share(lasted, window)} of the window: {what}"
+        for lasted, what in (
+            (report.wakers_off_ns, "no wakers; the time in which a goroutine was runnable is part of its wait"),
+            (report.kernel_off_ns, "no system calls and waits for a CPU; how long goroutines ran is not known"),
+            (report.sampled_ns, f"short intervals sampled{within}"),
+            (report.lean_ns, "where waits began was inferred, as in mode lean"),
+            (report.looked_ns, "without probes: goroutines were looked at from without, as in mode sample, and the figures are estimates"),
+            (report.paused_ns, f"without probes, between {report.windows:,} windows; longer waits are counted once for each of them"),
+        )
+        if lasted
+    ]
+    if report.share > _HELD * report.max_overhead:
+        lines.append(NOT_HELD)
+    if report.unlooked_windows:
+        lines.append(
+            f"at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "
+            "all of such a window lack it"
+        )
+    return lines
+
+
+NOT_HELD = "the cap was not held: the governor acts on what it has seen cost, and in a longer trace that weighs less"

@@ -1,0 +1,131 @@
+"""Others open, lock and copy the capture while it is written: the trace goes on, and all its outputs are there."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from attach import Attached
+from gobuild import build
+from workload import Workload
+
+from gotrace.capture.reader import read_capture
+from gotrace.profile.types import Profile
+
+pytestmark = pytest.mark.bpf
+
+
+@pytest.fixture
+def churn():
+    with Workload(build("churn", "1.27.3", "stripped")) as workload:
+        yield workload
+
+
+def report(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gotrace", "report", str(path), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def wait_for_stacks(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            if db.execute("SELECT count(*) FROM stack").fetchone()[0]:
+                return
+        time.sleep(0.1)
+    raise AssertionError("nothing was committed")
+
+
+def copy_of(path: Path) -> Profile:
+    copy = path.with_name("copy.gotrace")
+    for old in path.parent.glob("copy.gotrace*"):
+        old.unlink()
+    shutil.copyfile(path, copy)
+    return read_capture(copy)
+
+
+@pytest.mark.parametrize("reader", ["idle", "within a transaction"])
+def test_readers_that_stay(churn: Workload, tmp_path: Path, reader: str) -> None:
+    capture, page, profile = (tmp_path / f"x{suffix}" for suffix in (".gotrace", ".html", ".pb.gz"))
+    with Attached(churn.pid, "-d", "0", "-o", capture, "-o", page, "-o", profile) as trace:
+        wait_for_stacks(capture)
+        with closing(sqlite3.connect(capture, isolation_level=None)) as db:
+            if reader != "idle":
+                db.execute("BEGIN")
+            assert db.execute("SELECT count(*) FROM stack").fetchone()[0]
+            out = trace.end()
+    assert "off the CPU in" in out and "Wrote" in trace.said
+    assert f"{capture.name}-wal stays until its readers close" in trace.said
+    assert page.stat().st_size > 1000 and profile.stat().st_size > 500
+    again = read_capture(capture)
+    assert again.complete and again.stacks
+
+
+def test_a_lock_in_the_midst(churn: Workload, tmp_path: Path) -> None:
+    """Held for several commits: the trace goes on, and what they lacked is in the later ones."""
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        wait_for_stacks(capture)
+        with closing(sqlite3.connect(capture, isolation_level=None)) as db:
+            db.execute("PRAGMA busy_timeout = 10000")
+            db.execute("BEGIN IMMEDIATE")
+            time.sleep(3)
+            assert trace.process.poll() is None
+            db.execute("ROLLBACK")
+        trace.end()
+    assert "database is locked; it is tried again" in trace.said
+    again = read_capture(capture)
+    assert again.complete and again.window.duration_ns > 3_000_000_000
+
+
+def test_a_lock_until_after_the_end(churn: Workload, tmp_path: Path) -> None:
+    """The capture is not whole: that is said, last, and everything else is there."""
+    capture, page = tmp_path / "x.gotrace", tmp_path / "x.html"
+    with Attached(churn.pid, "-d", "0", "-o", capture, "-o", page) as trace:
+        wait_for_stacks(capture)
+        with closing(sqlite3.connect(capture, isolation_level=None)) as db:
+            db.execute("PRAGMA busy_timeout = 10000")
+            db.execute("BEGIN IMMEDIATE")
+            trace.process.send_signal(2)
+            out, err = trace.process.communicate(timeout=60)
+            db.execute("ROLLBACK")
+    assert trace.process.returncode == 1 and "off the CPU in" in out
+    error, hint = err.splitlines()[-2:]
+    assert error.startswith(f"error: the capture {capture} can't be written: ") and hint.endswith(f"gotrace report {capture}"), err
+    assert f"Wrote {page}" in err and f"Wrote {capture}" not in err and page.stat().st_size > 1000
+    assert not read_capture(capture).complete
+
+
+def test_copies_of_the_one_file(churn: Workload, tmp_path: Path) -> None:
+    """At any moment: each is a capture, hardly older than a commit; nothing but the file is copied."""
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        wait_for_stacks(capture)
+        begin, last, copies = time.monotonic(), 0, 0
+        while time.monotonic() < begin + 5:
+            made = copy_of(capture)
+            assert made.window.duration_ns >= last and not made.complete and made.stacks
+            last, copies = made.window.duration_ns, copies + 1
+        said = report(tmp_path / "copy.gotrace").stdout
+        assert "INCOMPLETE" in said and "in progress then are missing" in said and "of 0 goroutines" not in said
+        # The copies went on with the trace: it commits every second, later where the machine is busy.
+        assert last > 2_000_000_000 and copies > 5
+        trace.end()
+    assert copy_of(capture).complete
+
+
+def test_the_one_file_after_a_kill(churn: Workload, tmp_path: Path) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
+        wait_for_stacks(capture)
+        trace.process.kill()
+        trace.process.wait()
+    whole, alone = read_capture(capture), copy_of(capture)
+    assert alone.stacks and not alone.complete and alone.window == whole.window
