@@ -53,7 +53,7 @@ def print_tree(profile: Profile, console: Console, branches: int = 10, runtime: 
     with its own goroutines opened. Files and sockets are left out of the names, wakers of the stacks."""
     root = _grow(profile, runtime)
     console.print(Text.assemble(("Off the CPU: ", "bold"), format_duration(root.total_ns), ("  hottest path: ", "dim"), (_MARK.strip(), "red")))
-    if not profile.stacks:
+    if not profile.stacks and profile.selected is not None:
         console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
     if root.total_ns:
         _Printer(console, root.total_ns, branches).fork(root, "", True, 0)

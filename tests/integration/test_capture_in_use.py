@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -129,3 +132,22 @@ def test_the_one_file_after_a_kill(churn: Workload, tmp_path: Path) -> None:
         trace.process.wait()
     whole, alone = read_capture(capture), copy_of(capture)
     assert alone.stacks and not alone.complete and alone.window == whole.window
+
+
+def test_what_is_to_be_known_is_told_from_the_start_and_kept(churn: Workload, tmp_path: Path) -> None:
+    """A process that is stopped from outside: a note as the trace starts, in the summary, the capture and another format."""
+    capture, profile = tmp_path / "x.gotrace", tmp_path / "x.pb.gz"
+    os.kill(churn.pid, signal.SIGSTOP)
+    try:
+        with Attached(churn.pid, "-d", "500ms", "--json", "-o", capture, "-o", profile) as trace:
+            assert "note: the process was stopped" in trace.process.stderr.readline()
+            summary = trace.wait_json()
+    finally:
+        os.kill(churn.pid, signal.SIGCONT)
+    again = read_capture(capture)
+    assert again.notes == summary["notes"] and any("was stopped" in note for note in again.notes)
+    halted = sum(stack.halted_ns for stack in again.stacks)
+    assert halted == sum(stack["halted_ns"] for stack in summary["stacks"]) > 0
+    assert b"note: the process was stopped" in gzip.decompress(profile.read_bytes())
+    said = report(capture).stdout.splitlines()
+    assert said[1].startswith("note: the process was stopped")
