@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from gotrace import __version__
-from gotrace.capture.writer import CaptureWriter
+from gotrace.capture.writer import CaptureLocked, CaptureWriter
 from gotrace.errors import GotraceError, Interrupted, Refused, UsageError
 from gotrace.export import format_of, render
 from gotrace.files import check_output, write
@@ -258,15 +258,18 @@ class Session:
             self.failure = self.failure or error
 
     def _commit(self, notice: Callable[[str], None] | None) -> None:
-        """What can't be written now is for the next commit: the trace goes on."""
+        """Where another holds the capture's lock the trace goes on, and what can't be written now is for the next commit. Where it can't be
+        written for another reason, as on a disk that is full, the trace ends normally."""
         try:
             if self.capture is not None:
                 self.capture.commit(self._profile(complete=False))
             self._uncommitted = ""
-        except GotraceError as error:
+        except CaptureLocked as error:
             if notice is not None and str(error) != self._uncommitted:
                 notice(f"{error}; it is tried again")
             self._uncommitted = str(error)
+        except GotraceError:  # told at the end, where it is tried once more
+            self._stop.set()
 
     def _follow(self, progress: Callable[[Progress], None] | None, notice: Callable[[str], None] | None) -> None:
         stats_fd = enable_stats() if any(process.program_fds() for process in self.processes) else None

@@ -146,7 +146,7 @@ class Tally:
         """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
         how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
         goids of rows that were added from memory."""
-        by_member: dict[int, set[tuple]] = {}
+        by_member: dict[tuple[int, int], set[tuple]] = {}  # with the goroutine, 0 where those are not kept apart
         goids: dict[tuple, set[int]] = {}
         for row in self._of_row:
             place = _place(row)
@@ -154,11 +154,10 @@ class Tally:
             found = unended.get(row, set())
             goids[place] = goids[place] | found if goids.get(place) else found
             if row.stack >= 0:
-                by_member.setdefault(member_hash(row), set()).add(place)
+                by_member.setdefault((member_hash(row), row.goid), set()).add(place)
         for member, goid in members:
-            for place in by_member.get(member, ()):
-                if place[-1] in (0, goid):
-                    goids[place].add(goid)
+            for place in (*by_member.get((member, 0), ()), *by_member.get((member, goid), ())):
+                goids[place].add(goid)
         counted: dict[int, set[int]] = {}
         for row, stack in self._of_row.items():
             of_row, known = goids[_place(row)], counted.get(id(stack))

@@ -39,6 +39,10 @@ _INTERVALS_KEPT = 500_000
 """Single intervals that wait for a commit: up to 200 MB."""
 
 
+class CaptureLocked(GotraceError):
+    """Another holds the capture's write lock: the same may succeed later."""
+
+
 class CaptureWriter:
     """An open capture. Stacks are identified by `StackStat.key`; putting one again replaces its figures. What is put is written by
     the next commit that succeeds.
@@ -267,7 +271,9 @@ class _Guard:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._identity.__exit__(kind, error, trace)
         if isinstance(error, sqlite3.Error):
-            raise GotraceError(
+            # "database is locked", "database table is locked" (sqlite.org: SQLITE_BUSY, SQLITE_LOCKED).
+            kind_of = CaptureLocked if "locked" in str(error) else GotraceError
+            raise kind_of(
                 f"the capture {self._path} can't be written: {error}",
                 f"what was committed stays readable: gotrace report {self._path}" if self._committed
                 else "free some space, or write elsewhere with -o",
