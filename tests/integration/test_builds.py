@@ -326,8 +326,7 @@ def test_a_profile_has_inlined_what_is_probed(version: str, mode: str, tmp_path:
 
     binary = profiled(version)
     # What else the compiler inlines depends on where the profile's samples fell.
-    inlined = GoBinary(Image(binary.read_bytes())).table.inlined_into("runtime.schedule")
-    assert "runtime.park_m" in {function.name for function in inlined}
+    assert GoBinary(Image(binary.read_bytes())).table.inlined_into("runtime.schedule")
     with Workload(binary) as workload:
         summary = trace(workload, tmp_path, "--mode", mode)
     found = by_reason(summary)
@@ -339,13 +338,20 @@ def test_a_profile_has_inlined_what_is_probed(version: str, mode: str, tmp_path:
     slept = sum(stack["count"] for stack in echoes if stack["reason"] == "sleep")
     assert abs(slept - sum(stack["count"] for stack in echoes if stack["reason"] == "chan receive")) < 0.1 * slept
     if mode == "exact":
-        assert abs(found["created"] - count(at(summary, "main.spawn", "time.Sleep"))) < 0.1 * found["created"]
+        assert abs(found["created"] - count(at(summary, "main.spawn", "time.Sleep", state="waiting"))) < 0.1 * found["created"]
         assert summary["losses"]["end_while_running"] == summary["losses"]["start_while_stopped"] == 0
 
 
 @pytest.mark.parametrize("probes", ["schedule", "gopark"])
 def test_sets_of_one_probe_are_refused_where_copies_are_inlined(probes: str) -> None:
-    refused = gotrace("probes", "--probes", probes, profiled("1.27.3"))
+    from gotrace.gobin.binary import GoBinary
+    from gotrace.gobin.image import Image
+
+    binary = profiled("1.27.3")
+    refused = gotrace("probes", "--probes", probes, binary)
+    if not GoBinary(Image(binary.read_bytes())).table.inlined_into(f"runtime.{probes}"):
+        assert probes != "schedule" and refused.returncode == 0
+        return
     assert refused.returncode == 3
     assert f"runtime.{probes}" in refused.stderr and "inlined" in refused.stderr and "hint:" in refused.stderr
 
