@@ -141,7 +141,7 @@ def test_what_is_to_be_known_is_told_from_the_start_and_kept(churn: Workload, tm
     try:
         with Attached(churn.pid, "-d", "500ms", "--json", "-o", capture, "-o", profile) as trace:
             assert "note: the process was stopped" in trace.process.stderr.readline()
-            summary = trace.wait_json()
+            summary = trace.result_json()
     finally:
         os.kill(churn.pid, signal.SIGCONT)
     again = read_capture(capture)
