@@ -45,8 +45,8 @@ EXPECTED: dict[str, tuple[str, frozenset[str]]] = {
     "raw read": ("syscall", frozenset(("read",))),
     "c sleep": ("syscall", frozenset(("clock_nanosleep",))),
     "c poll": ("syscall", frozenset(("poll",))),
-    "vfork": ("syscall", frozenset(("vfork",))),
-    "exec": ("syscall", frozenset(("vfork",))),
+    "vfork": ("syscall", frozenset(("vfork", "clone"))),
+    "exec": ("syscall", frozenset(("clone", "clone3"))),
     "fault": ("syscall", frozenset(("page fault",))),
     "child": ("syscall", frozenset(("waitid", "wait4"))),
 }
@@ -219,7 +219,7 @@ def compare(run: Run) -> Found:
         problems += [(kind, f"goroutine {account['goid']} ({account['what']}): {text}") for kind, text in _between(account, traced, start, end)]
     for goid, intervals in run.intervals.items():
         # The runtime's own that are in system calls wait for a signal (os/signal.loop).
-        strange = [i for i in intervals if i.state == "syscall" and i.reason != "futex" and i.end - i.start >= LONG_NS]
+        strange = [i for i in intervals if i.state == "syscall" and i.reason not in ("futex", "stopped") and i.end - i.start >= LONG_NS]
         if goid not in known and strange:
             problems.append(("nobody", f"goroutine {goid}, which keeps no account: {described(strange, 0, duration)}"))
     totals = run.summary["totals"]

@@ -14,13 +14,6 @@ PARKS = "sleep,timer,chan receive,chan send,select,mutex,rwmutex,cond,waitgroup,
 CALLS = "read,c read,c sleep,sleep"
 
 
-@pytest.mark.parametrize(("version", "seed"), [(GO_VERSIONS[-1], 1), (GO_VERSIONS[-1], 2), (GO_VERSIONS[-1], 5), ("1.21.13", 3)])
-def test_a_mixture_of_waits_balances(tmp_path: Path, version: str, seed: int) -> None:
-    traced = run(build("mixture", version, "cgo"), seed, tmp_path / "mixture.gotrace")
-    found = compare(traced)
-    assert not found.wrong, (traced.ready, found.losses, *found.wrong)
-
-
 @pytest.mark.parametrize("only", [PARKS, CALLS], ids=["parks", "calls"])
 def test_waits_of_one_sort_balance(tmp_path: Path, only: str) -> None:
     traced = run(build("mixture", GO_VERSIONS[-1], "cgo"), 7, tmp_path / "mixture.gotrace", "exact", 2.0, "-only", only)
