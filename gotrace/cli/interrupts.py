@@ -55,9 +55,12 @@ def _watch(tid: int) -> None:
 
 
 def _pending() -> bool:
-    """Whether a signal that is to end us has not been seen by the main thread."""
-    with open("/proc/self/status", "rb", buffering=0) as file:
-        status = file.read(4096)
+    """Whether a signal that is to end us has not been seen by the main thread. False where that can't be asked: no descriptor is left."""
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            status = file.read(4096)
+    except OSError:
+        return False
     at = status.find(b"ShdPnd:")
     pending = int(status[at + 7 : status.index(b"\n", at)], 16) if at >= 0 else 0
     return bool(pending & _MASK)
