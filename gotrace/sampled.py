@@ -395,6 +395,7 @@ class SampledProcess:
         again = asleep(self.process.pid, self._thread(head.m))
         if again is None or (again.pc, again.sp) != (sleep.pc, sleep.sp):
             own = RawStack((sleep.pc,), exact=True, unreadable=True)  # it went on meanwhile: what was read is of another moment
+        self.losses[Loss.STACK_TORN] += self._open and own.unreadable
         self._estimator.arrive(index, key, head.goid, self._place(index, head, None, found, own), middle)
 
     def _take(self, index: int, snapshot: Snapshot, call: Asleep | None, middle: int) -> None:

@@ -127,12 +127,12 @@ def test_looks_from_without(kind: str, gotrace) -> None:
                 break
         end(workload)
     summary = json.loads(result.stdout)
-    [wait] = at(summary, function, state="syscall")
-    assert wait["reason"] == reason
+    waits = at(summary, function, state="syscall")
+    assert waits and {wait["reason"] for wait in waits} == {reason}
     # The runtime preempts who does not seem to come back, every 10 ms: a look may meet it there.
-    assert wait["count"] <= (3 if kind == "fault" else 1)
-    assert 0.8 * summary["window"]["duration_ns"] <= wait["total_ns"] <= summary["window"]["duration_ns"]
-    assert names(wait, "kernel")
+    assert count(waits) <= (5 if kind == "fault" else 1)
+    assert 0.7 * summary["window"]["duration_ns"] <= total_ns(waits) <= summary["window"]["duration_ns"]
+    assert any(names(wait, "kernel") for wait in waits)
     runs_no_more_than_it_can(summary)
     [found] = blocked
     assert (found["state"], found["reason"]) == ("syscall", reason)
