@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gotrace.backoff import Backoff
 from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, kernel_names, is_halted, stack_of_thread, thread_numbers
+from gotrace.errors import TargetGone
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
@@ -27,7 +28,6 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.promptness import Promptness
-from gotrace.errors import TargetGone
 from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
 from gotrace.vocabulary import Loss, Stat
 
