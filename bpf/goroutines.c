@@ -79,6 +79,20 @@ static __always_inline u64 ran_unseen(struct config *c, u64 now, struct thread *
 	return now > from ? now - from : 0;
 }
 
+/* A goroutine that no program has seen before is on a thread that got its CPU in the window for the first time, and was on that goroutine's
+ * stack then: until then it had none. */
+static __always_inline void note_unseen(struct goroutine *new, struct config *c, struct thread *t, u64 g)
+{
+	if (!THREADS || !t || !t->first_sp || t->in_ns <= c->window_start_ns)
+		return;
+	u64 lo = user_word(g + G_STACK_LO), hi = user_word(g + G_STACK_HI);
+	if (t->first_sp - lo >= hi - lo)
+		return;
+	new->unseen_ns = t->in_ns - c->window_start_ns;
+	new->unseen_goid = user_word(g + G_GOID);
+	new->off_ns = new->unseen_ns;
+}
+
 #define TICK_NS 20000000 /* the kernel accounts CPU time at least so often to a thread that goes on running (CONFIG_HZ 100: twice) */
 
 static __always_inline struct thread *current_thread(void)
@@ -107,6 +121,7 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 	/* Seen for the first time: it has been running since before the window, or since its thread came out of the kernel. */
 	struct goroutine new = {.start_ns = drain ? 0 : now, .kind = kind};
 	new.run_ns = ran_unseen(c, now, current_thread(), TICK_NS);
+	note_unseen(&new, c, current_thread(), g);
 	long inserted = !goroutines.insert(&g, &new);
 	known = goroutines.lookup(&g);
 	if (!known) {

@@ -58,8 +58,10 @@ struct pending {
 	u64 long_run_ns;
 	u64 margin_ns;
 	u64 carried_ns; /* how long this wait had lasted when it was interrupted, and is counted already */
+	u64 event_from, event_ns; /* of PART_MAIN, as the single interval that it is a part of */
 	u32 kind, reason, in_progress, syscall;
 	u32 last_part, tid;
+	u32 event_flags, unused;
 };
 
 #define PAGE 4096

@@ -226,10 +226,12 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 				raise(&value->long_run_max_ns, p->long_run_ns);
 			}
 		}
-		if (STREAM && duration >= STREAM_NS) {
+		u64 event_ns = may_continue && !part ? p->event_ns : duration;
+		if (STREAM && event_ns >= STREAM_NS) {
 			struct event *event = &s->event;
-			event->start_ns = at;
-			event->duration_ns = duration;
+			event->start_ns = may_continue && !part ? p->event_from : at;
+			event->duration_ns = event_ns;
+			event->flags = may_continue && !part ? p->event_flags : 0;
 			event->goid = p->goid;
 			event->waker_goid = p->waker_goid;
 			event->key = key;

@@ -73,6 +73,8 @@ struct goroutine {
 	u64 last_waker;
 	u64 last_object; /* likewise, in `objects` */
 	u64 last_fp;    /* where the first frame of its last wait was */
+	u64 unseen_ns;  /* how long its thread had no CPU when the window began, where nobody saw what it waited for; and its goid then */
+	u64 unseen_goid;
 	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
@@ -102,6 +104,7 @@ struct thread {
 	u64 halted_at_out;
 	u64 in_ns;    /* when it was last seen to get a CPU; 0: it has not been, so it has had one since before the window */
 	u64 base_ns;  /* its CPU time when the window began */
+	u64 first_sp; /* the user stack pointer where it was seen to get a CPU for the first time, if it has not left that since; else 0 */
 	u32 kind;
 	u32 syscall;
 	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */
@@ -121,6 +124,7 @@ struct thread {
 struct wait {
 	u64 ip, sp; /* the user registers */
 	u64 ns;     /* how long it has lasted in all */
+	u64 first_ns, part_ns, last_ns; /* when what is one interval of a timeline began, how much of it was the wait, and when its last piece ended */
 	u64 stack, kernel_stack, object;
 	u32 kind, syscall;
 	u32 flags;  /* WAIT_* */
@@ -226,5 +230,8 @@ struct event {
 	u64 waker_goid;
 	struct interval_key key;
 	u32 tid; /* the thread that the goroutine goes on with, as the kernel numbers it */
-	u32 unused;
+	u32 flags; /* EVENT_* */
 };
+
+#define EVENT_MAY_GO_ON 1 /* a wait in the kernel: a signal may have interrupted it */
+#define EVENT_GOES_ON 2   /* it takes the place of the event of the same goroutine that began at the same moment */

@@ -28,6 +28,19 @@ static __always_inline int user_registers(struct pt_regs *regs, u64 task)
 	return -1;
 }
 
+/* Where it had its stack then, 0 if that is not known. */
+static __always_inline u64 user_stack_pointer(u64 task)
+{
+	u64 top = kernel_word(task + K_TASK_STACK) + THREAD_SIZE;
+#pragma clang loop unroll(disable)
+	for (u32 padding = 0; padding <= 16; padding += 16) {
+		u64 tail[3] = {}; /* cs, flags, sp; behind them ss */
+		if (!bpf_probe_read_kernel(tail, sizeof(tail), (void *)(top - padding - 4 * 8)) && (u16)tail[0] == USER_CS)
+			return tail[2];
+	}
+	return 0;
+}
+
 static __always_inline int has_descriptor(u64 number)
 {
 	u64 mask = number < 64 ? FD_SYSCALLS_0 : number < 128 ? FD_SYSCALLS_1 : number < 192 ? FD_SYSCALLS_2 :
@@ -255,6 +268,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	}
 	if (!state) {
 		struct goroutine new = {.run_ns = ran_unseen(c, now, row, 0), .flags = GOROUTINE_UNSURE};
+		note_unseen(&new, c, row, g);
 		state = row_of(g, &new);
 		if (!state)
 			goto out;
@@ -403,6 +417,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 					t->out_ns = c->window_start_ns;
 			}
 			t->flags &= ~THREAD_QUEUED;
+			t->first_sp = t->in_ns || t->out_ns ? 0 : user_stack_pointer(task);
 			t->in_ns = now;
 			if (t->flags & THREAD_HALTED)
 				end_halt(c, t, now);
@@ -487,6 +502,21 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 			p->part_ns[PART_MAIN] = w->ns + main_ns; /* what was too short alone */
 		}
 	}
+	p->event_from = from;
+	p->event_ns = p->part_ns[PART_MAIN];
+	p->event_flags = 0;
+	if (STREAM && w) {
+		/* What a stop, or anything else that takes long, has parted is two intervals of a timeline. */
+		p->event_flags = EVENT_MAY_GO_ON;
+		if (continues && from - w->last_ns < SAME_WAIT_NS) {
+			p->event_flags = waited & WAIT_COUNTED ? EVENT_MAY_GO_ON | EVENT_GOES_ON : EVENT_MAY_GO_ON;
+			p->event_from = w->first_ns;
+			p->event_ns = w->part_ns + main_ns;
+		}
+		w->first_ns = p->event_from;
+		w->part_ns = p->event_ns;
+		w->last_ns = from + main_ns;
+	}
 	if (w) {
 		w->ns += main_ns;
 		w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this */
@@ -569,8 +599,12 @@ int on_waking(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	u64 thread = (u32)kernel_word(task + K_TASK_PID);
 	struct thread *t = threads.lookup(NARROW(thread));
-	if (!t || !t->out_ns || t->woken_ns)
+	if (!t || t->woken_ns)
 		return 0;
+	if (!t->out_ns) {
+		t->flags &= ~THREAD_QUEUED; /* it went to sleep after it was asked, before the window: it did not wait for a CPU */
+		return 0;
+	}
 	u64 now = bpf_ktime_get_ns();
 	if (now < c->window_start_ns)
 		return 0;

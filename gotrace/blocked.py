@@ -90,6 +90,10 @@ def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, r
         if found is None or found.sleep is None:
             yield RunnableThread(tid, goroutine.address, goroutine.goid)
             continue
+        # It may have parked before its thread went to sleep, which then does so for want of another.
+        now = reader.read([goroutine.address])
+        if not now or (now[0].goid, now[0].status, now[0].m) != (goroutine.goid, goroutine.status, goroutine.m) or now[0].outside_go:
+            continue
         sleep, number = found.sleep, found.number
         thing = open_files(pid, {sleep.first}).get(sleep.first) if number in FD_SYSCALLS else None
         yield BlockedThread(

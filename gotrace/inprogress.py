@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from gotrace.histogram import bucket_of
-from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey
+from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey, UnseenWait
 from gotrace.kernel.rows import stack_hash
 from gotrace.vocabulary import Part, StartKind
 
@@ -115,6 +115,13 @@ class CutOff:
             self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0, halted, carried)
             if carried and thread.before:
                 self.rows[key].in_progress -= 1  # so it was counted already
+
+    def add_unseen(self, wait: UnseenWait) -> None:
+        """A thread that was off its CPU as the window began, for nobody knows what."""
+        if self.only_goid in (0, wait.goid) and wait.duration_ns >= self.min_block_ns:
+            goid = wait.goid if self.per_goroutine else 0
+            key = RowKey(-1 - stack_hash(()), 0, 0, 0, goid, 0, StartKind.FAULT, Part.MAIN, 0)
+            self._count(key, NO_STACK, wait.goid, wait.duration_ns, 0, 0, 0)
 
     def _parts(self, goid: int, times: dict[Part, tuple[int, int]]) -> Iterator[tuple[Part, int]]:
         clipped = {

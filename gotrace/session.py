@@ -35,6 +35,7 @@ from gotrace.politeness import LATE_S as POLITE_LATE_S
 from gotrace.politeness import Politeness
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
+from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.told import told
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
 from gotrace.promptness import LATE_S
@@ -92,6 +93,7 @@ class Session:
     _politeness: Politeness = field(default_factory=Politeness)
     _wake: tuple[int, int] = (-1, -1)
     _intervals: list[SingleInterval] = field(default_factory=list)
+    _growing: GrowingWaits = field(default_factory=GrowingWaits)
     _intervals_dropped: int = 0
     _uncommitted: str = ""
 
@@ -343,9 +345,7 @@ class Session:
             if intervals:
                 self.capture.put_intervals(process.process.pid, intervals)
         if self.options.wants_timeline:
-            room = _TIMELINE_LIMIT - len(self._intervals)
-            self._intervals += intervals[:room]
-            self._intervals_dropped += max(0, len(intervals) - room)
+            self._put_on_timeline(process.process.pid, intervals)
         pauses = process.read_pauses()
         if self.capture is not None and pauses:
             self.capture.put_pauses(pauses)
@@ -425,6 +425,17 @@ class Session:
             missing=[missing for process in self.processes for missing in process.missing],
             notes=[note for process in self.processes for note in process.notes],
         )
+
+    def _put_on_timeline(self, pid: int, intervals: list[SingleInterval]) -> None:
+        for interval in intervals:
+            end = len(self._intervals)
+            at = self._growing.place(pid, interval, end)
+            if at < end:
+                self._intervals[at] = interval
+            elif end < _TIMELINE_LIMIT:
+                self._intervals.append(interval)
+            else:
+                self._intervals_dropped += 1
 
     def _samples(self) -> int:
         return min(process.samples for process in self.processes)

@@ -115,6 +115,7 @@ class TracedProcess:
     _creation_unseen: bool = False
     _threads_unseen: bool = False
     _cut_changed: list[StackStat] = field(default_factory=list)
+    _unplaced: list[KernelEvent] = field(default_factory=list)
     _finished: bool = False
     _closed: bool = False
 
@@ -247,14 +248,17 @@ class TracedProcess:
         return since_ns, noted, list(runnable.values())
 
     def _check_noted(self, since_ns: int, noted: list[BlockedThread], runnable: list[RunnableThread]) -> None:
-        """Takes back what was noted of threads that went on before the window opened. Those that did so afterwards the kernel side knows
-        better already."""
+        """Takes back what was noted of threads that went on before the window opened, and notes those that went to sleep after they
+        were asked. Those that did so in the window the kernel side knows better already."""
         pid, tables = self.process.pid, self.tracer.tables
+        asleep = set()
         for thread in noted:
             if still_blocked(pid, thread):
                 self._blocked_unread += thread.stack.unreadable
+                asleep.add(thread.tid)
             else:
                 tables.forget_blocked(thread.tid, since_ns)
+        self._note_latecomers(asleep)
         with contextlib.suppress(ProcessLookupError):
             running = {now.address for now in self.reader.read([thread.g for thread in runnable]) if now.status in (Status.RUNNING, Status.SYSCALL)}
             for thread in runnable:
@@ -265,6 +269,20 @@ class TracedProcess:
                 self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
             elif tables.is_halted_since(since_ns):
                 tables.forget_halt()
+
+    def _note_latecomers(self, known: set[int]) -> None:
+        """Notes threads other than `known` that sleep and have not been seen since the window, or the view of threads, opened."""
+        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+            return
+        pid, tables = self.process.pid, self.tracer.tables
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for thread in blocked_threads(pid, self.reader, self._kernel_symbols, self.tracer.sees_threads):
+                if isinstance(thread, RunnableThread) or thread.tid in known or not tables.add_blocked_late(thread, self._window_ns):
+                    continue
+                if still_blocked(pid, thread):
+                    self._blocked_unread += thread.stack.unreadable
+                else:
+                    tables.forget_blocked(thread.tid, self._window_ns)
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
@@ -281,20 +299,20 @@ class TracedProcess:
             if len(rows) < _ROWS_AT_ONCE or not limit_ns or time.monotonic_ns() > deadline:
                 break
         changed = list(found.values())
-        intervals = []
-        for event in self.tracer.read_events():
+        intervals, events = [], self._unplaced + self.tracer.read_events()
+        self._unplaced = []
+        for event in events:
             key = self._tally.key_of(event.key)
-            if key is None:
-                changed += self._take(self.tracer.tables.read_rows())
-                key = self._tally.key_of(event.key)
             if key is not None:
                 intervals.append(self._interval(event, key))
+            elif limit_ns:
+                self._unplaced.append(event)  # its row is among those that have yet to be read
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         return changed, intervals
 
     def _interval(self, event: KernelEvent, key: tuple) -> SingleInterval:
         start = max(0, event.start_ns - self.start_ns)
-        return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid, event.tid)
+        return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid, event.tid, event.may_go_on, event.goes_on)
 
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         changed = self._tally.take(rows)

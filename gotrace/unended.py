@@ -62,6 +62,8 @@ class Unended:
                     found = self._parked.read(chunk)
                     self._add_unseen(cut, found, known, self._things(found), creation_unseen)
         self._add_threads(cut, end_ns)
+        for wait in self._tables.read_unseen():
+            cut.add_unseen(wait)
         return self._resolved(cut)
 
     def _new(self, start_ns: int, end_ns: int) -> CutOff:

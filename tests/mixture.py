@@ -20,6 +20,7 @@ from attach import Attached
 from workload import Workload
 
 MS = 1_000_000
+SAME_WAIT_NS = MS // 2
 LONG_NS = 20 * MS
 """Shorter waits are not looked at one by one: in a computation's account they count all the same."""
 DELAYED_NS = 10 * MS
@@ -43,8 +44,9 @@ EXPECTED: dict[str, tuple[str, frozenset[str]]] = {
     "network": ("waiting", frozenset(("IO wait",))),
     "read": ("syscall", frozenset(("read",))),
     "raw read": ("syscall", frozenset(("read",))),
-    "c sleep": ("syscall", frozenset(("clock_nanosleep",))),
-    "c poll": ("syscall", frozenset(("poll",))),
+    # Interrupted before the window, the kernel goes on with it in another call.
+    "c sleep": ("syscall", frozenset(("clock_nanosleep", "restart_syscall"))),
+    "c poll": ("syscall", frozenset(("poll", "restart_syscall"))),
     "vfork": ("syscall", frozenset(("vfork", "clone"))),
     "exec": ("syscall", frozenset(("clone", "clone3"))),
     "fault": ("syscall", frozenset(("page fault",))),
@@ -52,8 +54,11 @@ EXPECTED: dict[str, tuple[str, frozenset[str]]] = {
 }
 """State and reasons of a kind of wait. The other kinds are no single wait: `compute`, `yield`, `collect`."""
 
+UNSEEN = "syscall", "unknown"
+"""Of a goroutine whose thread slept as the window opened, for what nobody saw."""
 HOLDING = frozenset(("fault", "raw read"))
 """Waits in which the runtime takes the goroutine for running."""
+ON_THREADS = frozenset(kind for kind, (state, _) in EXPECTED.items() if state == "syscall")
 RESTARTED = frozenset(("read", "raw read", "fault"))
 """Waits that the kernel itself goes on with after a signal's handler: one wait each. After other calls the program calls again."""
 
@@ -139,7 +144,9 @@ def single_intervals(capture: Path, summary: dict) -> dict[int, list[Interval]]:
         base.close()
     end = summary["window"]["duration_ns"]
     for number, (state, reason, goid, total_ns, in_progress) in words.items():
-        if in_progress and total_ns > ended[number]:
+        if (state, reason) == UNSEEN and not ended[number]:
+            found[goid or 0].append(Interval(0, total_ns, state, reason))
+        elif in_progress and total_ns > ended[number]:
             found[goid or 0].append(Interval(end - (total_ns - ended[number]), end, state, reason))
     # Of one wait that is in progress the parts follow each other: what it has become since ends now, the first part before that.
     for intervals in found.values():
@@ -164,10 +171,10 @@ def window_start(run: Run) -> int:
         begins = sorted(begin for kind, begin, *_ in account["phases"] if kind in ("sleep", "chan receive"))
         for interval in run.intervals.get(account["goid"], ()):
             if interval.state == "waiting" and interval.end - interval.start > 5 * MS:
-                first = rough - 200 * MS + interval.start
-                for begin in begins[bisect_left(begins, first):bisect_left(begins, first + 400 * MS)]:
+                first = rough - 20 * MS + interval.start
+                for begin in begins[bisect_left(begins, first):bisect_left(begins, first + 40 * MS)]:
                     candidate = begin - interval.start
-                    if abs(candidate - rough) < 200 * MS:
+                    if abs(candidate - rough) < 20 * MS:
                         votes[candidate // 200_000] += 1
                         values[candidate // 200_000].append(candidate)
     if not votes:
@@ -195,7 +202,7 @@ def compare(run: Run) -> Found:
         ]
         traced.sort(key=lambda i: i.end)
         reached = [i.end for i in traced]
-        off = wanted = 0
+        off = wanted = handlers = 0
         for kind, begin, wake, finish, cpu in account["phases"]:
             b, f = max(begin, start), min(finish, end)
             if f <= b:
@@ -211,10 +218,12 @@ def compare(run: Run) -> Found:
                     problems.append((kind, f"{who}: {own_ns / MS:.1f} ms without its CPU, gotrace has {theirs / MS:.1f}: {described(inside, b, f)}"))
             elif kind in EXPECTED:
                 off, wanted = off + sum(i.within(b, f) for i in inside), wanted + f - b
+                handlers += HANDLER_NS * len(inside)
                 if f - b >= LONG_NS:
                     found.waits += 1
                     problems += [(kind, f"{who}: {text}") for text in _wait(kind, inside, b, min(max(wake, b), f), f, run.stops)]
-        if abs(off - wanted) > duration // 100 + 2 * MS:
+        margin = duration // 100 + 2 * MS
+        if not -margin - handlers <= off - wanted <= margin:
             problems.append(("balance", f"goroutine {account['goid']} ({account['what']}): off the CPU {wanted / MS:.1f} ms by its own account, {off / MS:.1f} ms by gotrace's"))
         problems += [(kind, f"goroutine {account['goid']} ({account['what']}): {text}") for kind, text in _between(account, traced, start, end)]
     for goid, intervals in run.intervals.items():
@@ -249,7 +258,7 @@ def described(intervals: list[Interval], begin: int, end: int) -> str:
 def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, stops: list[tuple[int, int]]) -> list[str]:
     """What is wrong with one wait, from `begin` to `end`, that was answered at `wake`."""
     state, reasons = EXPECTED[kind]
-    main = [i for i in inside if i.state == state and i.reason in reasons]
+    main = [i for i in inside if i.state == state and i.reason in reasons or (i.state, i.reason) == UNSEEN and kind in ON_THREADS]
     after = [i for i in inside if i.state in SCHEDULER or (state == "waiting" and i.state == "netpoll")]
     stopped = [i for i in inside if i.reason == "stopped"]
     taken = {id(i) for i in (*main, *after, *stopped)}
@@ -263,10 +272,11 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     # What comes after the answer may be more than one call: the read of the new program's exec, the end of a child.
     if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest) > margin:
         out.append(f"not {state}: {'/'.join(sorted(reasons))} but {described(rest, begin, end)}")
-    late = sum(i.within(begin, wake) for i in after) - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
+    # Who has read a socket in vain may have lost its P to that call.
+    late = sum(i.within(begin, wake) for i in after if i.reason != "syscall exit") - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
     # Who keeps its P in the wait is preempted by a signal, goes to a queue, and then waits again, in another call or fault.
     preempted = sum(i.state == "preempted" for i in inside)
-    if late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
+    if wake < end and late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
         out.append(f"{late / MS:.1f} ms before it was answered are {described(after, begin, wake)}")
     in_stops = sum(max(0, min(b, end) - max(a, begin)) for a, b in stops)
     stopped_ns = sum(i.within(begin, end) for i in stopped)
@@ -274,7 +284,9 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
         out.append(f"stopped {stopped_ns / MS:.1f} ms where the process was for {in_stops / MS:.1f}")
     longest = max((i.within(begin, wake) for i in main), default=0)
     whole = wake - begin - in_stops
-    if kind in RESTARTED and len(main) > 2 + preempted and whole >= LONG_NS and not in_stops and longest < whole / 2:
+    # What is further apart than a signal's handler takes is parted in the timeline.
+    parted = sum(b.start - a.end > SAME_WAIT_NS for a, b in zip(main, main[1:]))
+    if kind in RESTARTED and len(main) - parted > 2 + preempted and whole >= LONG_NS and not in_stops and longest < whole / 2:
         out.append(f"one wait in {len(main)} pieces, the longest {longest / MS:.1f} ms")
     return out
 

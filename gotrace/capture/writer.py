@@ -18,6 +18,7 @@ from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.errors import GotraceError
 from gotrace.files import as_invoking_user, create
+from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 
 _FIGURES = (
@@ -59,6 +60,8 @@ class CaptureWriter:
         self._subwindow_ns: dict[int, int] = {}
         self._committed = False
         self._waiting = _Waiting()
+        self._growing = GrowingWaits()
+        self._intervals = 0
         self.dropped = 0
         create(path, force)
         try:
@@ -122,8 +125,10 @@ class CaptureWriter:
         long, are counted by `dropped`."""
         kept = self._waiting.intervals
         for interval in intervals:
-            if len(kept) < _INTERVALS_KEPT:
-                kept.append((pid, interval))
+            number = self._growing.place(pid, interval, self._intervals)
+            self._intervals += number == self._intervals
+            if number in kept or len(kept) < _INTERVALS_KEPT:
+                kept[number] = pid, interval
             else:
                 self.dropped += 1
 
@@ -180,10 +185,10 @@ class CaptureWriter:
         known = list(self._put_new(waiting.stacks.values()))
         self._db.executemany(_UPDATE, ((*_figures(stack), number) for stack, number in known))
         self._db.executemany(
-            "INSERT INTO interval VALUES (?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO interval(rowid, target, goid, start_ns, duration_ns, stack, waker_goid, tid) VALUES (?,?,?,?,?,?,?,?)",
             (
-                (self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid, i.tid)
-                for pid, i in waiting.intervals
+                (number, self._targets[pid], i.goid, i.start_ns, i.duration_ns, self._stacks[i.stack_key], i.waker_goid, i.tid)
+                for number, (pid, i) in waiting.intervals.items()
             ),
         )
         self._db.executemany(
@@ -240,7 +245,7 @@ class _Waiting:
 
     targets: list[Target] = field(default_factory=list)
     stacks: dict[tuple[object, ...], StackStat] = field(default_factory=dict)
-    intervals: list[tuple[int, SingleInterval]] = field(default_factory=list)
+    intervals: dict[int, tuple[int, SingleInterval]] = field(default_factory=dict)
     pauses: list[Pause] = field(default_factory=list)
 
 

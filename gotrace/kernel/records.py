@@ -98,7 +98,8 @@ class IntervalRow:
 
 @dataclass(frozen=True, slots=True)
 class KernelEvent:
-    """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread that the goroutine went on with."""
+    """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread that the goroutine went on with; `may_go_on`
+    and `goes_on` are those of `SingleInterval`."""
 
     start_ns: int
     duration_ns: int
@@ -106,6 +107,8 @@ class KernelEvent:
     waker_goid: int
     key: RowKey
     tid: int = 0
+    may_go_on: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,14 @@ class RunningTime:
     off_ns: int
     since_ns: int
     partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenWait:
+    """A goroutine was found on a thread that had no CPU for the first `duration_ns` of the window; what it waited for nobody saw."""
+
+    goid: int
+    duration_ns: int
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from gotrace.histogram import BUCKETS, bucket_of, bucket_range
 from gotrace.kernel.records import NO_STACK, IntervalRow, KernelEvent, KernelObject, RawStack, RowKey
 from gotrace.kernel.structs import (
+    EVENT_GOES_ON,
+    EVENT_MAY_GO_ON,
     MAX_FRAMES,
     STACK_EXACT,
     STACK_IN_PROLOGUE,
@@ -21,7 +23,7 @@ from gotrace.kernel.structs import (
     Stack,
 )
 
-_EVENT = struct.Struct("<8x4Q 5Q4I I4x")
+_EVENT = struct.Struct("<8x4Q 5Q4I II")
 """A record of the ring buffer: its header, then `struct event`."""
 _FIGURES = struct.Struct("<13Q")
 _HISTOGRAM = slice(IntervalValue.histogram.offset, IntervalValue.histogram.offset + 4 * BUCKETS)
@@ -30,7 +32,10 @@ _MASK = (1 << 64) - 1
 
 def parse_events(raw: bytes) -> list[KernelEvent]:
     """Records of the ring buffer, in a row, as `RingBuffer.take` returns them."""
-    return [KernelEvent(*words[:4], RowKey(*words[4:13]), words[13]) for words in _EVENT.iter_unpack(raw)]
+    return [
+        KernelEvent(*words[:4], RowKey(*words[4:13]), words[13], bool(words[14] & EVENT_MAY_GO_ON), bool(words[14] & EVENT_GOES_ON))
+        for words in _EVENT.iter_unpack(raw)
+    ]
 
 
 def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:

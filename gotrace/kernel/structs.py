@@ -11,6 +11,7 @@ MAX_FRAMES = 128
 PHASE_OFF, PHASE_TRACE = 0, 1
 STACK_TRUNCATED, STACK_UNREADABLE, STACK_IN_PROLOGUE, STACK_LEAF_CALLER = 1, 2, 4, 8
 GOROUTINE_BORN, GOROUTINE_UNSURE, GOROUTINE_ENDED = 1, 2, 4
+EVENT_MAY_GO_ON, EVENT_GOES_ON = 1, 2
 THREAD_BEFORE, THREAD_CONTINUES, THREAD_OUTSIDE, THREAD_BASE, THREAD_HALTED, THREAD_QUEUED = 1, 2, 4, 8, 16, 32
 WAIT_INTERRUPTIBLE, WAIT_INTERRUPTED, WAIT_COUNTED, WAIT_SHORT, WAIT_BEFORE = 1, 2, 4, 8, 16
 STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
@@ -68,6 +69,7 @@ class Goroutine(ct.Structure):
         "start_ns", "data_ns", "ready_ns", "waker", "waker_goid", "object", "arrival", "stopped_at_start", "stopped_at_data",
         "stopped_at_ready", "halted_at_start", "halted_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
         "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
+        "unseen_ns", "unseen_goid",
     ) + _halves("kind", "flags", "thread", "last_size")
 
 
@@ -76,14 +78,16 @@ class Thread(ct.Structure):
 
     _fields_ = _words(
         "out_ns", "woken_ns", "g", "goid", "stack", "kernel_stack", "object", "stopped_at_out", "stopped_at_woken",
-        "long_run_ns", "ran_ns", "halted_at_out", "in_ns", "base_ns",
+        "long_run_ns", "ran_ns", "halted_at_out", "in_ns", "base_ns", "first_sp",
     ) + _halves("kind", "syscall", "how", "throttled", "flags", "unused")
 
 
 class Wait(ct.Structure):
     """``struct wait``"""
 
-    _fields_ = _words("ip", "sp", "ns", "stack", "kernel_stack", "object") + _halves("kind", "syscall", "flags", "unused")
+    _fields_ = _words(
+        "ip", "sp", "ns", "first_ns", "part_ns", "last_ns", "stack", "kernel_stack", "object",
+    ) + _halves("kind", "syscall", "flags", "unused")
 
 
 class Stack(ct.Structure):
@@ -138,4 +142,4 @@ class MemberKey(ct.Structure):
 class Event(ct.Structure):
     """``struct event``"""
 
-    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey), *_halves("tid", "unused")]
+    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey), *_halves("tid", "flags")]

@@ -19,6 +19,7 @@ from gotrace.kernel.records import (
     OpenThread,
     RawStack,
     RunningTime,
+    UnseenWait,
     WorldPause,
 )
 from gotrace.kernel.rows import pack_object, pack_stack, parse_object, parse_row, parse_stack, stack_hash
@@ -54,6 +55,8 @@ from gotrace.kernel.structs import (
 )
 from gotrace.vocabulary import Loss, StartKind, Stat
 
+_UNSEEN_NS = 1_000_000
+"""Shorter waits that nobody saw begin are within what it takes to open a window."""
 _LOSSES = {
     Stat.GOROUTINE_TABLE_FULL: Loss.GOROUTINE_TABLE_FULL,
     Stat.STACK_TABLE_FULL: Loss.STACK_TABLE_FULL,
@@ -186,6 +189,11 @@ class Tables:
             for key, e in entries
         ]
 
+    def read_unseen(self) -> list[UnseenWait]:
+        """Of at least a millisecond."""
+        entries = (Goroutine.from_buffer_copy(raw) for _, raw in self._table("goroutines", ct.c_uint64, Goroutine))
+        return [UnseenWait(e.unseen_goid, e.unseen_ns) for e in entries if e.unseen_ns >= _UNSEEN_NS]
+
     def read_open_threads(self) -> list[OpenThread]:
         """The threads that are off their CPU with a goroutine."""
         entries = (Thread.from_buffer_copy(raw) for _, raw in self._table("threads", ct.c_uint32, Thread))
@@ -297,6 +305,22 @@ class Tables:
     def _put_thread(self, tid: int, entry: Thread) -> None:
         with contextlib.suppress(BpfError):
             write_element(self._maps["threads"], struct.pack("<I", tid), bytes(entry), only_new=True)
+
+    def add_blocked_late(self, thread: BlockedThread, start_ns: int) -> bool:
+        """`add_blocked` for a thread that was found after the window opened at `start_ns`, if the kernel side has seen nothing of it since: a
+        thread that had a CPU then has been seen to leave it. Returns whether it has noted that."""
+        key = struct.pack("<I", thread.tid)
+        try:
+            entry = Thread.from_buffer_copy(read_element(self._maps["threads"], key, ct.sizeof(Thread)))
+        except BpfError:
+            entry = None
+        if entry is not None:
+            if entry.out_ns or entry.in_ns or entry.flags & THREAD_OUTSIDE:
+                return False
+            # It may get a CPU right now: then the kernel side makes a row of its own, which is left as it is.
+            delete_element(self._maps["threads"], key)
+        self.add_blocked(thread, start_ns)
+        return True
 
     def add_thread_base(self, tid: int, cpu_ns: int, g: int = 0, goid: int = 0) -> None:
         """Makes known how much CPU time a thread had used when the window began, and the goroutine that it ran or was to run, 0 if none or

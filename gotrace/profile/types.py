@@ -168,7 +168,9 @@ class TimelineInterval:
 
 
 class SingleInterval(NamedTuple):
-    """One part of a single interval; `start_ns` is from the window's start, `stack_key` the `StackStat.key` of its stack."""
+    """One part of a single interval; `start_ns` is from the window's start, `stack_key` the `StackStat.key` of its stack. `may_go_on`: a
+    wait in the kernel, which a signal may have interrupted; `goes_on`: it takes the place of the goroutine's last one of these, which
+    began at the same moment."""
 
     goid: int
     start_ns: int
@@ -176,6 +178,8 @@ class SingleInterval(NamedTuple):
     stack_key: tuple[object, ...]
     waker_goid: int = 0
     tid: int = 0
+    may_go_on: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
