@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from gotrace import __version__
@@ -219,6 +219,9 @@ class Session:
             process.begin()
             if self.options.governed and isinstance(process, TracedProcess):
                 self._govern(process, notice)
+        # To open a window may have taken a while.
+        since_ns = time.monotonic_ns() - min(process.start_ns for process in self.processes)
+        self._wall_start = datetime.now(timezone.utc) - timedelta(microseconds=since_ns // 1000)
         opened = self._profile(complete=False)
         if self.capture is not None:  # killed from here on, it leaves a valid one
             self.capture.commit(opened)

@@ -276,7 +276,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     late = sum(i.within(begin, wake) for i in after if i.reason != "syscall exit") - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
     # Who keeps its P in the wait is preempted by a signal, goes to a queue, and then waits again, in another call or fault.
     preempted = sum(i.state == "preempted" for i in inside)
-    if wake < end and late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
+    if end - wake > MS // 10 and late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
         out.append(f"{late / MS:.1f} ms before it was answered are {described(after, begin, wake)}")
     in_stops = sum(max(0, min(b, end) - max(a, begin)) for a, b in stops)
     stopped_ns = sum(i.within(begin, end) for i in stopped)
