@@ -16,7 +16,7 @@ import pytest
 from conftest import unavailable
 from gobuild import build, build_text
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 SLEEPER = """package main
 

@@ -14,7 +14,7 @@ from gobuild import build
 from summaries import names
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 VERSIONS = ("1.21.13", "1.27.3")
 OUTSIDE = "[code outside the binary]"

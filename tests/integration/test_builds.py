@@ -14,7 +14,7 @@ from gobuild import CACHE, build_text, go_command, go_environment
 from summaries import at, count
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 both = pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
 

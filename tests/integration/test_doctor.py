@@ -21,7 +21,7 @@ from workload import Workload
 
 from gotrace.capture.reader import read_capture
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from attach import probes_of
 from gobuild import GO_VERSIONS, build
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 _HEAD = re.compile(r"goroutine (\d+) (?:gp=\S+ m=\S+ (?:mp=\S+ )?)?\[([^,\]]+)([^\]]*)\]")
 _PLACE = re.compile(r"\t(?:.*/)?([^/]+):(\d+)")

@@ -35,7 +35,7 @@ from gotrace.session import Session
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import Loss, Stage, State
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 GO = "1.27.3"
 

@@ -11,7 +11,7 @@ from gobuild import CACHE, build_text, go_command, go_environment
 from summaries import at
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 COPY = """
 #include <signal.h>

@@ -19,7 +19,7 @@ from conftest import unavailable
 from gobuild import build_text
 from summaries import at, count
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 DAEMON = ("setpriv", "--reuid=1", "--regid=1", "--clear-groups")
 SLEEPER = """package main

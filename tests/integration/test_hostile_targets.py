@@ -25,7 +25,7 @@ from gotrace.export import RENDERERS
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 MEMORY = 1 << 30
 ESCAPES = b"main.\x1b[2J\x1b]0;owned\x07\r\n\x9b1m"

@@ -16,7 +16,7 @@ from gotrace.profile.symbolize import Symbolizer
 from gotrace.traced import TracedProcess
 from gotrace.vocabulary import StartKind
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 _HEAD = re.compile(r"goroutine (\d+) (?:gp=\S+ m=\S+ (?:mp=\S+ )?)?\[([^,\]]+)")
 

@@ -15,7 +15,7 @@ from gobuild import CACHE, build, go_command, go_environment
 from summaries import at, names
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 VERSIONS = ("1.21.13", "1.27.3")
 OUTSIDE = "[code outside the binary]"

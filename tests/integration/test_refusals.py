@@ -14,7 +14,7 @@ from attach import Attached, probes_of
 from gobuild import build
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,12 @@ def test_a_blocking_system_call_shows_the_kernel_beneath(
         kinds = [frame["kind"] for frame in stack["frames"]]
         assert kinds == sorted(kinds, key=lambda kind: {"kernel": 0, "syscall": 1}.get(kind, 2))
         assert names(stack)[-1] == "runtime.goexit"
-    # The program's clock starts before the call and ends when it is back on a P and a CPU.
+    # The program's clock starts before the call and ends when it is back on a P and a CPU, of which a hypervisor may keep it unseen.
     spent = total_ns(at(summary, *functions))
     allowed = 0.01 + missing / own[scenario]["count"]
-    assert abs(spent - own[scenario]["total_ns"]) <= allowed * own[scenario]["total_ns"]
+    unseen_ns = 250_000 * own[scenario]["count"]
+    assert -unseen_ns <= spent - own[scenario]["total_ns"] + allowed * own[scenario]["total_ns"]
+    assert spent - own[scenario]["total_ns"] <= allowed * own[scenario]["total_ns"]
 
 
 def test_a_system_call_that_outlasts_the_window(traced: tuple) -> None:
