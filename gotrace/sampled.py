@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gotrace.backoff import Backoff
 from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, kernel_names, is_halted, stack_of_thread, thread_numbers
-from gotrace.errors import TargetGone
+from gotrace.errors import GotraceError, TargetGone
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
@@ -101,6 +101,7 @@ class SampledProcess:
         self.pauses: list[Pause] = []
         self.missing: list[Missing] = missing_fields(target.binary, target.process.pid)
         self.notes: list[str] = []
+        self.failure: GotraceError | None = None
 
     @classmethod
     def prepare(cls, pid: int, options: SampleOptions) -> SampledProcess:

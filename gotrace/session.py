@@ -232,6 +232,7 @@ class Session:
             regulator.finish()
         for process in self.processes:
             self._put(process, *process.finish())
+            self.failure = self.failure or process.failure
         profile = self._profile(complete=True)
         if self.capture is not None:
             self._end_capture(self.capture, profile)

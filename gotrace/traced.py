@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gotrace.blocked import blocked_threads, is_halted, kernel_names, sees_kernel_numbers, still_blocked, threads_cpu_ns
-from gotrace.errors import Refused, TargetGone
+from gotrace.errors import GotraceError, Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.inprogress import CutOff, Parked
 from gotrace.kernel.compilation import CompiledPrograms
@@ -37,6 +37,7 @@ from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_po
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
 from gotrace.vocabulary import Loss, Stage, Stat
+from gotrace.witness import Witness
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
@@ -116,6 +117,9 @@ class TracedProcess:
     _threads_unseen: bool = False
     _cut_changed: list[StackStat] = field(default_factory=list)
     _unplaced: list[KernelEvent] = field(default_factory=list)
+    _witness: Witness | None = None
+    failure: GotraceError | None = None
+    """Why the trace is not to be relied on, after `finish`."""
     _finished: bool = False
     _closed: bool = False
 
@@ -221,6 +225,7 @@ class TracedProcess:
         self.windows = 1
         self._check_noted(*noted)
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
+            self._witness = Witness(self.reader)
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
 
@@ -509,12 +514,18 @@ class TracedProcess:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
         tracer = self.tracer
         alive = not self.execed and not self.paused
+        if alive:
+            self._check_hits()
         if self._looks is not None:
             self.stop_looking()
             self.end_ns = self._paused_since
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.paused else tracer.drain())
         if alive and self._looks is None:
             self._check_probes()
+            known = {missing.stage for missing in self.missing}
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                opened = OpenTarget(self.process, self.binary, self.bias, self.memory, self.reader)
+                self.missing += [late for late in plugins_loaded(opened, probes=True) if late.stage not in known]
         self.cpu_used_ns()
         self._cpu_frozen = True
         self.parked.ended = set()  # what `begin` saw: those g may have been taken into use again
@@ -565,6 +576,19 @@ class TracedProcess:
         outside = tables.threads_outside()
         if outside:
             self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+
+    def _check_hits(self) -> None:
+        """Probes that are in the code may still not be hit. Asked before the window closes: what ran until then has been counted."""
+        moved = 0
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            moved = self._witness.moved() if self._witness is not None else 0
+        counters = self.counters()
+        if not moved or counters[Stat.HITS_END] or counters[Stat.HITS_START]:
+            return
+        pid = self.process.pid
+        what = f"no probe was hit, but {moved:,} goroutines that were parked as the window opened have run since"
+        self.missing.append(Missing("probes", what, "waits and running times are wrong", pid))
+        self.failure = GotraceError(f"process {pid}: {what}", f"sudo gotrace attach {pid} --mode sample")
 
     def _check_probes(self) -> None:
         """The last guard: probes that left the process's code in the window, as when the program moves it, saw nothing from then

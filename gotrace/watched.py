@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gotrace.errors import GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.proc.process import Process
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
@@ -25,6 +26,7 @@ class Watched(Protocol):
     samples: int
     missing: list[Missing]
     notes: list[str]
+    failure: GotraceError | None
 
     @property
     def paused_ns(self) -> int:

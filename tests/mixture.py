@@ -23,7 +23,7 @@ MS = 1_000_000
 SAME_WAIT_NS = MS // 2
 LONG_NS = 20 * MS
 """Shorter waits are not looked at one by one: in a computation's account they count all the same."""
-DELAYED_NS = 10 * MS
+DELAYED_NS = 30 * MS
 """For how long a machine that does other things may keep a thread from a CPU where its wait neither begins nor ends."""
 HANDLER_NS = 20_000
 """What the handler of a signal may run for, with the kernel's part and a probe or two."""
@@ -228,7 +228,7 @@ def compare(run: Run) -> Found:
         problems += [(kind, f"goroutine {account['goid']} ({account['what']}): {text}") for kind, text in _between(account, traced, start, end)]
     for goid, intervals in run.intervals.items():
         # The runtime's own that are in system calls wait for a signal (os/signal.loop).
-        strange = [i for i in intervals if i.state == "syscall" and i.reason not in ("futex", "stopped") and i.end - i.start >= LONG_NS]
+        strange = [i for i in intervals if i.state == "syscall" and i.reason not in ("futex", "stopped", UNSEEN[1]) and i.end - i.start >= LONG_NS]
         if goid not in known and strange:
             problems.append(("nobody", f"goroutine {goid}, which keeps no account: {described(strange, 0, duration)}"))
     totals = run.summary["totals"]

@@ -36,7 +36,7 @@ _EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND
 
 
 class Goroutine(NamedTuple):
-    """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one)."""
+    """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one); `tick` is that of `Head`."""
 
     address: int
     goid: int
@@ -48,6 +48,7 @@ class Goroutine(NamedTuple):
     stack_lo: int
     stack_hi: int
     m: int = 0
+    tick: int = -1
 
     @property
     def ended(self) -> bool:
@@ -137,7 +138,7 @@ class GoroutineReader:
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
         head = self._struct.parse(raw)
-        return Goroutine(address, head.goid, head.status, head.reason, head.pc, head.sp, head.bp, head.lo, head.hi, head.m)
+        return Goroutine(address, head.goid, head.status, head.reason, head.pc, head.sp, head.bp, head.lo, head.hi, head.m, head.tick)
 
     def first_frames(self, goroutine: Goroutine) -> tuple[int, ...]:
         """Of one that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""

@@ -56,6 +56,10 @@ func attend(each func(chan int, func()), work chan int) {
 }
 
 func main() {
+	if len(os.Args) > 2 {
+		fmt.Println("ready")
+		os.Stdin.Read(make([]byte, 100))
+	}
 	loaded, err := plugin.Open(os.Args[1])
 	if err != nil {
 		panic(err)
@@ -119,6 +123,16 @@ def test_goroutines_that_wait_in_a_plugin(version: str, mode: str, tmp_path: Pat
     assert not [stack for stack in summary["stacks"] if stack["reason"] in ("Gosched", "preempted")]
     [missing] = summary["missing"]
     assert missing["stage"] == "plugins" and missing["why"].startswith("addon.so is loaded")
+
+
+def test_a_plugin_that_is_opened_in_the_window(tmp_path: Path) -> None:
+    program, addon = built(VERSIONS[-1])
+    with Workload(program, str(addon), "later") as workload:
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "trace.gotrace") as trace:
+            workload.send("go")
+            time.sleep(0.5)
+            summary = trace.end_json()
+    assert [missing["stage"] for missing in summary["missing"]] == ["plugins"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
