@@ -1,6 +1,6 @@
 /* Summing closed intervals up. */
 
-/* gotrace/histogram.py: bucket_of. */
+/* gotrace/common/histogram.py: bucket_of. */
 static __always_inline u32 bucket_of(u64 value)
 {
 	if (value < SUBBUCKETS)

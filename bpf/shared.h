@@ -75,7 +75,7 @@ struct goroutine {
 	u64 last_fp;    /* where the first frame of its last wait was */
 	u64 unseen_ns;  /* how long its thread had no CPU when the window began, where nobody saw what it waited for; and its goid then */
 	u64 unseen_goid;
-	u32 kind;       /* enum StartKind of gotrace/vocabulary.py */
+	u32 kind;       /* enum StartKind of gotrace/common/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
 	u32 last_size;  /* how far above last_fp its stack ended */

@@ -60,8 +60,8 @@ class Attached:
 def probes_of(pid: int) -> bool:
     """Whether the process's code still holds a breakpoint where gotrace would have put one: reads it back and compares
     it with the executable."""
-    from gotrace.errors import GotraceError
-    from gotrace.traced import TracedProcess
+    from gotrace.common.errors import GotraceError
+    from gotrace.watch.probed import TracedProcess
 
     try:
         traced = TracedProcess.prepare(pid)

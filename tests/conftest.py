@@ -16,11 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import Browser  # noqa: E402
 
-from gotrace.errors import Refused  # noqa: E402
+from gotrace.common.errors import Refused  # noqa: E402
 from gotrace.kernel.host import preflight  # noqa: E402
 from gotrace.profile.types import Profile  # noqa: E402
 from gotrace.render.html import render_html  # noqa: E402
-
 
 # On a busy machine any example may take long: that is no failure.
 settings.register_profile("gotrace", deadline=None)

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 from typing import TypeVar
 
-from gotrace.histogram import BUCKETS
+from gotrace.common.histogram import BUCKETS
 
 _MOST = (1 << 63) - 1
 """SQLite's largest; of ns 292 years, which a million goroutines wait in a few months."""
@@ -57,7 +57,7 @@ def mapping(value: object) -> dict:
 
 
 def histogram(value: object) -> dict[int, int]:
-    """Bucket -> count, as gotrace.histogram has them."""
+    """Bucket -> count, as gotrace.common.histogram has them."""
     found = {int(bucket): whole(count) for bucket, count in mapping(value).items()}
     if not all(0 <= bucket < BUCKETS for bucket in found):
         raise ValueError("a histogram with buckets that there are not")

@@ -12,12 +12,24 @@ from urllib.parse import quote
 
 from gotrace.capture.checked import histogram, listed, mapping, number, record, text, truth, whole
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import FrameKind, Loss, State
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
 from gotrace.profile.types import (
-    Distribution, Frame, GovernorReport, GovernorStep, Missing, Overhead, Pause, Profile, StackStat, SubWindow, Target, TimelineInterval, Window,
+    Distribution,
+    Frame,
+    GovernorReport,
+    GovernorStep,
+    Missing,
+    Overhead,
+    Pause,
+    Profile,
+    StackStat,
+    SubWindow,
+    Target,
+    TimelineInterval,
+    Window,
 )
-from gotrace.vocabulary import FrameKind, Loss, State
 
 _TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval"))
 _COMPUTED = re.compile(r"\b(?:virtual|generated|as)\b", re.IGNORECASE)

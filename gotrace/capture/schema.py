@@ -10,7 +10,7 @@ frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, 
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
           goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
-          the buckets of gotrace/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
+          the buckets of gotrace/common/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
           long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (half of the 95 % confidence
           interval of total_ns in mode sample, how it is made is in gotrace/profile/estimate.py, and where short intervals were
           sampled; in mode lean, with that, by how much total_ns may be too small; else NULL),

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
-from gotrace.errors import GotraceError
-from gotrace.files import as_invoking_user, create
+from gotrace.common.errors import GotraceError
+from gotrace.common.files import as_invoking_user, create
 from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 

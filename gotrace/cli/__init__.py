@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from gotrace.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, GotraceError
+from gotrace.common.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, GotraceError
 
 _SHORTAGES = {
     errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",

@@ -9,10 +9,10 @@ from datetime import datetime
 import click
 
 from gotrace.cli.parameters import DURATION, hot_options, thresholds
-from gotrace.errors import Interrupted, UsageError
+from gotrace.common.errors import Interrupted, UsageError
+from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
-from gotrace.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
-from gotrace.vocabulary import Mode, State
+from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
 
 EXAMPLES = """
 \b
@@ -84,11 +84,11 @@ def attach(
     from gotrace.export import render
     from gotrace.export.summary_json import json_parts
     from gotrace.kernel.host import preflight
-    from gotrace.options import AttachOptions, check_mode
     from gotrace.render.progress import Ticker
     from gotrace.render.summary import print_summary
     from gotrace.render.terminal import HUNG_UP, NOBODY_READS, lasting
-    from gotrace.session import Session, default_outputs
+    from gotrace.run.options import AttachOptions, check_mode
+    from gotrace.run.session import Session, default_outputs
 
     # A terminal that goes away ends the trace normally (SIGHUP); a reader of our talk that does, not at all.
     err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False, soft_wrap=False)

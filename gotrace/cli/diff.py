@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from gotrace.common.errors import UsageError
+from gotrace.common.vocabulary import State
 from gotrace.diff.compare import Per
-from gotrace.errors import UsageError
-from gotrace.vocabulary import State
 
 METHOD = """
 \b
@@ -61,9 +61,9 @@ def diff(
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
+    from gotrace.common.files import check_output, write
     from gotrace.diff.compare import compare
     from gotrace.export.diff import format_of_diff, render_diff
-    from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.render.diff import print_diff
 

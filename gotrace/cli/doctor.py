@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from gotrace import __version__
-from gotrace.errors import EXIT_REFUSED
+from gotrace.common.errors import EXIT_REFUSED
 
 _ENOUGH = {True: "are enough here", False: "are enough for most kernels (not tried: we do not have them), some ask for CAP_SYS_ADMIN too"}
 

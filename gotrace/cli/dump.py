@@ -16,8 +16,8 @@ def dump(pid: int, as_json: bool) -> None:
     Read from the process's memory: no probe, no signal. How long a goroutine has waited is known, to a cycle of the
     garbage collector, only where the collector has met it waiting.
     """
-    from gotrace.dumped import dump as read
-    from gotrace.render.dump import dump_json, print_dump
+    from gotrace.dump.reading import dump as read
+    from gotrace.dump.text import dump_json, print_dump
 
     found = read(pid)
     if as_json:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 
-from gotrace.errors import EXIT_INTERRUPTED
+from gotrace.common.errors import EXIT_INTERRUPTED
 
 _LOOK_S = 0.1
 _HUNG_S = 0.5

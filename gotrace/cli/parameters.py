@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import click
 
+from gotrace.common.units import format_duration
 from gotrace.profile.hotspots import Thresholds
-from gotrace.units import format_duration
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)?")

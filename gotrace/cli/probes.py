@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.plan.probes import ProbeSet
 
 
@@ -23,7 +23,7 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
     For a PID the plan is also checked against the live process.
     """
     from gotrace.render.plan import plan_dict, print_plan
-    from gotrace.traced import TracedProcess
+    from gotrace.watch.probed import TracedProcess
 
     chosen = ProbeSet(probe_set)
     if target.isdigit() and not os.path.exists(target):

@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from gotrace.cli.parameters import hot_options, thresholds
-from gotrace.errors import UsageError
-from gotrace.vocabulary import State
-
+from gotrace.common.errors import UsageError
+from gotrace.common.vocabulary import State
 
 HOT_SPOTS = """
 \b
@@ -46,10 +45,10 @@ def report(
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
+    from gotrace.common.files import check_output, write
     from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
     from gotrace.export.perfetto import require_timeline
     from gotrace.export.summary_json import json_parts
-    from gotrace.files import check_output, write
     from gotrace.profile.filters import filter_profile
     from gotrace.profile.hotspots import find_hotspots
     from gotrace.render.summary import print_summary, print_told

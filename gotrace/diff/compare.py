@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from gotrace.common.vocabulary import State
 from gotrace.diff.identity import Places, same_build
 from gotrace.diff.noise import apart, errors, exceeds, percentile_range
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.told import governor_lines, nothing_line
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow
-from gotrace.vocabulary import State
 
 _S = 1_000_000_000
 

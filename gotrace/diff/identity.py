@@ -21,9 +21,9 @@ import re
 from dataclasses import replace
 from enum import Enum
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.frames import is_goroutine_root, is_runtime, package_of
 from gotrace.profile.types import Frame, Profile, StackStat
-from gotrace.vocabulary import FrameKind
 
 _WRAPPER = re.compile(r"\.(?:gowrap\d+|deferwrap\d+|dwrap\.\d+)")
 _CLOSURE = re.compile(r"\.func\d+(?:\.\d+)*")

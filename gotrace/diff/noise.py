@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gotrace.histogram import bucket_range
+from gotrace.common.histogram import bucket_range
 from gotrace.profile.types import Distribution, SubWindow
 
 STANDARD_ERRORS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gotrace.errors import UsageError
+from gotrace.common.errors import UsageError
 from gotrace.export.folded import render_folded
 from gotrace.export.perfetto import render_perfetto
 from gotrace.export.pprof import render_pprof

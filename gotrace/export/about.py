@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from gotrace.common.vocabulary import LOSS_TEXT, Loss
 from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile, Target
 from gotrace.render.text import format_duration
-from gotrace.vocabulary import LOSS_TEXT, Loss
 
 
 def start_ns(profile: Profile) -> int:

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from gotrace.common.errors import UsageError
 from gotrace.diff.compare import Change, Delta, Diff, Per, Side, before_in_after, merged_profile
 from gotrace.diff.noise import MIN_SUBWINDOWS, STANDARD_ERRORS
-from gotrace.errors import UsageError
 from gotrace.export.folded import folded_lines
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Distribution

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import reason_label, without_waker
 from gotrace.render.text import sanitize
-from gotrace.vocabulary import FrameKind
 
 NAME_LIMIT = 1000
 """Characters of one frame: readers that hold a line in memory survive a hostile symbol table."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.model.kernelstacks import PAGE_FAULT, STOPPED
 from gotrace.model.stacks import IN_KERNEL, VFORK
 from gotrace.profile.types import StackStat
 from gotrace.render.frames import waker_of
-from gotrace.vocabulary import FrameKind
 
 NETPOLL_BOUNDARY = "netpoll"
 """The boundary of a wait for the netpoller: no system call."""

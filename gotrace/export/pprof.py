@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Sequence
 
+from gotrace.common.vocabulary import CONTINUED, FrameKind
 from gotrace.export.about import comments, start_ns
 from gotrace.export.labels import NETPOLL_BOUNDARY, NO_CALLS, boundary_labels, split_boundary, waker_label
 from gotrace.export.protobuf import chunk, integer, packed, text, varint
@@ -18,7 +19,6 @@ from gotrace.model.stacks import IN_KERNEL
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import is_goroutine_root
 from gotrace.render.text import sanitize
-from gotrace.vocabulary import CONTINUED, FrameKind
 
 NAME_LIMIT = 1000
 """Characters of one string."""

@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gotrace.common.vocabulary import FrameKind, Loss, Mode
 from gotrace.export.labels import split_boundary, waker_label
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import without_waker
 from gotrace.render.text import format_duration, format_share, sanitize
-from gotrace.vocabulary import FrameKind, Loss, Mode
 
 NAME_LIMIT = 600
 """Characters of one string: as many as the HTML page holds."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from gotrace.common.vocabulary import Loss
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat
-from gotrace.vocabulary import Loss
 
 SCHEMA = 1
 

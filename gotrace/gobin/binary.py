@@ -6,7 +6,7 @@ import itertools
 import re
 from functools import cached_property
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin import layout as layouts
 from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_buildinfo
 from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 
 _WHOLE = 96 << 20
 """A file up to this size is read whole: most are, and nothing is faster."""

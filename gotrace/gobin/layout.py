@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin.buildinfo import GoVersion
 from gotrace.gobin.derive import CodeFacts
 from gotrace.gobin.dwarf import RuntimeTypes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin.image import Image
 
 _FIRST = b"GC assist marking"

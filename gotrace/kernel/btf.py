@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as ct
 from pathlib import Path
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")

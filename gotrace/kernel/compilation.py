@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.kernel.host.features import swaps
 from gotrace.kernel.kept import KeptResult
 from gotrace.kernel.program import PROGRAMS, SOURCES, definitions, source_folder

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.kernel.bpf import AttachType, BpfError, MapType, ProgramType, create_map, load_program
 from gotrace.kernel.compilation import CompiledPrograms, MapShape, keep_log
 from gotrace.kernel.host.features import maps_may_grow

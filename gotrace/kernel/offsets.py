@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.kernel.btf import Btf
 
 # Constants of bpf/at_load.h: struct, then the path of members.

@@ -7,7 +7,8 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from gotrace.errors import GotraceError, Refused, TargetGone
+from gotrace.common.errors import GotraceError, Refused, TargetGone
+from gotrace.common.vocabulary import Stage
 from gotrace.kernel.bpf import BpfError, attach_raw_tracepoint
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, open_kprobe
 from gotrace.kernel.uprobes import MAIN_THREAD_ENDED, attach_uprobe, by_link, hold_breakpoint
@@ -15,7 +16,6 @@ from gotrace.plan.probes import Plan, Probe, ProbeSet
 from gotrace.proc.limits import memory_limit
 from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.overlay import lower_files, mount_of
-from gotrace.vocabulary import Stage
 
 POLL_CALLBACK = "ep_poll_callback"
 """What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
+from gotrace.common.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
+from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, StartKind, Stat
 from gotrace.gobin.layout import Layout
-from gotrace.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, Stat, StartKind
 
 MAX_REASONS = 64
 _IO_WAIT = 2
@@ -57,7 +57,7 @@ class Options:
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
     intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
-    `gotrace.traced.TracedProcess` can leave stages out, sample and pause while it traces.
+    `gotrace.watch.probed.TracedProcess` can leave stages out, sample and pause while it traces.
     """
 
     min_block_ns: int = 0

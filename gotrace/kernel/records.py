@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gotrace.vocabulary import Part
+from gotrace.common.vocabulary import Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from gotrace.histogram import BUCKETS, bucket_of, bucket_range
+from gotrace.common.histogram import BUCKETS, bucket_of, bucket_range
 from gotrace.kernel.records import NO_STACK, IntervalRow, KernelEvent, KernelObject, RawStack, RowKey
 from gotrace.kernel.structs import (
     EVENT_GOES_ON,

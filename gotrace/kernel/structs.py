@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as ct
 
-from gotrace.histogram import BUCKETS
+from gotrace.common.histogram import BUCKETS
 
 MAX_FRAMES = 128
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from itertools import chain, islice
 
+from gotrace.common.vocabulary import Loss, StartKind, Stat
 from gotrace.kernel.bpf import BpfError, delete_element, possible_cpus, read_element, read_table, write_element
 from gotrace.kernel.records import (
     NO_STACK,
@@ -53,7 +54,6 @@ from gotrace.kernel.structs import (
     Wait,
     World,
 )
-from gotrace.vocabulary import Loss, StartKind, Stat
 
 _UNSEEN_NS = 1_000_000
 """Shorter waits that nobody saw begin are within what it takes to open a window."""

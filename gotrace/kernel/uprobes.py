@@ -17,7 +17,14 @@ from contextlib import contextmanager
 from functools import cache
 
 from gotrace.kernel.bpf import (
-    AttachType, BpfError, MapType, ProgramType, attach_uprobe_link, create_map, load_program, read_element,
+    AttachType,
+    BpfError,
+    MapType,
+    ProgramType,
+    attach_uprobe_link,
+    create_map,
+    load_program,
+    read_element,
 )
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, hold_uprobe, open_uprobe
 from gotrace.proc.memory import living_thread

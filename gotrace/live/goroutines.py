@@ -1,7 +1,7 @@
 """The goroutines of a live process, read from its memory: state, wait reason and stack, without stopping anything.
 
 Reads race with the program: a goroutine that moves while it is read gives a torn record. Callers that need certainty
-check afterwards that it did not move (`gotrace.session` does so with the kernel's goroutine table).
+check afterwards that it did not move (`gotrace.run.session` does so with the kernel's goroutine table).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
+from gotrace.common.vocabulary import OUTSIDE_CODE
 from gotrace.gobin.binary import GoBinary
 from gotrace.live.gstruct import SCAN_BIT, GStruct, Status
 from gotrace.proc.memory import WORDS_AT_ONCE, Memory, anonymous_memory
-from gotrace.vocabulary import OUTSIDE_CODE
 
 _MAX_GOROUTINES = 16_000_000
 _MAX_FRAMES = 4096

@@ -7,7 +7,7 @@ from enum import IntEnum
 from operator import itemgetter
 from typing import NamedTuple
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.gobin.layout import Layout
 
 SCAN_BIT = 0x1000

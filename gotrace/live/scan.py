@@ -14,7 +14,7 @@ from gotrace.gobin.layout import Layout
 from gotrace.live.goroutines import GoroutineReader, Unwinder
 from gotrace.live.gstruct import GStruct, Head, Status
 from gotrace.proc.memory import FixedRanges, Memory
-from gotrace.promptness import Promptness
+from gotrace.proc.priority import Promptness
 
 _LARGEST_GAP = 1024
 _LARGEST_RANGE = 8192

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from gotrace.common.vocabulary import Part, StartKind, State
 from gotrace.kernel.records import IntervalRow, KernelObject, RawStack, RowKey
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import waits_for_first_turn
 from gotrace.model.stacks import GoStack, StackModel
-from gotrace.vocabulary import Part, StartKind, State
 
 KIND_OF_STATUS = {
     Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,

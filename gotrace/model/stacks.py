@@ -26,6 +26,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from gotrace.common.vocabulary import (
+    NETPOLL,
+    OUTSIDE_CODE,
+    READY,
+    SANITIZER_CODE,
+    WOKEN,
+    WOKEN_THROTTLED,
+    Part,
+    StartKind,
+    State,
+)
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Call, Function
 from gotrace.kernel.kallsyms import KernelSymbols
@@ -33,7 +44,6 @@ from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
 from gotrace.model.kernelstacks import MEMORY_LIMIT, PAGE_FAULT, STOPPED, cause, is_fault, waits_for_vfork
 from gotrace.model.syscalls import syscall_name
-from gotrace.vocabulary import NETPOLL, OUTSIDE_CODE, READY, SANITIZER_CODE, WOKEN, WOKEN_THROTTLED, Part, StartKind, State
 
 GOSCHED = "Gosched"
 PREEMPTED = "preempted"

@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.pclntab import Function
 from gotrace.gobin.x86 import ProbeSite, call_site, first_emulated_after, inlined_call_site, probe_site

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from gotrace.errors import GotraceError, Refused, TargetGone
+from gotrace.common.errors import GotraceError, Refused, TargetGone
 from gotrace.proc.aside import SILENT_S, NoAnswer, asked, copy_file
 from gotrace.proc.descriptors import LOCAL, Mount, mount_of_open
 from gotrace.proc.memory import has_ended, living_thread

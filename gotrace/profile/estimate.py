@@ -26,9 +26,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gotrace.histogram import bucket_of
+from gotrace.common.histogram import bucket_of
+from gotrace.common.vocabulary import CONTINUED
 from gotrace.profile.types import Distribution, SingleInterval, StackStat
-from gotrace.vocabulary import CONTINUED
 
 _Z = 1.96
 

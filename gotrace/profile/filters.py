@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from shlex import quote
 
-from gotrace.errors import UsageError
+from gotrace.common.errors import UsageError
+from gotrace.common.vocabulary import State
 from gotrace.profile.frames import folded_frames, plain_name
 from gotrace.profile.types import Profile
-from gotrace.vocabulary import State
 
 
 def filter_profile(

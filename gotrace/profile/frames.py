@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.types import KERNEL_PATH, Frame, StackStat
-from gotrace.vocabulary import FrameKind
 
 _BENEATH_GO = frozenset({FrameKind.KERNEL, FrameKind.SYSCALL, FrameKind.WAKER, FrameKind.REASON, FrameKind.LOST})
 _ROOTS = frozenset({"runtime.goexit", "runtime.goexit0", "runtime.goexit.abi0"})

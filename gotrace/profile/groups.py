@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from gotrace.common.vocabulary import FrameKind
+from gotrace.profile.frames import plain_name, waker_of
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.profile.frames import plain_name, waker_of
-from gotrace.vocabulary import FrameKind
 
 
 @dataclass

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gotrace.histogram import percentile
+from gotrace.common.histogram import percentile
+from gotrace.common.units import format_duration
+from gotrace.common.vocabulary import State
 from gotrace.profile.frames import is_background, is_program, own_frames, package_of
 from gotrace.profile.groups import grouped
 from gotrace.profile.types import Distribution, Hotspot, Profile, StackStat, SubWindow
-from gotrace.units import format_duration
-from gotrace.vocabulary import State
 
 TAIL = 10
 """Work that arrives at random has exponential waits: a p99 of ln(100)/ln(2) = 6.6 times the p50."""

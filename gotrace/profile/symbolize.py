@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, StartKind
 from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import CodePoint, GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
-from gotrace.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, StartKind
 
 _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 

@@ -5,8 +5,8 @@ The lines hold names that come from the target: who prints them makes them safe.
 
 from __future__ import annotations
 
+from gotrace.common.units import format_duration, format_share
 from gotrace.profile.types import Missing, Profile
-from gotrace.units import format_duration, format_share
 
 INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing"
 _HELD = 1.5

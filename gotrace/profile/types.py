@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gotrace.histogram import bucket_of, percentile
-from gotrace.vocabulary import CONTINUED, FrameKind, Loss, State
-
+from gotrace.common.histogram import bucket_of, percentile
+from gotrace.common.vocabulary import CONTINUED, FrameKind, Loss, State
 
 KERNEL_PATH = "[kernel path]"
 """`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function that had it arrive."""
@@ -226,7 +225,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class GovernorStep:
-    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a gotrace.governor.Rung, `share` what
+    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a gotrace.governor.policy.Rung, `share` what
     tracing had cost before, as a share of the CPU time that the target used for itself."""
 
     at_ns: int
@@ -238,7 +237,7 @@ class GovernorStep:
 @dataclass(frozen=True)
 class GovernorReport:
     """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
-    time that the targets used for themselves (gotrace/governor.py). `*_off_ns`: how long a stage was not traced, of several
+    time that the targets used for themselves (gotrace/governor/policy.py). `*_off_ns`: how long a stage was not traced, of several
     targets the longest; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long it was inferred where intervals
     began, as in mode lean; `looked_ns`: how long there were looks from without instead of probes, as in mode sample; `paused_ns`: how long there were no probes, and
     `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only goroutines with open

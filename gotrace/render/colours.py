@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import re
 
-from gotrace.vocabulary import FrameKind, State
+from gotrace.common.vocabulary import FrameKind, State
 
 PROCESS = "process"
 """Kind of the frame that stands for a process; not part of the public vocabulary."""

@@ -45,12 +45,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gotrace.common.vocabulary import LOSS_TEXT, FrameKind, Loss
 from gotrace.profile.frames import plain_name
 from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
 from gotrace.render.text import TOLD_LIMIT, sanitize
-from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 600
 """Characters of one name that the page holds."""

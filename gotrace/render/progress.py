@@ -64,7 +64,7 @@ class Ticker:
             self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
 
     def update(self, progress) -> None:
-        """Redraws the line from a `gotrace.session.Progress`."""
+        """Redraws the line from a `gotrace.run.session.Progress`."""
         if self._live is None:
             return
         left = max(0, self._duration_ns - progress.elapsed_ns)

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gotrace.common.vocabulary import LOSS_TEXT, FrameKind, Loss, Mode
 from gotrace.profile.frames import folded_frames, is_background, is_program, place_of, plain_name
 from gotrace.profile.groups import Group, grouped
 from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, nothing_line, told
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
-from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss, Mode
 
 _NAMES_SHOWN = 2
 _REASONS_TO_STOP = 3

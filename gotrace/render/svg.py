@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from textwrap import wrap
 
+from gotrace.common.vocabulary import CONTINUED, LOSS_TEXT, FrameKind, Loss
 from gotrace.profile.frames import plain_name
 from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile
@@ -15,7 +16,6 @@ from gotrace.render.colours import MEANING, PROCESS, STATE, frame_colours
 from gotrace.render.frames import folded_frames, is_background, reason_label
 from gotrace.render.merge import Tree
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
-from gotrace.vocabulary import CONTINUED, LOSS_TEXT, FrameKind, Loss
 
 NAME_LIMIT = 400
 """Characters of one name that the file holds."""

@@ -1,8 +1,8 @@
-"""Text for people: untrusted strings made safe, beside the durations and shares of `gotrace.units`."""
+"""Text for people: untrusted strings made safe, beside the durations and shares of `gotrace.common.units`."""
 
 from __future__ import annotations
 
-from gotrace.units import format_duration, format_share
+from gotrace.common.units import format_duration, format_share
 
 __all__ = ("NAME_LIMIT", "TOLD_LIMIT", "format_duration", "format_share", "sanitize")
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.frames import folded_frames, is_background, is_program, plain_name, without_waker
 from gotrace.profile.told import nothing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import reason_label
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
-from gotrace.vocabulary import FrameKind
 
 LEAST_SHARE = 0.01
 """Branches below this part of all off-CPU time are summed up in one line."""

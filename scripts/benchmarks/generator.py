@@ -13,7 +13,7 @@ from gobuild import GO_VERSIONS, build
 from workload import Workload
 
 from benchmarks.stages import Stage
-from gotrace.errors import UsageError
+from gotrace.common.errors import UsageError
 
 GO_VERSION = GO_VERSIONS[-1]
 _SLACK_S = 70

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from benchmarks.paired import spread
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.kernel.bpf import EXIT_0, MapType, ProgramType, create_map, load_program, write_element
 from gotrace.kernel.calibrate import measure_trap_ns
 from gotrace.kernel.stats import close, enable_stats, program_stats

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.paired import Pair, Window
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 
 SCHEMA = 1
 

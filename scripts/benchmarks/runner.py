@@ -13,9 +13,9 @@ from benchmarks.paired import Pair, Window, order_of
 from benchmarks.results import AgentFigures, Measured, ProgramFigures, Table
 from benchmarks.tracers import OVERDUE, Gotrace, Tracer
 from benchmarks.workloads import Kind, Target, running
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.kernel.stats import close, enable_stats
-from gotrace.target import cpu_time_ns
+from gotrace.watch.target import cpu_time_ns
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import click
 
 from gotrace.cli.parameters import DURATION
-from gotrace.errors import UsageError
+from gotrace.common.errors import UsageError
 
 MAX_STAGES = 100
 MAX_RATE = 1e6

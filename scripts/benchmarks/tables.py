@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from benchmarks.paired import Pair, Spread, against, spread
 from benchmarks.results import AgentFigures, Measured, Results, Table
 from benchmarks.stages import Stage
-from gotrace.units import format_duration
+from gotrace.common.units import format_duration
 
 FLOOR, FLOOR_ONE = "floor", "floor-one"
 QUIET = 0.05

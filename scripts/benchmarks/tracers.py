@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.accounts import PeakMemory
 from benchmarks.results import AgentFigures
 from benchmarks.workloads import Target
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program

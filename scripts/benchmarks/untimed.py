@@ -1,4 +1,4 @@
-"""What tracing costs a target over the traps and programs that can be timed: the factor UNTIMED of gotrace/governed.py."""
+"""What tracing costs a target over the traps and programs that can be timed: the factor UNTIMED of gotrace/governor/regulator.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workload import Workload
 
 from benchmarks.generator import GO_VERSION
 from benchmarks.paired import spread
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.host import SyscallSource
@@ -20,8 +20,8 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.records import ProgramRuns
 from gotrace.kernel.stats import close, enable_stats
 from gotrace.plan.probes import ProbeSet
-from gotrace.target import cpu_time_ns
-from gotrace.traced import TracedProcess
+from gotrace.watch.probed import TracedProcess
+from gotrace.watch.target import cpu_time_ns
 
 
 @dataclass(frozen=True)

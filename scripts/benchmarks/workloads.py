@@ -15,7 +15,7 @@ from workload import Workload
 from benchmarks.generator import Generator, Server
 from benchmarks.paired import Window
 from benchmarks.stages import Stage, unmeasured
-from gotrace.target import cpu_time_ns
+from gotrace.watch.target import cpu_time_ns
 
 _PATIENCE_S = 90
 _CONNECTIONS = 16

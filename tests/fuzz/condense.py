@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import Function, Pclntab

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
-from gotrace.errors import BadBinary, GotraceError
+from gotrace.common.errors import BadBinary, GotraceError
 from gotrace.export import RENDERERS, render
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import GoVersion, read_buildinfo

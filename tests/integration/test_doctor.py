@@ -15,7 +15,17 @@ import pytest
 from attach import probes_of
 from gobuild import build
 from restricted import (
-    BPF_LINKS, NEEDED, NOBODY, SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_PROCESS_VM_READV, as_user, command, forbid, limit, run,
+    BPF_LINKS,
+    NEEDED,
+    NOBODY,
+    SYS_BPF,
+    SYS_PERF_EVENT_OPEN,
+    SYS_PROCESS_VM_READV,
+    as_user,
+    command,
+    forbid,
+    limit,
+    run,
 )
 from workload import Workload
 

@@ -19,7 +19,7 @@ from summaries import OF_THREADS
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.vocabulary import FrameKind, Loss
+from gotrace.common.vocabulary import FrameKind, Loss
 
 pytestmark = pytest.mark.bpf
 
@@ -178,8 +178,8 @@ def test_interrupted_before_anything_was_recorded(churn: Workload, tmp_path: Pat
 
 @pytest.mark.slow
 def test_attach_and_detach_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
-    from gotrace.options import AttachOptions
-    from gotrace.session import Session
+    from gotrace.run.options import AttachOptions
+    from gotrace.run.session import Session
 
     for number in range(ROUNDS):
         options = AttachOptions((churn.pid,), duration_ns=30_000_000, outputs=(str(tmp_path / f"{number}.gotrace"),))
@@ -210,8 +210,8 @@ def test_kill_9_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
 
 
 def _trace_until_killed(pid: int, capture: Path) -> None:
-    from gotrace.options import AttachOptions
-    from gotrace.session import Session
+    from gotrace.run.options import AttachOptions
+    from gotrace.run.session import Session
 
     try:
         with Session(AttachOptions((pid,), duration_ns=0, outputs=(str(capture),))) as session:

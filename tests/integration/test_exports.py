@@ -24,16 +24,16 @@ from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 from traceprocessor import complaints, queried, rows
 from workload import Workload
 
-from gotrace import session as session_module
+from gotrace.common.vocabulary import Loss, Stage, State
 from gotrace.export.perfetto import render_perfetto
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
-from gotrace.options import AttachOptions
 from gotrace.profile.types import GovernorReport, GovernorStep, Profile, TimelineInterval, Window
-from gotrace.session import Session
-from gotrace.traced import TracedProcess
-from gotrace.vocabulary import Loss, Stage, State
+from gotrace.run import session as session_module
+from gotrace.run.options import AttachOptions
+from gotrace.run.session import Session
+from gotrace.watch.probed import TracedProcess
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 

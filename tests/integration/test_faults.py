@@ -24,10 +24,10 @@ from restricted import BPF_LINKS, CHECKOUT, SYS_PERF_EVENT_OPEN, command, forbid
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
+from gotrace.common.vocabulary import Loss
 from gotrace.kernel.compilation import Compilation
-from gotrace.options import AttachOptions
-from gotrace.session import Session
-from gotrace.vocabulary import Loss
+from gotrace.run.options import AttachOptions
+from gotrace.run.session import Session
 
 pytestmark = pytest.mark.bpf
 

@@ -16,17 +16,17 @@ from test_waits import LOSSES_THAT_MUST_BE_ZERO
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.errors import TargetGone
-from gotrace.governor import SAMPLE_NS
+from gotrace.common.errors import TargetGone
+from gotrace.common.vocabulary import Part, Stage, Stat
+from gotrace.governor.policy import SAMPLE_NS
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
-from gotrace.options import AttachOptions
 from gotrace.profile.types import StackStat
-from gotrace.sampled import SampleOptions
-from gotrace.session import Session
-from gotrace.traced import TracedProcess
-from gotrace.vocabulary import Part, Stage, Stat
+from gotrace.run.options import AttachOptions
+from gotrace.run.session import Session
+from gotrace.watch.probed import TracedProcess
+from gotrace.watch.sampled import SampleOptions
 
 pytestmark = pytest.mark.bpf
 

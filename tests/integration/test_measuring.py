@@ -12,8 +12,8 @@ import pytest
 from gobuild import GO_VERSIONS, build
 from workload import Workload
 
+from gotrace.common.vocabulary import Stat
 from gotrace.plan.probes import ProbeSet
-from gotrace.vocabulary import Stat
 
 pytestmark = pytest.mark.bpf
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -8,13 +8,13 @@ import pytest
 from gobuild import GO_VERSIONS, VARIANTS, build
 from workload import Workload
 
-from gotrace.live.gstruct import Status
-from gotrace.model.stacks import StackModel
+from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack, RowKey
+from gotrace.live.gstruct import Status
+from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.traced import TracedProcess
-from gotrace.vocabulary import StartKind
+from gotrace.watch.probed import TracedProcess
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 

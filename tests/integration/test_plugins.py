@@ -149,7 +149,7 @@ def test_a_dump(version: str) -> None:
 
 
 def test_programs_without_plugins_say_nothing() -> None:
-    from gotrace.target import open_target, plugins_loaded
+    from gotrace.watch.target import open_target, plugins_loaded
 
     with Workload(build("oversleep", "1.27.3", "cgo"), "0", "1", "1", "1") as workload:
         target = open_target(workload.pid, "")

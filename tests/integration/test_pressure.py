@@ -24,12 +24,12 @@ from restricted import run
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import Loss
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.kernel.compilation import Compilation
 from gotrace.profile.types import Profile
-from gotrace.vocabulary import Loss
 
 pytestmark = pytest.mark.bpf
 

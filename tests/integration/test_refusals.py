@@ -68,7 +68,7 @@ def test_a_thread_of_a_process(gotrace, target: Workload) -> None:
 def test_not_ours_without_root(target: Workload) -> None:
     # Everything is imported before root is given up: another user may not be able to read this checkout.
     code = (
-        "import os, sys, bcc, rich.console, gotrace.session, gotrace.render.summary, gotrace.render.progress;"
+        "import os, sys, bcc, rich.console, gotrace.run.session, gotrace.render.summary, gotrace.render.progress;"
         "from gotrace.cli import run, verbs;"
         f"os.setgid(65534); os.setuid(65534); sys.exit(run(['attach', '{target.pid}']))"
     )

@@ -15,7 +15,7 @@ from test_waits import rest_of, stacks_at
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.vocabulary import FrameKind, Loss, State
+from gotrace.common.vocabulary import FrameKind, Loss, State
 
 pytestmark = pytest.mark.bpf
 

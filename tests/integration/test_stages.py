@@ -17,9 +17,9 @@ from gobuild import GO_VERSIONS, build
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
-from gotrace.options import AttachOptions
-from gotrace.session import Session
-from gotrace.vocabulary import Loss
+from gotrace.common.vocabulary import Loss
+from gotrace.run.options import AttachOptions
+from gotrace.run.session import Session
 
 pytestmark = pytest.mark.bpf
 

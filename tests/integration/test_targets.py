@@ -17,7 +17,7 @@ from gobuild import GO_VERSIONS, build
 from summaries import OF_THREADS
 from workload import Workload
 
-from gotrace.vocabulary import CONTINUED
+from gotrace.common.vocabulary import CONTINUED
 
 pytestmark = pytest.mark.bpf
 

@@ -6,8 +6,8 @@ import pytest
 from gobuild import GO_VERSIONS, build_text
 from workload import Workload
 
-from gotrace.options import AttachOptions
-from gotrace.session import Session
+from gotrace.run.options import AttachOptions
+from gotrace.run.session import Session
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 

@@ -10,7 +10,7 @@ from gobuild import GO_VERSIONS, VARIANTS, build
 from summaries import OF_THREADS, names
 from workload import Workload
 
-from gotrace.vocabulary import CONTINUED
+from gotrace.common.vocabulary import CONTINUED
 
 pytestmark = pytest.mark.bpf
 

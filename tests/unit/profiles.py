@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gotrace.histogram import bucket_of
+from gotrace.common.histogram import bucket_of
+from gotrace.common.vocabulary import FrameKind, Loss, State
 from gotrace.profile.types import Distribution, Frame, Hotspot, Overhead, Profile, StackStat, Target, Window
-from gotrace.vocabulary import FrameKind, Loss, State
 
 US = 1_000
 MS = 1_000_000

@@ -19,7 +19,7 @@ from benchmarks.stages import Stage, parse_stages, unmeasured, with_ramps  # noq
 from benchmarks.tables import disturbance, programs_table, readme, workload_table  # noqa: E402
 from benchmarks.tracers import gotrace_sets  # noqa: E402
 
-from gotrace.errors import GotraceError, UsageError  # noqa: E402
+from gotrace.common.errors import GotraceError, UsageError  # noqa: E402
 
 S = 1_000_000_000
 

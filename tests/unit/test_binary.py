@@ -7,7 +7,7 @@ import struct
 import pytest
 from gobuild import GO_VERSIONS, VARIANTS, build
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin import layout as layouts
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.derive import find_allgs

@@ -16,7 +16,7 @@ from profiles import MS, S, shop, shop_profile, stat
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 from gotrace.profile.types import Pause, Profile, SingleInterval
 
 UNFINISHED = replace(shop_profile(), complete=False)

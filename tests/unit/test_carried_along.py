@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gobuild import build
 
-from gotrace.errors import BadBinary
+from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import FileBytes, Image, read_file
 from gotrace.gobin.pclntab import MAGIC_118, MAGIC_120

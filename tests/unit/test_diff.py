@@ -14,21 +14,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from profiles import (
-    GOEXIT, GOPARK, HOSTILE, MS, S, durations, go, hostile_profile, profile, runtime, shop, shop_profile, stat, target,
+    GOEXIT,
+    GOPARK,
+    HOSTILE,
+    MS,
+    S,
+    durations,
+    go,
+    hostile_profile,
+    profile,
+    runtime,
+    shop,
+    shop_profile,
+    stat,
+    target,
     two_processes,
 )
 from rich.console import Console
 from test_export_formats import any_profile
 
+from gotrace.common.errors import EXIT_USAGE, UsageError
+from gotrace.common.vocabulary import FrameKind, Loss
 from gotrace.diff.compare import Change, Diff, Per, before_in_after, compare
 from gotrace.diff.identity import Places, stable_name
 from gotrace.diff.noise import MIN_SUBWINDOWS, apart, errors, exceeds, percentile_range
-from gotrace.errors import EXIT_USAGE, UsageError
 from gotrace.export.diff import SUFFIXES, diff_dict, diff_page_data, format_of_diff, render_diff
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow, Window
 from gotrace.render.diff import print_diff
-from gotrace.vocabulary import FrameKind, Loss
 
 
 def printed(diff: Diff, width: int = 80, **options: object) -> str:

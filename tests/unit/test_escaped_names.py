@@ -14,6 +14,7 @@ from profiles import GOEXIT, GOPARK, MS, go, profile, runtime, shop_profile, sta
 from rich.console import Console
 from test_report_and_diff import Cli, capture, cli  # noqa: F401
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.diff.compare import compare
 from gotrace.export import render
 from gotrace.profile.filters import filter_profile
@@ -22,7 +23,6 @@ from gotrace.profile.types import Frame, Profile
 from gotrace.render.diff import print_diff
 from gotrace.render.summary import print_summary
 from gotrace.render.tree import print_tree
-from gotrace.vocabulary import FrameKind
 
 Show = Callable[..., Browser]
 WAIT = "example.com/app/q%2ev3.(*T).Wait"

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from gotrace.common.vocabulary import State
 from gotrace.profile.estimate import Estimator
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.vocabulary import State
 
 MS = 1_000_000
 PERIOD = 50 * MS

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import GOEXIT, HOSTILE, MS, go, hostile_profile, profile, shop_profile, stat, two_processes
 
-from gotrace.errors import EXIT_USAGE, UsageError
+from gotrace.common.errors import EXIT_USAGE, UsageError
+from gotrace.common.vocabulary import FrameKind, Loss, State
 from gotrace.export import RENDERERS, format_of, render
 from gotrace.export.folded import render_folded
 from gotrace.export.summary_json import render_json, summary_dict
 from gotrace.profile.types import Frame, Profile
-from gotrace.vocabulary import FrameKind, Loss, State
 
 BINARY = (".pb.gz", ".pftrace")
 WEIGHTS = ["count", "total_ns", "p50_ns", "p90_ns", "p99_ns", "max_ns"]

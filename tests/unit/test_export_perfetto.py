@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 from profiles import GOEXIT, GOPARK, HOSTILE, MS, S, go, profile, runtime, shop_profile, stat, target
 
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import READY, FrameKind, Loss, State
 from gotrace.export.perfetto import render_perfetto, require_timeline
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.types import Frame, GovernorReport, GovernorStep, Pause, Profile, StackStat, TimelineInterval
-from gotrace.vocabulary import READY, FrameKind, Loss, State
 
 
 @dataclass

@@ -29,11 +29,11 @@ from profiles import (
 from test_export_formats import any_profile
 from wire import each, fields, packed
 
+from gotrace.common.vocabulary import CONTINUED, READY, FrameKind, Loss, State
 from gotrace.export.pprof import render_pprof
 from gotrace.export.protobuf import integer, text
 from gotrace.export.protobuf import packed as write_packed
 from gotrace.profile.types import Frame, Profile
-from gotrace.vocabulary import CONTINUED, READY, FrameKind, Loss, State
 
 GO = "1.27.3"
 Tool = Callable[..., str]

@@ -14,9 +14,9 @@ from hypothesis import given
 from profiles import GOEXIT, MS, go, hostile_profile, profile, shop_profile, stat, two_processes
 from test_export_formats import any_profile
 
+from gotrace.common.vocabulary import FrameKind, Loss, State
 from gotrace.export.speedscope import render_speedscope
 from gotrace.profile.types import Frame, GovernorReport, Missing, Profile
-from gotrace.vocabulary import FrameKind, Loss, State
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schemas" / "speedscope.json").read_text())
 

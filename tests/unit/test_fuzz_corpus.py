@@ -27,7 +27,7 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     """A seed that is refused at its first byte would lead the fuzzer nowhere."""
     from fuzz.targets import HostileMemory
 
-    from gotrace.errors import BadBinary
+    from gotrace.common.errors import BadBinary
     from gotrace.gobin.binary import GoBinary
     from gotrace.gobin.buildinfo import GoVersion
     from gotrace.gobin.image import Image

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import Stage
 from gotrace.export.summary_json import render_json
-from gotrace.governor import FLOOR, LONGEST_PAUSE_NS, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.governor.policy import FLOOR, LONGEST_PAUSE_NS, SAMPLE_NS, Governor, Load, Rung, stages_on
 from gotrace.profile.types import GovernorReport, GovernorStep, Profile
 from gotrace.render.summary import print_summary
-from gotrace.vocabulary import Stage
 
 TICK = 50_000_000
 SECOND = 1_000_000_000
@@ -61,7 +61,7 @@ class Target:
 
 
 def follow(governor: Governor, target: Target, duration_ns: int) -> Load:
-    """What gotrace.governed does, in simulated time; returns the load of all of it."""
+    """What gotrace.governor.regulator does, in simulated time; returns the load of all of it."""
     whole, since, windowed = Load(), Load(), False
     while whole.elapsed_ns < duration_ns:
         if governor.rung is not Rung.CONTINUITY:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import BadBinary, GotraceError
+from gotrace.common.errors import BadBinary, GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.plan.probes import make_plan

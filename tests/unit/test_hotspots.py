@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from profiles import GOEXIT, GOPARK, MS, S, durations, go, many_stacks, profile, runtime, shop, stat
 from test_export_formats import any_profile
 
+from gotrace.common.vocabulary import FrameKind, State
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import MOST, Thresholds, find_hotspots, idle_by_design
 from gotrace.profile.types import Frame, Profile, StackStat, SubWindow
-from gotrace.vocabulary import FrameKind, State
 
 HANDLER = [go("main.(*DB).Query"), go("main.handle"), go("net/http.HandlerFunc.ServeHTTP"), go("net/http.(*conn).serve"), GOEXIT]
 LOCK = [GOPARK, runtime("semacquire1"), go("sync.(*Mutex).Lock"), *HANDLER]

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gotrace"
 # From left to right as in the design; a module may import what stands before it. Modules of one rank may import
 # each other.
 ORDER = (
-    ("vocabulary", "errors", "histogram", "files", "units", "promptness", "politeness", "backoff", "__init__"),
+    ("common", "__init__"),
     ("proc",),
     ("gobin",),
     ("live",),
@@ -19,13 +19,13 @@ ORDER = (
     ("kernel",),
     ("model",),
     ("profile",),
-    ("blocked", "inprogress", "parked", "unended", "tally", "witness", "target", "watched", "governor"),
-    ("traced", "sampled", "dumped"),
-    ("governed",),
+    ("watch",),
+    ("governor",),
     ("capture",),
     ("diff",),
     ("render", "export"),
-    ("options", "session"),
+    ("dump",),
+    ("run",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

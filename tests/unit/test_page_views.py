@@ -12,8 +12,8 @@ from browser import Browser
 from flamepage import CONTRAST, NODE, ROOTS, card_of, click, fragment, go_to, hover, wait_for
 from profiles import HOSTILE, MS, hostile_profile, layers, many_stacks, profile, recursion, shop_profile, target
 
+from gotrace.common.vocabulary import Loss
 from gotrace.profile.types import Hotspot, Pause, Profile
-from gotrace.vocabulary import Loss
 
 Show = Callable[..., Browser]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gotrace.politeness import Politeness
-from gotrace.promptness import Promptness
+from gotrace.governor.niceness import Politeness
+from gotrace.proc.priority import Promptness
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("gotrace.backoff.time.monotonic", lambda: found.now)
+    monkeypatch.setattr("gotrace.watch.backoff.time.monotonic", lambda: found.now)
     return found
 
 
@@ -83,7 +83,7 @@ def test_late_without_standing_back_is_not_its_doing(politeness: Politeness) -> 
 
 
 def niceness_after(preparation: str) -> int:
-    code = f"import os, resource; {preparation}; from gotrace.politeness import Politeness as P; P().stand_back(); print(os.getpriority(0, 0))"
+    code = f"import os, resource; {preparation}; from gotrace.governor.niceness import Politeness as P; P().stand_back(); print(os.getpriority(0, 0))"
     return int(subprocess.check_output([sys.executable, "-c", code], text=True))
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gotrace.promptness import LONGEST_NS, Promptness
+from gotrace.proc.priority import LONGEST_NS, Promptness
 
 
 def policy() -> int:
@@ -37,7 +37,7 @@ def test_it_is_taken_and_given_back(promptness: Promptness) -> None:
 
 def test_a_look_that_takes_long_gives_it_back(promptness: Promptness, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000
-    monkeypatch.setattr("gotrace.promptness.time.monotonic_ns", lambda: now)
+    monkeypatch.setattr("gotrace.proc.priority.time.monotonic_ns", lambda: now)
     promptness.take()
     try:
         promptness.begin()
@@ -52,7 +52,7 @@ def test_a_look_that_takes_long_gives_it_back(promptness: Promptness, monkeypatc
 
 
 def asked_as(preparation: str) -> list[str]:
-    code = f"import os, resource; {preparation}; from gotrace.promptness import Promptness as P; p = P(); print(p.allowed(), os.sched_getscheduler(0) & 0xFF)"
+    code = f"import os, resource; {preparation}; from gotrace.proc.priority import Promptness as P; p = P(); print(p.allowed(), os.sched_getscheduler(0) & 0xFF)"
     return subprocess.check_output([sys.executable, "-c", code], text=True).split()
 
 
@@ -60,7 +60,7 @@ def asked_as(preparation: str) -> list[str]:
 def test_who_may_not_have_it_goes_on_without() -> None:
     nobody = "resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0)); os.setresuid(65534, 65534, 65534)"
     # gotrace is imported only then: the checkout may be out of nobody's sight.
-    assert asked_as(f"from gotrace import promptness; {nobody}") == ["False", "0"]
+    assert asked_as(f"from gotrace.proc import priority as promptness; {nobody}") == ["False", "0"]
 
 
 def test_another_policy_is_kept(promptness: Promptness) -> None:

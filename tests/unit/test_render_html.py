@@ -13,10 +13,10 @@ from typing import Any
 
 from profiles import HOSTILE, hostile_profile, shop_profile, two_processes
 
+from gotrace.common.vocabulary import Loss
 from gotrace.profile.types import Profile
 from gotrace.render.html import render_html
 from gotrace.render.pagedata import NAME_LIMIT, page_data
-from gotrace.vocabulary import Loss
 
 
 class Page(HTMLParser):

@@ -9,8 +9,8 @@ import pytest
 from browser import Browser
 from profiles import HOSTILE, S, hostile_profile, layers, many_stacks, profile, shop_profile, two_processes
 
+from gotrace.common.vocabulary import FrameKind, Loss
 from gotrace.render.frames import folded_frames, is_background, reason_label, waker_of, without_waker
-from gotrace.vocabulary import FrameKind, Loss
 
 Show = Callable[..., Browser]
 

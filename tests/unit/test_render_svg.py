@@ -31,13 +31,13 @@ from profiles import (
 )
 from test_export_formats import any_profile
 
+from gotrace.common.vocabulary import CONTINUED, FrameKind, Loss, State
 from gotrace.export.folded import render_folded
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.colours import frame_colours
 from gotrace.render.frames import is_background
 from gotrace.render.merge import Tree
 from gotrace.render.svg import MIN_WIDTH, render_svg
-from gotrace.vocabulary import CONTINUED, FrameKind, Loss, State
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -25,11 +25,11 @@ from profiles import (
 )
 from rich.console import Console
 
+from gotrace.common.vocabulary import LOSS_TEXT, FrameKind, Loss, State
 from gotrace.profile.types import Frame, Profile, Window
 from gotrace.render.frames import folded_frames, is_background, reason_label
 from gotrace.render.summary import print_summary
 from gotrace.render.text import format_duration, format_share, sanitize
-from gotrace.vocabulary import LOSS_TEXT, FrameKind, Loss, State
 
 
 def printed(made: Profile, width: int = 80, **options: int) -> str:

@@ -7,17 +7,30 @@ import re
 
 import pytest
 from hypothesis import given
-from profiles import GOEXIT, GOPARK, MS, S, go, hostile_profile, many_stacks, profile, runtime, shop_profile, stat, two_processes
+from profiles import (
+    GOEXIT,
+    GOPARK,
+    MS,
+    S,
+    go,
+    hostile_profile,
+    many_stacks,
+    profile,
+    runtime,
+    shop_profile,
+    stat,
+    two_processes,
+)
 from rich.console import Console
 from test_export_formats import any_profile
 
+from gotrace.common.vocabulary import FrameKind, State
 from gotrace.export import render
 from gotrace.profile.filters import without_runtime
 from gotrace.profile.hotspots import Thresholds, find_hotspots
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.summary import print_summary
 from gotrace.render.tree import RUNTIME_GOROUTINES, print_tree
-from gotrace.vocabulary import FrameKind, State
 
 
 def tree(made: Profile, width: int = 80, **options: object) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gotrace import histogram
+from gotrace.common import histogram
+from gotrace.common.vocabulary import Part
 from gotrace.kernel import structs
 from gotrace.kernel.program import source_folder
-from gotrace.vocabulary import Part
 
 MIRRORS = {
     "config": structs.Config, "knobs": structs.Knobs, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,

@@ -13,11 +13,11 @@ from profiles import MS, S, durations, go, profile, stat
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.writer import CaptureWriter
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.groups import grouped
 from gotrace.profile.subwindows import MAX_ROWS, MAX_SUBWINDOWS, SubWindows
 from gotrace.profile.types import Frame, StackStat
-from gotrace.vocabulary import FrameKind
 
 
 def grow(stack: StackStat, values: list[int]) -> StackStat:

@@ -17,8 +17,8 @@ from test_report_and_diff import capture
 
 from gotrace.capture.reader import read_capture
 from gotrace.cli import run
+from gotrace.common.errors import GotraceError
 from gotrace.diff.compare import compare
-from gotrace.errors import GotraceError
 from gotrace.export import render
 from gotrace.export.about import comments
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing, Profile

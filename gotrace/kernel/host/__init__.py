@@ -3,7 +3,7 @@ differences between kernels, containers and privileges are told apart here and n
 
 from __future__ import annotations
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.kernel.host import features, privileges, settings, toolchain
 from gotrace.kernel.host.check import Check
 from gotrace.kernel.host.privileges import WithoutRoot, without_root

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
 
 
 @dataclass(frozen=True)

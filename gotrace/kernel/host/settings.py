@@ -12,7 +12,7 @@ from gotrace.kernel.host import privileges
 from gotrace.kernel.host.check import Check
 from gotrace.kernel.host.features import reads_kernel_memory
 from gotrace.kernel.kallsyms import KALLSYMS
-from gotrace.promptness import Promptness
+from gotrace.proc.priority import Promptness
 
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _TRACEFS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))

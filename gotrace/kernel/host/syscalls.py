@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from gotrace.errors import Refused
+from gotrace.common.errors import Refused
 from gotrace.kernel.host.features import raw_tracepoints, reads_kernel_memory
 from gotrace.kernel.offsets import kernel_offsets
 

@@ -150,7 +150,7 @@ const profile = (() => {
     return path.reverse().concat(tail);
   }
 
-  // ---- durations: bucket edges of gotrace/histogram.py, eight to a power of two
+  // ---- durations: bucket edges of gotrace/common/histogram.py, eight to a power of two
 
   function bucketLow(index) {
     return index < 8 ? index : (8 + index % 8) * 2 ** (Math.floor(index / 8) - 1);
@@ -168,7 +168,7 @@ const profile = (() => {
     return counts;
   }
 
-  /** As percentile in gotrace/histogram.py, which knows the largest value exactly. */
+  /** As percentile in gotrace/common/histogram.py, which knows the largest value exactly. */
   function percentile(counts, fraction, max) {
     let counted = 0, seen = 0;
     for (const count of counts) counted += count;

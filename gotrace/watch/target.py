@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from gotrace.errors import BadBinary, Refused, TargetGone
+from gotrace.common.errors import BadBinary, Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import read_file
 from gotrace.live.fields import CHECKED, fitted
@@ -17,7 +17,6 @@ from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.process import Process, open_process
 from gotrace.proc.programs import go_descendants, loaded_program
 from gotrace.profile.types import Missing, Target
-
 
 RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
 """Goroutines can't run for longer than their process has CPU time. By so much, relative and absolute, the sums may differ: the one is

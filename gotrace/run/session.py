@@ -17,11 +17,14 @@ from pathlib import Path
 
 from gotrace import __version__
 from gotrace.capture.writer import CaptureLocked, CaptureWriter
-from gotrace.errors import GotraceError, Interrupted, Refused, UsageError
+from gotrace.common.errors import GotraceError, Interrupted, Refused, UsageError
+from gotrace.common.files import check_output, write
+from gotrace.common.vocabulary import CONTINUED, Loss, Mode, Stat
 from gotrace.export import format_of, render
-from gotrace.files import check_output, write
-from gotrace.governed import Regulator, together
-from gotrace.governor import SAMPLE_NS
+from gotrace.governor.niceness import LATE_S as POLITE_LATE_S
+from gotrace.governor.niceness import Politeness
+from gotrace.governor.policy import SAMPLE_NS
+from gotrace.governor.regulator import Regulator, together
 from gotrace.kernel.calibrate import trap_cost_ns
 from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.host import SyscallSource, choose_syscall_source
@@ -29,20 +32,17 @@ from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats, program_stats
 from gotrace.model.stacks import OTHER_REASONS
 from gotrace.model.syscalls import syscall_names
-from gotrace.options import AttachOptions
 from gotrace.plan.probes import ProbeSet
-from gotrace.politeness import LATE_S as POLITE_LATE_S
-from gotrace.politeness import Politeness
+from gotrace.proc.priority import LATE_S
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.told import told
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
-from gotrace.promptness import LATE_S
-from gotrace.sampled import SampledProcess
-from gotrace.traced import TracedProcess
-from gotrace.vocabulary import CONTINUED, Loss, Mode, Stat
-from gotrace.watched import Watched
+from gotrace.run.options import AttachOptions
+from gotrace.watch.probed import TracedProcess
+from gotrace.watch.protocol import Watched
+from gotrace.watch.sampled import SampledProcess
 
 _COMMIT_EVERY_S = 0.9
 _READ_FOR_NS = 250_000_000

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import BlockedThread, KernelObject, RawStack, RunnableThread
@@ -19,7 +20,6 @@ from gotrace.live.gstruct import Status
 from gotrace.model.kernelstacks import STOPPED, cause
 from gotrace.proc.descriptors import open_file
 from gotrace.proc.sockets import internet_sockets
-from gotrace.vocabulary import StartKind
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _MOST = 4096

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from gotrace.histogram import bucket_of
+from gotrace.common.histogram import bucket_of
+from gotrace.common.vocabulary import Part, StartKind
 from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey, UnseenWait
 from gotrace.kernel.rows import stack_hash
-from gotrace.vocabulary import Part, StartKind
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gotrace.backoff import Backoff
-from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, kernel_names, is_halted, stack_of_thread, thread_numbers
-from gotrace.errors import GotraceError, TargetGone
+from gotrace.common.errors import GotraceError, TargetGone
+from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
@@ -23,13 +22,31 @@ from gotrace.live.scan import Copy, Scanner, Snapshot, waits_for_first_turn
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
+from gotrace.proc.priority import Promptness
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
-from gotrace.promptness import Promptness
-from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
-from gotrace.vocabulary import Loss, Stat
+from gotrace.watch.backoff import Backoff
+from gotrace.watch.target import (
+    OpenTarget,
+    cpu_time_ns,
+    forked_copy,
+    is_possible,
+    missing_fields,
+    open_target,
+    plugins_loaded,
+)
+from gotrace.watch.unfinished.blocked import (
+    IN_SOME_CALL,
+    Asleep,
+    asleep,
+    asleep_thread,
+    is_halted,
+    kernel_names,
+    stack_of_thread,
+    thread_numbers,
+)
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
@@ -62,7 +79,7 @@ class SampleOptions:
 
 
 class SampledProcess:
-    """A process that is opened and looked at. Has the shape of `gotrace.traced.TracedProcess`.
+    """A process that is opened and looked at. Has the shape of `gotrace.watch.probed.TracedProcess`.
 
     `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if it can't be read.
     """

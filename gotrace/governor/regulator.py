@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from gotrace.errors import GotraceError
-from gotrace.governor import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import Stage, Stat
+from gotrace.governor.policy import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
 from gotrace.kernel.placing import ProbesDoNotArrive, stage_of
 from gotrace.kernel.records import ProgramRuns
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing
-from gotrace.sampled import SampleOptions
-from gotrace.traced import TracedProcess
-from gotrace.vocabulary import Stage, Stat
+from gotrace.watch.probed import TracedProcess
+from gotrace.watch.sampled import SampleOptions
 
 _TICK_NS, _CALM_TICK_NS = 50_000_000, 100_000_000
 _CALM = 0.7

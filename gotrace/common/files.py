@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from gotrace.errors import GotraceError, UsageError
+from gotrace.common.errors import GotraceError, UsageError
 
 
 def invoking_user() -> tuple[int, int] | None:

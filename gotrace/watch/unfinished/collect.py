@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from gotrace.inprogress import CutOff, Parked
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.tables import Tables
-from gotrace.parked import ParkedReader
+from gotrace.watch.unfinished.cutoff import CutOff, Parked
+from gotrace.watch.unfinished.parked import ParkedReader
 
 _CHUNK = 8192
 

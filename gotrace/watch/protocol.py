@@ -1,15 +1,15 @@
-"""What `gotrace.session` needs of a process, however its goroutines are watched: by probes, or by looks at its memory."""
+"""What `gotrace.run.session` needs of a process, however its goroutines are watched: by probes, or by looks at its memory."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from gotrace.errors import GotraceError
+from gotrace.common.errors import GotraceError
+from gotrace.common.vocabulary import Loss, Stat
 from gotrace.gobin.binary import GoBinary
+from gotrace.proc.priority import Promptness
 from gotrace.proc.process import Process
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
-from gotrace.promptness import Promptness
-from gotrace.vocabulary import Loss, Stat
 
 
 class Watched(Protocol):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gotrace.errors import UsageError
+from gotrace.common.errors import UsageError
+from gotrace.common.vocabulary import CONTINUED, Mode, StartKind, State
 from gotrace.export import NEEDS_TIMELINE
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.program import Options
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.hotspots import Thresholds
-from gotrace.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ, SampleOptions
-from gotrace.vocabulary import CONTINUED, Mode, StartKind, State
+from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ, SampleOptions
 
 _KINDS_OF_STATE = {
     State.WAITING: {StartKind.PARK, StartKind.COROSWITCH},
@@ -31,7 +31,7 @@ class AttachOptions:
     """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
     `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name; None: its
     usual one. `max_overhead`: percent
-    of the CPU time that a target uses for itself (gotrace/governor.py); 0: no cap."""
+    of the CPU time that a target uses for itself (gotrace/governor/policy.py); 0: no cap."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000

@@ -1,4 +1,4 @@
-"""One process under trace: from its pid to stacks with symbols. `gotrace.session` runs one of these per process."""
+"""One process under trace: from its pid to stacks with symbols. `gotrace.run.session` runs one of these per process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from gotrace.blocked import blocked_threads, is_halted, kernel_names, sees_kernel_numbers, still_blocked, threads_cpu_ns
-from gotrace.errors import GotraceError, Refused, TargetGone
+from gotrace.common.errors import GotraceError, Refused, TargetGone
+from gotrace.common.units import format_duration, format_share
+from gotrace.common.vocabulary import Loss, Stage, Stat
 from gotrace.gobin.binary import GoBinary
-from gotrace.inprogress import CutOff, Parked
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
@@ -22,22 +22,38 @@ from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
-from gotrace.parked import ParkedReader
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan, sanitizer_of
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.memory import Memory
+from gotrace.proc.priority import Promptness
 from gotrace.proc.process import Process
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
-from gotrace.promptness import Promptness
-from gotrace.sampled import SampledProcess, SampleOptions
-from gotrace.tally import Tally
-from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
-from gotrace.unended import Unended
-from gotrace.units import format_duration, format_share
-from gotrace.vocabulary import Loss, Stage, Stat
-from gotrace.witness import Witness
+from gotrace.watch.sampled import SampledProcess, SampleOptions
+from gotrace.watch.tally import Tally
+from gotrace.watch.target import (
+    OpenTarget,
+    cpu_time_ns,
+    describe,
+    forked_copy,
+    is_possible,
+    missing_fields,
+    open_target,
+    plugins_loaded,
+)
+from gotrace.watch.unfinished.blocked import (
+    blocked_threads,
+    is_halted,
+    kernel_names,
+    sees_kernel_numbers,
+    still_blocked,
+    threads_cpu_ns,
+)
+from gotrace.watch.unfinished.collect import Unended
+from gotrace.watch.unfinished.cutoff import CutOff, Parked
+from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.witness import Witness
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000

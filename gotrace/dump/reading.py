@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from gotrace import __version__
-from gotrace.blocked import IN_SOME_CALL, Asleep, asleep, asleep_thread, open_files, stack_of_thread, thread_numbers
-from gotrace.errors import TargetGone
+from gotrace.common.errors import TargetGone
+from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import KernelObject, RawStack
@@ -18,9 +18,17 @@ from gotrace.live.scan import Head, Scanner, Snapshot
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import CodePoint, StackModel
 from gotrace.proc.descriptors import Descriptors
-from gotrace.profile.dump import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
 from gotrace.profile.symbolize import Symbolizer, shown_name
-from gotrace.target import OpenTarget, forked_copy, open_target
+from gotrace.watch.target import OpenTarget, forked_copy, open_target
+from gotrace.watch.unfinished.blocked import (
+    IN_SOME_CALL,
+    Asleep,
+    asleep,
+    asleep_thread,
+    open_files,
+    stack_of_thread,
+    thread_numbers,
+)
 
 _TRIES = 8
 _RETRY_S = 0.001

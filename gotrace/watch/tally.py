@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gotrace.common.vocabulary import Part, StartKind
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackKey, StackStat
-from gotrace.vocabulary import Part, StartKind
 
 _CONFIDENCE = 1.96
 _OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))

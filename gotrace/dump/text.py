@@ -8,11 +8,11 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.text import Text
 
-from gotrace.profile.dump import LOSSES, RUNNING, Dump, GoroutineState
+from gotrace.common.vocabulary import FrameKind
+from gotrace.dump.types import LOSSES, RUNNING, Dump, GoroutineState
 from gotrace.profile.frames import plain_name
 from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
-from gotrace.vocabulary import FrameKind
 
 _IDS_SHOWN = 8
 

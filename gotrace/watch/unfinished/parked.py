@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from gotrace.blocked import open_files
+from gotrace.common.vocabulary import StartKind
 from gotrace.gobin.binary import GoBinary
-from gotrace.inprogress import Parked
 from gotrace.kernel.bpf import BpfError
 from gotrace.kernel.records import RawStack
 from gotrace.kernel.tables import Tables
@@ -17,7 +16,8 @@ from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
 from gotrace.model.snapshots import KIND_OF_STATUS
 from gotrace.proc.memory import Memory
-from gotrace.vocabulary import StartKind
+from gotrace.watch.unfinished.blocked import open_files
+from gotrace.watch.unfinished.cutoff import Parked
 
 _READ_TRIES = 5
 _RETRY_S = 0.002

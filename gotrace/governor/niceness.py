@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 
-from gotrace.backoff import Backoff
+from gotrace.watch.backoff import Backoff
 
 LATE_S = 0.01
 """Who stands back and comes so late to what is due has found no CPU to spare."""

@@ -1,0 +1,1 @@
+"""`gotrace dump`: every goroutine as it is now."""

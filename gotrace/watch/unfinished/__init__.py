@@ -1,0 +1,1 @@
+"""Intervals without an end in the window: goroutines that are parked, threads that are blocked."""
