@@ -2,7 +2,7 @@
 
 The cost is the CPU time that our probes take from the target: for each hit the trap, as measured on this host before the
 trace, and what the BPF programs ran, as the kernel timed them, with an addition for what can't be timed
-(gotrace/governor/regulator.py: UNTIMED). Of the tracepoints on threads, through which all processes pass, the target's part is counted;
+(gotrace/governor/load.py: UNTIMED). Of the tracepoints on threads, through which all processes pass, the target's part is counted;
 what runs where data arrives, in the context of whoever sends it, is not. The cap is a share of the CPU time that the target
 used *for itself*: what the kernel accounts to it, less our cost. That ratio does not depend on how much the trace slows the
 target down: each of its steps costs the same whether steps come fast or slowly. A target that uses less than `FLOOR` CPUs is

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from gotrace.common.errors import GotraceError
-from gotrace.common.vocabulary import Stage, Stat
+from gotrace.common.vocabulary import Stage
+from gotrace.governor.load import LoadMeter
 from gotrace.governor.policy import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
-from gotrace.kernel.placing import ProbesDoNotArrive, stage_of
-from gotrace.kernel.records import ProgramRuns
+from gotrace.kernel.placing import ProbesDoNotArrive
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing
 from gotrace.watch.probed import TracedProcess
 from gotrace.watch.sampled import SampleOptions
@@ -21,15 +20,6 @@ _CALM = 0.7
 _SLACK_NS = 10_000_000
 """So much sooner does no harm, where that spares waking up twice."""
 _PAUSE_TICK_S = 0.02
-_ASSUMED_PROGRAM_NS = 1000
-"""What a program runs per hit, where the kernel does not time programs: more than any on average."""
-_PASSING_NS, _ENOUGH = 300.0, 20
-"""What a tracepoint takes at most for a thread of another process, and how many make a mean."""
-UNTIMED = 1.35
-"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others,
-and Go's scheduler spins for longer when its steps take longer. ``scripts/bench --only untimed`` prints it: CPU time per unit of
-work, traced less untraced, over what traps and programs account for; 1.3 for a channel ping-pong and for goroutines that come
-and go (Linux 6.18 in a virtual machine with two CPUs; single pairs from 1.2 to 1.45)."""
 _WINDOWS_PER_BLOCK = 4
 """With --min-block, how many such waits a window has room for."""
 
@@ -47,8 +37,7 @@ class Regulator:
     ) -> None:
         self.process = process
         self._cap = cap
-        self._trap_ns = trap_ns
-        self._timed = timed
+        self._meter = LoadMeter(process, trap_ns, timed)
         self._say = say
         self._least_ns = _WINDOWS_PER_BLOCK * looks.min_block_ns
         self._looks = looks
@@ -57,16 +46,13 @@ class Regulator:
         self._steps: list[GovernorStep] = []
         self._on_rungs = dict.fromkeys(Rung, 0)
         self._broken = self._finished = False
-        self._passed, self._switches = ProgramRuns(), 0
-        self._threads_ns = dict.fromkeys(Stage, 0)
-        self._passing_ns = _PASSING_NS
 
     def begin(self) -> None:
         """The window is open."""
         stages = self.process.tracer.probes.stages
         self._had = stages
         self.governor = Governor(self._cap, tuple(rung for rung in Rung if self._makes_a_difference(rung, stages)))
-        self._now = self._first = self._last = self._before = self._since = self._opened = self._read()
+        self._now = self._first = self._last = self._before = self._since = self._opened = self._meter.read()
         self._entered = time.monotonic_ns()
         self._due = self._entered + _TICK_NS
 
@@ -120,52 +106,10 @@ class Regulator:
             self._note(rung, self.governor.give_windows_up())
         process.look(self._looks)
 
-    # -- what it costs -------------------------------------------------------------------------------------------------
-
-    def _read(self) -> Load:
-        """All since the process was loaded."""
-        process = self.process
-        stats = process.counters()
-        if self._timed:
-            runs = process.tracer.runs()
-        else:
-            hits = {
-                "start": stats[Stat.HITS_START], "end": stats[Stat.HITS_END], "ready": stats[Stat.HITS_READY],
-                "exit": stats[Stat.HITS_EXIT], "syscall": stats[Stat.HITS_SYSCALL],
-            }
-            runs = {role: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for role, number in hits.items()}
-        programs, traps = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
-        for role, of_role in runs.items():
-            programs[stage_of(role)] += of_role.run_ns
-            traps[stage_of(role)] += of_role.hits * self._trap_ns
-        starts = runs.get("start", ProgramRuns())
-        self._threads_ns[process.tracer.probes.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
-        for stage, spent_ns in self._threads_ns.items():
-            programs[stage] += spent_ns
-        costs = (
-            traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
-            traps[Stage.KERNEL] + programs[Stage.KERNEL], starts.hits * self._trap_ns,
-        )
-        return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
-
-    def _paused_load(self) -> Load:
-        """As `_read`, in a pause: no probe is hit, so only the target's own time has gone on since."""
-        return replace(self._now, elapsed_ns=time.monotonic_ns(), cpu_ns=self.process.cpu_used_ns())
-
-    def _tracepoints_ns(self, switches: int) -> int:
-        """What the tracepoints took for the target's threads since the last call: of all that they ran less what they take where
-        they find that it is another process's thread, which is what they took in the cheapest span of time."""
-        total = self.process.tracer.tracepoint_runs()
-        new, before = total - self._passed, self._switches
-        self._passed, self._switches = total, switches
-        if new.hits >= _ENOUGH:
-            self._passing_ns = min(self._passing_ns, new.run_ns / new.hits)
-        # Two switches, off a CPU and on it again, come with one wake-up at most.
-        others = max(0, new.hits - (switches - before) * 3 // 2)
-        return max(0, round(new.run_ns - others * self._passing_ns))
+    # -- what it does -------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._before, self._now = self._now, self._read()
+        self._before, self._now = self._now, self._meter.read()
         rung = self.governor.rung
         wanted = self.governor.observe(self._now - self._before)
         if wanted is not rung:
@@ -198,7 +142,7 @@ class Regulator:
             more = stages - process.tracer.probes.stages
             if more:
                 process.take_up(more)
-        self._now = self._read()
+        self._now = self._meter.read()
 
     def _note(self, rung: Rung, wanted: Rung) -> None:
         now, share = time.monotonic_ns(), self.governor.share
@@ -213,9 +157,9 @@ class Regulator:
 
     def _close_window(self) -> None:
         governor, process = self.governor, self.process
-        inside = self._read() - self._opened
+        inside = self._meter.read() - self._opened
         process.pause()
-        self._now = self._read()
+        self._now = self._meter.read()
         if governor.observe(inside, (self._now - self._since).elapsed_ns) is not Rung.CONTINUITY:
             # Traced as on that rung from the next window on, which has no end.
             self._note(Rung.CONTINUITY, governor.rung)
@@ -225,7 +169,7 @@ class Regulator:
 
     def _maybe_resume(self) -> None:
         governor = self.governor
-        self._now = self._paused_load()
+        self._now = self._meter.in_pause(self._now)
         since = self._now - self._since
         late = since.elapsed_ns >= LONGEST_PAUSE_NS
         if governor.repaid(since) or late and not self._windowed:
@@ -239,12 +183,12 @@ class Regulator:
     def _open(self, length_ns: int) -> None:
         self._since = self._now
         self.process.resume(length_ns, lean=self.governor.rung is Rung.STARTS)
-        self._opened = self._now = self._read()
+        self._opened = self._now = self._meter.read()
         self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
 
     def finish(self) -> None:
         """The trace is about to end: nothing is changed any more, and the costs up to now are the whole."""
-        self._last = self._read()
+        self._last = self._meter.read()
         self._finished = True
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -252,7 +196,7 @@ class Regulator:
     def whole(self) -> Load:
         """The load since `begin`, up to `finish`."""
         if not self._finished:
-            self._last = self._read()
+            self._last = self._meter.read()
         return self._last - self._first
 
     def report(self) -> GovernorReport:

@@ -1,4 +1,4 @@
-"""What tracing costs a target over the traps and programs that can be timed: the factor UNTIMED of gotrace/governor/regulator.py."""
+"""What tracing costs a target over the traps and programs that can be timed: the factor UNTIMED of gotrace/governor/load.py."""
 
 from __future__ import annotations
 

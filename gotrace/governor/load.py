@@ -1,0 +1,76 @@
+"""What tracing one process costs it: traps and programs, by stage, beside the CPU time that it uses itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from gotrace.common.vocabulary import Stage, Stat
+from gotrace.governor.policy import Load
+from gotrace.kernel.placing import stage_of
+from gotrace.kernel.records import ProgramRuns
+from gotrace.watch.probed import TracedProcess
+
+_ASSUMED_PROGRAM_NS = 1000
+"""What a program runs per hit, where the kernel does not time programs: more than any on average."""
+_PASSING_NS, _ENOUGH = 300.0, 20
+"""What a tracepoint takes at most for a thread of another process, and how many make a mean."""
+UNTIMED = 1.35
+"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others,
+and Go's scheduler spins for longer when its steps take longer. ``scripts/bench --only untimed`` prints it: CPU time per unit of
+work, traced less untraced, over what traps and programs account for; 1.3 for a channel ping-pong and for goroutines that come
+and go (Linux 6.18 in a virtual machine with two CPUs; single pairs from 1.2 to 1.45)."""
+
+
+class LoadMeter:
+    """Of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the kernel times programs."""
+
+    def __init__(self, process: TracedProcess, trap_ns: int, timed: bool) -> None:
+        self._process = process
+        self._trap_ns = trap_ns
+        self._timed = timed
+        self._passed, self._switches = ProgramRuns(), 0
+        self._threads_ns = dict.fromkeys(Stage, 0)
+        self._passing_ns = _PASSING_NS
+
+    def read(self) -> Load:
+        """All since the process was loaded."""
+        process = self._process
+        stats = process.counters()
+        if self._timed:
+            runs = process.tracer.runs()
+        else:
+            hits = {
+                "start": stats[Stat.HITS_START], "end": stats[Stat.HITS_END], "ready": stats[Stat.HITS_READY],
+                "exit": stats[Stat.HITS_EXIT], "syscall": stats[Stat.HITS_SYSCALL],
+            }
+            runs = {role: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for role, number in hits.items()}
+        programs, traps = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
+        for role, of_role in runs.items():
+            programs[stage_of(role)] += of_role.run_ns
+            traps[stage_of(role)] += of_role.hits * self._trap_ns
+        starts = runs.get("start", ProgramRuns())
+        self._threads_ns[process.tracer.probes.thread_stage] += self._tracepoints_ns(stats[Stat.SWITCHES])
+        for stage, spent_ns in self._threads_ns.items():
+            programs[stage] += spent_ns
+        costs = (
+            traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
+            traps[Stage.KERNEL] + programs[Stage.KERNEL], starts.hits * self._trap_ns,
+        )
+        return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
+
+    def in_pause(self, before: Load) -> Load:
+        """The load in a pause that `before` led into: no probe is hit, so only the target's own time has gone on since."""
+        return replace(before, elapsed_ns=time.monotonic_ns(), cpu_ns=self._process.cpu_used_ns())
+
+    def _tracepoints_ns(self, switches: int) -> int:
+        """What the tracepoints took for the target's threads since the last call: of all that they ran less what they take where
+        they find that it is another process's thread, which is what they took in the cheapest span of time."""
+        total = self._process.tracer.tracepoint_runs()
+        new, before = total - self._passed, self._switches
+        self._passed, self._switches = total, switches
+        if new.hits >= _ENOUGH:
+            self._passing_ns = min(self._passing_ns, new.run_ns / new.hits)
+        # Two switches, off a CPU and on it again, come with one wake-up at most.
+        others = max(0, new.hits - (switches - before) * 3 // 2)
+        return max(0, round(new.run_ns - others * self._passing_ns))
