@@ -12,12 +12,19 @@ import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 from gotrace.kernel.bpf import (
-    AttachType, BpfError, MapType, ProgramType, attach_uprobe_link, create_map, load_program, read_element,
+    AttachType,
+    BpfError,
+    MapType,
+    ProgramType,
+    attach_uprobe_link,
+    create_map,
+    load_program,
+    read_element,
 )
 from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, hold_uprobe, open_uprobe
 from gotrace.proc.memory import living_thread
@@ -118,7 +125,7 @@ def _count_into(array: int) -> bytes:
 
 
 @contextmanager
-def probed_code() -> Iterator[tuple[str, object]]:
+def probed_code() -> Iterator[tuple[str, Callable[[int], None]]]:
     """A file whose first instruction may be probed, and the function that runs it, mapped into this process.
 
     Raises:

@@ -10,8 +10,17 @@ from functools import cache
 
 from gotrace.errors import Refused
 from gotrace.kernel.bpf import (
-    EXIT_0, AttachType, BpfError, MapType, ProgramType, attach_fentry, attach_kprobe_link, attach_raw_tracepoint, create_map,
-    load_program, possible_cpus,
+    EXIT_0,
+    AttachType,
+    BpfError,
+    MapType,
+    ProgramType,
+    attach_fentry,
+    attach_kprobe_link,
+    attach_raw_tracepoint,
+    create_map,
+    load_program,
+    possible_cpus,
 )
 from gotrace.kernel.btf import VMLINUX, Btf
 from gotrace.kernel.host.check import Check, tried
