@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
-
 OUTSIDE_CODE = 1
 """In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, also a secret: it is never
 kept."""

@@ -11,7 +11,6 @@ from gotrace.cli.parameters import hot_options, thresholds
 from gotrace.errors import UsageError
 from gotrace.vocabulary import State
 
-
 HOT_SPOTS = """
 \b
 Hot spots are places whose waits are suspicious, not just large; the three --hot

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from gotrace.profile.frames import plain_name, waker_of
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.types import Distribution, Frame, StackStat
-from gotrace.profile.frames import plain_name, waker_of
 from gotrace.vocabulary import FrameKind
 
 
@@ -26,7 +26,7 @@ class Group:
 
 def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
     """Largest total first. `bounds`: margins are bounds and add up, not those of independent estimates."""
-    groups: dict[tuple, Group] = {}
+    groups: dict[tuple[object, ...], Group] = {}
     bare = _Bare()
     for index, stack in enumerate(stacks):
         frames, numbers, thing = bare(stack.frames)
