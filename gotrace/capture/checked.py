@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gotrace.common.histogram import BUCKETS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _MOST = (1 << 63) - 1
 """SQLite's largest; of ns 292 years, which a million goroutines wait in a few months."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def whole(value: object, least: int = 0) -> int:
@@ -42,14 +46,14 @@ def truth(value: object) -> bool:
     return value
 
 
-def listed(value: object) -> list:
+def listed(value: object) -> list[object]:
     """A list."""
     if not isinstance(value, list):
         raise ValueError(f"{_shown(value)} where a list belongs")
     return value
 
 
-def mapping(value: object) -> dict:
+def mapping(value: object) -> dict[str, object]:
     """A JSON object."""
     if not isinstance(value, dict):
         raise ValueError(f"{_shown(value)} where an object belongs")
@@ -66,9 +70,9 @@ def histogram(value: object) -> dict[int, int]:
 
 def record(kind: type[T], value: object) -> T:
     """An instance of the dataclass `kind`, whose fields are of the types above."""
-    check = {"int": whole, "str": text, "float": number, "bool": truth}
+    check: dict[str, Callable[[object], object]] = {"int": whole, "str": text, "float": number, "bool": truth}
     given = mapping(value)
-    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    types = {field.name: str(field.type) for field in fields(kind)}
     return kind(**{name: check[types[name]](item) for name, item in given.items()})
 
 

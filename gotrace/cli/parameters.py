@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,7 +16,15 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)?")
 _LONGEST_NS = 7 * 24 * 3600 * 1_000_000_000
 
 
-class Duration(click.ParamType):
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+if TYPE_CHECKING:
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType  # not generic in all releases of click
+
+
+class Duration(_IntType):
     """``250us``, ``10ms``, ``1.5s``, ``2m``; a bare number is seconds. The value is int ns."""
 
     name = "duration"
@@ -51,7 +60,7 @@ HOT_OPTIONS = (
 )
 
 
-def hot_options(command: Callable) -> Callable:
+def hot_options(command: _Command) -> _Command:
     """The flags of the hot spots' thresholds; `thresholds` makes them one value."""
     for option in reversed(HOT_OPTIONS):
         command = option(command)

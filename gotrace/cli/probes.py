@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from gotrace.common.errors import GotraceError
 from gotrace.plan.probes import ProbeSet
+
+if TYPE_CHECKING:
+    from gotrace.gobin.binary import GoBinary
 
 
 @click.command()
@@ -44,7 +48,7 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
     sys.stdout.flush()
 
 
-def _open(path: str):
+def _open(path: str) -> GoBinary:
     from gotrace.gobin.binary import GoBinary
     from gotrace.gobin.image import read_file
 

@@ -127,7 +127,8 @@ class _Place:
     frames: tuple[Frame, ...] = ()
 
 
-_Keyed = tuple[tuple, _Place]
+_Key = tuple[object, ...]
+_Keyed = tuple[_Key, _Place]
 """What both sides have in common, and what is shown for it."""
 
 
@@ -172,12 +173,9 @@ def compare(
         return keyed
 
     def changes(keyed: Callable[[Profile], Callable[[StackStat], _Keyed]]) -> list[Change]:
-        groups = [_grouped(profile.stacks, keyed(profile)) for profile in (left, right)]
-        found = []
-        for key in dict.fromkeys([*groups[1], *groups[0]]):
-            pair = groups[0].get(key), groups[1].get(key)
-            found.append(_change((pair[1] or pair[0]).place, *pair, sides, per))
-        return found
+        old, new = _grouped(left.stacks, keyed(left)), _grouped(right.stacks, keyed(right))
+        either = new | {key: group for key, group in old.items() if key not in new}
+        return [_change(group.place, old.get(key), new.get(key), sides, per) for key, group in either.items()]
 
     def largest(found: list[Change]) -> list[Change]:
         return sorted(found, key=lambda change: -max(change.total.before, change.total.after))
@@ -203,8 +201,8 @@ def _side(profile: Profile) -> Side:
     return Side(profile, profile.window.attached_ns or profile.window.duration_ns, off_ns + (profile.running_ns or 0))
 
 
-def _grouped(stacks: Iterable[StackStat], keyed: Callable[[StackStat], _Keyed]) -> dict[tuple, _Sum]:
-    groups: dict[tuple, _Sum] = {}
+def _grouped(stacks: Iterable[StackStat], keyed: Callable[[StackStat], _Keyed]) -> dict[_Key, _Sum]:
+    groups: dict[_Key, _Sum] = {}
     for stack in stacks:
         key, place = keyed(stack)
         group = groups.get(key)
@@ -217,17 +215,19 @@ def _grouped(stacks: Iterable[StackStat], keyed: Callable[[StackStat], _Keyed]) 
 def _change(place: _Place, left: _Sum | None, right: _Sum | None, sides: tuple[Side, Side], per: Per) -> Change:
     nothing = Distribution()
     pair = [group.distribution if group else nothing for group in (left, right)]
-    wrong = [_errors(group, side) for group, side in zip((left, right), sides)]
+    wrong = [_errors(group, side) for group, side in zip((left, right), sides, strict=True)]
 
     def per_second(pick: Callable[[Distribution], int], which: int, way: Per) -> Delta:
         seconds = [side.seconds(way) for side in sides]
-        values = [pick(d) / s for d, s in zip(pair, seconds)]
-        error = [both[which] / s for both, s in zip(wrong, seconds)]
-        return Delta(*values, exceeds(values[0], error[0], values[1], error[1]))
+        values = [pick(d) / s for d, s in zip(pair, seconds, strict=True)]
+        error = [both[which] / s for both, s in zip(wrong, seconds, strict=True)]
+        return Delta(values[0], values[1], exceeds(values[0], error[0], values[1], error[1]))
 
     def percentile(fraction: float) -> Delta:
+        old, new = pair
         there = left is not None and right is not None
-        return Delta(*(d.percentile_ns(fraction) for d in pair), there and apart(*(percentile_range(d, fraction) for d in pair)))
+        differs = there and apart(percentile_range(old, fraction), percentile_range(new, fraction))
+        return Delta(old.percentile_ns(fraction), new.percentile_ns(fraction), differs)
 
     return Change(
         state=place.state,

@@ -46,6 +46,17 @@ def stable_name(function: str) -> str:
     return _RANGE.sub("-range", _CLOSURE.sub(".func", name))
 
 
+class _Kind(Enum):
+    NONE = 0
+    OWN = 1
+    BOUNDARY = 2
+    RUNTIME = 3
+
+
+_Known = tuple[Frame, _Kind, int, Frame, str]
+"""A frame, what it counts as, the number of its name, the frame as it is shown, its package if that is low-level."""
+
+
 class Places:
     """The places of stacks. `exact`: names as they are, for two captures of one build. One object serves both captures: equal
     keys are the same place."""
@@ -54,11 +65,13 @@ class Places:
         self._exact = exact
         self._numbers: dict[tuple[str, str], int] = {}
         # By identity: frames are shared by the stacks that have them, and what is kept here stays what it is.
-        self._known: dict[int, tuple[Frame, _Kind, int, Frame, str]] = {}
+        self._known: dict[int, _Known] = {}
 
     def of(self, stack: StackStat) -> tuple[tuple[int, ...], tuple[Frame, ...]]:
         """(key, frames leaf first)."""
-        kept, own, runtime = [], [], None
+        kept: list[_Known] = []
+        own: list[_Known] = []
+        runtime: _Known | None = None
         for frame in stack.frames:
             known = self._known.get(id(frame))
             if known is None:
@@ -79,7 +92,7 @@ class Places:
             kept.append(runtime)
         return tuple(known[2] for known in kept), tuple(known[3] for known in kept)
 
-    def _look(self, frame: Frame) -> tuple[Frame, _Kind, int, Frame, str]:
+    def _look(self, frame: Frame) -> _Known:
         kind, package, name = _Kind.NONE, "", frame.name
         if frame.kind in (FrameKind.SYSCALL, FrameKind.LOST):
             kind = _Kind.BOUNDARY
@@ -93,10 +106,3 @@ class Places:
         name = name if self._exact else stable_name(name)
         number = self._numbers.setdefault((name, frame.kind.value), len(self._numbers))
         return frame, kind, number, replace(frame, name=name), package
-
-
-class _Kind(Enum):
-    NONE = 0
-    OWN = 1
-    BOUNDARY = 2
-    RUNTIME = 3

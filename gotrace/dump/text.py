@@ -38,7 +38,7 @@ def print_dump(dump: Dump, console: Console) -> None:
     ))
     for note in dump.notes:
         console.print(Text(f"note: {sanitize(note)}", "yellow"), soft_wrap=True)
-    groups: dict[tuple, list[GoroutineState]] = {}
+    groups: dict[tuple[object, ...], list[GoroutineState]] = {}
     for one in dump.goroutines:
         key = (one.state, one.reason, one.frames, one.created_by, one.locked_to_thread, tuple(sorted(one.labels.items())))
         groups.setdefault(key, []).append(one)

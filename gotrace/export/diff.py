@@ -42,7 +42,7 @@ def render_diff_folded(diff: Diff) -> bytes:
     profile = merged_profile(diff)
     before, _ = before_in_after(diff)
     lines: dict[str, list[int]] = {}
-    for (line, stack), total_ns in zip(folded_lines(profile), before):
+    for (line, stack), total_ns in zip(folded_lines(profile), before, strict=True):
         both = lines.setdefault(line, [0, 0])
         both[0] += total_ns
         both[1] += stack.distribution.total_ns

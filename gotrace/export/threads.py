@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gotrace.profile.types import TimelineInterval
 
@@ -26,13 +27,13 @@ def runs_by_thread(timeline: Iterable[TimelineInterval], window_ns: int) -> dict
     found: dict[int, list[Run]] = {}
     for (_, goid), parts in by_goroutine.items():
         parts.sort(key=lambda part: part.start_ns)
-        for part, after in zip(parts, [*parts[1:], None]):
+        for part, after in zip(parts, [*parts[1:], None], strict=True):
             start_ns = part.start_ns + part.duration_ns
             end_ns = after.start_ns if after is not None else window_ns
             if part.tid and start_ns < end_ns:
                 found.setdefault(part.tid, []).append(Run(goid, start_ns, end_ns))
     for runs in found.values():
         runs.sort(key=lambda run: run.start_ns)
-        for run, after in zip(runs, runs[1:]):
-            run.end_ns = min(run.end_ns, after.start_ns)
+        for run, following in pairwise(runs):
+            run.end_ns = min(run.end_ns, following.start_ns)
     return {tid: [run for run in runs if run.end_ns > run.start_ns] for tid, runs in sorted(found.items())}

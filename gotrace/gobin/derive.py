@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import Pclntab
@@ -44,17 +44,13 @@ class CodeFacts:
 
 def derive(image: Image, table: Pclntab) -> CodeFacts:
     """Reads mcall, gogo, casgstatus and gopark of `image`."""
-    pc, sp, bp = _mcall_stores(image, table)
-    gogo_sp, gogo_pc, gogo_bp = _gogo_loads(image, table)
-    # mcall stores sched.pc, sched.sp, sched.bp; gogo loads the same from the gobuf: they must fit one base.
-    fits = None not in (pc, sp, bp, gogo_sp, gogo_pc, gogo_bp) and sp - gogo_sp == pc - gogo_pc == bp - gogo_bp
+    sched = _sched(image, table)
     status = _atomicstatus(image, table)
     return CodeFacts(
-        g_sched_sp=sp if fits else None,
-        g_sched_pc=pc if fits else None,
-        # gobuf is {sp, pc, g, ...} in every version (runtime2.go).
-        g_sched_g=sp - gogo_sp + 16 if fits else None,
-        g_sched_bp=bp if fits else None,
+        g_sched_sp=sched.sp,
+        g_sched_pc=sched.pc,
+        g_sched_g=sched.g,
+        g_sched_bp=sched.bp,
         g_atomicstatus=status,
         # atomicstatus is followed by stackLock and goid (runtime2.go: g) in every version.
         g_goid=status + 8 if status is not None else None,
@@ -101,7 +97,28 @@ def find_thread_local_g(image: Image, table: Pclntab) -> int | None:
     return None
 
 
-def _mcall_stores(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:
+class _Sched(NamedTuple):
+    """Where g.sched has its parts, from the g's beginning."""
+
+    sp: int | None = None
+    pc: int | None = None
+    g: int | None = None
+    bp: int | None = None
+
+
+def _sched(image: Image, table: Pclntab) -> _Sched:
+    """mcall stores sched.pc, sched.sp, sched.bp; gogo loads the same from the gobuf: they must fit one base."""
+    stores, loads = _mcall_stores(image, table), _gogo_loads(image, table)
+    if stores is None or loads is None:
+        return _Sched()
+    (pc, sp, bp), (gogo_sp, gogo_pc, gogo_bp) = stores, loads
+    if not sp - gogo_sp == pc - gogo_pc == bp - gogo_bp:
+        return _Sched()
+    # gobuf is {sp, pc, g, ...} in every version (runtime2.go).
+    return _Sched(sp, pc, sp - gogo_sp + 16, bp)
+
+
+def _mcall_stores(image: Image, table: Pclntab) -> tuple[int, int, int] | None:
     from capstone.x86 import X86_OP_MEM, X86_REG_R14
 
     for function in table.functions_named("runtime.mcall"):
@@ -115,7 +132,7 @@ def _mcall_stores(image: Image, table: Pclntab) -> tuple[int | None, int | None,
         ]
         if len(stores) >= 3:
             return stores[0], stores[1], stores[2]
-    return None, None, None
+    return None
 
 
 def _systemstack_loads(image: Image, table: Pclntab) -> dict[str, int]:
@@ -168,7 +185,7 @@ def _tracking_seq(image: Image, table: Pclntab) -> int | None:
     found = set()
     for function in table.functions_named("runtime.casgstatus"):
         insns = [insn for insn in instructions(image, function) if insn.mnemonic != "nop"]
-        for load, more, store in zip(insns, insns[1:], insns[2:]):
+        for load, more, store in zip(insns, insns[1:], insns[2:], strict=False):
             if (load.mnemonic, more.mnemonic, store.mnemonic) != ("movzx", "inc", "mov") or load.operands[1].type != X86_OP_MEM:
                 continue
             to, source = store.operands
@@ -177,7 +194,7 @@ def _tracking_seq(image: Image, table: Pclntab) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _gogo_loads(image: Image, table: Pclntab) -> tuple[int | None, int | None, int | None]:
+def _gogo_loads(image: Image, table: Pclntab) -> tuple[int, int, int] | None:
     """Offsets of sp, pc, bp within gobuf: gogo<> loads them from (%rbx), pc last, into rbx, before it jumps."""
     loads: dict[str, int] = {}
     for function in table.functions_named("runtime.gogo"):
@@ -191,7 +208,7 @@ def _gogo_loads(image: Image, table: Pclntab) -> tuple[int | None, int | None, i
             register, _, source = insn.op_str.partition(", ")
             if insn.mnemonic == "mov" and source.startswith("qword ptr [rbx") and register in ("rsp", "rbp", "rbx"):
                 loads.setdefault(register, insn.operands[1].mem.disp)
-    return loads.get("rsp"), loads.get("rbx"), loads.get("rbp")
+    return (loads["rsp"], loads["rbx"], loads["rbp"]) if len(loads) == 3 else None
 
 
 def _atomicstatus(image: Image, table: Pclntab) -> int | None:
@@ -267,7 +284,8 @@ def _waitlock(image: Image, table: Pclntab) -> int | None:
 def _rip_register() -> int:
     from capstone.x86 import X86_REG_RIP
 
-    return X86_REG_RIP
+    register: int = X86_REG_RIP
+    return register
 
 
 def _rip_targets(insn: CsInsn) -> list[int]:

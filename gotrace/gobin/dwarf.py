@@ -8,8 +8,12 @@ import zlib
 from array import array
 from bisect import bisect_right
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from gotrace.gobin.image import Image, Section
+
+if TYPE_CHECKING:
+    from elftools.dwarf.compileunit import CompileUnit
 
 _MAX_SECTION = 1 << 28
 _MAX_MEMBERS = 512
@@ -89,7 +93,7 @@ class RuntimeTypes:
         return self._info[start : start + (12 if version == 5 else 11)]
 
     @cached_property
-    def _units(self) -> array:
+    def _units(self) -> array[int]:
         units, position = array("Q"), 0
         while position + 12 < len(self._info) and len(units) < _MAX_UNITS:
             length, = struct.unpack_from("<I", self._info, position)
@@ -99,7 +103,7 @@ class RuntimeTypes:
             position += 4 + length
         return units
 
-    def _unit(self, header: bytes, stream: io.BytesIO):
+    def _unit(self, header: bytes, stream: io.BytesIO) -> CompileUnit:
         from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
         place = 8 if header[4] == 5 else 6
@@ -108,11 +112,11 @@ class RuntimeTypes:
         # Of the abbreviations it sees the unit's own, so they begin at 0.
         stream.getbuffer()[place : place + 4] = bytes(4)
         names = DWARFInfo.__init__.__code__.co_varnames[1 : DWARFInfo.__init__.__code__.co_argcount]
-        sections = dict.fromkeys(names)
-        sections["config"] = DwarfConfig(little_endian=True, default_address_size=8, machine_arch="x64")
+        sections: dict[str, DebugSectionDescriptor | None] = {name: None for name in names if name != "config"}
         sections["debug_info_sec"] = DebugSectionDescriptor(stream, ".debug_info", 0, stream.getbuffer().nbytes, 0)
         sections["debug_abbrev_sec"] = DebugSectionDescriptor(io.BytesIO(abbrev), ".debug_abbrev", 0, len(abbrev), 0)
-        return DWARFInfo(**sections).get_CU_at(0)
+        config = DwarfConfig(little_endian=True, default_address_size=8, machine_arch="x64")
+        return DWARFInfo(config, **sections).get_CU_at(0)
 
 
 def _section(image: Image, name: str) -> bytes:

@@ -150,7 +150,7 @@ class Image:
             )
         if e_type not in (2, 3):
             raise BadBinary(f"{name} is not an executable (ELF type {e_type})")
-        self.pie = e_type == 3
+        self.pie: bool = e_type == 3
         self.segments = self._read_segments()
 
     def _read_segments(self) -> list[Segment]:
@@ -209,7 +209,7 @@ class Image:
         words = array("Q")
         words.frombytes(self.data[section.offset : section.offset + count * 24])
         offsets, infos, addends = words[0::3], words[1::3], words[2::3]
-        return {o: a for o, i, a in zip(offsets, infos, addends) if i == _R_X86_64_RELATIVE}
+        return {o: a for o, i, a in zip(offsets, infos, addends, strict=False) if i == _R_X86_64_RELATIVE}
 
     def file_offset(self, address: int) -> int | None:
         """Where `address` lies in the file; None if it does not (bss, unmapped)."""

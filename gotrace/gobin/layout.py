@@ -57,6 +57,10 @@ class Layout:
     pd_self: int | None = None
     source: str = ""
 
+    def with_field(self, name: str, offset: int | None) -> Layout:
+        """The same with the field `name`, one that may be unknown, at `offset`."""
+        return Layout(**(vars(self) | {name: offset}))
+
     def contradictions(self, facts: CodeFacts) -> list[str]:
         """Where the code of the binary says otherwise, one text per field without which there is no layout."""
         found = []
@@ -93,19 +97,36 @@ def from_structs(
             g_stack_lo=g["stack"],
             g_stack_hi=g["stack"] + 8,
             source=source,
-            **{f"g_{name}": g[name] for name in ("atomicstatus", "goid", "waitreason")},
-            **{f"g_{name}": g.get(name) for name in _OPTIONAL_G},
-            **{f"m_{name}": m.get(name) for name in ("g0", "procid", "curg", "p", "waitlock", "vdsoSP", "vdsoPC")},
-            **{f"pd_{name}": poll.get(name) for name in ("fd", "rg", "wg", "self")},
+            g_atomicstatus=g["atomicstatus"],
+            g_goid=g["goid"],
+            g_waitreason=g["waitreason"],
+            g_m=g.get("m"),
+            g_syscallsp=g.get("syscallsp"),
+            g_syscallpc=g.get("syscallpc"),
+            g_syscallbp=g.get("syscallbp"),
+            g_waitsince=g.get("waitsince"),
+            g_parentGoid=g.get("parentGoid"),
+            g_gopc=g.get("gopc"),
+            g_startpc=g.get("startpc"),
+            g_lockedm=g.get("lockedm"),
+            g_labels=g.get("labels"),
+            g_trackingSeq=g.get("trackingSeq"),
+            g_coroarg=g.get("coroarg"),
+            g_sleepWhen=g.get("sleepWhen"),
+            m_g0=m.get("g0"),
+            m_procid=m.get("procid"),
+            m_curg=m.get("curg"),
+            m_p=m.get("p"),
+            m_waitlock=m.get("waitlock"),
+            m_vdsoSP=m.get("vdsoSP"),
+            m_vdsoPC=m.get("vdsoPC"),
+            pd_fd=poll.get("fd"),
+            pd_rg=poll.get("rg"),
+            pd_wg=poll.get("wg"),
+            pd_self=poll.get("self"),
         )
     except KeyError:
         return None
-
-
-_OPTIONAL_G = (
-    "m", "syscallsp", "syscallpc", "syscallbp", "waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "coroarg",
-    "trackingSeq", "sleepWhen",
-)
 
 
 def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
@@ -136,7 +157,9 @@ def newest(path: Path = TABLE) -> Layout:
     """The table's layout of the newest release: where fields of an unknown one are looked for first."""
     entry = max(json.loads(path.read_text())["layouts"], key=lambda entry: max(_minor(release) for release in entry["releases"]))
     structs = entry["structs"]
-    return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), "table")
+    layout = from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), "table")
+    assert layout is not None, "the newest release of the table lacks a field"
+    return layout
 
 
 def _minor(release: str) -> int:

@@ -120,7 +120,7 @@ class Pclntab:
         data = self.image.data
         names_start = self._table_offset + self._names - self.base
         names_end = self._table_offset + self._cus - self.base
-        found = []
+        found: list[Function] = []
         position = names_start - 1
         for _ in range(_MAX_SAME_NAME):
             position = data.find(b"\0" + raw + b"\0", position, names_end)
@@ -139,7 +139,7 @@ class Pclntab:
         return [function for function in found if function is not None]
 
     @cached_property
-    def _indexes_by_name(self) -> array:
+    def _indexes_by_name(self) -> array[int]:
         # A _func starts {entryoff u32, nameoff i32}. One pass over all of them costs less than a search for each name.
         # Name offset and index share a word and are sorted: a dictionary of as many lists would be ten times as large.
         words = array("I")
@@ -208,7 +208,7 @@ class Pclntab:
             return []  # who attaches has refused it before (GoBinary.check)
         names_start = self._names - self.base + self._table_offset
         names = self.image.data[names_start : names_start + self._cus - self._names]
-        found = []
+        found: list[tuple[Function, int]] = []
         for match in re.finditer(rb"\0runtime\.", names):
             first, end = (bisect_left(self._indexes_by_name, match.start() + more << 32) for more in (1, 2))
             if end - first > _MAX_SAME_NAME or len(found) > _MAX_RUNTIME_FUNCTIONS:
@@ -216,10 +216,10 @@ class Pclntab:
             for word in self._indexes_by_name[first:end]:
                 function = self._function(word & 0xFFFFFFFF)
                 tree = self._funcdata(function, _FUNCDATA_INLINE_TREE) if function is not None else None
-                if tree is not None:
+                if function is not None and tree is not None:
                     found.append((function, tree))
         starts = sorted({tree for _, tree in found})
-        ends = dict(zip(starts, [*starts[1:], starts[-1] + 20 * _MAX_INLINED])) if starts else {}
+        ends = dict(zip(starts, [*starts[1:], starts[-1] + 20 * _MAX_INLINED], strict=True)) if starts else {}
         around = {tree: self.image.read_up_to(tree, min(end - tree, 20 * _MAX_INLINED)) for tree, end in ends.items()}
         return [(function, around[tree]) for function, tree in sorted(found, key=lambda item: item[0].entry)]
 
@@ -309,7 +309,7 @@ class Pclntab:
         return values[index] if index < len(ends) else None
 
     @lru_cache(maxsize=512)  # noqa: B019 - few: a hostile table has 32,768 runs
-    def _pcvalues(self, function: Function, table: int) -> tuple[array, array]:
+    def _pcvalues(self, function: Function, table: int) -> tuple[array[int], array[int]]:
         """Up to which address each run of the table within `function` goes, and its value."""
         # Pairs of (zig-zag value delta, pc delta) varints, ended by a value delta of 0 (runtime/symtab.go: step).
         stream = self.image.read_up_to(self._pctab + table, 1 << 16)
@@ -504,6 +504,7 @@ def _header_magic(image: Image, address: int) -> int:
     header = image.read_up_to(address, 72)
     if len(header) < 72 or address % 8:
         return 0
+    magic: int
     magic, zero1, zero2, quantum, pointer_size = struct.unpack_from("<IBBBB", header)
     if zero1 or zero2 or quantum != 1 or pointer_size != 8:
         return 0
@@ -522,7 +523,7 @@ def _format(image: Image, address: int) -> int:
     places = set(entries[1::2])
     for magic, size in ((MAGIC_120, 44), (MAGIC_118, 40)):
         good = 0
-        for entry, place in zip(entries[::2], entries[1::2]):
+        for entry, place in zip(entries[::2], entries[1::2], strict=True):
             raw = image.read_up_to(functab + place, size)
             if len(raw) < size or struct.unpack_from("<I", raw)[0] != entry:
                 break

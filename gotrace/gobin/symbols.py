@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from gotrace.gobin.image import Image
+from gotrace.gobin.image import Image, Section
 
 _ENTRY = 24
 _MAX_NAMES = 8
@@ -16,15 +16,17 @@ class Symbols:
 
     def __init__(self, image: Image) -> None:
         self._image = image
-        self._symtab = image.sections.get(".symtab")
-        self._strtab = image.sections.get(".strtab")
-        self.present = self._symtab is not None and self._strtab is not None and self._symtab.size >= 2 * _ENTRY
+        symtab, strtab = image.sections.get(".symtab"), image.sections.get(".strtab")
+        self._tables: tuple[Section, Section] | None = None
+        if symtab is not None and strtab is not None and symtab.size >= 2 * _ENTRY:
+            self._tables = symtab, strtab
+        self.present = self._tables is not None
 
     def address(self, name: str) -> int | None:
         """Value of the first defined symbol called `name`, None if there is none."""
-        if not self.present:
+        if self._tables is None:
             return None
-        data, strtab, symtab = self._image.data, self._strtab, self._symtab
+        data, (symtab, strtab) = self._image.data, self._tables
         end = strtab.offset + strtab.size
         position = strtab.offset - 1
         for _ in range(_MAX_NAMES):
@@ -40,6 +42,8 @@ class Symbols:
                     break
                 if (at - symtab.offset) % _ENTRY or at + _ENTRY > len(data):
                     continue
+                index: int
+                value: int
                 _, _, _, index, value, _ = struct.unpack("<IBBHQQ", data[at : at + _ENTRY])
                 if index and value:
                     return value

@@ -51,6 +51,9 @@ class AttachType(IntEnum):
 class BpfError(OSError):
     """The kernel refused; `log` is the verifier's report, if there is one."""
 
+    errno: int
+    strerror: str
+
     def __init__(self, number: int, what: str, log: str = "") -> None:
         super().__init__(number, f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
         self.log = log
@@ -61,7 +64,7 @@ def bpf(command: int, attr: bytes) -> int:
     return bpf_buffer(command, ct.create_string_buffer(attr, len(attr)))
 
 
-def bpf_buffer(command: int, buffer: ct.Array) -> int:
+def bpf_buffer(command: int, buffer: ct.Array[ct.c_char]) -> int:
     """As `bpf`, with a buffer that the kernel may write to."""
     result = _syscall()(_SYS_BPF, command, buffer, len(buffer))
     return result if result >= 0 else -ct.get_errno()
@@ -95,7 +98,7 @@ def create_map(kind: int, key_size: int, value_size: int, entries: int, name: st
     return fd
 
 
-def _element(fd: int, key: ct.Array, value: ct.Array, flags: int = 0) -> bytes:
+def _element(fd: int, key: ct.Array[ct.c_char], value: ct.Array[ct.c_char], flags: int = 0) -> bytes:
     return struct.pack("<I4xQQQ", fd, ct.addressof(key), ct.addressof(value), flags)
 
 
@@ -130,7 +133,7 @@ def read_element(fd: int, key: bytes, size: int) -> bytes:
     return value.raw
 
 
-def _held(data: bytes) -> ct.Array:
+def _held(data: bytes) -> ct.Array[ct.c_char]:
     return ct.create_string_buffer(data, len(data))
 
 
@@ -184,7 +187,7 @@ def load_program(
     """
     code_buffer, license_buffer = _held(code), ct.create_string_buffer(b"GPL")
 
-    def attempt(log: ct.Array | None) -> int:
+    def attempt(log: ct.Array[ct.c_char] | None) -> int:
         return bpf(_PROG_LOAD, struct.pack(
             "<IIQQIIQII16sIIIIQIIQII", kind, len(code) // 8, ct.addressof(code_buffer), ct.addressof(license_buffer),
             1 if log is not None else 0, len(log) if log is not None else 0, ct.addressof(log) if log is not None else 0,

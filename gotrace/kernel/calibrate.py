@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
 from gotrace.kernel.stats import program_stats
@@ -38,12 +39,11 @@ def measure_trap_ns() -> int:
     return max(0, probed - bare - (stats.run_ns // stats.runs if stats.runs else 0))
 
 
-def _time(loop) -> int:
+def _time(loop: Callable[[int], None]) -> int:
     loop(_ROUNDS // 10)
-    best = None
+    spent = []
     for _ in range(3):
         start = time.perf_counter_ns()
         loop(_ROUNDS)
-        spent = (time.perf_counter_ns() - start) // _ROUNDS
-        best = spent if best is None else min(best, spent)
-    return best
+        spent.append((time.perf_counter_ns() - start) // _ROUNDS)
+    return min(spent)

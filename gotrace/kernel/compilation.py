@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gotrace.common.errors import Refused
 from gotrace.kernel.host.features import swaps
@@ -47,30 +48,17 @@ class Compilation:
     nothing but Refused."""
 
     def __init__(self) -> None:
-        self._result: CompiledPrograms | None = None
-        self._process = None
         folder = source_folder()
         defined = sorted(definitions(swaps()).items())
         self._kept = KeptResult(folder, repr(defined))
         kept = self._kept.read()
         if kept is not None:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we once wrote: compiled anew
-                self._result = _programs(kept)
+                self._work: CompiledPrograms | _Compiler = _programs(kept)
                 return
         flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in defined)]
         request = {"folder": str(folder), "sources": SOURCES, "flags": flags, "programs": PROGRAMS, "parent": os.getpid()}
-        self._said = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            # -I: no module from the current folder or the environment into a process of root's. A session of its own:
-            # Ctrl-C is for the one who waits for it.
-            [sys.executable, "-I", str(_COMPILER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-            start_new_session=True,
-        )
-        try:
-            self._process.stdin.write(json.dumps(request).encode())
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it ended at once: `result` tells why
+        self._work = _Compiler(json.dumps(request).encode())
 
     def result(self) -> CompiledPrograms:
         """The compiled programs, once they are there.
@@ -78,29 +66,19 @@ class Compilation:
         Raises:
             Refused: bcc is missing, is PyPI's unrelated package of that name, or rejects the source.
         """
-        if self._result is None:
-            self._result = self._parse(self._answer())
-            self.close()
-        return self._result
+        if isinstance(self._work, _Compiler):
+            compiler = self._work
+            self._work = self._parse(compiler)
+            compiler.close()
+        return self._work
 
-    def _answer(self) -> bytes:
-        output = bytearray()
-        while True:
-            if not select.select([self._process.stdout], [], [], _TIMEOUT_S)[0]:
-                self._process.kill()
-                raise Refused(f"compiling the BPF program took longer than {_TIMEOUT_S} s", "gotrace doctor")
-            part = self._process.stdout.read1(1 << 20)
-            if not part:
-                return bytes(output)
-            output += part
-
-    def _parse(self, output: bytes) -> CompiledPrograms:
-        self._said.seek(0)
-        said = self._said.read(1 << 20).decode("utf-8", "replace")
+    def _parse(self, compiler: _Compiler) -> CompiledPrograms:
+        output = compiler.answer()
+        said = compiler.said()
         try:
             answer = json.loads(output)
         except ValueError:
-            code = self._process.wait()
+            code = compiler.status()
             if code < 0:
                 raise Refused(
                     f"the BPF compiler was killed by {signal.Signals(-code).name}",
@@ -117,16 +95,60 @@ class Compilation:
 
     def close(self) -> None:
         """Ends the compiler if it still runs. May be called twice."""
-        if self._process is None:
-            return
+        if isinstance(self._work, _Compiler):
+            self._work.close()
+
+
+class _Compiler:
+    """The process that compiles. `close` may be called twice."""
+
+    def __init__(self, request: bytes) -> None:
+        self._said = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            # -I: no module from the current folder or the environment into a process of root's. A session of its own:
+            # Ctrl-C is for the one who waits for it.
+            [sys.executable, "-I", str(_COMPILER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes both
+        self._answer = self._process.stdout
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended at once: `Compilation.result` tells why
+
+    def answer(self) -> bytes:
+        """What it writes to stdout, to the end; raises Refused where nothing comes for `_TIMEOUT_S`."""
+        output = bytearray()
+        while True:
+            if not select.select([self._answer], [], [], _TIMEOUT_S)[0]:
+                self._process.kill()
+                raise Refused(f"compiling the BPF program took longer than {_TIMEOUT_S} s", "gotrace doctor")
+            part = os.read(self._answer.fileno(), 1 << 20)
+            if not part:
+                return bytes(output)
+            output += part
+
+    def said(self) -> str:
+        """What it has written to stderr, up to 1 MB."""
+        self._said.seek(0)
+        return self._said.read(1 << 20).decode("utf-8", "replace")
+
+    def status(self) -> int:
+        """Its exit status, or minus the signal that ended it, once it has ended."""
+        return self._process.wait()
+
+    def close(self) -> None:
+        """Ends it if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
+        self._answer.close()
         self._said.close()
 
 
-def _programs(answer: dict) -> CompiledPrograms:
+def _programs(answer: dict[str, Any]) -> CompiledPrograms:
     return CompiledPrograms(
         answer["bcc"], tuple(MapShape(*shape) for shape in answer["maps"]),
         {name: bytes.fromhex(code) for name, code in answer["programs"].items()},

@@ -8,40 +8,54 @@ which the immediate of an instruction that names a map is its index in ``maps``;
 the compiler says goes to stderr.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
 import signal
 import struct
 import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TypedDict
 
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
 _PR_SET_PDEATHSIG = 1
 
 
-def _import_bcc():
+class _Request(TypedDict):
+    folder: str
+    sources: list[str]
+    flags: list[str]
+    programs: list[str]
+    parent: int
+
+
+def _import_bcc() -> ModuleType | dict[str, str]:
+    """The module, or the answer that says why there is none."""
     try:
         import bcc
         from bcc import BPF, lib  # noqa: F401 - PyPI's package of this name has neither
     except ModuleNotFoundError as error:
-        return None, {
-            "error": "Python's bcc module is not installed for %s%s" % (
-                sys.executable, "" if error.name == "bcc" else ": %s" % error
-            ),
+        why = "" if error.name == "bcc" else f": {error}"
+        return {
+            "error": f"Python's bcc module is not installed for {sys.executable}{why}",
             "hint": "sudo apt-get install python3-bpfcc, and a Python that sees the system's packages (./scripts/install)",
         }
     except ImportError as error:
-        return None, {
-            "error": "the installed bcc module is not the BPF Compiler Collection: %s" % error,
+        return {
+            "error": f"the installed bcc module is not the BPF Compiler Collection: {error}",
             "hint": "pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
         }
     except OSError as error:
-        return None, {"error": "bcc's library can't be loaded: %s" % error, "hint": "apt-get install --reinstall libbpfcc"}
-    return bcc, None
+        return {"error": f"bcc's library can't be loaded: {error}", "hint": "apt-get install --reinstall libbpfcc"}
+    module: ModuleType = bcc
+    return module
 
 
-def _compile(bcc, request):
+def _compile(bcc: ModuleType, request: _Request) -> dict[str, object]:
     folder = request["folder"]
     os.environ["BCC_KERNEL_SOURCE"] = os.path.join(folder, "include")
     source = b""
@@ -50,7 +64,8 @@ def _compile(bcc, request):
             source += file.read()
     # The maps that bcc makes here have one entry and go away with this process.
     bpf = bcc.BPF(text=source, cflags=["-I" + folder, *request["flags"]])
-    maps, index_of_fd = [], {}
+    maps: list[tuple[str, int, int, int, int]] = []
+    index_of_fd: dict[int, int] = {}
     lib = bcc.lib
     lib.bpf_num_tables.argtypes, lib.bpf_num_tables.restype = [ctypes.c_void_p], ctypes.c_size_t
     for name, result in (
@@ -63,11 +78,11 @@ def _compile(bcc, request):
     for index in range(lib.bpf_num_tables(bpf.module)):
         name = lib.bpf_table_name(bpf.module, index).decode()
         index_of_fd[lib.bpf_table_fd_id(bpf.module, index)] = index
-        maps.append([
+        maps.append((
             name, lib.bpf_table_type_id(bpf.module, index),
             lib.bpf_table_key_size_id(bpf.module, index), lib.bpf_table_leaf_size_id(bpf.module, index),
             lib.bpf_table_max_entries_id(bpf.module, index),
-        ])
+        ))
     programs = {}
     for name in request["programs"]:
         code = bytearray(bpf.dump_func(name.encode()))
@@ -79,23 +94,25 @@ def _compile(bcc, request):
     return {"bcc": getattr(bcc, "__version__", "unknown"), "maps": maps, "programs": programs}
 
 
-def _end_with(parent):
+def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before that
         os._exit(1)
 
 
-def main():
-    request = json.load(sys.stdin)
+def main() -> None:
+    request: _Request = json.load(sys.stdin)
     _end_with(request["parent"])
-    bcc, answer = _import_bcc()
-    if bcc is not None:
+    bcc = _import_bcc()
+    answer: Mapping[str, object]
+    if isinstance(bcc, ModuleType):
         try:
             answer = _compile(bcc, request)
         except Exception as error:  # bcc raises bare Exception
-            answer = {
-                "error": "the BPF program was not compiled by bcc %s: %s" % (getattr(bcc, "__version__", "unknown"), error), "hint": "",
-            }
+            version = getattr(bcc, "__version__", "unknown")
+            answer = {"error": f"the BPF program was not compiled by bcc {version}: {error}", "hint": ""}
+    else:
+        answer = bcc
     try:
         json.dump(answer, sys.stdout)
         sys.stdout.flush()

@@ -30,8 +30,9 @@ class KernelSymbols:
 
     def __init__(self, path: Path = KALLSYMS) -> None:
         self._path = path
+        self._loaded = False
         # Packed: as Python objects, some 200,000 symbols would be 40 MB.
-        self._addresses: array | None = None
+        self._addresses = array("Q")
         self._starts = array("I")
         self._text = b""
         self._found: dict[str, int | None] = {}
@@ -64,7 +65,7 @@ class KernelSymbols:
             at = self._text.find(b"\n" + name.encode() + b"\t")
         if at < 0:
             return None
-        return next((a for a, start in zip(self._addresses, self._starts) if start == at + 1), None)
+        return next((a for a, start in zip(self._addresses, self._starts, strict=True) if start == at + 1), None)
 
     def _name(self, index: int) -> str:
         start = self._starts[index]
@@ -72,7 +73,7 @@ class KernelSymbols:
 
     def load(self) -> None:
         """Reads the table now: most of a quarter of a second, on a busy host more."""
-        if self._addresses is not None:
+        if self._loaded:
             return
         addresses, lengths, text = array("Q"), array("I"), bytearray(b"\n")
         try:
@@ -97,3 +98,4 @@ class KernelSymbols:
         self._addresses = array("Q", (addresses[index] for index in order[first:]))
         self._starts = array("I", (starts[index] for index in order[first:]))
         self._text = bytes(text)
+        self._loaded = True

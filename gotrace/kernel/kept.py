@@ -16,6 +16,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 _MOST = 1 << 22
 _FOLDER = "compiled"
@@ -37,7 +38,7 @@ class KeptResult:
         digest.update(repr((sys.version, about and (about.st_size, about.st_mtime_ns))).encode())
         self._path = self._folder / f"{digest.hexdigest()[:32]}.json"
 
-    def read(self) -> dict | None:
+    def read(self) -> dict[str, Any] | None:
         """The answer, None if there is none that can be used."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

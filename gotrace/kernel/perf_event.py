@@ -35,6 +35,9 @@ class _Attr(ct.Structure):
 class ProbeError(OSError):
     """The kernel refused a probe; `errno` says why."""
 
+    errno: int
+    strerror: str
+
 
 def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
     """Runs the BPF program whenever a thread of `pid` reaches file offset `offset` of `path`; closing the returned
@@ -98,7 +101,7 @@ def open_kprobe(function: str, program_fd: int) -> int:
 
 def _event(attr: _Attr, pid: int, cpu: int) -> int:
     libc = ct.CDLL(None, use_errno=True)
-    fd = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
+    fd: int = libc.syscall(_SYS_PERF_EVENT_OPEN, ct.byref(attr), pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
         number = ct.get_errno()
         raise ProbeError(number, f"perf_event_open: {os.strerror(number)} ({errno.errorcode.get(number, number)})")

@@ -141,7 +141,7 @@ class PlacedProbes:
             found = self._memory.read_many([(probe.site.entry + probe.site.offset + self._bias, 1) for probe in probes])
         except (ProcessLookupError, PermissionError):
             return []
-        missing = [probe for probe, byte in zip(probes, found) if byte is None or byte[0] != _BREAKPOINT]
+        missing = [probe for probe, byte in zip(probes, found, strict=True) if byte is None or byte[0] != _BREAKPOINT]
         # All at once unreadable: it has ended, or runs another program.
         return [] if missing and all(byte is None for byte in found) else missing
 
@@ -153,8 +153,8 @@ class PlacedProbes:
         try:
             exe = _exe_name(self._pid)
             mount = mount_of(self._pid, fd, exe)
-            overlay = mount is not None and mount.fstype == "overlay"
-            for lower in lower_files(self._pid, mount, exe, fd) if overlay else ():
+            overlay = mount if mount is not None and mount.fstype == "overlay" else None
+            for lower in lower_files(self._pid, overlay, exe, fd) if overlay is not None else ():
                 try:
                     if self._same_code(lower, probes) and self._arrive_through(lower, probes):
                         self._set_lower(lower)
@@ -167,7 +167,7 @@ class PlacedProbes:
             os.close(fd)
         self.detach()
         raise ProbesDoNotArrive(
-            f"probes do not arrive in process {self._pid}: {_why_not(self._pid, probes[0].site.entry + self._bias, overlay)}",
+            f"probes do not arrive in process {self._pid}: {_why_not(self._pid, probes[0].site.entry + self._bias, overlay is not None)}",
             f"gotrace attach {self._pid} --mode sample",
         )
 

@@ -158,7 +158,7 @@ def constants(
     if plan.sleep_reason is None or sleep_when > _MAX_G:
         sleep_when = 0
     pd_read = 0
-    if None not in (layout.pd_self, layout.pd_rg, layout.pd_wg):
+    if layout.pd_self is not None and layout.pd_rg is not None and layout.pd_wg is not None:
         pd_read = layout.pd_wg - layout.pd_rg + max(layout.pd_self, layout.pd_fd or 0) + 8
     values = fields | {
         "G_READ": size,

@@ -146,13 +146,13 @@ class Tracer:
         """Ends the window and returns its end. Intervals that are open are closed at that end when their goroutine
         resumes, so the stacks of those that have not resumed can be read from memory in peace."""
         config = self._config()
-        now = time.monotonic_ns()
-        if config.phase != PHASE_TRACE or 0 < config.window_end_ns <= now:  # never begun, or over; or the target called exec
-            return config.window_end_ns or now
+        now, planned = time.monotonic_ns(), int(config.window_end_ns)
+        if config.phase != PHASE_TRACE or 0 < planned <= now:  # never begun, or over; or the target called exec
+            return planned or now
         end = now + _MARGIN_NS
-        if 0 < config.window_end_ns <= end:
-            _sleep_until(config.window_end_ns)
-            return config.window_end_ns
+        if 0 < planned <= end:
+            _sleep_until(planned)
+            return planned
         self._set(phase=PHASE_TRACE, window_start_ns=config.window_start_ns, window_end_ns=end, tgid=config.tgid)
         _sleep_until(end)
         return end

@@ -12,7 +12,7 @@ import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -125,7 +125,7 @@ def _count_into(array: int) -> bytes:
 
 
 @contextmanager
-def probed_code() -> Iterator[tuple[str, object]]:
+def probed_code() -> Iterator[tuple[str, Callable[[int], None]]]:
     """A file whose first instruction may be probed, and the function that runs it, mapped into this process.
 
     Raises:

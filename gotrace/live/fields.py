@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.layout import Layout, newest, of_table
@@ -65,7 +64,7 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
         if found is None and offset is not None:
             lines.append(f"{name.replace('_', '.', 1)} ({layout.source}) does not fit the live process: {bad} of {good + bad} goroutines")
         if found is not None or offset is not None:
-            layout = replace(layout, **{name: found})
+            layout = layout.with_field(name, found)
     if moved and layout.source != "machine code":
         # Somewhere behind the last field that is where the table has it.
         misfits.append(1 + max(known for name in _TOLD_BY_CODE if (known := getattr(table, name)) is not None and getattr(facts, name) == known))
@@ -75,10 +74,10 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
             continue
         found = check.look_for(name, check.rules()[name], table, shifts)
         if found is not None:
-            layout = replace(layout, **{name: found})
+            layout = layout.with_field(name, found)
         else:
             lines.append(f"{name.replace('_', '.', 1)} ({layout.source}) can't be confirmed, and fields beside it do not fit the live process")
-            layout = replace(layout, **{name: None})
+            layout = layout.with_field(name, None)
     if layout.source == "machine code" and (unknown := [name for name in _TOLD_BY_TABLE if getattr(layout, name) is None]):
         names = ", ".join(name.replace("_", ".", 1) for name in unknown)
         lines.append(f"{names}: not known for {binary.version or 'this Go version'}, of which the table has no layout that fits the code")
@@ -105,7 +104,7 @@ class _Check:
 
     def look_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
         """Where else the field is, if all live goroutines agree."""
-        known = getattr(table, name)
+        known: int | None = getattr(table, name)
         if name not in _ONLY_TOLD or known is None:
             return None
         for shift in (0, *shifts):
@@ -137,7 +136,8 @@ class _Check:
         return rule(raw, offset)
 
     def _read(self, addresses: Sequence[int]) -> None:
-        for address, raw in zip(addresses, self._memory.read_many([(address, _READ) for address in addresses])):
+        raws = self._memory.read_many([(address, _READ) for address in addresses])
+        for address, raw in zip(addresses, raws, strict=True):
             if raw is None:  # the last one of its span
                 raw = self._memory.read(address, 512)
             if raw is not None:
@@ -172,7 +172,7 @@ class _Check:
         if layout.m_g0 is None or layout.g_m is None:
             return 4096 <= m < 1 << 47
         g0 = self._memory.u64(m + layout.m_g0) if m < 1 << 47 else None
-        return bool(g0) and g0 < 1 << 47 and self._memory.u64(g0 + layout.g_m) == m
+        return g0 is not None and 0 < g0 < 1 << 47 and self._memory.u64(g0 + layout.g_m) == m
 
     def _labels(self, raw: bytes, offset: int) -> bool | None:
         pointer = _word(raw, offset)

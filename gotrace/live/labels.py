@@ -30,10 +30,8 @@ def read_labels(memory: Memory, pointer: int, version: GoVersion | None) -> dict
     if pairs is None:
         return None
     raws = memory.read_many([(address, length) for pair in pairs for address, length in pair])
-    if None in raws:
-        return None
-    texts = [raw.decode("utf-8", "replace") for raw in raws]
-    return dict(zip(texts[::2], texts[1::2]))
+    texts = [raw.decode("utf-8", "replace") for raw in raws if raw is not None]
+    return dict(zip(texts[::2], texts[1::2], strict=True)) if len(texts) == len(raws) else None
 
 
 _Pairs = list[tuple[tuple[int, int], tuple[int, int]]]
@@ -65,7 +63,7 @@ def _from_map(memory: Memory, pointer: int) -> _Pairs | None:
     if old:
         pending += [old + _BUCKET * i for i in range(max(1, size // 2))]
     found: _Pairs = []
-    for seen in range(4 * _MOST_BUCKETS):
+    for _ in range(4 * _MOST_BUCKETS):
         if not pending or len(found) > 2 * _MOST_LABELS:
             break
         raw = memory.read(pending.pop(), _BUCKET)

@@ -27,7 +27,7 @@ def other_modules(memory: Memory, first: int) -> list[int]:
         # Four kilobytes of pointers at most are looked at for each module, with one system call for each step.
         candidates = [word for word in dict.fromkeys(struct.unpack(f"<{len(raw) // 8}Q", raw)) if word % 8 == 0 and 4096 <= word < 1 << 47 and word not in seen]
         heads = memory.read_many([(word, _TEXT + 16) for word in candidates])
-        for word, head in zip(candidates, heads):
+        for word, head in zip(candidates, heads, strict=True):
             if head is not None and _is_moduledata(memory, head):
                 seen.add(word)
                 left.append(word)

@@ -17,7 +17,8 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
     Raises:
         ProcessLookupError: the process is gone.
     """
-    if None in (layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self):
+    at_fd, at_rg, at_wg, at_self = layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self
+    if at_fd is None or at_rg is None or at_wg is None or at_self is None:
         return {}
     try:
         watched = watched_descriptors(pid)
@@ -26,13 +27,13 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
     # The runtime gives epoll_ctl the address of its pollDesc, from Go 1.21 on packed with a sequence number
     # (runtime/netpoll_epoll.go: netpollopen). Which of the candidates is one, it says itself.
     candidates = [(fd, pointer) for fd, data in watched for pointer in {data, *_unpacked(data)} if pointer]
-    size = max(layout.pd_fd, layout.pd_rg, layout.pd_wg, layout.pd_self) + 8
+    size = max(at_fd, at_rg, at_wg, at_self) + 8
     found: dict[int, int] = {}
     raws = memory.read_many([(pointer, size) for _, pointer in candidates])
-    for (fd, pointer), raw in zip(candidates, raws):
-        if raw is None or _word(raw, layout.pd_self) != pointer or _word(raw, layout.pd_fd) != fd:
+    for (fd, pointer), raw in zip(candidates, raws, strict=True):
+        if raw is None or _word(raw, at_self) != pointer or _word(raw, at_fd) != fd:
             continue
-        for offset in (layout.pd_rg, layout.pd_wg):
+        for offset in (at_rg, at_wg):
             g = _word(raw, offset)
             if g > 2:  # runtime/netpoll.go: pdNil, pdReady, pdWait
                 found[g] = fd

@@ -115,7 +115,7 @@ class Scanner:
 
     def _look_each(self, batch: _Batch, changed: list[int]) -> None:
         batch.whole = b""
-        for (_, _, places), span in zip(batch.spans, batch.ranges.read_each()):
+        for (_, _, places), span in zip(batch.spans, batch.ranges.read_each(), strict=True):
             if span is not None:
                 self._compare_span(span, b"", places, changed)
 
@@ -184,8 +184,8 @@ class Scanner:
         size, buffer, words, places, total = self._struct.size, self._buffer, array("Q"), [], 0
         for index in indexes:
             head, address = self.heads[index], self._addresses[index]
-            lo, hi = (head.lo, head.hi) if head else (0, 0)
-            start = lo if hi - lo <= _WHOLE_STACK else max(lo, min(head.sp - _ABOVE_SP, hi - 8))
+            lo, hi, sp = (head.lo, head.hi, head.sp) if head else (0, 0, 0)
+            start = lo if hi - lo <= _WHOLE_STACK else max(lo, min(sp - _ABOVE_SP, hi - 8))
             length = max(0, min(hi - start, _MAX_STACK_READ))
             words.extend((address, size, start, length, address, size))
             places.append((index, total, start, length))

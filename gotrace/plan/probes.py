@@ -208,7 +208,7 @@ def make_plan(
             "--mode sample",
         )
     for wanted, find in ((wakers, _ready_probes), (wakers, _creation_probe), (True, _pause_probes), (syscalls, _syscall_probes)):
-        more, not_probed = find(binary) if wanted else ((), ())
+        more, not_probed = find(binary) if wanted else ([], [])
         probes += more
         left_out += not_probed
     if exits:
@@ -222,7 +222,9 @@ def make_plan(
         probes.append(_probe(binary, "exit", symbol, "mark_exit", probe_site(binary.image, function, "rax"), "rax", found_by))
     assist = _needed(binary, "runtime.gcAssistAlloc")[0]
     switch = binary.function("runtime.systemstack_switch")
-    frameless = switch is not None and not binary.table.frame_size(_needed(binary, "runtime.systemstack")[0])
+    frameless_switch = 0
+    if switch is not None and not binary.table.frame_size(_needed(binary, "runtime.systemstack")[0]):
+        frameless_switch = switch[0].entry
     return Plan(
         probe_set=probe_set,
         probes=tuple(probes),
@@ -234,7 +236,7 @@ def make_plan(
         callback=_callback(binary),
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
-        frameless_switch=switch[0].entry if frameless else 0,
+        frameless_switch=frameless_switch,
         sanitizer=bool(sanitizer_of(binary)),
         has_stop_reasons=bool(binary.stop_reasons),
         sleep_reason=binary.wait_reasons.index(_SLEEP) if _SLEEP in binary.wait_reasons else None,
@@ -390,7 +392,7 @@ def bytes_differ(probe: Probe, live: bytes | None) -> str:
     if live is None or len(live) != len(expected):
         return f"{probe.symbol}: its code can't be read from the process"
     allowed = {0, probe.site.offset}
-    for position, (want, have) in enumerate(zip(expected, live)):
+    for position, (want, have) in enumerate(zip(expected, live, strict=True)):
         if want != have and not (have == 0xCC and position in allowed):
             return f"{probe.symbol}: byte {position} is {have:#04x} in the process, {want:#04x} in the file"
     return ""

@@ -58,11 +58,14 @@ def aside(work: Callable[[Callable[[], None]], None], silent_s: float = SILENT_S
 
 
 def _run(work: Callable[[Callable[[], None]], None], there: int) -> None:
+    def going_on() -> None:
+        os.write(there, b".")
+
     code = errno.EIO
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        work(lambda: os.write(there, b"."))
+        work(going_on)
         code = 0
     except OSError as error:
         code = error.errno or errno.EIO

@@ -103,7 +103,7 @@ def mount_of_open(pid: int, own_fd: int) -> Mount | None:
 def _mount(pid: int, wanted: int, _second: int) -> Mount | None:
     mark = b"%d" % wanted
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{living_thread(pid) or pid}/mountinfo", "rb") as file:
-        for _, line in zip(range(_MOST_MOUNTS), file):
+        for _, line in zip(range(_MOST_MOUNTS), file, strict=False):
             # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
             fields = line.split()
             if fields[0] == mark:

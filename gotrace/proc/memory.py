@@ -76,7 +76,7 @@ class Memory:
         if total > len(buffer):
             raise ValueError(f"{total} bytes do not fit into {len(buffer)}")
         local = array("Q", (ct.addressof(ct.c_char.from_buffer(buffer)), total))
-        got = self._readv(self._thread, local.buffer_info()[0], 1, remote.buffer_info()[0], len(remote) // 2, 0)
+        got: int = self._readv(self._thread, local.buffer_info()[0], 1, remote.buffer_info()[0], len(remote) // 2, 0)
         if got < 0:
             number = ct.get_errno()
             if number == errno.ESRCH and (thread := living_thread(self.pid)) not in (0, self._thread):

@@ -63,6 +63,7 @@ class Process:
             GotraceError: neither can be read.
         """
         for position in range(0, len(self.auxv) - 15, 16):
+            value: int
             key, value = struct.unpack_from("<QQ", self.auxv, position)
             if key == _AT_ENTRY:
                 return value

@@ -39,7 +39,8 @@ def loaded_program(pid: int, exe_fd: int) -> tuple[int, str, int] | None:
 
 def go_descendants(pid: int) -> list[tuple[int, str]]:
     """(pid, name) of the descendants that run Go programs, nearest first."""
-    deadline, found, asked = time.monotonic() + _PATIENCE_S, [], 0
+    found: list[tuple[int, str]] = []
+    deadline, asked = time.monotonic() + _PATIENCE_S, 0
     generation = [pid]
     for _ in range(_DEPTH):
         generation = [child for parent in generation for child in _children(parent)]
@@ -100,6 +101,8 @@ def _bias(fd: int, mapping: Mapping) -> int | None:
     segments = [struct.unpack_from("<IIQQQQ", table, at) for at in range(0, len(table) - 55, size)]
     if kind != _ET_EXEC and not any(segment[0] == _PT_INTERP for segment in segments):
         return None
+    offset: int
+    address: int
     for kind, flags, offset, address, _, file_size in segments:
         if kind == _PT_LOAD and flags & _PF_X and offset - 4096 < mapping.offset < offset + file_size:
             return mapping.start - address + offset - mapping.offset

@@ -31,7 +31,7 @@ def internet_sockets(pid: int, inodes: set[int]) -> dict[int, Socket]:
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii", errors="replace") as file:
                 next(file, None)
-                for _, line in zip(range(_MOST_LINES), file):
+                for _, line in zip(range(_MOST_LINES), file, strict=False):
                     # sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode ...
                     fields = line.split(None, 10)
                     if len(fields) > 9 and fields[9].isdigit() and int(fields[9]) in inodes:

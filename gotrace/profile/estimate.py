@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import CONTINUED
-from gotrace.profile.types import Distribution, SingleInterval, StackStat
+from gotrace.profile.types import Distribution, SingleInterval, StackKey, StackStat
 
 _Z = 1.96
 
@@ -49,7 +49,7 @@ class Place:
 class Stay:
     """A goroutine at one place, or on the CPU (`place` is None), since `start_ns`. `key` tells it from the next one."""
 
-    key: tuple
+    key: tuple[object, ...]
     goid: int
     start_ns: int
     place: Place | None
@@ -70,7 +70,7 @@ class Estimator:
         self.intervals = 0
         self.goids: set[int] = set()
         self._start_ns: int | None = None
-        self._places: dict[tuple, Place] = {}
+        self._places: dict[StackKey, Place] = {}
         self._moved: dict[int, Place] = {}
         self._changed: dict[int, Place] = {}
         self._single: list[SingleInterval] = []
@@ -87,7 +87,7 @@ class Estimator:
         for stay in self.stays.values():
             stay.start_ns, stay.begun_before = start_ns, True
 
-    def arrive(self, index: int, key: tuple, goid: int, place: Place | None, moment: int) -> None:
+    def arrive(self, index: int, key: tuple[object, ...], goid: int, place: Place | None, moment: int) -> None:
         """Goroutine struct `index` is at `place` from `moment` on; where it was before has ended."""
         self.leave(index, moment)
         self.stays[index] = Stay(key, goid, moment, place)

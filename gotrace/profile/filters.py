@@ -10,7 +10,7 @@ from shlex import quote
 from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import folded_frames, plain_name
-from gotrace.profile.types import Profile
+from gotrace.profile.types import Profile, StackStat
 
 
 def filter_profile(
@@ -27,7 +27,7 @@ def filter_profile(
     """
     matches, ignored = _matcher("--match", match), _matcher("--ignore", ignore)
     index_of: dict[int, int] = {}
-    kept = []
+    kept: list[StackStat] = []
     for index, stack in enumerate(profile.stacks):
         if (states and stack.state not in states) or (reasons and stack.reason not in reasons):
             continue

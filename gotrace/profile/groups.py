@@ -26,7 +26,7 @@ class Group:
 
 def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
     """Largest total first. `bounds`: margins are bounds and add up, not those of independent estimates."""
-    groups: dict[tuple, Group] = {}
+    groups: dict[tuple[object, ...], Group] = {}
     bare = _Bare()
     for index, stack in enumerate(stacks):
         frames, numbers, thing = bare(stack.frames)

@@ -81,7 +81,7 @@ class Symbolizer:
             start = next((index for index, name in enumerate(names) if index >= start and not name.startswith(_WAYS_TO_US)), 0)
         # What an interrupt came upon has nothing to do with it.
         end = next((index for index, name in enumerate(names) if name.startswith(_INTERRUPT)), len(names))
-        known = zip(stack.pcs[start:end], found[start:end])
+        known = zip(stack.pcs[start:end], found[start:end], strict=True)
         return [self._in_kernel.get(pc) or self._new_kernel_frame(pc, function) for pc, function in known]
 
     def _new_kernel_frame(self, pc: int, function: KernelFunction | None) -> Frame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from gotrace.common.histogram import bucket_of, percentile
 from gotrace.common.vocabulary import CONTINUED, FrameKind, Loss, State
@@ -74,7 +74,7 @@ class SubWindow(NamedTuple):
 
     start_ns: int
     duration_ns: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple's method of this name is of no use here
     total_ns: int
     squares: int
 
@@ -89,7 +89,7 @@ class SubWindow(NamedTuple):
         return Distribution(self.count, self.total_ns, squares=self.squares).jitter_ns
 
 
-class StackKey(tuple):
+class StackKey(tuple[object, ...]):
     """What makes a stack distinct. It holds all frames, so its hash is reckoned once."""
 
     _hash: int | None = None
@@ -356,8 +356,11 @@ def _single(duration_ns: int) -> Distribution:
     return Distribution(1, duration_ns, duration_ns, (duration_ns >> 8) ** 2, {bucket_of(duration_ns): 1})
 
 
-def _group(items: Iterable[tuple]) -> dict:
-    groups: dict = {}
+_Key = TypeVar("_Key", bound=str)
+
+
+def _group(items: Iterable[tuple[_Key, Distribution]]) -> dict[_Key, Distribution]:
+    groups: dict[_Key, Distribution] = {}
     for key, distribution in items:
         groups.setdefault(key, Distribution()).add(distribution)
     return dict(sorted(groups.items(), key=lambda item: -item[1].total_ns))

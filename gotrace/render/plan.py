@@ -14,7 +14,7 @@ from gotrace.plan.probes import Plan
 from gotrace.render.text import sanitize
 
 
-def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict:
+def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict[str, object]:
     """What ``gotrace probes --json`` prints. `verified`: checked against a live process."""
     layout = {name: value for name, value in asdict(binary.layout).items() if name != "source" and value is not None}
     return {
@@ -60,8 +60,9 @@ def print_plan(binary: GoBinary, plan: Plan, verified: bool, console: Console) -
         console.print(Text(f"{label + ':':14}{text}"), soft_wrap=True)
     console.print()
     table = Table(box=None, pad_edge=False)
-    for heading, justify in (("probe", "left"), ("at", "left"), ("instruction", "left"), ("g in", "left"), ("traps", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)
+    for heading in ("probe", "at", "instruction", "g in"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("traps", justify="right", no_wrap=True)
     for probe in plan.probes:
         table.add_row(
             Text(f"{probe.role} {sanitize(probe.symbol)}+{probe.site.offset}"), Text(f"{probe.site.address:#x}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -10,6 +11,25 @@ from rich.text import Text
 
 from gotrace.profile.types import Target
 from gotrace.render.text import TOLD_LIMIT, format_duration, sanitize
+
+
+class Progress(Protocol):
+    """What is shown of a `gotrace.run.session.Progress`."""
+
+    @property
+    def elapsed_ns(self) -> int: ...
+
+    @property
+    def intervals(self) -> int: ...
+
+    @property
+    def intervals_per_s(self) -> float: ...
+
+    @property
+    def losses(self) -> int: ...
+
+    @property
+    def overhead_estimate(self) -> float | None: ...
 
 
 class Ticker:
@@ -63,7 +83,7 @@ class Ticker:
         if not self._quiet:
             self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
 
-    def update(self, progress) -> None:
+    def update(self, progress: Progress) -> None:
         """Redraws the line from a `gotrace.run.session.Progress`."""
         if self._live is None:
             return

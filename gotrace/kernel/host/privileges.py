@@ -82,7 +82,8 @@ def _restrict(names: tuple[str, ...]) -> bool:
     header = ct.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), 8)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = ct.create_string_buffer(struct.pack("<6I", low, low, 0, high, high, 0), 24)
-    return ct.CDLL(None).syscall(_SYS_CAPSET, header, data) == 0
+    result: int = ct.CDLL(None).syscall(_SYS_CAPSET, header, data)
+    return result == 0
 
 
 @dataclass(frozen=True)

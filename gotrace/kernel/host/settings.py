@@ -148,7 +148,7 @@ def _kernel_symbols() -> Check:
     setting = f"kernel.kptr_restrict={_sysctl('kernel.kptr_restrict')}"
     try:
         with KALLSYMS.open("rb") as file:
-            shown = any(int(line[:16], 16) for _, line in zip(range(1000), file))
+            shown = any(int(line[:16], 16) for _, line in zip(range(1000), file, strict=False))
     except (OSError, ValueError) as error:
         return Check("kernel symbols", False, False, f"{KALLSYMS} can't be read ({error}): kernel frames have no names",
                      "a kernel with CONFIG_KALLSYMS")
