@@ -117,6 +117,56 @@ apt_install() {
     }
 }
 
+# ---- other releases' packages ---------------------------------------------------------------------------------------
+
+# The archive that this release's own packages come from has the others as well.
+package_archive() {
+    # shellcheck disable=SC2016  # apt's own variables
+    apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Identifier: Packages' |
+        awk -v codename="$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")" '$1 == codename && !found++ { print $2 }'
+}
+
+# lists_of_release RELEASE FOLDER: from here on apt works with that release's lists, which lie in FOLDER; the host's own
+# stay as they are.
+lists_of_release() {
+    local release=$1 folder=$2 uri keys
+    uri=$(package_archive)
+    [ -n "$uri" ] || die "apt knows of no archive of this release" "look into /etc/apt/sources.list*, then apt-get update"
+    keys=/usr/share/keyrings/$(. /etc/os-release && echo "$ID")-archive-keyring.gpg
+    mkdir -p "$folder/lists/partial" "$folder/archives/partial"
+    : >"$folder/status"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keys" "$uri" "$release" >"$folder/sources.list"
+    # The host's own settings, its proxy and certificates, are read as well.
+    printf '%s "%s";\n' Dir::State::lists "$folder/lists" Dir::State::status "$folder/status" \
+        Dir::Cache "$folder" Dir::Etc::sourcelist "$folder/sources.list" Dir::Etc::sourceparts /dev/null >"$folder/apt.conf"
+    # Releases whose support has ended are no longer signed anew.
+    printf '%s;\n' 'Acquire::Check-Valid-Until "false"' 'APT::Sandbox::User "root"' >>"$folder/apt.conf"
+    export APT_CONFIG=$folder/apt.conf
+    apt-get update -qq >&2 || die "there are no package lists for $release" "is it a release of this distribution? $uri"
+}
+
+# unpack_packages RELEASE FOLDER PACKAGE...: into FOLDER/PACKAGE those that are not there yet; nothing is installed. What
+# the release does not offer is left out.
+unpack_packages() (
+    local release=$1 folder=$2 new=$2.new package missing=()
+    shift 2
+    for package in "$@"; do
+        [ -d "$folder/$package" ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    rm -rf "$new"
+    lists_of_release "$release" "$new/apt"
+    mkdir -p "$folder"
+    for package in "${missing[@]}"; do
+        say "unpacking $package of $release"
+        mkdir -p "$new/$package"
+        (cd "$new" && apt-get download -qq "$package" >&2) || continue
+        dpkg-deb --extract "$new/${package}"_*.deb "$new/$package"
+        mv -T "$new/$package" "$folder/$package"
+    done
+    rm -rf "$new"
+)
+
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
 # What the environment depends on: interpreter, place and pyproject.toml.

@@ -40,10 +40,11 @@ class CodeFacts:
     m_g0: int | None = None
     m_curg: int | None = None
     m_procid: int | None = None
+    pd_self: int | None = None
 
 
 def derive(image: Image, table: Pclntab) -> CodeFacts:
-    """Reads mcall, gogo, casgstatus and gopark of `image`."""
+    """Reads mcall, gogo, casgstatus, gopark and others of `image`."""
     sched = _sched(image, table)
     status = _atomicstatus(image, table)
     return CodeFacts(
@@ -60,6 +61,7 @@ def derive(image: Image, table: Pclntab) -> CodeFacts:
         g_trackingSeq=_tracking_seq(image, table),
         g_labels=_only_store(image, table, "runtime/pprof.runtime_setProfLabel"),
         m_procid=_only_store(image, table, "runtime.minit"),
+        pd_self=_self_pointer(image, table),
         **_systemstack_loads(image, table),
     )
 
@@ -174,6 +176,24 @@ def _only_store(image: Image, table: Pclntab, name: str) -> int | None:
         and insn.operands[0].size == 8
         and insn.operands[0].mem.base not in (0, X86_REG_RSP, X86_REG_R11, X86_REG_RDI, _rip_register())
         and insn.operands[1].type == X86_OP_REG
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _self_pointer(image: Image, table: Pclntab) -> int | None:
+    """poll_runtime_pollOpen stores the pollDesc's own address in its field self, as no other: ``mov %rax, self(%rax)``."""
+    from capstone.x86 import X86_OP_MEM, X86_OP_REG
+
+    found = {
+        insn.operands[0].mem.disp
+        for function in table.functions_named("internal/poll.runtime_pollOpen")
+        for insn in instructions(image, function)
+        if insn.mnemonic == "mov"
+        and insn.operands[0].type == X86_OP_MEM
+        and insn.operands[1].type == X86_OP_REG
+        and insn.operands[0].mem.base == insn.operands[1].reg
+        and insn.operands[0].mem.index == 0
+        and insn.operands[0].size == 8
     }
     return found.pop() if len(found) == 1 else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.buildinfo import GoVersion
@@ -61,11 +62,11 @@ class Layout:
         """The same with the field `name`, one that may be unknown, at `offset`."""
         return Layout(**(vars(self) | {name: offset}))
 
-    def contradictions(self, facts: CodeFacts) -> list[str]:
-        """Where the code of the binary says otherwise, one text per field without which there is no layout."""
+    def contradictions(self, facts: CodeFacts, everywhere: bool = False) -> list[str]:
+        """Where the code of the binary says otherwise, one text per field: of those without which there is no layout, or of all."""
         found = []
         for field in fields(facts):
-            if field.name in _BY_CODE:
+            if field.name in _BY_CODE and not everywhere:
                 continue
             code = getattr(facts, field.name)
             mine = getattr(self, field.name)
@@ -74,7 +75,7 @@ class Layout:
         return found
 
 
-_BY_CODE = ("g_m", "g_trackingSeq", "g_labels", "m_g0", "m_curg", "m_procid")
+_BY_CODE = ("g_m", "g_trackingSeq", "g_labels", "m_g0", "m_curg", "m_procid", "pd_self")
 """Fields for which the code is believed against the table, and without which there is a layout all the same."""
 
 
@@ -129,22 +130,36 @@ def from_structs(
         return None
 
 
-def from_table(version: GoVersion, path: Path = TABLE) -> Layout | None:
+def from_table(version: GoVersion, facts: CodeFacts | None = None, path: Path = TABLE) -> Layout | None:
     """The layout of the generated table for `version`.
 
-    The exact release if it is there. Else, within a minor release, the one layout that all its listed releases share:
-    if they differ, or the minor release is not listed, None.
+    The exact release if it is there. Else what those of its minor release have in common that `facts`, the code, does not
+    contradict: a field that they place differently is None. None if there is no such release, or if they differ in a field
+    without which there is no layout.
     """
     entries = json.loads(path.read_text())["layouts"]
+    if exact := [entry for entry in entries if str(version) in entry["releases"]]:
+        return _of_entry(exact[0], str(version))
     candidates = [
-        entry for entry in entries if any(_minor(release) == version.minor for release in entry["releases"])
+        (entry, layout) for entry in entries if any(_minor(release) == version.minor for release in entry["releases"])
+        if (layout := _of_entry(entry, "")) is not None
     ]
-    exact = [entry for entry in candidates if str(version) in entry["releases"]]
-    chosen = exact or candidates
-    if len(chosen) != 1:
+    if facts is not None:
+        candidates = [candidate for candidate in candidates if not candidate[1].contradictions(facts, everywhere=True)] or candidates
+    if not candidates:
         return None
-    release = str(version) if exact else f"{chosen[0]['releases'][-1]} for {version}"
-    structs = chosen[0]["structs"]
+    shared: dict[str, Any] = {
+        field.name: values.pop() if len(values := {getattr(layout, field.name) for _, layout in candidates}) == 1 else None
+        for field in fields(Layout)
+    }
+    if any(shared[field.name] is None for field in fields(Layout) if field.default is not None and field.name != "source"):
+        return None
+    names = " and ".join(entry["releases"][-1] for entry, _ in candidates)
+    return Layout(**{**shared, "source": f"table ({names} for {version})"})
+
+
+def _of_entry(entry: dict[str, Any], release: str) -> Layout | None:
+    structs = entry["structs"]
     return from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), f"table ({release})")
 
 
@@ -183,7 +198,7 @@ def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, nam
     said = []
     for source, layout in (
         ("DWARF", from_dwarf(types) if types.present else None),
-        ("table", from_table(version) if version else None),
+        ("table", from_table(version, facts) if version else None),
         ("machine code", from_code(facts)),
     ):
         if layout is None:

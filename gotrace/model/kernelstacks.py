@@ -7,6 +7,8 @@ from collections.abc import Sequence
 PAGE_FAULT = "page fault"
 MEMORY_LIMIT = "memory limit"
 STOPPED = "stopped"
+PROBE = "probe"
+"""At one of a tracer's breakpoints: the kernel looks for the probe under the lock of the process's memory map."""
 
 _SCHEDULE = ("__schedule", "schedule", "bpf_", "__bpf_", "__traceiter_", "__probestub_")
 """The kernel's way off the CPU, and to us."""
@@ -22,12 +24,14 @@ _FAULTS = frozenset((
     "async_page_fault", "page_fault", "do_page_fault", "__do_page_fault", "do_async_page_fault",
 ))
 """arch/x86/mm/fault.c, mm/memory.c, fs/userfaultfd.c."""
+_PROBES = frozenset(("uprobe_notify_resume", "handle_swbp", "find_active_uprobe", "find_active_uprobe_rcu"))
+"""kernel/events/uprobes.c."""
 
 
 def cause(names: Sequence[str]) -> str:
-    """Why a thread with these functions on its kernel stack, leaf first, sleeps: `STOPPED`, `MEMORY_LIMIT`, `PAGE_FAULT`, or "" where
-    they do not say."""
-    for reason, functions in ((STOPPED, _STOPS), (MEMORY_LIMIT, _LIMITS), (PAGE_FAULT, _FAULTS)):
+    """Why a thread with these functions on its kernel stack, leaf first, sleeps: `STOPPED`, `MEMORY_LIMIT`, `PAGE_FAULT`, `PROBE`, or
+    "" where they do not say."""
+    for reason, functions in ((STOPPED, _STOPS), (MEMORY_LIMIT, _LIMITS), (PAGE_FAULT, _FAULTS), (PROBE, _PROBES)):
         if not functions.isdisjoint(names):
             return reason
     # get_signal sleeps itself where the compiler has put the traps into it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import GO_VERSIONS, VARIANTS, build
-from summaries import OF_THREADS, names
+from summaries import OF_THREADS, count, names
 from workload import Workload
 
 from gotrace.common.vocabulary import CONTINUED
@@ -196,3 +196,17 @@ def test_one_trap_per_interval_in_mode_lean(version: str, tmp_path: Path) -> Non
     losses = {name: number for name, number in summary["losses"].items() if number}
     assert losses.keys() <= OF_THREADS | {"start_unseen"}
     assert losses.get("start_unseen", 0) < 0.05 * summary["totals"]["intervals"]
+
+
+@pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
+def test_goroutines_in_structs_of_others_that_have_ended(version: str, tmp_path: Path) -> None:
+    """Where a window ends, a hundred wait for their first turn, mostly. What the ones before them did is no wait of theirs."""
+    with Workload(build("reused", version, "stripped")) as workload:
+        for mode in ("exact", "lean", "lean", "lean"):
+            with Attached(workload.pid, "-d", "500ms", "--mode", mode, "--json", "--force", "-o", tmp_path / "x.gotrace") as trace:
+                summary = trace.result_json()
+            assert "unknown" not in summary["totals"]["by_reason"], mode
+            own = [stack for stack in summary["stacks"] if "main.main.gowrap1" in names(stack) or names(stack)[0] == "runtime.goexit"]
+            assert not [stack for stack in own if stack["state"] == "waiting" and "main.main" not in names(stack)], mode
+            if mode == "exact":
+                assert count([stack for stack in own if stack["reason"] == "created"]) > 100

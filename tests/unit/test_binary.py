@@ -10,6 +10,7 @@ from gobuild import GO_VERSIONS, VARIANTS, build
 from gotrace.common.errors import BadBinary
 from gotrace.gobin import layout as layouts
 from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.buildinfo import parse_version
 from gotrace.gobin.derive import find_allgs
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
@@ -49,7 +50,7 @@ def test_all_sources_of_the_layout_agree(version: str) -> None:
     assert dwarf is not None and table is not None and code is not None
     assert {**vars(dwarf), "source": ""} == {**vars(table), "source": ""}
     assert not dwarf.contradictions(plain.code_facts)
-    for field in ("g_sched_sp", "g_sched_pc", "g_sched_g", "g_sched_bp", "g_atomicstatus", "g_goid", "g_waitreason"):
+    for field in ("g_sched_sp", "g_sched_pc", "g_sched_g", "g_sched_bp", "g_atomicstatus", "g_goid", "g_waitreason", "m_waitlock", "pd_self"):
         assert getattr(code, field) == getattr(dwarf, field), field
 
 
@@ -61,6 +62,25 @@ def test_the_code_tells_the_layout_in_every_variant(version: str, variant: str) 
     table = layouts.from_table(binary.version)
     assert code is not None and table is not None and not table.contradictions(binary.code_facts)
     assert binary.layout.source.startswith("table" if variant in ("stripped", "pie") else "DWARF")
+
+
+@every_go
+def test_a_release_between_those_of_the_table(version: str) -> None:
+    """Within a minor release runtime.m and pollDesc have moved: the code tells which of the listed layouts it is."""
+    data = data_of(version, "stripped")
+    listed = GoBinary(Image(data)).version
+    other = f"go1.{listed.minor}.{'7' * len(str(listed.patch))}"
+    binary = GoBinary(Image(data.replace(str(listed).encode(), other.encode()), "other"))
+    assert str(binary.version) == other != str(listed)
+    assert binary.layout.source.startswith("table") and other in binary.layout.source
+    assert {**vars(binary.layout), "source": ""} == {**vars(layouts.from_dwarf(RuntimeTypes(binary_of(version, "plain").image))), "source": ""}
+
+
+def test_what_the_releases_of_the_table_do_not_share_is_not_known() -> None:
+    first, last, between = (layouts.from_table(parse_version(text)) for text in ("go1.24.3", "go1.24.11", "go1.24.7"))
+    assert first.m_vdsoSP != last.m_vdsoSP and between.m_vdsoSP is None
+    assert between.g_waitsince == first.g_waitsince == last.g_waitsince
+    assert layouts.from_table(parse_version("go1.99.1")) is None
 
 
 @every_go

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.tables import Tables
@@ -49,6 +50,8 @@ class Unended:
             if alive and g in self._parked.ended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
             found = parked.get(g)
+            if found is not None and found.created and interval.kind != StartKind.CREATED:
+                continue  # it was of the one that had this g before; since when the new one waits for its first turn nobody saw
             self.unread += found is None or found.stack.unreadable
             if found is None:
                 cut.add_lost(interval)  # gone with its process, or its stack never made sense
