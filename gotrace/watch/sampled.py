@@ -46,10 +46,13 @@ from gotrace.watch.unfinished.blocked import (
     kernel_names,
     stack_of_thread,
     thread_numbers,
+    threads_times,
 )
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
+_NOTED_SHARE = 0.02
+"""Of the time in which threads could run: what they wait for a CPU is told from there on."""
 _AT_ONCE, _BYTES_AT_ONCE = 1024, 32 << 20
 """Goroutines, and bytes of their stacks, that are copied before they are walked."""
 _MOST_CALLS = 64
@@ -109,6 +112,7 @@ class SampledProcess:
         self._there: frozenset[int] | None = None
         self._handing_over = Backoff()
         self._cpu_start = self._cpu_ns = 0
+        self._times: dict[int, tuple[int, int]] = {}
         self._open = self._closed = False
         self.start_ns = self.end_ns = 0
         self.samples = 0
@@ -154,6 +158,7 @@ class SampledProcess:
     def begin(self) -> None:
         """Opens the window with a look."""
         self._cpu_start = cpu_time_ns(self.process.pid)
+        self._times = threads_times(self.process.pid)
         self._try_to_look()
         self.start_ns = self._last_ns = self._last_ns or time.monotonic_ns()
         self._estimator.begin(self.start_ns)
@@ -219,16 +224,14 @@ class SampledProcess:
         """Closes the window with a look; returns what `read` returns, of all stacks."""
         self.promptness.give_back()
         if not self.end_ns:
-            before = self._last_ns
-            if self._try_to_look():
+            before, seen = self._last_ns, self._try_to_look()
+            if seen:
                 self._estimator.looked(self._last_ns - before)
-                self.end_ns = self._last_ns
-            else:
-                self.end_ns = time.monotonic_ns()
             self.cpu_used_ns()
+            self.end_ns = self._last_ns if seen else time.monotonic_ns()
         self._estimator.finish(self.end_ns)
         self._open = False
-        self.running_ns = self._estimator.running_ns
+        self.running_ns = self._with_a_cpu(self._estimator.running_ns)
         if self._there is not None:
             self.running_ns = None  # a forked copy: its scheduler's threads are those of another process
         elif not is_possible(self.running_ns, self._cpu_ns):
@@ -239,6 +242,20 @@ class SampledProcess:
         self.goroutines = len(self._estimator.goids)
         _, single = self.read()
         return self.stacks(), single
+
+    def _with_a_cpu(self, running_ns: int) -> int:
+        """How much of the time in which goroutines seemed to run their threads had a CPU: of one that waits for it a look can't tell."""
+        had = waited = 0
+        for tid, (cpu_ns, waited_ns) in threads_times(self.process.pid).items():
+            before = self._times.get(tid, (0, 0))
+            had, waited = had + max(0, cpu_ns - before[0]), waited + max(0, waited_ns - before[1])
+        share = waited / (had + waited) if had + waited else 0.0
+        if share >= _NOTED_SHARE:
+            self.notes.append(
+                f"threads waited for a CPU for {share:.0%} of the time in which they could run: so much is taken off the time that goroutines"
+                " seemed to be on one (estimate)"
+            )
+        return round(running_ns * (1 - share))
 
     def counters(self) -> dict[Stat, int]:
         """What there is of the kernel side's counters: no hits, and the intervals that were seen."""

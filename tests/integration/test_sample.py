@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from attach import Attached, probes_of
-from gobuild import GO_VERSIONS, build
+from gobuild import GO_VERSIONS, build, build_text
 from test_waits import rest_of, stacks_at
 from workload import Workload
 
@@ -258,3 +259,41 @@ def test_many_goroutines_are_looked_at_less_often(tmp_path: Path) -> None:
             rates.append(summary["window"]["samples"] * 1e9 / summary["window"]["duration_ns"])
             assert sum(stack["goroutines"] for stack in summary["stacks"]) > 100_000
     assert rates[0] < rates[1] / 1.5
+
+
+BURNERS = """package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+)
+
+func burn() {
+	for {
+	}
+}
+
+func main() {
+	runtime.GOMAXPROCS(6)
+	for i := 0; i < 5; i++ {
+		go burn()
+	}
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+	os.Exit(0)
+}
+"""
+
+
+def test_threads_that_wait_for_a_cpu_do_not_run(tmp_path: Path) -> None:
+    """Five threads share a CPU: Go takes all of their goroutines for running."""
+    program = build_text("burners", "example.com/burners", BURNERS, GO_VERSIONS[-1], "stripped")
+    with Workload("/usr/bin/taskset", "-c", "0", str(program)) as workload:
+        with Attached(workload.pid, "-d", "3s", "--json", "--mode", "sample", "-o", tmp_path / "x.gotrace") as trace:
+            summary = trace.result_json()
+    totals = summary["totals"]
+    assert summary["losses"]["running_unknown"] == 0, (totals, summary["window"], summary["losses"])
+    assert 0.5 * totals["cpu_ns"] < totals["running_ns"] < 1.15 * totals["cpu_ns"]
+    (note,) = summary["notes"]
+    assert int(re.search(r"waited for a CPU for (\d+)%", note).group(1)) >= 70

@@ -138,6 +138,17 @@ def threads_cpu_ns(pid: int) -> dict[int, int]:
     return found
 
 
+def threads_times(pid: int) -> dict[int, tuple[int, int]]:
+    """For how long each thread of the process, of at most so many, has had a CPU and has waited for one, ns (Documentation/scheduler/
+    sched-stats.rst); {} where the kernel does not tell."""
+    found: dict[int, tuple[int, int]] = {}
+    for tid in islice(_threads(pid), _MOST):
+        words = _short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
+        if len(words) >= 2 and words[0].isdigit() and words[1].isdigit():
+            found[tid] = int(words[0]), int(words[1])
+    return found
+
+
 def is_halted(pid: int, names: tuple[str, ...]) -> bool:
     """Whether the process is stopped now: by its leading thread's state, and what `names` say of that one's kernel stack."""
     return thread_state(pid, pid) in _STOPPED or cause(names) == STOPPED
