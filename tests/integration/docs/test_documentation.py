@@ -89,19 +89,21 @@ def commands(block: Block) -> list[str]:
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda block: block.where)
-def test_commands(block: Block, shown, folder: Path) -> None:
-    for program in ("sqlite3", "jq"):
-        if re.search(rf"\b{program} ", block.text) and shutil.which(program) is None:
-            unavailable(f"needs {program} (remedy: apt-get install {program})")
-    for line in commands(block):
-        line = re.sub(r"\bPID\b", str(shown.pid), line)
-        line = re.sub(r"\bBINARY\b", str(shown.binary), line)
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120,
-            env=os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+@pytest.mark.parametrize("name", sorted({str(block.path.relative_to(ROOT)) for block in RUN}))
+def test_commands(name: str, shown, folder: Path) -> None:
+    """A document's commands in their order, as they build on one another."""
+    for block in (block for block in RUN if block.path == ROOT / name):
+        for program in ("sqlite3", "jq"):
+            if re.search(rf"\b{program} ", block.text) and shutil.which(program) is None:
+                unavailable(f"needs {program} (remedy: apt-get install {program})")
+        for line in commands(block):
+            line = re.sub(r"\bPID\b", str(shown.pid), line)
+            line = re.sub(r"\bBINARY\b", str(shown.binary), line)
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120,
+                env=os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+            )
+            assert done.returncode == 0, f"{block.where}: {line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
 @pytest.mark.parametrize("block", QUERIES, ids=lambda block: block.where)
@@ -170,8 +172,7 @@ def test_a_key_that_is_not_described_is_found(shown, gotrace) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--per-goroutine",), ("--mode", "sample"), ("--mode", "lean"), ("--max-overhead", "0.01"), ("--no-kernel", "--no-wakers")],
-    ids=" ".join,
+    "flags", [("--mode", "sample"), ("--mode", "lean"), ("--max-overhead", "0.01"), ("--no-kernel", "--no-wakers", "--per-goroutine")], ids=" ".join,
 )
 def test_attach(shown, gotrace, flags: tuple[str, ...], tmp_path: Path) -> None:
     written = tmp_path / "x.json"
