@@ -11,6 +11,7 @@ import click
 import pytest
 from documents import COMMANDS, DOCUMENTS, ROOT, all_blocks, blocks_of, prose_of
 
+from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.cli.verbs import gotrace
 from gotrace.vocabulary import Loss, State
@@ -49,6 +50,11 @@ def test_blocks_are_fenced(name: str) -> None:
 def test_all_text_is_ascii() -> None:
     texts = [*DOCUMENTS, *(path for folder in ("man", "completions", "schema") for path in (ROOT / "docs" / folder).iterdir())]
     assert [str(path) for path in texts if not path.read_bytes().isascii()] == []
+
+
+def test_the_changelog_has_this_release() -> None:
+    releases = re.findall(r"^## \[(.+)\]", read("CHANGELOG.md"), re.MULTILINE)
+    assert releases[:1] == ["Unreleased"] and __version__ in releases
 
 
 def test_readme_is_short() -> None:
@@ -102,6 +108,12 @@ def test_paths_exist(name: str) -> None:
     paths = re.compile(r"(?:gotrace|bpf|scripts|tests|docs|findings|vagrant|\.ci|\.github)/[\w./*-]*")
     named = [code.split(":")[0].rstrip("/.") for code in INLINE.findall(prose_of(ROOT / name)) if paths.fullmatch(code.split(":")[0])]
     assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
+def test_tests_that_are_named_exist(name: str) -> None:
+    named = set(re.findall(r"\btest_\w+\.py\b", read(name)))
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 # -- capture.md --------------------------------------------------------------------------------------------------------
