@@ -30,7 +30,8 @@ class Flag:
 
 @dataclass(frozen=True)
 class Verb:
-    """One command. `paragraphs` are its description, `epilog` what stands below its options; ``\\b`` begins a text with its own line breaks."""
+    """One command. `paragraphs` are its description, `epilog` what stands below its options; one that begins with a backspace keeps
+    its line breaks."""
 
     name: str
     arguments: tuple[str, ...]
@@ -73,14 +74,9 @@ def version() -> str:
 
 
 def _verb(name: str, command: click.Command) -> Verb:
-    arguments = tuple(parameter.make_metavar(click.Context(command)) if _takes_context(parameter) else parameter.make_metavar()
-                      for parameter in command.params if isinstance(parameter, click.Argument))
+    arguments = tuple(each.metavar or str(each.name).upper() for each in command.params if isinstance(each, click.Argument))
     flags = tuple(_flag(parameter) for parameter in command.params if isinstance(parameter, click.Option))
     return Verb(name, arguments, _paragraphs(command.help), _paragraphs(command.epilog), (*flags, HELP))
-
-
-def _takes_context(parameter: click.Parameter) -> bool:
-    return "ctx" in inspect.signature(parameter.make_metavar).parameters  # from click 8.2 on
 
 
 def _flag(option: click.Option) -> Flag:

@@ -33,14 +33,17 @@ def verb_page(verb: Verb, verbs: list[Verb], version: str) -> str:
         lines += _flag(flag)
     if verb.epilog:
         lines += [".SH NOTES", *_text(verb.epilog)]
-    return _end([*lines, *_exit_status(), *_see_also(["gotrace(1)", *(f"gotrace-{other.name}(1)" for other in verbs if other is not verb)])])
+    others = [f"gotrace-{other.name}(1)" for other in verbs if other is not verb]
+    return _end([*lines, *_exit_status(), *_see_also(["gotrace(1)", *others])])
 
 
 def main_page(paragraphs: tuple[str, ...], verbs: list[Verb], version: str) -> str:
     """The page of ``gotrace``."""
     lines = [
-        _title("GOTRACE", version), ".SH NAME", "gotrace \\- show where the goroutines of a running Go process spend their time off the CPU",
-        ".SH SYNOPSIS", "\\fBgotrace\\fR \\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fIARGUMENT\\fR...]", ".SH DESCRIPTION", *_text(paragraphs), ".SH COMMANDS",
+        _title("GOTRACE", version),
+        ".SH NAME", "gotrace \\- show where the goroutines of a running Go process spend their time off the CPU",
+        ".SH SYNOPSIS", "\\fBgotrace\\fR \\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fIARGUMENT\\fR...]",
+        ".SH DESCRIPTION", *_text(paragraphs), ".SH COMMANDS",
     ]
     for verb in verbs:
         lines += [".TP", f"\\fBgotrace\\-{verb.name}\\fR(1)", escaped(verb.summary + ".")]

@@ -147,7 +147,8 @@ def strict(part: object) -> object:
 
 def check(name: str, text: str) -> dict:
     value = json.loads(text)
-    problems = [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:300]}" for error in Draft202012Validator(strict(schema(name))).iter_errors(value)]
+    errors = Draft202012Validator(strict(schema(name))).iter_errors(value)
+    problems = [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:300]}" for error in errors]
     assert not problems, problems[:5]
     return value
 
@@ -184,7 +185,8 @@ def test_attach(shown, gotrace, flags: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_several_processes(shown, gotrace) -> None:
     with Workload(shown.binary, "-stdin-ends") as other:
-        summary = check("summary", gotrace("attach", shown.pid, other.pid, "-d", "300ms", "-q", "--json", "-o", "two.folded", cwd=shown.folder).stdout)
+        done = gotrace("attach", shown.pid, other.pid, "-d", "300ms", "-q", "--json", "-o", "two.folded", cwd=shown.folder)
+    summary = check("summary", done.stdout)
     assert {stack["pid"] for stack in summary["stacks"]} == {shown.pid, other.pid} == {target["pid"] for target in summary["targets"]}
 
 

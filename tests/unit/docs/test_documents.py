@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from pathlib import Path
 
 import click
 import pytest
@@ -44,7 +43,7 @@ def test_no_command_hides_in_another_block() -> None:
 def test_blocks_are_fenced(name: str) -> None:
     """An indented block would escape the test that runs commands."""
     lines = prose_of(ROOT / name).splitlines()
-    assert [line for before, line in zip(["", *lines], lines) if re.match(r" {4}|\t", line) and not before.strip()] == []
+    assert [line for before, line in zip(["", *lines], lines, strict=False) if re.match(r" {4}|\t", line) and not before.strip()] == []
 
 
 def test_all_text_is_ascii() -> None:
@@ -75,7 +74,8 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def flags_of(command: click.Command) -> set[str]:
-    return {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts} | {"--help", "-h", "--version", "-V"}
+    names = {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
+    return names | {"--help", "-h", "--version", "-V"}
 
 
 ALL_FLAGS = set().union(*(flags_of(command) for command in gotrace.commands.values()))
@@ -166,7 +166,7 @@ def test_the_glossary_is_in_order() -> None:
 
 def test_the_symptoms_are_messages_that_gotrace_prints() -> None:
     sources = [path.read_text(encoding="utf-8") for path in [*ROOT.glob("gotrace/**/*.py"), ROOT / "scripts/install"]]
-    symptoms = [code for heading in re.findall(r"^### (.*)$", read("docs/troubleshooting.md"), re.MULTILINE) for code in INLINE.findall(heading)]
+    symptoms = INLINE.findall("\n".join(re.findall(r"^### (.*)$", read("docs/troubleshooting.md"), re.MULTILINE)))
     assert len(symptoms) > 10
     # `[lost: ...]` goes on in many ways.
     assert [symptom for symptom in symptoms if not any(symptom.split("...")[0].strip() in source for source in sources)] == []
@@ -178,6 +178,7 @@ def test_the_symptoms_are_messages_that_gotrace_prints() -> None:
 def test_the_walk_throughs_name_what_is_in_the_sources() -> None:
     """What looks like a name of the code occurs in it."""
     sources = "\n".join(path.read_text(encoding="utf-8") for pattern in ("gotrace/**/*.py", "bpf/*.c") for path in ROOT.glob(pattern))
-    names = {code for code in INLINE.findall(prose_of(ROOT / "CONTRIBUTING.md")) if re.fullmatch(r"_?[A-Za-z]\w*_\w+|[A-Z]\w+(\.[A-Z]+)?", code)}
+    name = re.compile(r"_?[A-Za-z]\w*_\w+|[A-Z]\w+(\.[A-Z]+)?")
+    names = {code for code in INLINE.findall(prose_of(ROOT / "CONTRIBUTING.md")) if name.fullmatch(code)}
     assert len(names) > 15
     assert [name for name in sorted(names) if not re.search(rf"\b{re.escape(name)}\b", sources)] == []

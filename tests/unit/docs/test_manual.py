@@ -63,7 +63,8 @@ def bash_words(line: str) -> set[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("gotrace ", VERBS | {"-h", "--help", "-V", "--version"}), ("gotrace di", {verb for verb in VERBS if verb.startswith("di")}), ("gotrace attach --mode ", {"exact", "lean", "sample"}),
+        ("gotrace ", VERBS | {"-h", "--help", "-V", "--version"}), ("gotrace di", {verb for verb in VERBS if verb.startswith("di")}),
+        ("gotrace attach --mode ", {"exact", "lean", "sample"}),
         ("gotrace attach --mode = le", {"lean"}), ("gotrace attach --max", {"--max-overhead"}), ("gotrace attach --match ", set()),
         ("gotrace report --tr", {"--tree"}),
     ],
@@ -80,7 +81,10 @@ def test_bash_completes_processes_and_files() -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("gotrace d", {verb for verb in VERBS if verb.startswith("d")}), ("gotrace attach --mode ", {"exact", "lean", "sample"}), ("gotrace attach --max", {"--max-overhead"})],
+    [
+        ("gotrace d", {verb for verb in VERBS if verb.startswith("d")}), ("gotrace attach --mode ", {"exact", "lean", "sample"}),
+        ("gotrace attach --max", {"--max-overhead"}),
+    ],
 )
 def test_fish_completes(line: str, words: set[str]) -> None:
     said = run(needed("fish", "fish"), "--no-config", "-c", f"source {COMPLETIONS}/gotrace.fish; complete -C '{line}'")
