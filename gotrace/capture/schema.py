@@ -1,4 +1,4 @@
-"""The capture file: an SQLite 3 database that anyone may query. This is its documentation; schema version 5.
+"""The capture file: an SQLite 3 database that anyone may query; schema version 5. docs/capture.md describes it for users, with queries.
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal and for README. Pure: from figures to renderables and text."""
+"""Tables for the terminal and for docs/overhead.md. Pure: from figures to renderables and text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from benchmarks.paired import Pair, Spread, against, spread
 from benchmarks.results import AgentFigures, Measured, Results, Table
 from benchmarks.stages import Stage
+from gotrace.common.errors import GotraceError
 from gotrace.common.units import format_duration
 
 FLOOR, FLOOR_ONE = "floor", "floor-one"
@@ -151,15 +152,31 @@ def programs_table(table: Table) -> RichTable | None:
     return rich
 
 
-# -- README ------------------------------------------------------------------------------------------------------------
+# -- docs/overhead.md --------------------------------------------------------------------------------------------------
+
+
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def placed(document: str, tables: str) -> str:
+    """`document` with `tables` (as from `readme`) in the place of what stands between its marks.
+
+    Raises:
+        GotraceError: the document does not have each mark once, in their order.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END + "\n")
+    if not begin or not end or BEGIN in rest or END in after:
+        raise GotraceError(f"the document does not have the marks {BEGIN} and {END} once each", "put them where the tables belong")
+    return before + tables + after
 
 
 def readme(results: Results) -> str:
-    """The overhead tables of README, as markdown between the marks ``<!-- bench -->`` and ``<!-- /bench -->``."""
+    """The overhead tables as markdown, with the marks around them."""
     tables = list(results.tables.values())
     titles = {key: each.title for table in tables for key, each in table.tracers.items()}
     lines = [
-        "<!-- bench -->", f"Throughput of the traced program over that of the untraced, median of {_pairs(tables)} pairs ({_host(results)}):", "",
+        BEGIN, f"Throughput of the traced program over that of the untraced, median of {_pairs(tables)} pairs ({_host(results)}):", "",
         *_markdown(["", *(table.title for table in tables)], (
             [title, *(_cell(table.tracers.get(key), lambda each: spread([pair.rate_ratio for pair in each.pairs])) for table in tables)]
             for key, title in titles.items()
@@ -190,7 +207,7 @@ def readme(results: Results) -> str:
         ))]
     if results.absent:
         lines += ["", "Not measured: " + "; ".join(f"{name}: {reason}" for name, reason in results.absent.items()) + "."]
-    return "\n".join([*lines, "<!-- /bench -->", ""])
+    return "\n".join([*lines, END, ""])
 
 
 def _pairs(tables: list[Table]) -> str:

@@ -1,4 +1,4 @@
-"""The scripts behind the figures of README run: one short round of each, whose figures are real if not worth citing."""
+"""The scripts behind the figures of docs/overhead.md run: one short round of each, whose figures are real if not worth citing."""
 
 from __future__ import annotations
 

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
+sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmarks.generator import loopback_url  # noqa: E402
 from benchmarks.paired import Pair, Window, against, order_of, spread  # noqa: E402
 from benchmarks.results import AgentFigures, Measured, ProgramFigures, Results, Table, dump, load  # noqa: E402
 from benchmarks.stages import Stage, parse_stages, unmeasured, with_ramps  # noqa: E402
-from benchmarks.tables import disturbance, programs_table, readme, workload_table  # noqa: E402
+from benchmarks.tables import disturbance, placed, programs_table, readme, workload_table  # noqa: E402
 from benchmarks.tracers import gotrace_sets  # noqa: E402
 
 from gotrace.common.errors import GotraceError, UsageError  # noqa: E402
@@ -148,7 +149,7 @@ def test_the_accounts_of_programs() -> None:
     assert programs_table(Table("x", "x", "x")) is None
 
 
-def test_readme_tables_hold_the_medians() -> None:
+def test_the_documents_tables_hold_the_medians() -> None:
     text = readme(results())
     assert text.startswith("<!-- bench -->\n") and text.endswith("<!-- /bench -->\n")
     rows = [line for line in text.splitlines() if line.startswith("| gotrace ")]
@@ -159,13 +160,29 @@ def test_readme_tables_hold_the_medians() -> None:
     assert "| bpftrace" not in text and "offcputime: no kprobes" in text
 
 
-def test_readme_tells_how_many_pairs_there_were() -> None:
+def test_the_documents_tables_tell_how_many_pairs_there_were() -> None:
     found = results()
     assert "median of 2 pairs" in readme(found)
     longer = results().tables["http"]
     longer.tracers["floor"].pairs += longer.tracers["floor"].pairs
     found.tables["http-fixed"] = longer
     assert "median of 2 to 4 pairs" in readme(found)
+
+
+def test_tables_are_placed_between_their_marks() -> None:
+    text = readme(results())
+    assert placed("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n", text) == f"before\n{text}after\n"
+
+
+@pytest.mark.parametrize("document", ["", "<!-- bench -->\n", "<!-- /bench -->\n<!-- bench -->\n", 2 * "<!-- bench -->\n<!-- /bench -->\n"])
+def test_a_document_without_marks_is_refused(document: str) -> None:
+    with pytest.raises(GotraceError):
+        placed(document, readme(results()))
+
+
+def test_the_document_has_the_tables_of_the_stored_results() -> None:
+    document = (ROOT / "docs/overhead.md").read_text()
+    assert placed(document, readme(load(ROOT / "scripts/bench-results.json"))) == document, "scripts/bench --readme"
 
 
 def test_a_busy_machine_is_told() -> None:

@@ -1,0 +1,74 @@
+# bash completion for gotrace. Made by scripts/docs.
+# shellcheck shell=bash disable=SC2207
+
+_gotrace() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb= word words=
+    COMPREPLY=()
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ $word == -* ]] || { verb=$word && break; }
+    done
+    # --mode=lean is three words to bash.
+    if [[ $current == = ]]; then
+        current=
+    elif [[ $previous == = ]]; then
+        previous=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    case "$verb $previous" in
+        "attach -d"|"attach --duration") return ;;
+        "attach --events-over") return ;;
+        "attach --goroutine") return ;;
+        "attach --hot-jitter") return ;;
+        "attach --hot-p99") return ;;
+        "attach --hot-share") return ;;
+        "attach --match") return ;;
+        "attach --max-overhead") return ;;
+        "attach --min-block") return ;;
+        "attach --mode") COMPREPLY=($(compgen -W "exact lean sample" -- "$current")); return ;;
+        "attach -o"|"attach --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "attach --probes") COMPREPLY=($(compgen -W "complete schedule gopark" -- "$current")); return ;;
+        "attach --reason") return ;;
+        "attach --sample-period") return ;;
+        "attach --sample-rate") return ;;
+        "attach --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
+        "attach --syscalls") COMPREPLY=($(compgen -W "auto tracepoints uprobes none" -- "$current")); return ;;
+        "report --hot-jitter") return ;;
+        "report --hot-p99") return ;;
+        "report --hot-share") return ;;
+        "report --ignore") return ;;
+        "report --match") return ;;
+        "report -o"|"report --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "report --reason") return ;;
+        "report --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
+        "report --top") return ;;
+        "diff --ignore") return ;;
+        "diff --match") return ;;
+        "diff -o"|"diff --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "diff --per") COMPREPLY=($(compgen -W "window goroutine" -- "$current")); return ;;
+        "diff --reason") return ;;
+        "diff --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
+        "diff --top") return ;;
+        "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
+    esac
+    case $verb in
+        "") words="attach report diff dump probes doctor -V --version -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
+        report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --runtime --state --top --tree -h --help" ;;
+        diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
+        dump) words="--json -h --help" ;;
+        probes) words="--json --probes -h --help" ;;
+        doctor) words="--json -h --help" ;;
+    esac
+    if [[ -z $verb || $current == -* ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$current"))
+        return
+    fi
+    case $verb in
+        attach) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
+        report) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
+        diff) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
+        dump) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
+        probes) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
+    esac
+}
+
+complete -F _gotrace gotrace
