@@ -97,6 +97,7 @@ class Plan:
     `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
     by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
     collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
+    `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the scheduler.
     `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
     """
 
@@ -104,6 +105,7 @@ class Plan:
     probes: tuple[Probe, ...]
     left_out: tuple[LeftOut, ...]
     mcall: int
+    morestack: tuple[int, int]
     gopark: Range
     async_preempt: Range
     text: Range
@@ -229,6 +231,7 @@ def make_plan(
         probes=tuple(probes),
         left_out=tuple(left_out),
         mcall=_needed(binary, "runtime.mcall")[0].entry,
+        morestack=(_needed(binary, "runtime.morestack")[0].entry, _needed(binary, "runtime.morestack_noctxt")[0].entry),
         gopark=_range(_needed(binary, "runtime.gopark")[0]),
         async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),

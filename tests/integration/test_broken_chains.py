@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import build
-from summaries import names
+from summaries import count, names
 from workload import Workload
 
 pytestmark = pytest.mark.bpf
@@ -36,7 +36,7 @@ def traced(program: Path, *arguments: str, length: float = 3) -> tuple[dict, dic
     return summary, json.loads(dumped.stdout)
 
 
-@pytest.mark.parametrize("left", ["garbage", "zero", "fake", "data"])
+@pytest.mark.parametrize("left", ["garbage", "zero", "fake", "data", "older"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None:
     summary, _ = traced(build("clobber", version, "plain"), "-bp", left)
@@ -56,6 +56,21 @@ def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None
     assert lost >= sum(stack["count"] - stack["in_progress"] for stack in broken)
     printed = json.dumps(summary)
     assert "neverCalled" not in printed and "5ec2e75ec2e7" not in printed
+
+
+@pytest.mark.parametrize("computing", ["counting", "framed", "astray"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: str) -> None:
+    summary, _ = traced(build("clobber", version, "plain"), "-bp", computing)
+    inside = [stack for stack in summary["stacks"] if own(stack)[0] == f"main.{computing}" and stack["state"] == "runqueue"]
+    whole = [stack for stack in inside if own(stack)[-1] == "runtime.goexit"]
+    for stack in whole:
+        assert own(stack) in ([f"main.{computing}", "main.compute", caller, "runtime.goexit"] for caller in ("main.computeLeft", "main.computeRight"))
+    assert len({own(stack)[2] for stack in whole}) == 2 and count(whole) > 50
+    # What was met before its sizes were known of says that its callers are missing, and is counted.
+    broken = [stack for stack in inside if stack not in whole]
+    assert all(stack["frames"][-1]["kind"] == "lost" for stack in broken)
+    assert summary["losses"]["thread_stack_unreadable"] >= sum(stack["count"] - stack["in_progress"] for stack in broken)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
