@@ -35,14 +35,22 @@ static __always_inline int may_be_in_prologue(u32 kind)
 	return (1 << KIND_GOSCHED | 1 << KIND_PREEMPT_PARK | 1 << KIND_BEFORE | 1 << KIND_SCHEDULE) >> (kind & 31) & 1;
 }
 
-/* Whether the next instruction is one of those with which a prologue makes its frame, the frame pointer being still the
- * caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
- * %rbp,n(%rsp), lea n(%rsp),%rbp (cmd/internal/obj/x86: preprocess). */
+/* Whether the next instruction is one of those with which a prologue makes its frame or an epilogue drops it, the frame pointer being
+ * the caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
+ * %rbp,n(%rsp), lea n(%rsp),%rbp; add $n,%rsp right before the return (cmd/internal/obj/x86: preprocess). */
 static __always_inline int frame_is_being_made(u64 pc, u64 *size)
 {
 	u8 code[8];
 	if (bpf_probe_read_user(code, sizeof(code), (void *)pc) || code[0] != 0x48)
 		return 0;
+	if (code[1] == 0x83 && code[4] == 0xC3) { /* ret */
+		*size = code[3];
+		return code[2] == 0xC4 || (code[2] == 0xEC && code[3] == 0x80); /* sub $-128,%rsp */
+	}
+	if (code[1] == 0x81) {
+		*size = code[3] | code[4] << 8 | code[5] << 16 | (u64)(code[6] & 0x7F) << 24;
+		return code[2] == 0xC4 && code[7] == 0xC3;
+	}
 	if (code[1] == 0x89 && code[2] == 0xE5) {
 		*size = 8;
 		return 1;

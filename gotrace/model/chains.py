@@ -64,7 +64,10 @@ class Chains:
         return self._binary.table.function_at(point.pc - (not point.exact))
 
     def adds_up(self, stack: RawStack, points: Sequence[CodePoint]) -> bool:
-        """Whether the frames fill what the walk has passed. True as well where that can't be known: of code that is not Go's."""
+        """Whether the frames fill what the walk has passed. True as well where that can't be known, as of code that is not Go's; but
+        what such code was called from can't be a call of a Go function, which has a frame of its own."""
+        if any(below.pc == OUTSIDE_CODE and self._calls_go(above) for below, above in zip(points, points[1:])):
+            return False
         if not stack.span or stack.in_transit or len(points) < 2:
             return True
         sizes = [self._frame(point, index, stack) for index, point in enumerate(points[:-1])]
@@ -107,10 +110,18 @@ class Chains:
         code = self._binary.image.read_up_to(to - 5, 5)
         return to + int.from_bytes(code[1:], "little", signed=True) if len(code) == 5 and code[0] == 0xE8 else None
 
+    def _calls_go(self, caller: CodePoint) -> bool:
+        """Whether what stands there calls a Go function that has a frame."""
+        target = None if caller.exact or caller.pc in NO_ADDRESSES else self._called(caller.pc)
+        called = self._binary.table.function_at(target) if target is not None else None
+        return called is not None and self._binary.table.frame_size(called) > 0
+
     def certain(self, points: Sequence[CodePoint]) -> int:
         """How many frames of a chain that does not add up are its own beyond doubt: each called by the next."""
-        pairs = enumerate(zip(points, points[1:]), 1)
-        return next((index for index, (callee, caller) in pairs if not self._surely_calls(caller, callee)), len(points))
+        for index, (callee, caller) in enumerate(zip(points, points[1:]), 1):
+            if not self._surely_calls(caller, callee):
+                return index + (caller.pc == OUTSIDE_CODE)
+        return len(points)
 
     def believed(self, points: Sequence[CodePoint]) -> int:
         """How many frames of a stack that broke off are its own: up to where the frame before was not called from."""
