@@ -47,8 +47,11 @@
 #define ASSIST_LO AT_LOAD(ASSIST_LO)
 #define ASSIST_HI AT_LOAD(ASSIST_HI)
 #define MCALL AT_LOAD(MCALL)
+#define MORESTACK AT_LOAD(MORESTACK)
+#define MORESTACK_NOCTXT AT_LOAD(MORESTACK_NOCTXT)
 #define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
 #define SANITIZER AT_LOAD(SANITIZER) /* built with -race, -asan or -msan */
+#define SANITIZER_FRAME AT_LOAD(SANITIZER_FRAME) /* of racecall, asancall, msancall: what lies between r12 and their return address */
 #define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
 #define EXECUTE_LENGTH AT_LOAD(EXECUTE_LENGTH)
 

@@ -131,6 +131,7 @@ static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s, u64 s
 	s->stack.flags = STACK_KERNEL;
 	s->stack.depth = size / 8;
 	s->stack.prologue_caller = s->stack.async_caller = 0;
+	s->stack.span = s->stack.first = 0;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < MAX_FRAMES; i++) {
 		if (i >= *(volatile u32 *)&s->stack.depth) /* as in is_path */

@@ -31,8 +31,9 @@ BPF_TABLE("lru_hash", u64, struct wait, waits, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
 BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for what is beyond, if MORE_ROWS */
 /* Where the chain of frame pointers is not to be relied on, since code that is not Go's has broken it: how far above the stack pointer
- * the return address of a function lies, by the return address into it. Filled by user space when it has met such a stack; then the first
- * element of `by_sizes` is 1. */
+ * the return address of a function lies, by the return address into it (BY_SIZES); and of a function in which a thread stops, by the block
+ * of code, LEAF_BLOCK | pc >> LEAF_BLOCK_BITS, where it is the same in the whole block, else by the instruction, LEAF_PC | pc
+ * (BY_LEAF_SIZES). Filled by user space when it has met such a stack; what has been filled is in the first element of `by_sizes`. */
 BPF_TABLE("hash", u64, u64, frame_sizes, 1);
 BPF_TABLE("array", u32, u64, by_sizes, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);

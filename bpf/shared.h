@@ -141,9 +141,17 @@ struct wait {
 #define STACK_IN_TRANSIT 64  /* the goroutine's registers were nowhere: pcs[0] is where the thread was */
 #define ASYNC_AT 2 /* pcs[] of a goroutine preempted by a signal: asyncPreempt2, asyncPreempt, the interrupted function */
 
+#define LEAF_BLOCK_BITS 4
+#define LEAF_BLOCK (1ULL << 63) /* in frame_sizes: of the functions that threads stop in, by blocks of code */
+#define LEAF_PC (3ULL << 62)    /* and by instruction, where a block has several sizes */
+#define BY_SIZES 1
+#define BY_LEAF_SIZES 2
+
 struct stack {
 	u32 flags;
 	u32 depth;
+	u32 span;  /* bytes from the stack pointer of pcs[0] to above the return address that was found last; 0: unknown */
+	u32 first; /* to above the return address that the frame pointer of pcs[0] leads to */
 	u64 prologue_caller; /* stopped in a prologue by newstack, or anywhere by the kernel: the word at its stack pointer */
 	u64 async_caller;    /* preempted asynchronously: the word at the stack pointer of pcs[ASYNC_AT] */
 	u64 pcs[MAX_FRAMES]; /* leaf first */

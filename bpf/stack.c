@@ -6,15 +6,27 @@ static __always_inline u64 mix(u64 hash, u64 value)
 	return hash ^ (hash >> 29);
 }
 
-/* mcall is the only way to the scheduler but one: newstack, called by morestack in a function's prologue. There
- * sched.bp is still the caller's frame, and the return address is the word at sched.sp. */
-static __always_inline int called_mcall(u64 pc)
+/* What the call goes to that returns to pc; 0 if there is none, or not to a fixed place. */
+static __always_inline u64 called_before(u64 pc)
 {
 	u8 code[5];
 	if (bpf_probe_read_user(code, sizeof(code), (void *)(pc - 5)) || code[0] != 0xE8)
 		return 0;
 	s32 relative = code[1] | code[2] << 8 | code[3] << 16 | (u32)code[4] << 24;
-	return pc + relative == MCALL;
+	return pc + relative;
+}
+
+/* mcall is the only way to the scheduler but one: newstack, called by morestack in a function's prologue. There
+ * sched.bp is still the caller's frame, and the return address is the word at sched.sp. */
+static __always_inline int called_mcall(u64 pc)
+{
+	return called_before(pc) == MCALL;
+}
+
+static __always_inline int called_morestack(u64 pc)
+{
+	u64 called = called_before(pc);
+	return called && (called == MORESTACK || called == MORESTACK_NOCTXT);
 }
 
 static __always_inline int may_be_in_prologue(u32 kind)
@@ -23,14 +35,22 @@ static __always_inline int may_be_in_prologue(u32 kind)
 	return (1 << KIND_GOSCHED | 1 << KIND_PREEMPT_PARK | 1 << KIND_BEFORE | 1 << KIND_SCHEDULE) >> (kind & 31) & 1;
 }
 
-/* Whether the next instruction is one of those with which a prologue makes its frame, the frame pointer being still the
- * caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
- * %rbp,n(%rsp), lea n(%rsp),%rbp (cmd/internal/obj/x86: preprocess). */
+/* Whether the next instruction is one of those with which a prologue makes its frame or an epilogue drops it, the frame pointer being
+ * the caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
+ * %rbp,n(%rsp), lea n(%rsp),%rbp; add $n,%rsp right before the return (cmd/internal/obj/x86: preprocess). */
 static __always_inline int frame_is_being_made(u64 pc, u64 *size)
 {
 	u8 code[8];
 	if (bpf_probe_read_user(code, sizeof(code), (void *)pc) || code[0] != 0x48)
 		return 0;
+	if (code[1] == 0x83 && code[4] == 0xC3) { /* ret */
+		*size = code[3];
+		return code[2] == 0xC4 || (code[2] == 0xEC && code[3] == 0x80); /* sub $-128,%rsp */
+	}
+	if (code[1] == 0x81) {
+		*size = code[3] | code[4] << 8 | code[5] << 16 | (u64)(code[6] & 0x7F) << 24;
+		return code[2] == 0xC4 && code[7] == 0xC3;
+	}
 	if (code[1] == 0x89 && code[2] == 0xE5) {
 		*size = 8;
 		return 1;
@@ -122,7 +142,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 {
 	struct stack *value = &s->stack;
 	struct walker w = {.fp = fp, .below = lo, .last = pc, .lo = lo, .hi = hi};
-	u64 frame[2], hash = mix(0, pc), async = 0;
+	u64 frame[2], hash = mix(0, pc), async = 0, span;
 	u32 i = 1;
 
 	u64 zero = 0, *strict = by_sizes.lookup(NARROW(zero));
@@ -130,6 +150,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	value->flags = 0;
 	value->prologue_caller = 0;
 	value->async_caller = 0;
+	value->first = fp + 16 - sp;
 	value->pcs[0] = pc;
 	if (whose == WALK_PARKED && kind == KIND_CREATED) {
 		/* It has not run yet: its first function, and goexit as that one's caller (runtime/sys_x86.go: gostartcall). */
@@ -143,7 +164,8 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		}
 		goto done;
 	}
-	if (whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) {
+	if ((whose == WALK_PARKED && may_be_in_prologue(kind) && !called_mcall(pc)) ||
+	    (whose == WALK_THREAD && kind == KIND_WAKER && called_morestack(pc))) {
 		s->strayed = 1;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->prologue_caller, 8, (void *)sp)) {
 			value->prologue_caller = return_address(value->prologue_caller);
@@ -165,9 +187,17 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		}
 	}
 	if (whose == WALK_THREAD && kind == KIND_SYSCALL) {
-		u64 caller = 0, at = sp, frame_size = 0;
-		if (frame_is_being_made(pc, &frame_size)) {
-			at += frame_size;
+		u64 caller = 0, at = sp, frame_size = 0, *leaf_size = NULL;
+		if (s->strict & BY_LEAF_SIZES) {
+			u64 key = LEAF_BLOCK | pc >> LEAF_BLOCK_BITS;
+			leaf_size = frame_sizes.lookup(&key);
+			if (!leaf_size) {
+				key = LEAF_PC | pc;
+				leaf_size = frame_sizes.lookup(&key);
+			}
+		}
+		if (leaf_size || frame_is_being_made(pc, &frame_size)) {
+			at += leaf_size ? *leaf_size : frame_size;
 			value->flags |= STACK_IN_PROLOGUE;
 		} else {
 			value->flags |= STACK_LEAF_CALLER;
@@ -182,6 +212,13 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
 		w.below = sp - 16;
 		w.last = 0; /* no return address: no frame size is known from here */
+		if (leaf_size && value->flags & STACK_IN_PROLOGUE) {
+			/* The frame pointer may be anything; what the function has saved of it lies below its return address. */
+			if (at > sp)
+				w.fp = user_word(at - 8);
+			w.below = at + 8;
+			w.last = caller;
+		}
 	}
 	if (whose == WALK_THREAD && kind == KIND_TRANSIT && sp) {
 		/* In code that is not Go's, which was called from where the word at sp says. */
@@ -193,8 +230,8 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		w.last = value->prologue_caller;
 	}
 	if (whose != WALK_PARKED || !s->foreseen)
-		read_window(s, fp, lo, hi);
-	if (s->strict) {
+		read_window(s, w.fp, lo, hi);
+	if (s->strict & BY_SIZES) {
 		s->window_bytes = 0;
 		s->strayed = 1;
 	}
@@ -210,7 +247,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 			goto done;
 		caller = return_address(caller);
 		w.below = w.fp + 16;
-		if (whose == WALK_PARKED && i == ASYNC_AT)
+		if (whose != WALK_WAKER && i == ASYNC_AT)
 			async = w.below;
 		value->pcs[i] = caller;
 		hash = mix(hash, caller);
@@ -220,7 +257,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	if (whose == WALK_PARKED && w.fp)
 		s->strayed = 1;
 	for (; i < MAX_FRAMES; i++) {
-		if (s->strict) {
+		if (s->strict & BY_SIZES) {
 			u64 last = w.last, *size = frame_sizes.lookup(&last);
 			if (size)
 				w.fp = w.below + *size - 8;
@@ -246,7 +283,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		w.below = w.fp + 16;
 found:
 		/* asyncPreempt is only ever the leaf's caller: the frame found next is the interrupted function's. */
-		if (whose == WALK_PARKED && i == ASYNC_AT)
+		if (whose != WALK_WAKER && i == ASYNC_AT)
 			async = w.below;
 		value->pcs[i] = frame[1];
 		hash = mix(hash, frame[1]);
@@ -270,7 +307,11 @@ done:
 		}
 	}
 	value->depth = i;
-	return mix(hash, value->flags);
+	/* What was passed, from the stack pointer up. By which user space sees whether the frames are all that lie there, so stacks
+	 * that differ in nothing else are two. */
+	span = w.below - sp;
+	value->span = sp - lo < hi - lo && (s64)span > 0 ? span : 0;
+	return mix(hash, value->flags | (u64)value->span << 32);
 }
 
 /* Keeps the stack in the scratch space under its hash. Returns the hash, 0 if there was no room for it. */

@@ -173,15 +173,16 @@ static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
 
 #define SANITIZER_WORDS 64
 
-/* Where on the goroutine's stack the return address of what called a sanitizer lies: in r12, or where C has saved that since on the
- * stack of g0, below where this one was when it was left (runtime/race_amd64.s: racecall; asan_amd64.s: asancall). 0: unknown. */
+/* Where on the goroutine's stack the return address of what called a sanitizer lies: racecall, asancall and msancall keep the stack
+ * pointer in r12, or C has saved that since on the stack of g0, below where this one was when it was left (runtime/race_amd64.s,
+ * asan_amd64.s). racecall has no frame; the others have one, of nothing but the caller's frame pointer. 0: unknown. */
 static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
 {
-	if (returns_to_go(r12, lo, hi))
-		return r12;
+	if (returns_to_go(r12 + SANITIZER_FRAME, lo, hi))
+		return r12 + SANITIZER_FRAME;
 #pragma clang loop unroll(disable)
 	for (u32 word = 0; word < SANITIZER_WORDS; word++, sp += 8) {
-		u64 saved = user_word(sp);
+		u64 saved = user_word(sp) + SANITIZER_FRAME;
 		if (returns_to_go(saved, lo, hi))
 			return saved;
 	}
@@ -347,6 +348,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		/* On g0's stack by a way that notes nothing but the stack pointer. C may have put something else into the frame pointer. */
 		pc = SANITIZER_CODE;
 		sp = checked;
+		if (SANITIZER_FRAME)
+			fp = user_word(sp - 8);
 		t->how = KIND_TRANSIT;
 	} else {
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;

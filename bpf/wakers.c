@@ -72,7 +72,7 @@ int mark_ready(struct pt_regs *ctx)
 	u64 current = current_goroutine(s, g0), hash, pc, sp, fp, lo, hi;
 	if (!current) {
 		pc = user_word(ctx->sp);
-		sp = ctx->sp;
+		sp = ctx->sp + 8;
 		fp = ctx->bp;
 		lo = user_word(g0 + G_STACK_LO);
 		hi = user_word(g0 + G_STACK_HI);

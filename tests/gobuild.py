@@ -20,6 +20,8 @@ _FLAGS = {
     "stripped": ("0", ["-trimpath", "-ldflags=-s -w"]),
     "pie": ("0", ["-buildmode=pie", "-trimpath", "-ldflags=-s -w"]),
     "cgo": ("1", ["-ldflags=-linkmode=external"]),
+    "race": ("1", ["-race"]),
+    "asan": ("1", ["-asan"]),
 }
 
 

@@ -166,6 +166,7 @@ class _Reading:
                 )
             else:
                 row, stack = interpret(self._model, head, snapshot.pcs, 0, thing=thing)
+            self._losses["stack_incomplete"] += stack.incomplete
             frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
         if head.status in _IN_KERNEL and self._has_no_thread(head):
             state, reason = NO_THREAD, ""

@@ -43,6 +43,7 @@ class Dump:
 
 LOSSES = {
     "stack_torn": "goroutines that moved whenever their stack was read: shown with their innermost frame alone",
+    "stack_incomplete": "goroutines whose stack ends before its root: code that is not Go's broke the chain of frames (shown as a lost frame)",
     "goroutines_unread": "goroutines that could not be read at all",
     "labels_unread": "goroutines whose profiler labels could not be read",
     "fields_unread": "fields of runtime.g that do not fit the live process or are not known: what they would tell is missing (gotrace probes PID)",

@@ -278,6 +278,10 @@ class Pclntab:
         """The largest `stack_delta` within `function`: its whole frame."""
         return max(self._pcvalues(function, function.pcsp)[1], default=0)
 
+    def stack_deltas(self, function: Function) -> tuple[array[int], array[int]]:
+        """Up to which address each run of instructions with the same `stack_delta` goes, and that."""
+        return self._pcvalues(function, function.pcsp)
+
     def _inlined_call(self, tree: int, index: int) -> tuple[int, int, int]:
         if self.magic == MAGIC_120:
             func_id, name_offset, parent_pc, _ = struct.unpack("<B3xiii", self.image.read(tree + 16 * index, 16))

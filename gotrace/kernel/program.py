@@ -21,7 +21,7 @@ _IO_WAIT = 2
 MAX_G_READ = 248
 _MAX_G = 4096
 """Bytes of a g; Go 1.27 needs 464."""
-MAX_FRAME_SIZES = 1 << 12
+MAX_FRAME_SIZES = 1 << 13
 """Return addresses of which the kernel side knows the frame."""
 _MAX_PD_READ = 1024
 """Bytes of a pollDesc; Go 1.27 needs 304."""
@@ -192,10 +192,13 @@ def constants(
         "CGOCALL_FRAME": plan.callback.cgocall_frame,
         "ASSIST_FRAME": plan.assist_frame,
         "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
-        "SANITIZER": int(plan.sanitizer),
+        "SANITIZER": int(plan.sanitizer_frame is not None),
+        "SANITIZER_FRAME": plan.sanitizer_frame or 0,
         "EXECUTE_LENGTH": plan.execute.site.length,
         "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
+        "MORESTACK": plan.morestack[0] + bias,
+        "MORESTACK_NOCTXT": plan.morestack[1] + bias,
         "BY_THREAD": int(plan.probe_set in (ProbeSet.SCHEDULE, ProbeSet.LEAN)),
         "LEAN": int(plan.probe_set is ProbeSet.LEAN),
         "THREADS": int(threads),

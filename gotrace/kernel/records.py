@@ -16,6 +16,8 @@ class RawStack:
     if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has none. 0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address.
     `kernel`: the kernel's own.
     `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
+    `span`: bytes from the stack pointer at ``pcs[0]`` to above the outermost return address, 0 if not known; `first`: to above the one that
+    the frame pointer there leads to.
     """
 
     pcs: tuple[int, ...]
@@ -27,6 +29,8 @@ class RawStack:
     unreadable: bool = False
     in_transit: bool = False
     kernel: bool = False
+    span: int = 0
+    first: int = 0
 
 
 NO_STACK = RawStack((), unreadable=True)

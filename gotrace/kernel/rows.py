@@ -60,13 +60,13 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
 
 def parse_stack(raw: bytes) -> RawStack:
     """A `struct stack`."""
-    flags, depth, leaf_caller, async_caller = struct.unpack_from("<IIQQ", raw)
+    flags, depth, span, first, leaf_caller, async_caller = struct.unpack_from("<IIIIQQ", raw)
     depth = min(depth, Stack.pcs.size // 8)
     pcs = struct.unpack_from(f"<{depth}Q", raw, Stack.pcs.offset)
     return RawStack(
         pcs, leaf_caller, bool(flags & STACK_IN_PROLOGUE), async_caller, bool(flags & STACK_EXACT),
         bool(flags & STACK_TRUNCATED), bool(flags & STACK_UNREADABLE), bool(flags & STACK_IN_TRANSIT),
-        bool(flags & STACK_KERNEL),
+        bool(flags & STACK_KERNEL), span, first,
     )
 
 

@@ -15,6 +15,8 @@ EVENT_MAY_GO_ON, EVENT_GOES_ON = 1, 2
 THREAD_BEFORE, THREAD_CONTINUES, THREAD_OUTSIDE, THREAD_BASE, THREAD_HALTED, THREAD_QUEUED = 1, 2, 4, 8, 16, 32
 WAIT_INTERRUPTIBLE, WAIT_INTERRUPTED, WAIT_COUNTED, WAIT_SHORT, WAIT_BEFORE = 1, 2, 4, 8, 16
 STACK_KERNEL, STACK_EXACT, STACK_IN_TRANSIT = 16, 32, 64
+LEAF_BLOCK_BITS, LEAF_BLOCK, LEAF_PC = 4, 1 << 63, 3 << 62
+BY_SIZES, BY_LEAF_SIZES = 1, 2
 PARTS = 4
 SCRATCH_SLOTS = 4
 MAX_PAUSES = 1 << 14
@@ -93,7 +95,7 @@ class Wait(ct.Structure):
 class Stack(ct.Structure):
     """``struct stack``"""
 
-    _fields_ = _halves("flags", "depth") + _words("prologue_caller", "async_caller") + [("pcs", ct.c_uint64 * MAX_FRAMES)]
+    _fields_ = _halves("flags", "depth", "span", "first") + _words("prologue_caller", "async_caller") + [("pcs", ct.c_uint64 * MAX_FRAMES)]
 
 
 class Object(ct.Structure):

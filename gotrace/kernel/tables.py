@@ -25,9 +25,12 @@ from gotrace.kernel.records import (
 )
 from gotrace.kernel.rows import pack_object, pack_stack, parse_object, parse_row, parse_stack, stack_hash
 from gotrace.kernel.structs import (
+    BY_LEAF_SIZES,
+    BY_SIZES,
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
     GOROUTINE_UNSURE,
+    LEAF_BLOCK,
     MAX_PAUSES,
     THREAD_BASE,
     THREAD_BEFORE,
@@ -90,6 +93,7 @@ class Tables:
         self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
         self._frame_sizes: set[int] = set()
+        self._walked_by = 0
         self._objects: dict[int, KernelObject | None] = {}
 
     # -- sums ----------------------------------------------------------------------------------------------------------
@@ -255,7 +259,8 @@ class Tables:
         return number
 
     def put_frame_sizes(self, sizes: dict[int, int]) -> None:
-        """Has stacks walked by the sizes of these frames, by their return addresses, where they have one of them. They are never forgotten."""
+        """Has stacks walked by the sizes of these frames, by their return addresses, or by the block of code that a thread stops in, where
+        they have one of them (`StackModel.frame_sizes`). They are never forgotten."""
         new = sizes.keys() - self._frame_sizes
         if not new:
             return
@@ -263,7 +268,9 @@ class Tables:
             for pc in new:
                 write_element(self._maps["frame_sizes"], struct.pack("<Q", pc), struct.pack("<Q", sizes[pc]))
         self._frame_sizes |= new
-        write_element(self._maps["by_sizes"], struct.pack("<I", 0), struct.pack("<Q", 1))
+        for key in new:
+            self._walked_by |= BY_LEAF_SIZES if key & LEAF_BLOCK else BY_SIZES
+        write_element(self._maps["by_sizes"], struct.pack("<I", 0), struct.pack("<Q", self._walked_by))
 
     def _put(self, table: str, number: int, value: ct.Structure) -> None:
         try:

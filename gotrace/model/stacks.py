@@ -30,7 +30,6 @@ from gotrace.common.vocabulary import (
     NETPOLL,
     OUTSIDE_CODE,
     READY,
-    SANITIZER_CODE,
     WOKEN,
     WOKEN_THROTTLED,
     Part,
@@ -38,10 +37,11 @@ from gotrace.common.vocabulary import (
     State,
 )
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Call, Function
+from gotrace.gobin.pclntab import Call
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
+from gotrace.model.chains import INTERRUPTED, NO_ADDRESSES, Chains, CodePoint
 from gotrace.model.kernelstacks import MEMORY_LIMIT, PAGE_FAULT, STOPPED, cause, is_fault, waits_for_vfork
 from gotrace.model.syscalls import syscall_name
 
@@ -95,23 +95,8 @@ IN_KERNEL = "[kernel]"
 VFORK = "(vfork)"
 _REMEMBERED = 1024
 """Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
-_ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtime.cgocallback", "crosscall2"))
-"""Where a stack may end: the goroutine's first frame, the scheduler's, and, on a thread that C made, the way from C into Go."""
-_OWN_FRAMES = frozenset((
-    "runtime.asyncPreempt", "runtime.sigpanic", "runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack",
-)) | _ROOTS
-"""Functions whose callers do not lie right above their frames."""
-_MOST_FRAME_SIZES = 4096
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 _GIVES_UP = _VOLUNTARY | {"runtime.asyncPreempt2"}
-
-
-@dataclass(frozen=True, slots=True)
-class CodePoint:
-    """A program counter at its link-time address. `exact`: the instruction itself, not a return address behind it."""
-
-    pc: int
-    exact: bool = False
 
 
 @dataclass(slots=True)
@@ -141,75 +126,42 @@ class StackModel:
         self._names_at = lru_cache(_REMEMBERED)(self._find_names)
         self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
         self._called_morestack = lru_cache(_REMEMBERED)(self._find_called_morestack)
-        self.frame_sizes: dict[int, int] = {}
-        """Of the frames in stacks that broke off: by return address, how far above the stack pointer their own return address lies."""
+        self._chains = Chains(binary, bias)
+
+    @property
+    def frame_sizes(self) -> dict[int, int]:
+        """By which the kernel side can pass what has broken stacks off (`Chains.frame_sizes`)."""
+        return self._chains.frame_sizes
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """The stack with its callers complete, its state and its reason."""
         points = self._chain(row.stack)
         state, reason = self._why(row, points)
+        whole = self._chains.adds_up(row.stack, points)
         broken = ""
         if row.stack.in_transit:
             broken = "its stack was being copied or switched"
-            if points and points[0].pc in _NO_ADDRESSES:
+            if points and points[0].pc in NO_ADDRESSES:
                 points = ()  # in the vDSO, or in C
         elif row.stack.truncated:
             broken = "stack deeper than the walk"
         elif not row.stack.pcs and row.key.kind == StartKind.CPU:
             broken = "where it had its CPU taken, before the window"
         elif row.stack.unreadable:
-            broken = "" if self._ends_in_callback(points) else "rest of the stack unreadable"
-        elif not self._at_root(points):
+            broken = "" if self._chains.ends_in_callback(points) else "rest of the stack unreadable"
+        elif not whole or not self._chains.at_root(points):
             broken = "its callers are unknown: the chain of frames breaks off"
         incomplete = bool(broken) and not (row.stack.in_transit or row.stack.truncated or row.stack.unreadable)
         if broken and not row.stack.in_transit and not row.stack.truncated:
-            while len(points) > 1 and points[-1].pc in _NO_ADDRESSES:
+            while len(points) > 1 and points[-1].pc in NO_ADDRESSES:
                 points = points[:-1]
-            self._learn(points)
-            points = points[: self._believed(points)]
+            self._chains.learn(points)
+            points = points[: self._chains.believed(points) if whole else self._chains.certain(points)]
         waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
+        if waker and row.waker is not None and not self._chains.adds_up(row.waker, waker):
+            self._chains.learn(waker)
+            waker = waker[: self._chains.certain(waker)]
         return GoStack(points, state, reason, self._boundary(row), waker, broken, incomplete)
-
-    def _at_root(self, points: tuple[CodePoint, ...]) -> bool:
-        function = self._function(points[-1]) if points else None
-        return function is not None and function.name in _ROOTS
-
-    def _ends_in_callback(self, points: tuple[CodePoint, ...]) -> bool:
-        function = self._function(points[-1]) if points else None
-        return function is not None and function.name in ("runtime.cgocallback", "crosscall2")
-
-    def _function(self, point: CodePoint) -> Function | None:
-        return self._binary.table.function_at(point.pc - (not point.exact))
-
-    def _believed(self, points: tuple[CodePoint, ...]) -> int:
-        """How many frames of a stack that broke off are surely its own: up to where the frame before was not called from."""
-        for index, (callee, caller) in enumerate(zip(points, points[1:]), 1):
-            if caller.exact or caller.pc in _NO_ADDRESSES or callee.pc in _NO_ADDRESSES:
-                continue
-            code = self._binary.image.read_up_to(caller.pc - 5, 5)
-            function = self._function(callee)
-            if len(code) < 5 or function is None:
-                return index
-            if code[0] == 0xE8:
-                target = caller.pc + int.from_bytes(code[1:], "little", signed=True)
-                if target == function.entry or self._binary.table.function_at(target) in (None, function):
-                    continue
-                # Another one: it may have jumped on, as wrappers and stubs do. Then it has no frame of its own.
-                if self._binary.table.frame_size(self._binary.table.function_at(target)) == 0:
-                    continue
-                return index
-            if not (code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10):
-                return index
-        return len(points)
-
-    def _learn(self, points: tuple[CodePoint, ...]) -> None:
-        """Code that is not Go's has broken the chain of frame pointers. From now on it can be passed by the sizes of these frames."""
-        for point in points[1:]:
-            function = self._function(point)
-            size = self._binary.table.stack_delta(point.pc - 1) or 0
-            if function is None or point.exact or size < 8 or size % 8 or function.name in _OWN_FRAMES or len(self.frame_sizes) >= _MOST_FRAME_SIZES:
-                continue
-            self.frame_sizes[point.pc + self._bias] = size
 
     def _boundary(self, row: IntervalRow) -> str:
         if row.key.kind in _IN_KERNEL:
@@ -241,24 +193,28 @@ class StackModel:
         table, bias = self._binary.table, self._bias
         points: list[CodePoint] = []
         exact = stack.exact or stack.in_transit
+        of_thread = exact and stack.span
         for index, pc in enumerate(stack.pcs):
-            if pc in _NO_ADDRESSES or not table.text <= pc - bias < table.etext:
-                pc = pc if pc in _NO_ADDRESSES else OUTSIDE_CODE
-                if not points or points[-1].pc not in _NO_ADDRESSES:
+            if index == 1 and of_thread and not stack.first:
+                continue  # about to call duffzero or duffcopy: their frame is there, below the stack pointer, and nothing above it yet
+            if pc in NO_ADDRESSES or not table.text <= pc - bias < table.etext:
+                pc = pc if pc in NO_ADDRESSES else OUTSIDE_CODE
+                if not points or points[-1].pc not in NO_ADDRESSES:
                     points.append(CodePoint(pc))
                 if index == 0 and stack.in_prologue:
-                    points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in _NO_ADDRESSES else stack.leaf_caller - bias))
+                    points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in NO_ADDRESSES else stack.leaf_caller - bias))
                 exact = False
                 continue
             pc -= bias
             points.append(CodePoint(pc, exact))
-            if index == 0 and stack.leaf_caller and (stack.in_prologue or table.stack_delta(pc) == 0):
-                points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in _NO_ADDRESSES else stack.leaf_caller - bias))
+            in_chain = of_thread and stack.first == 8 and stack.pcs[1:2] == (stack.leaf_caller,)
+            if index == 0 and stack.leaf_caller and not in_chain and (stack.in_prologue or table.stack_delta(pc) == 0):
+                points.append(CodePoint(stack.leaf_caller if stack.leaf_caller in NO_ADDRESSES else stack.leaf_caller - bias))
             if exact and index == ASYNC_AT and stack.async_caller and table.stack_delta(pc) == 0:
                 points.append(CodePoint(stack.async_caller - bias))
             function = table.function_at(pc if exact else pc - 1)
             # Where a signal struck, the frame above asyncPreempt is the interrupted instruction (runtime/preempt.go).
-            exact = function is not None and function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
+            exact = function is not None and function.name in INTERRUPTED
         return tuple(points)
 
     def _why(self, row: IntervalRow, points: tuple[CodePoint, ...]) -> tuple[State, str]:
@@ -306,9 +262,6 @@ class StackModel:
         """Whether the compiler made the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out
         (runtime/traceback.go: elideWrapperCalling)."""
         return call.func_id == self._binary.table.wrapper_id
-
-
-_NO_ADDRESSES = frozenset((OUTSIDE_CODE, SANITIZER_CODE))
 
 
 def _syscall(number: int) -> str:

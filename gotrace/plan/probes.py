@@ -97,12 +97,15 @@ class Plan:
     `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
     by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
     collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
+    `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the scheduler.
+    `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
     """
 
     probe_set: ProbeSet
     probes: tuple[Probe, ...]
     left_out: tuple[LeftOut, ...]
     mcall: int
+    morestack: tuple[int, int]
     gopark: Range
     async_preempt: Range
     text: Range
@@ -113,7 +116,7 @@ class Plan:
     has_stop_reasons: bool = False
     sleep_reason: int | None = None
     frameless_switch: int = 0
-    sanitizer: bool = False
+    sanitizer_frame: int | None = None
 
     @property
     def execute(self) -> Probe:
@@ -230,6 +233,7 @@ def make_plan(
         probes=tuple(probes),
         left_out=tuple(left_out),
         mcall=_needed(binary, "runtime.mcall")[0].entry,
+        morestack=(_needed(binary, "runtime.morestack")[0].entry, _needed(binary, "runtime.morestack_noctxt")[0].entry),
         gopark=_range(_needed(binary, "runtime.gopark")[0]),
         async_preempt=_range(_needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),
@@ -237,7 +241,7 @@ def make_plan(
         assist=_range(assist),
         assist_frame=binary.table.frame_size(assist),
         frameless_switch=frameless_switch,
-        sanitizer=bool(sanitizer_of(binary)),
+        sanitizer_frame=_sanitizer_frame(binary),
         has_stop_reasons=bool(binary.stop_reasons),
         sleep_reason=binary.wait_reasons.index(_SLEEP) if _SLEEP in binary.wait_reasons else None,
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
@@ -274,6 +278,14 @@ def sanitizer_of(binary: GoBinary) -> str:
         if binary.table.functions_named(function):
             return flag
     return ""
+
+
+def _sanitizer_frame(binary: GoBinary) -> int | None:
+    flag = sanitizer_of(binary)
+    if not flag:
+        return None
+    switches = binary.table.functions_named(f"{flag.removeprefix('-')}call")
+    return max(map(binary.table.frame_size, switches), default=0)
 
 
 def _ready_probes(binary: GoBinary) -> tuple[list[Probe], list[LeftOut]]:

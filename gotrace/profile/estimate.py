@@ -35,10 +35,11 @@ _Z = 1.96
 
 @dataclass(eq=False)
 class Place:
-    """A stack, and what the looks at it say. `unread`: most of the stack is not known."""
+    """A stack, and what the looks at it say. `unread`: most of the stack is not known; `incomplete`: it ends before its root."""
 
     stat: StackStat
     unread: bool = False
+    incomplete: bool = False
     goids: set[int] = field(default_factory=set)
     change: int = 0
     variance: float = 0.0
@@ -77,9 +78,9 @@ class Estimator:
         self._looks = 0
         self._looked_ns = 0
 
-    def place(self, stat: StackStat, unread: bool = False) -> Place:
+    def place(self, stat: StackStat, unread: bool = False, incomplete: bool = False) -> Place:
         """The place of that stack; `stat` becomes its figures, if it is new."""
-        return self._places.setdefault(stat.key, Place(stat, unread))
+        return self._places.setdefault(stat.key, Place(stat, unread, incomplete))
 
     def begin(self, start_ns: int) -> None:
         """The window opens: all who are somewhere have been there since before."""

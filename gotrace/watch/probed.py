@@ -127,6 +127,7 @@ class TracedProcess:
     _lean_plan: Plan | None = None
     _looks: SampledProcess | None = None
     _looked_ns: int = 0
+    _looked_incomplete: int = 0
     _stretches: int = 0
     _blocked_unread: int = 0
     _creation_unseen: bool = False
@@ -338,7 +339,7 @@ class TracedProcess:
     def _take(self, rows: list[IntervalRow]) -> list[StackStat]:
         changed = self._tally.take(rows)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._tally.unknown
-        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete()
+        self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete() + self._looked_incomplete
         self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
 
@@ -492,7 +493,9 @@ class TracedProcess:
         looks.finish()
         self._cut_changed += self._tally.take_looks(self._stretches, looks.found())
         self.samples += looks.samples
-        self.losses[Loss.STACK_TORN] = self.losses.get(Loss.STACK_TORN, 0) + looks.losses[Loss.STACK_TORN]
+        for loss in (Loss.STACK_TORN, Loss.STACK_INCOMPLETE):
+            self.losses[loss] = self.losses.get(loss, 0) + looks.losses[loss]
+        self._looked_incomplete += looks.losses[Loss.STACK_INCOMPLETE]
         self._looked_ns += looks.end_ns - looks.start_ns
         self._paused_since = looks.end_ns
 

@@ -116,7 +116,7 @@ class SampledProcess:
         self._open = self._closed = False
         self.start_ns = self.end_ns = 0
         self.samples = 0
-        self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.LOOK_LATE: 0}
+        self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.STACK_INCOMPLETE: 0, Loss.LOOK_LATE: 0}
         self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
@@ -166,6 +166,7 @@ class SampledProcess:
         if is_halted(self.process.pid, kernel_names(self.process.pid, self.process.pid)):
             self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
         self.losses[Loss.STACK_TORN] += len(self._unread)  # torn in the first look, and still waiting
+        self.losses[Loss.STACK_INCOMPLETE] += sum(stay.place is not None and stay.place.incomplete for stay in self._estimator.stays.values())
         self._next_ns = self.start_ns
         self._plan(0)
 
@@ -431,7 +432,11 @@ class SampledProcess:
         if again is None or (again.pc, again.sp) != (sleep.pc, sleep.sp):
             own = RawStack((sleep.pc,), exact=True, unreadable=True)  # it went on meanwhile: what was read is of another moment
         self.losses[Loss.STACK_TORN] += self._open and own.unreadable
-        self._estimator.arrive(index, key, head.goid, self._place(index, head, None, found, own), middle)
+        self._arrive(index, key, head.goid, self._place(index, head, None, found, own), middle)
+
+    def _arrive(self, index: int, key: tuple, goid: int, place: Place, middle: int) -> None:
+        self.losses[Loss.STACK_INCOMPLETE] += self._open and place.incomplete
+        self._estimator.arrive(index, key, goid, place, middle)
 
     def _take(self, index: int, snapshot: Snapshot, call: Asleep | None, middle: int) -> None:
         head = snapshot.head
@@ -453,7 +458,7 @@ class SampledProcess:
         if same:
             self._estimator.correct(index, place)
         else:
-            self._estimator.arrive(index, key, head.goid, place, middle)
+            self._arrive(index, key, head.goid, place, middle)
 
     def _place(self, index: int, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, own: RawStack | None = None) -> Place:
         goid = head.goid if self._options.per_goroutine else 0
@@ -482,7 +487,7 @@ class SampledProcess:
             self._symbolizer.frames(found, row), found.state, found.reason, Distribution(), goid=goid or None,
             pid=self.process.pid,
         )
-        return self._estimator.place(stat, unread=own.unreadable if own is not None else pcs is None)
+        return self._estimator.place(stat, unread=own.unreadable if own is not None else pcs is None, incomplete=found.incomplete)
 
     def _asleep(self, indexes: list[int]) -> dict[int, Asleep | None]:
         """By index, what the goroutine's thread sleeps in; None if it does not. All are asked that Go takes for running, of the others not

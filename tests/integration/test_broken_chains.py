@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import build
-from summaries import names
+from summaries import count, names
 from workload import Workload
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
@@ -24,10 +24,10 @@ def own(stack: dict) -> list[str]:
     return names(stack, "go", "runtime", "lost")
 
 
-def traced(program: Path, *arguments: str, length: float = 3) -> tuple[dict, dict]:
+def traced(program: Path, *arguments: str, length: float = 3, mode: str = "exact") -> tuple[dict, dict]:
     with Workload(program, *arguments) as workload:
         time.sleep(0.3)
-        with Attached(workload.pid, "-d", "0", "--json", "-o", program.parent / f"{workload.pid}.gotrace") as trace:
+        with Attached(workload.pid, "-d", "0", "--json", "--mode", mode, "-o", program.parent / f"{workload.pid}.gotrace") as trace:
             time.sleep(length)
             summary = trace.end_json()
         dumped = subprocess.run(
@@ -36,7 +36,7 @@ def traced(program: Path, *arguments: str, length: float = 3) -> tuple[dict, dic
     return summary, json.loads(dumped.stdout)
 
 
-@pytest.mark.parametrize("left", ["garbage", "zero", "fake", "data"])
+@pytest.mark.parametrize("left", ["garbage", "zero", "fake", "data", "older"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None:
     summary, _ = traced(build("clobber", version, "plain"), "-bp", left)
@@ -58,6 +58,21 @@ def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None
     assert "neverCalled" not in printed and "5ec2e75ec2e7" not in printed
 
 
+@pytest.mark.parametrize("computing", ["counting", "framed", "astray"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: str) -> None:
+    summary, _ = traced(build("clobber", version, "plain"), "-bp", computing)
+    inside = [stack for stack in summary["stacks"] if own(stack)[0] == f"main.{computing}" and stack["state"] == "runqueue"]
+    whole = [stack for stack in inside if own(stack)[-1] == "runtime.goexit"]
+    for stack in whole:
+        assert own(stack) in ([f"main.{computing}", "main.compute", caller, "runtime.goexit"] for caller in ("main.computeLeft", "main.computeRight"))
+    assert len({own(stack)[2] for stack in whole}) == 2 and count(whole) > 50
+    # What was met before its sizes were known of says that its callers are missing, and is counted.
+    broken = [stack for stack in inside if stack not in whole]
+    assert all(stack["frames"][-1]["kind"] == "lost" for stack in broken)
+    assert summary["losses"]["thread_stack_unreadable"] >= sum(stack["count"] - stack["in_progress"] for stack in broken)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_code_made_at_run_time(version: str) -> None:
     summary, dumped = traced(build("generated", version, "plain"))
@@ -75,3 +90,18 @@ def test_code_made_at_run_time(version: str) -> None:
     # A thread may lose its CPU between the two instructions that make a frame.
     assert summary["losses"]["stack_incomplete"] <= 0.02 * sum(stack["count"] for stack in summary["stacks"])
     assert "unknown function" not in json.dumps(summary)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_code_made_at_run_time_without_a_frame(version: str) -> None:
+    """Its frame pointer is that of the function it was called from, which nothing then shows."""
+    program = build("generated", version, "plain")
+    for mode in ("exact", "sample"):
+        summary, dumped = traced(program, "-frameless", mode=mode)
+        waits = [stack for stack in summary["stacks"] if {"main.callback", "main.hang"} & set(own(stack)) and stack["state"] == "waiting"]
+        assert {name for stack in waits for name in own(stack) if name.startswith("main.")} == {"main.callback", "main.hang"}
+        assert all(own(stack)[-2] == OUTSIDE and stack["frames"][-1]["kind"] == "lost" for stack in waits)
+        assert summary["losses"]["stack_incomplete"] >= sum(stack["count"] - stack["in_progress"] for stack in waits) > 0
+    stacks = [g["frames"] for g in dumped["goroutines"] if {"main.callback", "main.hang"} & {frame["name"] for frame in g["frames"]}]
+    assert len(stacks) == 2 == dumped["losses"]["stack_incomplete"]
+    assert all(frames[-2]["name"] == OUTSIDE and frames[-1]["kind"] == "lost" for frames in stacks)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from attach import Attached
+from conftest import unavailable
 from gobuild import CACHE, build_text, go_command, go_environment
 from summaries import at, count
 from workload import Workload
@@ -237,6 +238,40 @@ func main() {
 """
 
 
+SANITIZED = """package main
+
+import "C"
+
+import (
+	"fmt"
+	"os"
+)
+
+//go:noinline
+func work(counts map[int]int, values []int) (sum int) {
+	for i := 0; sum != -1; i++ {
+		counts[i&255]++
+		values[i&1023] += i
+		sum = sum&0xffff + values[i*7&1023]
+	}
+	return sum
+}
+
+//go:noinline
+func root() {
+	fmt.Println(work(map[int]int{}, make([]int, 1024)))
+}
+
+func main() {
+	for i := 0; i < 4; i++ {
+		go root()
+	}
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+
 def go_build(folder: Path, version: str, *arguments: str, cgo: bool = False) -> None:
     done = subprocess.run(
         [go_command(version), "build", *arguments], cwd=folder, capture_output=True, text=True,
@@ -354,6 +389,30 @@ def test_sets_of_one_probe_are_refused_where_copies_are_inlined(probes: str) -> 
         return
     assert refused.returncode == 3
     assert f"runtime.{probes}" in refused.stderr and "inlined" in refused.stderr and "hint:" in refused.stderr
+
+
+# -- checks of memory accesses -----------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("flag", ["race", "asan"])
+def test_a_thread_waits_for_a_cpu_inside_a_check(version: str, flag: str, tmp_path: Path) -> None:
+    try:
+        binary = build_text("sanitized", "example.com/built", SANITIZED, version, flag)
+    except RuntimeError as error:
+        if "san" not in str(error):
+            raise
+        unavailable(f"needs the compiler's library for go build -{flag}: {str(error)[-300:]}")
+    with Workload(binary) as workload:
+        summary = trace(workload, tmp_path, seconds=3)
+    of_threads = [stack for stack in at(summary, state="runqueue")]
+    inside = [stack for stack in of_threads if stack["frames"][0]["name"] == "[in the memory access checks of -race, -asan or -msan]"]
+    assert count(inside) > 0.1 * count(of_threads) > 5
+    whole = [stack for stack in inside if [frame["name"] for frame in stack["frames"]][-3:] == ["main.work", "main.root", "runtime.goexit"]]
+    # Few are met before C's frame pointer in the place of Go's is known of, or between two instructions of the switch to C.
+    assert count(whole) > 0.9 * count(inside)
+    assert summary["losses"]["stack_in_transit"] < 0.05 * count(of_threads)
+    assert any(f"built with -{flag}" in note for note in summary["notes"])
 
 
 # -- a runtime of one's own -------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_structs(tmp_path: Path) -> None:
     for name, mirror in MIRRORS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{field[0]} %zu\\n", offsetof(struct {name}, {field[0]}));' for field in mirror._fields_]
-    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "GOROUTINE_ENDED", "STACK_IN_TRANSIT", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
+    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "GOROUTINE_ENDED", "STACK_IN_TRANSIT", "LEAF_BLOCK_BITS", "BY_SIZES", "BY_LEAF_SIZES", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
         lines.append(f'printf("{constant} %d\\n", {constant});')
     program = compiled(
         tmp_path,
