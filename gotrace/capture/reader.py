@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gotrace.capture.checked import histogram, listed, mapping, number, record, text, truth, whole
-from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
+from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, SUMS
 from gotrace.errors import GotraceError
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
 from gotrace.profile.types import (
@@ -61,6 +61,8 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         raise GotraceError(f"{path} has capture version {version}; this gotrace reads up to {SCHEMA_VERSION}")
     _refuse_computed_tables(db)
     meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    if "sums" in meta and _lacks_log(path):
+        _check_sums(db, mapping(meta["sums"]), path)
     targets = {
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
@@ -153,6 +155,17 @@ def _lacks_log(path: Path) -> bool:
         return header[18:20] == b"\2\2" and (not log.exists() or log.stat().st_size == 0)
     except OSError:
         return False
+
+
+def _check_sums(db: sqlite3.Connection, sums: dict, path: Path) -> None:
+    """Whether the file has the pages of one commit (`gotrace.capture.schema`)."""
+    for table, what in SUMS.items():
+        found, = db.execute(f"SELECT {what} FROM {table}").fetchone()
+        if found != sums.get(table):
+            raise GotraceError(
+                f"{path} has parts of two moments: it was copied, or gotrace was killed, while a commit was being written into it",
+                f"copy it again, with {path.name}-wal; where that is beside it, gotrace report puts them together",
+            )
 
 
 def _refuse_computed_tables(db: sqlite3.Connection) -> None:

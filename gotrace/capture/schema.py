@@ -4,7 +4,8 @@
 
 meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
           governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has),
-          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text)
+          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text),
+          sums (what `SUMS` below makes of each table, by which a copy that was torn is known)
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
@@ -35,6 +36,12 @@ from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
 SCHEMA_VERSION = 5
+
+SUMS = {
+    "target": "count(*)", "frame": "count(*)", "stack": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)", "interval": "coalesce(max(rowid), -1)",
+    "pause": "count(*)",
+}
+"""Expressions over the tables, whose values meta.sums has."""
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
