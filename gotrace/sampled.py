@@ -30,6 +30,7 @@ from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, 
 from gotrace.promptness import Promptness
 from gotrace.target import OpenTarget, cpu_time_ns, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
 from gotrace.vocabulary import Loss, Stat
+from gotrace.watched import Waits
 
 DEFAULT_RATE_HZ = 20.0
 _TRIES = 3
@@ -184,6 +185,10 @@ class SampledProcess:
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown
         return changed, single
+
+    def ongoing(self) -> Waits:
+        """None: looks see waits in progress."""
+        return Waits()
 
     def read_pauses(self) -> list[Pause]:
         """None: a stop of the world is not to be seen from looks."""

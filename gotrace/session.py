@@ -251,6 +251,7 @@ class Session:
 
     def _end_capture(self, capture: CaptureWriter, profile: Profile) -> None:
         try:
+            capture.put_ongoing([])
             capture.commit(profile)
         except GotraceError as error:
             self.failure = error
@@ -265,9 +266,17 @@ class Session:
     def _commit(self, notice: Callable[[str], None] | None) -> None:
         """Where another holds the capture's lock the trace goes on, and what can't be written now is for the next commit. Where it can't be
         written for another reason, as on a disk that is full, the trace ends normally."""
+        ongoing: list[StackStat] = []
         try:
             if self.capture is not None:
-                self.capture.commit(self._profile(complete=False))
+                profile = self._profile(complete=False)
+                for process in self.processes:
+                    waits = process.ongoing()
+                    ongoing += waits.stacks
+                    self.capture.put_stacks(waits.grown)
+                    profile.missing += waits.lacking
+                self.capture.put_ongoing(ongoing)
+                self.capture.commit(profile)
             self._uncommitted = ""
         except CaptureLocked as error:
             if notice is not None and str(error) != self._uncommitted:

@@ -22,6 +22,7 @@ from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
+from gotrace.ongoing import Ongoing
 from gotrace.parked import ParkedReader
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan, sanitizer_of
 from gotrace.proc.descriptors import Descriptors
@@ -36,7 +37,8 @@ from gotrace.tally import Tally
 from gotrace.target import OpenTarget, cpu_time_ns, describe, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
 from gotrace.unended import Unended
 from gotrace.units import format_duration, format_share
-from gotrace.vocabulary import Loss, Stage, Stat
+from gotrace.vocabulary import ONGOING, Loss, Stage, Stat
+from gotrace.watched import Waits
 
 _SPARE_GOROUTINES = 1 << 16
 _FIRST_SCAN = 20_000
@@ -88,6 +90,7 @@ class TracedProcess:
     losses: dict[Loss, int] = field(default_factory=dict)
     _subwindows: SubWindows = field(default_factory=SubWindows)
     _first_seen: dict[int, Parked] = field(default_factory=dict)
+    _first_unread: bool = True
     _cpu_start: int = 0
     _cpu_ns: int = 0
     _cpu_frozen: bool = False
@@ -183,6 +186,7 @@ class TracedProcess:
         self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
+        self._ongoing = Ongoing(self.tracer.tables, self.parked, options, self.tracer.knows_files)
         model = self._model = StackModel(self.binary, self.bias, self._kernel_symbols)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
@@ -223,6 +227,7 @@ class TracedProcess:
         with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
+                self._first_unread = False
 
     def _note_threads(self) -> tuple[int, list[BlockedThread], list[RunnableThread]]:
         """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
@@ -320,6 +325,28 @@ class TracedProcess:
         self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete()
         self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
+
+    def ongoing(self) -> Waits:
+        """Waits that are in progress now. None in a pause: what was in progress as the window ended is among the stacks."""
+        if self.paused or self._looks is not None or self.end_ns:
+            return Waits()
+        whole = not self.tracer.tables.losses().get(Loss.GOROUTINE_TABLE_FULL)
+        try:
+            found = self._ongoing.collect(self._window_ns, self._first_seen, self._creation_unseen, whole)
+        except (ProcessLookupError, PermissionError):
+            why, lacks = "the process's memory could not be read", "waits of goroutines that are parked"
+            return Waits(lacking=[Missing(ONGOING, why, lacks, self.process.pid)])
+        lacking = []
+        if not found.looked:
+            lacking.append(("there are too many goroutines to look at them at each commit", "waits of goroutines that were parked then"))
+        elif found.left_out:
+            lacking.append(("not all stacks could be read in time", f"the last waits of {found.left_out:,} of the goroutines"))
+        if found.looked and (not whole or (self._first_unread and self.reader.count() > found.known)):
+            why = "the table of goroutines is full" if not whole else "not all goroutines were looked at as the window began"
+            lacking.append((why, "waits of goroutines that no probe has seen in it"))
+        stacks, grown = self._tally.passing(list(found.cut.rows.values()))
+        self._cut_changed += [stack for stack, _with_waits in grown]  # the next `read` has them without
+        return Waits(stacks, [stack for _without, stack in grown], [Missing(ONGOING, *each, self.process.pid) for each in lacking])
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
@@ -437,7 +464,7 @@ class TracedProcess:
         tracer = self.tracer
         end = tracer.drain()
         self._creation_unseen = self._threads_unseen = True
-        self._first_seen = {}
+        self._first_seen, self._first_unread = {}, True
         parked, alive = {}, True
         try:
             heads, busy = self.parked.heads(end - self._window_ns)

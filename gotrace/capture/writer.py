@@ -78,6 +78,7 @@ class CaptureWriter:
         self._weight = 0
         self._last_interval = -1
         self._pauses = 0
+        self._ongoing: list[int] = []
         self._waiting = _Waiting()
         self._growing = GrowingWaits()
         self._intervals = 0
@@ -120,12 +121,7 @@ class CaptureWriter:
             if known is not None:
                 yield stack, known
             else:
-                frames = _ENCODE([self._frame(frame) for frame in stack.frames])
-                cursor = self._db.execute(
-                    _INSERT,
-                    (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
-                )
-                known = self._stacks[stack.key] = cursor.lastrowid or 0
+                known = self._stacks[stack.key] = self._insert(stack)
             self._put_subwindows(known, stack.subwindows)
 
     def _put_subwindows(self, stack: int, rows: list[SubWindow]) -> None:
@@ -140,6 +136,10 @@ class CaptureWriter:
             "INSERT OR REPLACE INTO subwindow VALUES (?,?,?,?,?,?)",
             ((stack, r.start_ns, r.duration_ns, r.count, r.total_ns, float(r.squares)) for r in rows),
         )
+
+    def put_ongoing(self, stacks: list[StackStat]) -> None:
+        """Waits that are in progress, as rows of their own beside those of the same stacks, in place of those that were put before."""
+        self._waiting.ongoing = stacks
 
     def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
         """Adds single intervals; their stacks were put before. Those that there is no room for, as no commit has succeeded for
@@ -176,6 +176,7 @@ class CaptureWriter:
             "filters": profile.filters,
             "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
+            "ongoing": not profile.complete,
             "missing": [asdict(missing) for missing in profile.missing],
             "notes": profile.notes,
         }
@@ -184,7 +185,7 @@ class CaptureWriter:
             self._db.execute(f"PRAGMA busy_timeout = {_LAST_BUSY_MS if profile.complete else _BUSY_MS}")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._write_waiting()
+                ongoing = self._write_waiting()
                 meta["sums"] = self._sums()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
@@ -194,7 +195,7 @@ class CaptureWriter:
                 self._roll_back(*known)
                 raise
             self._committed = True
-            self._waiting = _Waiting()
+            self._waiting, self._ongoing = _Waiting(), ongoing
             # What it leaves is in the log: no failure of the commit.
             with suppress(sqlite3.Error):
                 self._fold()
@@ -238,10 +239,16 @@ class CaptureWriter:
         last, = self._db.execute("SELECT max(rowid) FROM interval").fetchone()
         self._last_interval = -1 if last is None else last
 
-    def _write_waiting(self) -> None:
+    def _write_waiting(self) -> list[int]:
+        """Returns the rows of waits in progress."""
         waiting = self._waiting
         if self._weights is None:
             self._weigh_anew()
+        assert self._weights is not None
+        for number in self._ongoing:
+            self._db.execute("DELETE FROM stack WHERE id = ?", (number,))
+            self._weight -= self._weights[number]
+            self._weights[number] = 0
         for target in waiting.targets:
             cursor = self._db.execute("INSERT INTO target(description) VALUES (?)", (json.dumps(asdict(target)),))
             self._targets[target.pid] = cursor.lastrowid or 0
@@ -262,6 +269,18 @@ class CaptureWriter:
             "INSERT INTO pause VALUES (?,?,?,?)",
             ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in waiting.pauses),
         )
+        ongoing = []
+        for stack in waiting.ongoing:
+            ongoing.append(self._insert(stack))
+            self._weigh(ongoing[-1], stack)
+        return ongoing
+
+    def _insert(self, stack: StackStat) -> int:
+        frames = _ENCODE([self._frame(frame) for frame in stack.frames])
+        cursor = self._db.execute(
+            _INSERT, (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
+        )
+        return cursor.lastrowid or 0
 
     def _roll_back(self, frames: int, stacks: int, targets: int) -> None:
         """Undoes what a commit had begun, also here: the rows that it added are not there."""
@@ -320,6 +339,7 @@ class _Waiting:
     stacks: dict[tuple[object, ...], StackStat] = field(default_factory=dict)
     intervals: dict[int, tuple[int, SingleInterval]] = field(default_factory=dict)
     pauses: list[Pause] = field(default_factory=list)
+    ongoing: list[StackStat] = field(default_factory=list)
 
 
 def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:

@@ -203,6 +203,49 @@ def test_parts_of_two_moments_are_told(tmp_path: Path) -> None:
     assert lengths(read_capture(tmp_path / "torn.gotrace")) == {2 * MS}
 
 
+def test_waits_in_progress_are_those_of_the_last_commit(tmp_path: Path) -> None:
+    """Beside what is counted of the same stack, or alone; the next commit has others, the last one none."""
+    writer = begun(tmp_path / "x.gotrace")
+    known, frames = UNFINISHED.stacks[0], UNFINISHED.stacks[1].frames
+    before = known.distribution.count, known.distribution.total_ns
+    again = stat(known.frames, [5 * S], state=known.state, reason=known.reason, in_progress=1, pid=known.pid)
+    writer.put_ongoing([again, stat(frames, [7 * S], reason="alone", in_progress=1)])
+    writer.commit(UNFINISHED)
+    for number in (1, 2):
+        made = copied(writer.path)
+        assert len(made.stacks) == len(UNFINISHED.stacks) + 1
+        [both] = [stack for stack in made.stacks if stack.key == known.key]
+        assert (both.distribution.count, both.distribution.total_ns) == (before[0] + 1, before[1] + 5 * S)
+        assert both.in_progress == known.in_progress + 1 and sum(both.distribution.histogram.values()) == before[0] + 1
+        assert [stack.in_progress for stack in made.stacks if stack.reason == "alone"] == [1]
+        assert [stack.distribution.total_ns for stack in made.stacks] == sorted((s.distribution.total_ns for s in made.stacks), reverse=True)
+        writer.put_ongoing([again, stat(frames, [7 * S], reason="alone", in_progress=1)])
+        writer.put_stacks([stat(frames, [S], reason=f"new {number}")])
+        if number == 1:
+            with closing(sqlite3.connect(writer.path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(GotraceError, match="locked"):
+                    writer.commit(UNFINISHED)
+            assert len(copied(writer.path).stacks) == len(UNFINISHED.stacks) + 1
+    writer.put_ongoing([])
+    writer.commit(shop_profile())
+    assert writer.close()
+    made = copied(writer.path)
+    assert {stack.reason for stack in made.stacks} == {*(s.reason for s in UNFINISHED.stacks), "new 1", "new 2"}
+    [alone] = [stack for stack in made.stacks if stack.key == known.key]
+    assert (alone.distribution.count, alone.distribution.total_ns) == before
+
+
+def test_a_capture_without_waits_in_progress_says_so(tmp_path: Path) -> None:
+    """One that was cut off by a gotrace that added them at the end."""
+    writer = begun(tmp_path / "x.gotrace")
+    assert not read_capture(writer.path).missing
+    writer.close()
+    with closing(sqlite3.connect(writer.path)) as db, db:
+        db.execute("DELETE FROM meta WHERE key IN ('ongoing', 'sums')")
+    assert [missing.stage for missing in read_capture(writer.path).missing] == ["waits in progress"]
+
+
 def test_a_reader_sees_one_state_however_often_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit falls between the stacks, which it adds to, and the intervals, which it adds to as well."""
     import gotrace.capture.reader as reader

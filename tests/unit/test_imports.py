@@ -19,7 +19,7 @@ ORDER = (
     ("kernel",),
     ("model",),
     ("profile",),
-    ("blocked", "inprogress", "parked", "unended", "tally", "target", "watched", "governor"),
+    ("blocked", "inprogress", "parked", "ongoing", "unended", "tally", "target", "watched", "governor"),
     ("traced", "sampled", "dumped"),
     ("governed",),
     ("capture",),
