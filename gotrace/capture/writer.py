@@ -293,6 +293,11 @@ class CaptureWriter:
         self._subwindow_ns.clear()
         self._weights = None
 
+    def leave(self) -> None:
+        """Leaves the capture at its last commit, wherever a commit was interrupted; nothing if it is closed."""
+        with suppress(GotraceError, sqlite3.ProgrammingError):
+            self.close()
+
     def close(self) -> bool:
         """Folds the write-ahead log into the file and removes it. False: others have the capture open, so it stays beside the file
         until they close it."""
