@@ -52,6 +52,13 @@ _NO_KERNEL_STAGE = (
 )
 
 
+_NO_NUMBERS = (
+    "threads blocked before the window", "gotrace runs in a PID namespace of its own, where it is not told the kernel's numbers of threads",
+    "waits of goroutines that were blocked in the kernel as the window opened, and have not come back in it: such a goroutine may be in no"
+    " row, or pass for running",
+)
+
+
 def _no_threads(binary: GoBinary) -> str:
     """Why it can't be told which goroutine a thread runs, "" if it can."""
     if binary.thread_local_g is None:
@@ -220,6 +227,8 @@ class TracedProcess:
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
         self._tgid = self.process.pid if kernel_numbers else 0
+        if not kernel_numbers and self._notes_threads:
+            self.missing.append(Missing(*_NO_NUMBERS, self.process.pid))
         noted = self._note_threads()
         self.start_ns = self._window_ns = self.tracer.begin(self._tgid)
         self.windows = 1
@@ -229,12 +238,17 @@ class TracedProcess:
                 self._first_seen = self.parked.read(self.reader.addresses())
                 self._first_unread = False
 
+    @property
+    def _notes_threads(self) -> bool:
+        """Whether what threads do as the window opens is asked."""
+        return self.tracer.sees_threads or self.plan.has("syscall")
+
     def _note_threads(self) -> tuple[int, list[BlockedThread], list[RunnableThread]]:
         """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
         sleep in the kernel it is noted how much CPU time they have had. Returns what `_check_noted` wants."""
         since_ns, noted = time.monotonic_ns(), []
         runnable: dict[int, RunnableThread] = {}
-        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+        if not self._tgid or not self._notes_threads:
             return since_ns, noted, []
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
@@ -277,7 +291,7 @@ class TracedProcess:
 
     def _note_latecomers(self, known: set[int]) -> None:
         """Notes threads other than `known` that sleep and have not been seen since the window, or the view of threads, opened."""
-        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+        if not self._tgid or not self._notes_threads:
             return
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
