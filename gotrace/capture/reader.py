@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gotrace.capture.checked import histogram, listed, mapping, number, record, text, truth, whole
-from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION
+from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, SUMS
 from gotrace.common.errors import GotraceError
-from gotrace.common.vocabulary import FrameKind, Loss, State
+from gotrace.common.vocabulary import ONGOING, FrameKind, Loss, State
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
 from gotrace.profile.types import (
     Distribution,
@@ -24,6 +24,7 @@ from gotrace.profile.types import (
     Overhead,
     Pause,
     Profile,
+    StackKey,
     StackStat,
     SubWindow,
     Target,
@@ -34,6 +35,7 @@ from gotrace.profile.types import (
 _TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval"))
 _COMPUTED = re.compile(r"\b(?:virtual|generated|as)\b", re.IGNORECASE)
 _BEFORE = 1 << 60
+_NO_ONGOING = Missing(ONGOING, "the capture is of a gotrace that added them at the end", "waits that were in progress at the last commit")
 
 
 def read_capture(path: Path) -> Profile:
@@ -73,6 +75,8 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         raise GotraceError(f"{path} has capture version {version}; this gotrace reads up to {SCHEMA_VERSION}")
     _refuse_computed_tables(db)
     meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    if "sums" in meta and _lacks_log(path):
+        _check_sums(db, mapping(meta["sums"]), path)
     targets = {
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
@@ -83,6 +87,8 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
     }
     by_number: dict[int, StackStat] = {}
+    by_key: dict[StackKey, StackStat] = {}
+    complete = truth(meta["complete"])
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
     later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
@@ -94,11 +100,12 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         distribution = Distribution(
             whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
         )
-        by_number[key] = StackStat(
+        stack = StackStat(
             tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
             whole(in_progress), None if goid is None else whole(goid), targets[target].pid, *(whole(value) for value in rest),
             margin_ns=None if margin is None else whole(margin), halted_ns=whole(halted), late_ns=whole(late),
         )
+        by_number[key] = stack if complete else _together(by_key, stack)
     if version > 1:
         for stack, *figures in db.execute(
             "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
@@ -125,7 +132,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         version=text(meta["gotrace"]),
         targets=list(targets.values()),
         window=_window(meta["window"]),
-        stacks=list(by_number.values()),
+        stacks=list(by_number.values()) if complete else sorted(by_key.values(), key=lambda stack: -stack.distribution.total_ns),
         losses={loss: whole(mapping(meta["losses"]).get(loss.value, 0)) for loss in Loss},
         overhead=record(Overhead, meta["overhead"]),
         goroutines=whole(meta["goroutines"]),
@@ -135,8 +142,11 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         timeline=timeline,
         filters=[text(words) for words in listed(meta["filters"])],
         governor=_governor(meta.get("governor")),
-        complete=truth(meta["complete"]),
-        missing=[record(Missing, item) for item in listed(meta.get("missing", []))],
+        complete=complete,
+        missing=[
+            *(record(Missing, item) for item in listed(meta.get("missing", []))),
+            *([] if complete or "ongoing" in meta else [_NO_ONGOING]),
+        ],
         notes=[text(note) for note in listed(meta.get("notes", []))],
     )
 
@@ -165,6 +175,30 @@ def _lacks_log(path: Path) -> bool:
         return header[18:20] == b"\2\2" and (not log.exists() or log.stat().st_size == 0)
     except OSError:
         return False
+
+
+def _together(known: dict[StackKey, StackStat], stack: StackStat) -> StackStat:
+    """Waits in progress are rows of their own (`gotrace.capture.schema`): they are added to that of the same stack."""
+    first = known.setdefault(stack.key, stack)
+    if first is not stack:
+        first.distribution.add(stack.distribution)
+        for name in ("goroutines", "in_progress", "stopped_ns", "long_runs", "halted_ns", "late_ns"):
+            setattr(first, name, getattr(first, name) + getattr(stack, name))
+        first.long_run_max_ns = max(first.long_run_max_ns, stack.long_run_max_ns)
+        if stack.margin_ns is not None:
+            first.margin_ns = (first.margin_ns or 0) + stack.margin_ns
+    return first
+
+
+def _check_sums(db: sqlite3.Connection, sums: dict[str, object], path: Path) -> None:
+    """Whether the file has the pages of one commit (`gotrace.capture.schema`)."""
+    for table, what in SUMS.items():
+        found, = db.execute(f"SELECT {what} FROM {table}").fetchone()
+        if found != sums.get(table):
+            raise GotraceError(
+                f"{path} has parts of two moments: it was copied, or gotrace was killed, while a commit was being written into it",
+                f"copy it again, with {path.name}-wal; where that is beside it, gotrace report puts them together",
+            )
 
 
 def _refuse_computed_tables(db: sqlite3.Connection) -> None:

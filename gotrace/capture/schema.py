@@ -4,7 +4,8 @@
 
 meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
           governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has),
-          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text)
+          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text),
+          ongoing (true: waits in progress are in `stack`, see below), sums (what `SUMS` below makes of each table, by which a copy that was torn is known)
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
@@ -24,8 +25,10 @@ interval  the parts of single intervals where they were asked for (--per-gorouti
           from the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread that it went on with)
 
 Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
-was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, waits
-that were in progress then are missing (they are added at the end), and meta.goroutines and stack.goroutines are not known.
+was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, and
+meta.goroutines and stack.goroutines are not known. Waits that were in progress then are rows of their own, with count = in_progress,
+beside that of the same (target, frames, state, reason, goid): add the two. Each commit puts them anew, the last one adds them to the
+others. What is lacking of them is in meta.missing (stage "waits in progress"); without meta.ongoing there is none.
 
 Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
 none of stack's last four columns.
@@ -35,6 +38,12 @@ from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
 SCHEMA_VERSION = 5
+
+SUMS = {
+    "target": "count(*)", "frame": "count(*)", "stack": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)", "interval": "coalesce(max(rowid), -1)",
+    "pause": "count(*)",
+}
+"""Expressions over the tables, whose values meta.sums has."""
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -1,20 +1,27 @@
 """Writes a capture as the trace goes on; every `commit` leaves a valid file.
 
-A commit goes to the write-ahead log and from there at once into the file, which so is a capture also without its log: copied at
-any moment, or left by kill -9. Others may have the capture open, and even lock it: what can't be written is kept for the next
-commit.
+A commit goes to the write-ahead log and from there at once into the file, which so is a capture also without its log. Where others
+have the file open without SQLite, as to copy it, it stays as it is, for `_POSTPONED_S` at most; who opens it while it is written to
+waits until that is done (`gotrace.capture.alone`). So a copy has the pages of one commit. Others may query the capture, and even lock
+it: what can't be written is kept for the next commit.
+
+`meta.sums` says what the tables hold: a copy that has pages of two commits all the same, where the file system knows no leases, SQLite
+has it open elsewhere or the copy took too long, is known by that.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gotrace import __version__
+from gotrace.capture.alone import Alone
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.common.errors import GotraceError
 from gotrace.common.files import as_invoking_user, create
@@ -36,8 +43,15 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 _BUSY_MS, _LAST_BUSY_MS = 100, 5_000
 """How long to wait for another's lock: while the trace goes on, and at its end."""
+_POSTPONED_S = 10.0
+"""For how long the file is left as it is, and the log grows, because others have the file open."""
+_CLOSE_TRIES, _CLOSE_WAIT_S = 5, 0.05
 _INTERVALS_KEPT = 500_000
 """Single intervals that wait for a commit: up to 200 MB."""
+
+
+_WEIGHT = (1 << 40) - 1
+"""Of what a stack weighs in `gotrace.capture.schema.SUMS`: a million of them is far from what SQLite can add up."""
 
 
 class CaptureLocked(GotraceError):
@@ -59,6 +73,12 @@ class CaptureWriter:
         self._targets: dict[int, int] = {}
         self._subwindow_ns: dict[int, int] = {}
         self._committed = False
+        self._postponed_since = 0.0
+        self._weights: array[int] | None = array("q", [0])
+        self._weight = 0
+        self._last_interval = -1
+        self._pauses = 0
+        self._ongoing: list[int] = []
         self._waiting = _Waiting()
         self._growing = GrowingWaits()
         self._intervals = 0
@@ -80,6 +100,8 @@ class CaptureWriter:
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {TABLES} COMMIT;"
             )
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # but by `_fold`
+            self._alone = Alone(path)
 
     def _guarded(self) -> _Guard:
         return _Guard(self.path, self._committed)
@@ -99,12 +121,7 @@ class CaptureWriter:
             if known is not None:
                 yield stack, known
             else:
-                frames = _ENCODE([self._frame(frame) for frame in stack.frames])
-                cursor = self._db.execute(
-                    _INSERT,
-                    (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
-                )
-                known = self._stacks[stack.key] = cursor.lastrowid or 0
+                known = self._stacks[stack.key] = self._insert(stack)
             self._put_subwindows(known, stack.subwindows)
 
     def _put_subwindows(self, stack: int, rows: list[SubWindow]) -> None:
@@ -119,6 +136,10 @@ class CaptureWriter:
             "INSERT OR REPLACE INTO subwindow VALUES (?,?,?,?,?,?)",
             ((stack, r.start_ns, r.duration_ns, r.count, r.total_ns, float(r.squares)) for r in rows),
         )
+
+    def put_ongoing(self, stacks: list[StackStat]) -> None:
+        """Waits that are in progress, as rows of their own beside those of the same stacks, in place of those that were put before."""
+        self._waiting.ongoing = stacks
 
     def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
         """Adds single intervals; their stacks were put before. Those that there is no room for, as no commit has succeeded for
@@ -155,6 +176,7 @@ class CaptureWriter:
             "filters": profile.filters,
             "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
+            "ongoing": not profile.complete,
             "missing": [asdict(missing) for missing in profile.missing],
             "notes": profile.notes,
         }
@@ -163,7 +185,8 @@ class CaptureWriter:
             self._db.execute(f"PRAGMA busy_timeout = {_LAST_BUSY_MS if profile.complete else _BUSY_MS}")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._write_waiting()
+                ongoing = self._write_waiting()
+                meta["sums"] = self._sums()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())
                 )
@@ -172,18 +195,69 @@ class CaptureWriter:
                 self._roll_back(*known)
                 raise
             self._committed = True
-            self._waiting = _Waiting()
-            # It waits for nobody, and what it leaves is in the log: no failure of the commit.
+            self._waiting, self._ongoing = _Waiting(), ongoing
+            # What it leaves is in the log: no failure of the commit.
             with suppress(sqlite3.Error):
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._fold()
 
-    def _write_waiting(self) -> None:
+    def _fold(self) -> None:
+        """Brings the log into the file, waiting for nobody, unless someone seems to copy that now."""
+        with self._alone.held() as alone:
+            now = time.monotonic()
+            if not alone:
+                self._postponed_since = self._postponed_since or now
+                if now - self._postponed_since < _POSTPONED_S and not self._alone.read_by_sqlite():
+                    return
+            self._postponed_since = 0.0
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _sums(self) -> dict[str, int]:
+        """What the tables hold when this commit is done, as `gotrace.capture.schema` says."""
+        return {
+            "target": len(self._targets), "frame": len(self._frames), "stack": self._weight, "interval": self._last_interval,
+            "pause": self._pauses,
+        }
+
+    def _weigh(self, number: int, stack: StackStat) -> None:
+        weights = self._weights
+        assert weights is not None
+        while number >= len(weights):
+            weights.append(0)
+        weight = stack.distribution.count + stack.distribution.total_ns & _WEIGHT
+        self._weight += weight - weights[number]
+        weights[number] = weight
+
+    def _weigh_anew(self) -> None:
+        """From what is committed."""
+        self._weights, self._weight = array("q", [0]), 0
+        for number, weight in self._db.execute("SELECT id, (count + total_ns) & ? FROM stack ORDER BY id", (_WEIGHT,)):
+            while number >= len(self._weights):
+                self._weights.append(0)
+            self._weights[number] = weight
+            self._weight += weight
+        self._pauses, = self._db.execute("SELECT count(*) FROM pause").fetchone()
+        last, = self._db.execute("SELECT max(rowid) FROM interval").fetchone()
+        self._last_interval = -1 if last is None else last
+
+    def _write_waiting(self) -> list[int]:
+        """Returns the rows of waits in progress."""
         waiting = self._waiting
+        if self._weights is None:
+            self._weigh_anew()
+        assert self._weights is not None
+        for number in self._ongoing:
+            self._db.execute("DELETE FROM stack WHERE id = ?", (number,))
+            self._weight -= self._weights[number]
+            self._weights[number] = 0
         for target in waiting.targets:
             cursor = self._db.execute("INSERT INTO target(description) VALUES (?)", (json.dumps(asdict(target)),))
             self._targets[target.pid] = cursor.lastrowid or 0
         known = list(self._put_new(waiting.stacks.values()))
         self._db.executemany(_UPDATE, ((*_figures(stack), number) for stack, number in known))
+        for stack in waiting.stacks.values():
+            self._weigh(self._stacks[stack.key], stack)
+        self._last_interval = max(self._last_interval, max(waiting.intervals, default=-1))
+        self._pauses += len(waiting.pauses)
         self._db.executemany(
             "INSERT OR REPLACE INTO interval(rowid, target, goid, start_ns, duration_ns, stack, waker_goid, tid) VALUES (?,?,?,?,?,?,?,?)",
             (
@@ -195,6 +269,18 @@ class CaptureWriter:
             "INSERT INTO pause VALUES (?,?,?,?)",
             ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in waiting.pauses),
         )
+        ongoing = []
+        for stack in waiting.ongoing:
+            ongoing.append(self._insert(stack))
+            self._weigh(ongoing[-1], stack)
+        return ongoing
+
+    def _insert(self, stack: StackStat) -> int:
+        frames = _ENCODE([self._frame(frame) for frame in stack.frames])
+        cursor = self._db.execute(
+            _INSERT, (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
+        )
+        return cursor.lastrowid or 0
 
     def _roll_back(self, frames: int, stacks: int, targets: int) -> None:
         """Undoes what a commit had begun, also here: the rows that it added are not there."""
@@ -205,6 +291,12 @@ class CaptureWriter:
             for key in list(rows)[kept:]:  # in the order in which they were added
                 del rows[key]
         self._subwindow_ns.clear()
+        self._weights = None
+
+    def leave(self) -> None:
+        """Leaves the capture at its last commit, wherever a commit was interrupted; nothing if it is closed."""
+        with suppress(GotraceError, sqlite3.ProgrammingError):
+            self.close()
 
     def close(self) -> bool:
         """Folds the write-ahead log into the file and removes it. False: others have the capture open, so it stays beside the file
@@ -212,9 +304,14 @@ class CaptureWriter:
         with self._guarded():
             try:
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                # Needs to be the only connection.
-                self._db.execute("PRAGMA journal_mode = DELETE")
+                for left in reversed(range(_CLOSE_TRIES)):
+                    with self._alone.held() as alone:
+                        if alone or not left or self._alone.read_by_sqlite():
+                            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                            # Needs to be the only connection.
+                            self._db.execute("PRAGMA journal_mode = DELETE")
+                            break
+                    time.sleep(_CLOSE_WAIT_S)
             except sqlite3.OperationalError as error:
                 if not is_lock(error):
                     raise
@@ -247,6 +344,7 @@ class _Waiting:
     stacks: dict[tuple[object, ...], StackStat] = field(default_factory=dict)
     intervals: dict[int, tuple[int, SingleInterval]] = field(default_factory=dict)
     pauses: list[Pause] = field(default_factory=list)
+    ongoing: list[StackStat] = field(default_factory=list)
 
 
 def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:

@@ -9,7 +9,7 @@ from datetime import datetime
 import click
 
 from gotrace.cli.parameters import DURATION, hot_options, thresholds
-from gotrace.common.errors import Interrupted, UsageError
+from gotrace.common.errors import GotraceError, Interrupted, UsageError
 from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
 from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
@@ -121,7 +121,10 @@ def attach(
             with ticker:
                 profile = session.run(ticker.started, ticker.update if ticker.shows_updates else None, ticker.notice)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted twice: outputs may be missing") from None
+        if session.capture is not None:
+            path = session.capture.path
+            raise GotraceError("interrupted while the outputs were being made: not all are there", f"gotrace report {path} has what was committed") from None
+        raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted: outputs are missing") from None
     if "-" in outputs:
         sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
@@ -152,8 +155,8 @@ def _handle_signals(session) -> None:
 
     def stop(number: int, _frame: object) -> None:
         told_to_end()
-        if session.stopping:
-            if number == signal.SIGINT:  # a second Ctrl-C: do not wait for outputs; the probes go with us
+        if session.stopping or session.ending:
+            if number == signal.SIGINT:  # a second Ctrl-C, or the first as the trace ends: do not wait for outputs; the probes go with us
                 raise KeyboardInterrupt
             return
         session.stop()

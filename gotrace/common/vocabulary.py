@@ -48,6 +48,9 @@ class Stage(str, Enum):
     """What the kernel does with their threads: the tracepoints, and the ends of goroutines, which those need."""
 
 
+ONGOING = "waits in progress"
+"""The stage that a capture lacks which was cut off, or is read while the trace goes on, and has not all of these."""
+
 NETPOLL = "netpoll"
 """Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
 READY = "ready"

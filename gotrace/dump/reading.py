@@ -150,7 +150,7 @@ class _Reading:
         heads = self._scanner.heads
         return {
             index: {name: int.from_bytes(raw[offset : offset + 8], "little") for name, offset in offsets}
-            for index, raw in zip(indexes, raws)
+            for index, raw in zip(indexes, raws, strict=False)
             if raw is not None and int.from_bytes(raw[goid : goid + 8], "little") == heads[index].goid
         }
 

@@ -80,6 +80,7 @@ _LOSSES = {
     Stat.SWITCH_UNSEEN: Loss.SWITCH_UNSEEN,
     Stat.ARRIVAL_UNWATCHED: Loss.ARRIVALS_MISSED,
 }
+_START = slice(Goroutine.start_ns.offset, Goroutine.start_ns.offset + Goroutine.start_ns.size)
 _INTERVALS = ("intervals", "more_intervals")
 
 
@@ -174,16 +175,21 @@ class Tables:
         """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
         opened, known = {}, set()
         for raw_key, raw in self._table("goroutines", ct.c_uint64, Goroutine):
-            g, = struct.unpack("<Q", raw_key)
-            entry = Goroutine.from_buffer_copy(raw)
+            g = int.from_bytes(raw_key, "little")
             known.add(g)
-            if entry.start_ns:
+            if any(bytes(raw[_START])):  # of many none is open
+                entry = Goroutine.from_buffer_copy(raw)
                 opened[g] = OpenInterval(
                     g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
                     entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
                     entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0, entry.halted_at_start, entry.halted_at_ready,
                 )
         return opened, known
+
+    def open_since(self, g: int) -> int:
+        """When the open interval of the goroutine at `g` began, 0 if there is none."""
+        raw = self._element("goroutines", g, Goroutine)
+        return 0 if raw is None else Goroutine.from_buffer_copy(raw).start_ns
 
     def read_running(self) -> list[RunningTime]:
         """The accounts of all goroutines in the table."""

@@ -123,7 +123,7 @@ class GoroutineReader:
             batch = addresses[start : start + WORDS_AT_ONCE]
             words = self._memory.read_u32s([address + offset for address in batch])
             if words is not None:
-                batch = [address for address, word in zip(batch, words) if word & ~SCAN_BIT in wanted]
+                batch = [address for address, word in zip(batch, words, strict=False) if word & ~SCAN_BIT in wanted]
             yield from (each for each in self.read(batch) if each.status in wanted)
 
     def read(self, addresses: Sequence[int] | None = None) -> list[Goroutine]:
@@ -133,7 +133,7 @@ class GoroutineReader:
         for start in range(0, len(addresses), _BATCH):
             batch = addresses[start : start + _BATCH]
             raws = self._memory.read_many([(address, self._size) for address in batch])
-            found += [self._parse(address, raw) for address, raw in zip(batch, raws) if raw is not None]
+            found += [self._parse(address, raw) for address, raw in zip(batch, raws, strict=False) if raw is not None]
         return found
 
     def _parse(self, address: int, raw: bytes) -> Goroutine:
@@ -179,7 +179,7 @@ class GoroutineReader:
         """As `stack`, of many at a fraction of the cost."""
         ranges = [(each.sp, max(0, min(each.stack_hi - each.sp, _ABOVE_SP))) if each.stack_lo <= each.sp else (0, 0) for each in goroutines]
         found = []
-        for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges)):
+        for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges), strict=False):
             pcs = self._unwinder.unwind(each.pc, raw, each.sp, bp=each.bp) if raw else None
             more = raw and size == _ABOVE_SP and (pcs is None or OUTSIDE_CODE in pcs)
             found.append(self.stack(each) if more else self._checked(each, pcs))
@@ -208,7 +208,7 @@ class GoroutineReader:
             )
         raws = self._memory.read_many([(address, self._size) for address in sample])
         # Not that goroutine 1 is among them: it ends where main calls runtime.Goexit, and in a C archive once it is initialised.
-        for address, raw in zip(sample, raws):
+        for address, raw in zip(sample, raws, strict=False):
             problem = "it can't be read" if raw is None else self._problem(address, raw)
             if problem:
                 # One reread: the first may have met a goroutine in motion.

@@ -8,8 +8,8 @@ from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, S
 from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
 from gotrace.kernel.records import IntervalRow, RawStack
-from gotrace.model.objects import Names, describe
 from gotrace.model.chains import CodePoint
+from gotrace.model.objects import Names, describe
 from gotrace.model.stacks import GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from gotrace.common.units import format_duration, format_share
 from gotrace.profile.types import Missing, Profile
 
-INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing"
+INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit"
 _HELD = 1.5
 """Times the cap: more than what it costs until the governor acts."""
 

@@ -48,6 +48,8 @@ _COMMIT_EVERY_S = 0.9
 _READ_FOR_NS = 250_000_000
 """What reading before a commit may take: with tens of thousands of stacks that move all the time it would take seconds, of a CPU
 that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
+_MANY_STACKS = 10_000
+"""Reading the last of so many and writing them takes seconds."""
 _STATS_FOR_S = 1.0
 _SHOW_EVERY_S = 0.19
 _EXEC_EVERY_S = 0.05
@@ -96,6 +98,7 @@ class Session:
     _growing: GrowingWaits = field(default_factory=GrowingWaits)
     _intervals_dropped: int = 0
     _uncommitted: str = ""
+    _ending: bool = False
 
     def __enter__(self) -> Session:
         self._cleanup = ExitStack()
@@ -116,6 +119,11 @@ class Session:
     def stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._stop.is_set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the windows are closed, or being closed, and the outputs written."""
+        return self._ending
 
     @property
     def running(self) -> bool:
@@ -202,6 +210,7 @@ class Session:
         Raises:
             GotraceError: a process can't be attached to, or the capture can't be made. What can't be written later is in `failure`.
             Interrupted: stopped before anything was recorded.
+            KeyboardInterrupt: a signal handler raised it as the trace ended; the capture has what was committed.
         """
         if self._stop.is_set():
             raise Interrupted("interrupted before anything was recorded")
@@ -227,7 +236,20 @@ class Session:
             self.capture.commit(opened)
         if started is not None:
             started(told(opened))
-        self._follow(progress, notice)
+        try:
+            self._follow(progress, notice)
+            self._ending = True
+            return self._end(notice)
+        except KeyboardInterrupt:
+            if self.capture is not None:
+                self.capture.leave()
+            raise
+
+    def _end(self, notice: Callable[[str], None] | None) -> Profile:
+        """Closes the windows, writes the outputs. That takes long where there are many stacks, and may be interrupted anywhere."""
+        stacks = sum(len(process.stacks()) for process in self.processes)
+        if notice is not None and stacks > _MANY_STACKS:
+            notice(f"writing {stacks:,} stacks; Ctrl-C ends at once" + (", with the capture as it was committed last" if self.capture else ""))
         for regulator in self._regulators.values():
             regulator.finish()
         for process in self.processes:
@@ -252,6 +274,7 @@ class Session:
 
     def _end_capture(self, capture: CaptureWriter, profile: Profile) -> None:
         try:
+            capture.put_ongoing([])
             capture.commit(profile)
         except GotraceError as error:
             self.failure = error
@@ -266,9 +289,17 @@ class Session:
     def _commit(self, notice: Callable[[str], None] | None) -> None:
         """Where another holds the capture's lock the trace goes on, and what can't be written now is for the next commit. Where it can't be
         written for another reason, as on a disk that is full, the trace ends normally."""
+        ongoing: list[StackStat] = []
         try:
             if self.capture is not None:
-                self.capture.commit(self._profile(complete=False))
+                profile = self._profile(complete=False)
+                for process in self.processes:
+                    waits = process.ongoing()
+                    ongoing += waits.stacks
+                    self.capture.put_stacks(waits.grown)
+                    profile.missing += waits.lacking
+                self.capture.put_ongoing(ongoing)
+                self.capture.commit(profile)
             self._uncommitted = ""
         except CaptureLocked as error:
             if notice is not None and str(error) != self._uncommitted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from gotrace.common.errors import GotraceError, Refused, TargetGone
 from gotrace.common.units import format_duration, format_share
-from gotrace.common.vocabulary import Loss, Stage, Stat
+from gotrace.common.vocabulary import ONGOING, Loss, Stage, Stat
 from gotrace.gobin.binary import GoBinary
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
@@ -30,6 +30,7 @@ from gotrace.proc.process import Process
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
+from gotrace.watch.protocol import Waits
 from gotrace.watch.sampled import SampledProcess, SampleOptions
 from gotrace.watch.tally import Tally
 from gotrace.watch.target import (
@@ -52,6 +53,7 @@ from gotrace.watch.unfinished.blocked import (
 )
 from gotrace.watch.unfinished.collect import Unended
 from gotrace.watch.unfinished.cutoff import CutOff, Parked
+from gotrace.watch.unfinished.ongoing import Ongoing
 from gotrace.watch.unfinished.parked import ParkedReader
 from gotrace.watch.witness import Witness
 
@@ -64,6 +66,13 @@ _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 _NO_KERNEL_STAGE = (
     "names of system calls, page faults, waits for a CPU (run queue), kernel stacks, files and sockets, long runs and running time;"
     " system calls are those of 20 us or more as Go sees them"
+)
+
+
+_NO_NUMBERS = (
+    "threads blocked before the window", "gotrace runs in a PID namespace of its own, where it is not told the kernel's numbers of threads",
+    "waits of goroutines that were blocked in the kernel as the window opened, and have not come back in it: such a goroutine may be in no"
+    " row, or pass for running",
 )
 
 
@@ -105,6 +114,7 @@ class TracedProcess:
     losses: dict[Loss, int] = field(default_factory=dict)
     _subwindows: SubWindows = field(default_factory=SubWindows)
     _first_seen: dict[int, Parked] = field(default_factory=dict)
+    _first_unread: bool = True
     _cpu_start: int = 0
     _cpu_ns: int = 0
     _cpu_frozen: bool = False
@@ -174,7 +184,7 @@ class TracedProcess:
 
     def _verify(self) -> None:
         ranges = [(probe.site.entry + self.bias, len(probe.site.prologue)) for probe in self.plan.probes]
-        for probe, live in zip(self.plan.probes, self.memory.read_many(ranges)):
+        for probe, live in zip(self.plan.probes, self.memory.read_many(ranges), strict=False):
             difference = bytes_differ(probe, live)
             if difference:
                 raise Refused(
@@ -204,6 +214,7 @@ class TracedProcess:
         self.tracer = Tracer.load(subject, self.plan, options, compiled, self._kernel_symbols.load if kernel else None)
         self.parked = ParkedReader(pid, self.binary, self.memory, self.reader, self.tracer.tables)
         self._unended = Unended(self.tracer.tables, self.parked, options, self.tracer.knows_files)
+        self._ongoing = Ongoing(self.tracer.tables, self.parked, options, self.tracer.knows_files)
         model = self._model = StackModel(self.binary, self.bias, self._kernel_symbols)
         self._tally = Tally(
             pid, model, Symbolizer(model, self._kernel_symbols, Descriptors(pid)), self.plan.probe_set is ProbeSet.LEAN,
@@ -237,6 +248,8 @@ class TracedProcess:
         self._cpu_start = self._cpu_now()
         kernel_numbers = sees_kernel_numbers()
         self._tgid = self.process.pid if kernel_numbers else 0
+        if not kernel_numbers and self._notes_threads:
+            self.missing.append(Missing(*_NO_NUMBERS, self.process.pid))
         noted = self._note_threads()
         self.start_ns = self._window_ns = self.tracer.begin(self._tgid)
         self.windows = 1
@@ -245,13 +258,19 @@ class TracedProcess:
             self._witness = Witness(self.reader)
             if self.reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(self.reader.addresses())
+                self._first_unread = False
+
+    @property
+    def _notes_threads(self) -> bool:
+        """Whether what threads do as the window opens is asked."""
+        return self.tracer.sees_threads or self.plan.has("syscall")
 
     def _note_threads(self) -> tuple[int, list[BlockedThread], list[RunnableThread]]:
         """What the process's threads do before the window, or the view of them, opens: no tracepoint saw that begin. Of those that do not
         sleep in the kernel it is noted how much CPU time they have had. Returns what `_check_noted` wants."""
         since_ns, noted = time.monotonic_ns(), []
         runnable: dict[int, RunnableThread] = {}
-        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+        if not self._tgid or not self._notes_threads:
             return since_ns, noted, []
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
@@ -294,7 +313,7 @@ class TracedProcess:
 
     def _note_latecomers(self, known: set[int]) -> None:
         """Notes threads other than `known` that sleep and have not been seen since the window, or the view of threads, opened."""
-        if not self._tgid or not (self.tracer.sees_threads or self.plan.has("syscall")):
+        if not self._tgid or not self._notes_threads:
             return
         pid, tables = self.process.pid, self.tracer.tables
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
@@ -342,6 +361,28 @@ class TracedProcess:
         self.losses[Loss.STACK_INCOMPLETE] = self._tally.incomplete() + self._looked_incomplete
         self.tracer.tables.put_frame_sizes(self._model.frame_sizes)
         return changed
+
+    def ongoing(self) -> Waits:
+        """Waits that are in progress now. None in a pause: what was in progress as the window ended is among the stacks."""
+        if self.paused or self._looks is not None or self.end_ns:
+            return Waits()
+        whole = not self.tracer.tables.losses().get(Loss.GOROUTINE_TABLE_FULL)
+        try:
+            found = self._ongoing.collect(self._window_ns, self._first_seen, self._creation_unseen, whole)
+        except (ProcessLookupError, PermissionError):
+            why, lacks = "the process's memory could not be read", "waits of goroutines that are parked"
+            return Waits(lacking=[Missing(ONGOING, why, lacks, self.process.pid)])
+        lacking = []
+        if not found.looked:
+            lacking.append(("there are too many goroutines to look at them at each commit", "waits of goroutines that were parked then"))
+        elif found.left_out:
+            lacking.append(("not all stacks could be read in time", f"the last waits of {found.left_out:,} of the goroutines"))
+        if found.looked and (not whole or (self._first_unread and self.reader.count() > found.known)):
+            why = "the table of goroutines is full" if not whole else "not all goroutines were looked at as the window began"
+            lacking.append((why, "waits of goroutines that no probe has seen in it"))
+        stacks, grown = self._tally.passing(list(found.cut.rows.values()))
+        self._cut_changed += [stack for stack, _with_waits in grown]  # the next `read` has them without
+        return Waits(stacks, [stack for _without, stack in grown], [Missing(ONGOING, *each, self.process.pid) for each in lacking])
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
@@ -459,7 +500,7 @@ class TracedProcess:
         tracer = self.tracer
         end = tracer.drain()
         self._creation_unseen = self._threads_unseen = True
-        self._first_seen = {}
+        self._first_seen, self._first_unread = {}, True
         parked, alive = {}, True
         try:
             heads, busy = self.parked.heads(end - self._window_ns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import Loss, Stat
@@ -10,6 +10,15 @@ from gotrace.gobin.binary import GoBinary
 from gotrace.proc.priority import Promptness
 from gotrace.proc.process import Process
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
+
+
+class Waits(NamedTuple):
+    """Waits that are in progress, for a commit: as `stacks` of their own; in `grown` with the whole stack that they are of, where they go
+    on with a wait that is counted in it. `lacking` says what is not there."""
+
+    stacks: list[StackStat] = []
+    grown: list[StackStat] = []
+    lacking: list[Missing] = []
 
 
 class Watched(Protocol):
@@ -62,6 +71,9 @@ class Watched(Protocol):
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since they were read last, and the single intervals that ended since the last call. With
         `limit_ns` it takes hardly longer than that, and leaves what it does not get to for the next calls."""
+
+    def ongoing(self) -> Waits:
+        """Waits that are in progress now: `read`, which comes before, has none of them."""
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call."""

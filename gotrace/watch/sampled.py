@@ -28,6 +28,7 @@ from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.watch.backoff import Backoff
+from gotrace.watch.protocol import Waits
 from gotrace.watch.target import (
     OpenTarget,
     cpu_time_ns,
@@ -208,6 +209,10 @@ class SampledProcess:
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._symbolizer.unknown
         return changed, single
+
+    def ongoing(self) -> Waits:
+        """None: looks see waits in progress."""
+        return Waits()
 
     def read_pauses(self) -> list[Pause]:
         """None: a stop of the world is not to be seen from looks."""

@@ -28,7 +28,7 @@ class _Looks:
 @dataclass(slots=True)
 class _Stack:
     stat: StackStat
-    rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
+    rows: dict[tuple, IntervalRow] = field(default_factory=dict)
     looks: _Looks | None = None
 
 
@@ -49,6 +49,7 @@ class Tally:
         self._final: list[StackStat] = []
         self._of_row: dict[RowKey, _Stack] = {}
         self._incomplete: set[RowKey] = set()
+        self._passing: dict[RowKey, StackStat] = {}
 
     def incomplete(self, threads: bool = False) -> int:
         """How many intervals have a stack that does not end at a root: of goroutines that left their CPU by Go's own doing, or of such
@@ -70,6 +71,7 @@ class Tally:
         self._final = self.stacks()
         self._stacks.clear()
         self._of_row.clear()
+        self._passing.clear()
 
     def key_of(self, row: RowKey) -> StackKey | None:
         """The key of the stack to which a row belongs; None if it was not taken yet."""
@@ -89,6 +91,31 @@ class Tally:
         for stack in touched.values():
             self._sum_up(stack)
         return [stack.stat for stack in touched.values()]
+
+    def passing(self, rows: list[IntervalRow]) -> tuple[list[StackStat], list[tuple[StackStat, StackStat]]]:
+        """Rows of what is in progress, which are not kept: as stacks of their own; and where they go on with what is counted in a stack,
+        that stack, and as it is with them."""
+        known, self._passing = self._passing, {}
+        found: dict[StackKey, _Stack] = {}
+        for row in rows:
+            taken = self._of_row.get(row.key)
+            stat = self._passing[row.key] = taken.stat if taken else known.get(row.key) or self._stat(row)
+            if stat.key not in found:
+                own = StackStat(stat.frames, stat.state, stat.reason, Distribution(), goid=stat.goid, pid=stat.pid)
+                found[stat.key] = _Stack(own)
+            found[stat.key].rows[row.key] = row
+        grown = []
+        for key, stack in list(found.items()):
+            base = self._stacks.get(key) if any(min(row.histogram.values(), default=0) < 0 for row in stack.rows.values()) else None
+            if base is not None:
+                # By other keys than its own: what earlier windows cut off has the same.
+                stack.rows = {**base.rows, **{("in progress", row): each for row, each in stack.rows.items()}}
+                stack.looks, stack.stat.subwindows = base.looks, base.stat.subwindows
+                grown.append((base.stat, found.pop(key).stat))
+            self._sum_up(stack)
+            if base is None:
+                _make_whole(stack.stat.distribution)
+        return [stack.stat for stack in found.values()], grown
 
     def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
         """What looks from without have found in one stretch of time without probes: estimates, each in place of what was taken of
@@ -173,6 +200,13 @@ def _sum(distributions: Iterable[Distribution]) -> Distribution:
     for each in distributions:
         result.add(each)
     return result
+
+
+def _make_whole(distribution: Distribution) -> None:
+    """What goes on with a wait whose beginning has not been read becomes one of its own."""
+    distribution.histogram = {bucket: count for bucket, count in distribution.histogram.items() if count > 0}
+    distribution.count = sum(distribution.histogram.values())
+    distribution.squares = max(0, distribution.squares)
 
 
 def _place(key: RowKey) -> tuple:

@@ -19,7 +19,7 @@ from gobuild import build
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
-from gotrace.profile.types import Profile
+from gotrace.profile.types import Profile, StackStat
 
 pytestmark = pytest.mark.bpf
 
@@ -119,7 +119,7 @@ def test_copies_of_the_one_file(churn: Workload, tmp_path: Path) -> None:
             assert made.stacks or made.window.duration_ns < 1_000_000_000
             last, copies = made.window.duration_ns, copies + 1
         said = report(tmp_path / "copy.gotrace").stdout
-        assert "INCOMPLETE" in said and "in progress then are missing" in said and "of 0 goroutines" not in said
+        assert "INCOMPLETE" in said and "of 0 goroutines" not in said
         # The copies went on with the trace: it commits every second, later where the machine is busy.
         assert last > 2_000_000_000 and copies > 5
         trace.end()
@@ -134,6 +134,83 @@ def test_the_one_file_after_a_kill(churn: Workload, tmp_path: Path) -> None:
         trace.process.wait()
     whole, alone = read_capture(capture), copy_of(capture)
     assert alone.stacks and not alone.complete and alone.window == whole.window
+
+
+# The way in, and what it is a wait for.
+WAITS = {
+    "channel": ("main.receive", "chan receive"), "raw": ("main.readRaw", "read"), "fault": ("main.touch", "page fault"),
+    "asked": ("main.readAsked", "read"),
+}
+
+
+def waits_at(profile: Profile, function: str, reason: str) -> list[StackStat]:
+    return [stack for stack in profile.stacks if stack.reason == reason and function in {frame.name for frame in stack.frames}]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the window", "within it"])
+@pytest.mark.parametrize("kind", WAITS)
+def test_a_wait_that_goes_on_is_in_what_a_kill_leaves(tmp_path: Path, kind: str, before: bool) -> None:
+    """Nobody has seen it end; in the one file it has lasted since it began, or for the whole window."""
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("stuck", "1.27.3", "stripped"), kind) as workload:
+        if before:
+            workload.send("b")
+            workload.read_line(20)
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            if not before:
+                workload.send("b")
+                workload.read_line(20)
+            time.sleep(4)
+            trace.process.kill()
+            trace.process.wait()
+        left = copy_of(capture)
+        assert not left.complete and left.window.duration_ns > 1_000_000_000
+        waits = waits_at(left, *WAITS[kind])
+        # The last commit may have come while the kernel handled a signal for the thread, which goes on with the same wait then.
+        assert sum(stack.in_progress for stack in waits) in ((1,) if kind == "channel" else (0, 1)), waits
+        total = sum(stack.distribution.total_ns for stack in waits)
+        assert total >= (0.8 if before else 0.6) * left.window.duration_ns
+        assert total <= 1.001 * left.window.duration_ns + 5_000_000
+        assert not left.missing
+        said = report(tmp_path / "copy.gotrace").stdout
+        assert "INCOMPLETE" in said and WAITS[kind][0] in said
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_a_wait_that_went_on_in_commits_is_one_at_the_end(tmp_path: Path, kind: str) -> None:
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("stuck", "1.27.3", "stripped"), kind) as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            workload.send("b")
+            workload.read_line(20)
+            time.sleep(2.5)
+            assert waits_at(read_capture(capture), *WAITS[kind])
+            workload.send("e")
+            took = int(workload.read_line(20).split()[1])
+            time.sleep(1.2)
+            during = read_capture(capture)
+            trace.end()
+        for profile in (during, read_capture(capture)):
+            [wait] = waits_at(profile, *WAITS[kind])
+            assert (wait.distribution.count, wait.in_progress) == (1, 0)
+            assert abs(wait.distribution.total_ns - took) < 0.05 * took
+        with closing(sqlite3.connect(capture)) as db:
+            doubled = "SELECT count(*) FROM stack GROUP BY target, state, reason, goid, frames HAVING count(*) > 1"
+            assert not db.execute(doubled).fetchall()
+
+
+def test_what_is_lacking_of_waits_in_progress_is_told(tmp_path: Path) -> None:
+    """More goroutines than are looked at as a window begins."""
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("parked", "1.27.3", "stripped"), "-goroutines", "30000") as workload:
+        with Attached(workload.pid, "-d", "0", "-o", capture) as trace:
+            wait_for_stacks(capture)
+            time.sleep(2)
+            trace.process.kill()
+            trace.process.wait()
+    left = copy_of(capture)
+    assert {missing.stage for missing in left.missing} == {"waits in progress"}
+    assert "MISSING waits in progress: " in report(tmp_path / "copy.gotrace").stdout
 
 
 def test_what_is_to_be_known_is_told_from_the_start_and_kept(churn: Workload, tmp_path: Path) -> None:

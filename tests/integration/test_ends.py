@@ -39,6 +39,28 @@ def progress(workload: Workload) -> int:
     return int(workload.read_line(20).split()[1])
 
 
+def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    """While tens of thousands of stacks are read and written: the capture has what was committed, and no log beside it."""
+    capture = tmp_path / "x.gotrace"
+    with Workload(build("parked", "1.27.3", "stripped"), "-goroutines", "40000") as workload:
+        with Attached(workload.pid, "-d", "0", "--per-goroutine", "-o", capture, "-o", tmp_path / "x.html") as trace:
+            deadline = time.monotonic() + 30
+            while read_capture(capture).window.duration_ns < 100_000_000 and time.monotonic() < deadline:
+                time.sleep(0.2)
+            trace.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert trace.process.poll() is None
+            trace.process.send_signal(signal.SIGINT)
+            _, err = trace.process.communicate(timeout=20)
+        assert trace.process.returncode == 1
+        assert "error: interrupted while the outputs were being made: not all are there" in err
+        assert f"hint: gotrace report {capture} has what was committed" in err
+        assert not probes_of(workload.pid)
+    left = read_capture(capture)
+    assert not left.complete and left.stacks
+    assert [path.name for path in tmp_path.iterdir()] == [capture.name]
+
+
 def open_files(pid: int) -> set[str]:
     found = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():

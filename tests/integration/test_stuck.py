@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,6 +71,27 @@ def test_blocked_all_the_time(kind: str, version: str) -> None:
     assert names(wait, "go", "runtime")[-1] == "runtime.goexit"
     runs_no_more_than_it_can(summary)
     assert summary["totals"]["running_ns"] < 500_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_pid_namespace_hides_is_told(kind: str) -> None:
+    """gotrace beside the process in a PID namespace: the thread's number is not the kernel's."""
+    inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(build("stuck", "1.27.3", "stripped")), kind]
+    with Workload(*inside) as workload:
+        begin(workload)
+        child = Path(f"/proc/{workload.pid}/task/{workload.pid}/children").read_text().split()[0]
+        found = subprocess.run(
+            ["nsenter", "-t", child, "--pid", "--mount", sys.executable, "-m", "gotrace", "attach", "1", "-d", "1s", "--json"],
+            capture_output=True, text=True, timeout=100, check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        end(workload)
+    summary = json.loads(found.stdout)
+    told = [missing for missing in summary["missing"] if missing["stage"] == "threads blocked before the window"]
+    assert at(summary, KINDS[kind][0], state="syscall") or told
+    assert "MISSING threads blocked before the window: gotrace runs in a PID namespace" in found.stderr
+    # What is not told is right.
+    assert summary["totals"]["running_ns"] is None or summary["totals"]["running_ns"] <= 1.1 * summary["totals"]["cpu_ns"] + 50_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)

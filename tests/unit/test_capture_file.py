@@ -40,6 +40,20 @@ def copied(path: Path) -> Profile:
     return read_capture(other)
 
 
+def many(writer: CaptureWriter, number: int) -> None:
+    """Commits hundreds of stacks of `number` ms each."""
+    frames = shop()[0].frames
+    writer.put_stacks([stat([replace(frame, name=f"{frame.name}{n}") for frame in frames], [number * MS], reason="many") for n in range(300)])
+    writer.commit(UNFINISHED)
+
+
+def lengths(profile: Profile) -> set[int]:
+    """What those stacks' totals are."""
+    found = [stack.distribution.total_ns for stack in profile.stacks if stack.reason == "many"]
+    assert len(found) == 300
+    return set(found)
+
+
 # ---- copies of the one file
 
 
@@ -102,6 +116,134 @@ def test_a_torn_copy_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(GotraceError, match="damaged") as caught:
         read_capture(tmp_path / "torn.gotrace")
     assert "copy it again, with torn.gotrace-wal" in str(caught.value.hint)
+
+
+def test_a_copy_during_which_commits_come_is_of_one_moment(tmp_path: Path) -> None:
+    """Who has the file open reads it on as it was; the next commit after that is in the file again."""
+    writer = begun(tmp_path / "x.gotrace")
+    many(writer, 1)
+    with open(writer.path, "rb") as copying:
+        pages = [copying.read(4096)]
+        for number in range(2, 5):
+            many(writer, number)
+            pages.append(copying.read(8192))
+        pages.append(copying.read())
+    (tmp_path / "copy.gotrace").write_bytes(b"".join(pages))
+    assert lengths(read_capture(tmp_path / "copy.gotrace")) == {MS}
+    many(writer, 5)
+    assert lengths(copied(writer.path)) == {5 * MS}
+    assert writer.close()
+
+
+def test_copies_made_all_the_time_are_of_one_moment(tmp_path: Path) -> None:
+    """While another process commits as fast as it can."""
+    path, copy = tmp_path / "x.gotrace", tmp_path / "copy.gotrace"
+    code = (
+        "import sys, pathlib; sys.path[:0] = eval(sys.argv[2])\n"
+        "from test_capture_file import begun, many\n"
+        "writer = begun(pathlib.Path(sys.argv[1])); many(writer, 1); print('ready', flush=True)\n"
+        "for number in range(2, 60): many(writer, number)\n"
+        "writer.close()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path, repr([*sys.path, str(Path(__file__).parent)])], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        copies = 0
+        while process.poll() is None:
+            shutil.copyfile(path, copy)
+            assert len(lengths(read_capture(copy))) == 1
+            copies += 1
+    assert process.returncode == 0 and copies
+    assert lengths(read_capture(path)) == {59 * MS}
+
+
+def test_an_open_descriptor_keeps_the_file_as_it_is_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gotrace.capture.writer as module
+
+    writer = begun(tmp_path / "x.gotrace")
+    many(writer, 1)
+    with open(writer.path, "rb"):
+        many(writer, 2)
+        assert lengths(copied(writer.path)) == {MS}
+        monkeypatch.setattr(module, "_POSTPONED_S", 0.0)
+        many(writer, 3)
+        assert lengths(copied(writer.path)) == {3 * MS}
+        many(writer, 4)
+        assert writer.close()  # in any case
+    assert lengths(copied(writer.path)) == {4 * MS}
+
+
+def test_a_reader_of_another_process_does_not_keep_commits_out_of_the_file(tmp_path: Path) -> None:
+    writer = begun(tmp_path / "x.gotrace")
+    many(writer, 1)
+    code = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\nprint(db.execute('SELECT count(*) FROM stack').fetchone(), flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code, writer.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None and reader.stdout.readline()
+        many(writer, 2)
+        assert lengths(copied(writer.path)) == {2 * MS}
+        reader.communicate(b"\n")
+    assert reader.returncode == 0 and writer.close()
+
+
+def test_parts_of_two_moments_are_told(tmp_path: Path) -> None:
+    """Each page is that of one of two commits, none is damaged."""
+    writer = begun(tmp_path / "x.gotrace")
+    many(writer, 1)
+    before = writer.path.read_bytes()
+    many(writer, 2)
+    after = writer.path.read_bytes()
+    assert len(before) == len(after)
+    half = len(after) // 2 // 4096 * 4096
+    for torn in (before[:half] + after[half:], after[:half] + before[half:]):
+        (tmp_path / "torn.gotrace").write_bytes(torn)
+        with pytest.raises(GotraceError, match="parts of two moments") as caught:
+            read_capture(tmp_path / "torn.gotrace")
+        assert "copy it again, with torn.gotrace-wal" in str(caught.value.hint)
+    # With the log of the later commit the same is whole.
+    (tmp_path / "torn.gotrace-wal").write_bytes(Path(f"{writer.path}-wal").read_bytes())
+    assert lengths(read_capture(tmp_path / "torn.gotrace")) == {2 * MS}
+
+
+def test_waits_in_progress_are_those_of_the_last_commit(tmp_path: Path) -> None:
+    """Beside what is counted of the same stack, or alone; the next commit has others, the last one none."""
+    writer = begun(tmp_path / "x.gotrace")
+    known, frames = UNFINISHED.stacks[0], UNFINISHED.stacks[1].frames
+    before = known.distribution.count, known.distribution.total_ns
+    again = stat(known.frames, [5 * S], state=known.state, reason=known.reason, in_progress=1, pid=known.pid)
+    writer.put_ongoing([again, stat(frames, [7 * S], reason="alone", in_progress=1)])
+    writer.commit(UNFINISHED)
+    for number in (1, 2):
+        made = copied(writer.path)
+        assert len(made.stacks) == len(UNFINISHED.stacks) + 1
+        [both] = [stack for stack in made.stacks if stack.key == known.key]
+        assert (both.distribution.count, both.distribution.total_ns) == (before[0] + 1, before[1] + 5 * S)
+        assert both.in_progress == known.in_progress + 1 and sum(both.distribution.histogram.values()) == before[0] + 1
+        assert [stack.in_progress for stack in made.stacks if stack.reason == "alone"] == [1]
+        assert [stack.distribution.total_ns for stack in made.stacks] == sorted((s.distribution.total_ns for s in made.stacks), reverse=True)
+        writer.put_ongoing([again, stat(frames, [7 * S], reason="alone", in_progress=1)])
+        writer.put_stacks([stat(frames, [S], reason=f"new {number}")])
+        if number == 1:
+            with closing(sqlite3.connect(writer.path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(GotraceError, match="locked"):
+                    writer.commit(UNFINISHED)
+            assert len(copied(writer.path).stacks) == len(UNFINISHED.stacks) + 1
+    writer.put_ongoing([])
+    writer.commit(shop_profile())
+    assert writer.close()
+    made = copied(writer.path)
+    assert {stack.reason for stack in made.stacks} == {*(s.reason for s in UNFINISHED.stacks), "new 1", "new 2"}
+    [alone] = [stack for stack in made.stacks if stack.key == known.key]
+    assert (alone.distribution.count, alone.distribution.total_ns) == before
+
+
+def test_a_capture_without_waits_in_progress_says_so(tmp_path: Path) -> None:
+    """One that was cut off by a gotrace that added them at the end."""
+    writer = begun(tmp_path / "x.gotrace")
+    assert not read_capture(writer.path).missing
+    writer.close()
+    with closing(sqlite3.connect(writer.path)) as db, db:
+        db.execute("DELETE FROM meta WHERE key IN ('ongoing', 'sums')")
+    assert [missing.stage for missing in read_capture(writer.path).missing] == ["waits in progress"]
 
 
 def test_a_reader_sees_one_state_however_often_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

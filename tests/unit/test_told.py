@@ -183,11 +183,11 @@ def test_the_talk_at_the_start_has_them() -> None:
 def test_what_was_cut_off_says_what_it_lacks() -> None:
     made = replace(shop_profile(), complete=False, goroutines=0)
     said = summary_of(made)
-    assert "INCOMPLETE: the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing." in said
+    assert "INCOMPLETE: the trace was cut short, or still went on: figures are those of the last commit." in said
     assert "of 0 goroutines" not in said and " intervals\n" in said
     picture = render(made, ".svg").decode()
-    assert "waits that were in progress then are missing" in picture and "0 goroutines" not in picture
-    assert any("in progress then are missing" in line for line in comments(made))
+    assert "figures are those of the last commit" in picture and "0 goroutines" not in picture
+    assert any("those of the last commit" in line for line in comments(made))
 
 
 # ---- diff

@@ -56,6 +56,24 @@ class CutOff:
             key = self._unseen_key(parked, thing)
             self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0, self.halted_ns)
 
+    def add_unmoved(self, parked: Parked, thing: int, number: int) -> None:
+        """As `add_parked` for so many goroutines like this one that no probe ever saw, all at once. Whose goids are not kept."""
+        if not number:
+            return
+        key = self._unseen_key(parked, thing)
+        known = self.rows.pop(key, None)
+        self.add_parked(parked, None, thing)
+        row = self.rows.get(key)
+        if row is not None:
+            for name in ("count", "total_ns", "squares", "in_progress", "stopped_ns", "halted_ns"):
+                setattr(row, name, getattr(row, name) * number + (getattr(known, name) if known else 0))
+            histogram = {bucket: count * number for bucket, count in row.histogram.items()}
+            for bucket, count in known.histogram.items() if known else ():
+                histogram[bucket] = histogram.get(bucket, 0) + count
+            row.histogram = histogram
+        elif known is not None:
+            self.rows[key] = known
+
     def _unseen_key(self, parked: Parked, thing: int) -> RowKey:
         """The row of a goroutine that was off the CPU for the whole window. There may be a million, at few places."""
         alike = parked.stack.pcs, parked.reason, parked.created, parked.kind, thing

@@ -57,7 +57,7 @@ class ParkedReader:
                     found[goroutine.address] = self._created(goroutine)
                 elif goroutine.status in OFF_CPU and goroutine.has_run:
                     waiting.append(goroutine)
-            for goroutine, pcs in zip(waiting, self._reader.stacks(waiting)):
+            for goroutine, pcs in zip(waiting, self._reader.stacks(waiting), strict=False):
                 if pcs is None and attempt + 1 < _READ_TRIES:
                     retry.append(goroutine.address)  # it moved, or its stack was being copied
                 else:

@@ -1,0 +1,126 @@
+"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.unfinished.collect` adds at the end.
+
+A stack is read from the process's memory once per wait, of a limited number each time, the longest waits first. Nothing here changes
+what the end finds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from gotrace.kernel.program import Options
+from gotrace.kernel.records import OpenInterval
+from gotrace.kernel.tables import Tables
+from gotrace.watch.unfinished.cutoff import CutOff, Parked
+from gotrace.watch.unfinished.parked import ParkedReader
+
+_AT_ONCE, _MOST, _MOST_THREADS = 64, 1024, 64
+"""Goroutines whose stacks are read with one call, and for one commit; threads likewise."""
+_READ_FOR_NS = 20_000_000
+_SHARE = 20
+"""With what a look at all goroutines cost, how many times that passes before the next one: at most a twentieth of a CPU."""
+_SHORT_NS = 1_000_000_000
+"""What has waited for less and could not be read lacks no more than a commit, which is a second old, lacks in any case."""
+
+
+@dataclass
+class Found:
+    """The waits, as rows; how many goroutines with longer ones could not be read; `looked`: whether goroutines were looked at, not
+    threads alone; `known`: how many are in the kernel's tables."""
+
+    cut: CutOff
+    left_out: int = 0
+    looked: bool = True
+    known: int = 0
+
+
+@dataclass
+class Ongoing:
+    """Of one process, in one window after the other. `first_seen` are goroutines that were off the CPU as the window began."""
+
+    tables: Tables
+    parked: ParkedReader
+    options: Options
+    knows_files: bool
+    _stacks: dict[int, tuple[int, Parked]] = field(default_factory=dict)
+    _alike: list[tuple[Parked, int, list[int]]] = field(default_factory=list)
+    _grouped: dict[int, Parked] | None = None
+    _due_ns: int = 0
+
+    def collect(self, start_ns: int, first_seen: dict[int, Parked], creation_unseen: bool, whole: bool) -> Found:
+        """What is in progress now, in the window that began at `start_ns`; `whole`: the tables have all goroutines that were seen.
+
+        Raises:
+            ProcessLookupError, PermissionError: the process's memory can't be read any more.
+        """
+        now, options = time.monotonic_ns(), self.options
+        cut = CutOff(
+            start_ns, now, options.per_goroutine, options.min_block_ns, options.only_goid, self.tables.stopped_ns(now),
+            self.tables.halted_ns(now),
+        )
+        found = Found(cut)
+        if now < self._due_ns:
+            found.looked = False
+        else:
+            begin = time.thread_time_ns()
+            self._add_goroutines(found, first_seen, creation_unseen, whole)
+            self._due_ns = now + _SHARE * (time.thread_time_ns() - begin)
+        self._add_threads(cut)
+        for row in cut.rows.values():
+            self.tables.resolve(row)
+        return found
+
+    def _add_goroutines(self, found: Found, first_seen: dict[int, Parked], creation_unseen: bool, whole: bool) -> None:
+        cut = found.cut
+        opened, known = self.tables.read_open()
+        found.known = len(known)
+        opened = {g: interval for g, interval in opened.items() if interval.start_ns < cut.end_ns}
+        self._read(opened)
+        for g, interval in opened.items():
+            known_since, parked = self._stacks.get(g, (0, None))
+            if parked is not None and known_since == interval.start_ns:
+                cut.add_parked(parked, interval)
+            else:
+                found.left_out += cut.end_ns - interval.start_ns >= _SHORT_NS
+        for parked, thing, addresses in self._alike_in(first_seen) if whole else ():
+            if not (parked.created and creation_unseen):
+                cut.add_unmoved(parked, thing, sum(g not in known for g in addresses))
+
+    def _alike_in(self, first_seen: dict[int, Parked]) -> list[tuple[Parked, int, list[int]]]:
+        """One of them, the file that it waits for and the addresses of all that are like it: those that have not moved since still wait for
+        the same, and there may be thousands at one place."""
+        if self._grouped is not first_seen:
+            things = self.parked.things(first_seen) if self.knows_files and first_seen else {}
+            groups: dict[tuple[object, ...], tuple[Parked, int, list[int]]] = {}
+            apart = self.options.per_goroutine or self.options.only_goid
+            for g, parked in first_seen.items():
+                thing = things.get(g, 0)
+                like = (parked.stack.pcs, parked.reason, parked.created, parked.kind, thing, g if apart else 0)
+                groups.setdefault(like, (parked, thing, []))[2].append(g)
+            self._alike, self._grouped = list(groups.values()), first_seen
+        return self._alike
+
+    def _read(self, opened: dict[int, OpenInterval]) -> None:
+        """Has in `_stacks` those of as many open intervals as there is time for, and of no others."""
+        self._stacks = {g: (since, parked) for g, (since, parked) in self._stacks.items() if g in opened and opened[g].start_ns == since}
+        wanted = sorted((interval.start_ns, g) for g, interval in opened.items() if g not in self._stacks)[:_MOST]
+        begin = time.monotonic_ns()
+        for at in range(0, len(wanted), _AT_ONCE):
+            if time.monotonic_ns() - begin > _READ_FOR_NS:
+                return
+            batch = {g: since for since, g in wanted[at : at + _AT_ONCE]}
+            for g, parked in self.parked.read(list(batch)).items():
+                # It may have gone on, and parked elsewhere.
+                if not parked.stack.unreadable and self.tables.open_since(g) == batch[g]:
+                    self._stacks[g] = batch[g], parked
+
+    def _add_threads(self, cut: CutOff) -> None:
+        unread = 0
+        for thread in self.tables.read_open_threads():
+            if thread.out_ns >= cut.end_ns:
+                continue
+            if not thread.stack and unread < _MOST_THREADS:
+                unread += 1
+                thread = replace(thread, stack=self.parked.stack_in_syscall(thread.g))
+            cut.add_thread(thread)
