@@ -61,16 +61,16 @@ def probes_of(pid: int) -> bool:
     """Whether the process's code still holds a breakpoint where gotrace would have put one: reads it back and compares
     it with the executable."""
     from gotrace.common.errors import GotraceError
-    from gotrace.watch.probed import TracedProcess
+    from gotrace.watch.probed import ProbedProcess
 
     try:
-        traced = TracedProcess.prepare(pid)
+        traced = ProbedProcess.prepare(pid)
     except GotraceError as error:
         raise AssertionError(f"{pid} can't be examined: {error}") from None
     try:
-        ranges = [(p.site.entry + traced.bias, len(p.site.prologue)) for p in traced.plan.probes]
+        ranges = [(p.site.entry + traced.target.bias, len(p.site.prologue)) for p in traced.plan.probes]
         return any(
-            live != probe.site.prologue for probe, live in zip(traced.plan.probes, traced.memory.read_many(ranges))
+            live != probe.site.prologue for probe, live in zip(traced.plan.probes, traced.target.memory.read_many(ranges))
         )
     finally:
         traced.close()

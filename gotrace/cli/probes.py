@@ -27,11 +27,11 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
     For a PID the plan is also checked against the live process.
     """
     from gotrace.render.plan import plan_dict, print_plan
-    from gotrace.watch.probed import TracedProcess
+    from gotrace.watch.probed import ProbedProcess
 
     chosen = ProbeSet(probe_set)
     if target.isdigit() and not os.path.exists(target):
-        process = TracedProcess.prepare(int(target), chosen, verb="probes")
+        process = ProbedProcess.prepare(int(target), chosen, verb="probes")
         process.close()
         binary, plan, verified = process.binary, process.plan, True
     else:

@@ -9,7 +9,7 @@ from gotrace.common.vocabulary import Stage, Stat
 from gotrace.governor.policy import Load
 from gotrace.kernel.placing import stage_of
 from gotrace.kernel.records import ProgramRuns
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 
 _ASSUMED_PROGRAM_NS = 1000
 """What a program runs per hit, where the kernel does not time programs: more than any on average."""
@@ -25,7 +25,7 @@ and go (Linux 6.18 in a virtual machine with two CPUs; single pairs from 1.2 to 
 class LoadMeter:
     """Of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the kernel times programs."""
 
-    def __init__(self, process: TracedProcess, trap_ns: int, timed: bool) -> None:
+    def __init__(self, process: ProbedProcess, trap_ns: int, timed: bool) -> None:
         self._process = process
         self._trap_ns = trap_ns
         self._timed = timed

@@ -11,7 +11,7 @@ from gotrace.governor.load import LoadMeter
 from gotrace.governor.policy import LONGEST_PAUSE_NS, RUNG_TEXT, SAMPLE_NS, Governor, Load, Rung, stages_on
 from gotrace.kernel.placing import ProbesDoNotArrive
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 from gotrace.watch.sampled import SampleOptions
 
 _TICK_NS, _CALM_TICK_NS = 50_000_000, 100_000_000
@@ -32,7 +32,7 @@ class Regulator:
     """
 
     def __init__(
-        self, process: TracedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], looks: SampleOptions,
+        self, process: ProbedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], looks: SampleOptions,
         sampled_anyway: bool = False,
     ) -> None:
         self.process = process
@@ -59,13 +59,13 @@ class Regulator:
     def _makes_a_difference(self, rung: Rung, stages: frozenset[Stage]) -> bool:
         return {
             Rung.WAKERS: Stage.WAKERS in stages, Rung.KERNEL: Stage.KERNEL in stages, Rung.SINGLE: not self._sampled_anyway,
-            Rung.STARTS: self.process.can_be_lean, Rung.CONTINUITY: self.process.can_pause,
+            Rung.STARTS: self.process.steering.can_be_lean, Rung.CONTINUITY: self.process.steering.can_pause,
         }.get(rung, True)
 
     @property
     def in_window(self) -> bool:
         """Whether a short window is open, which should be closed in time."""
-        return self.governor.rung is Rung.CONTINUITY and not self.process.paused
+        return self.governor.rung is Rung.CONTINUITY and not self.process.steering.paused
 
     def tick(self) -> float:
         """Does what is due; returns the seconds until something is due again."""
@@ -76,7 +76,7 @@ class Regulator:
             try:
                 if not windows:
                     self._look()
-                elif self.process.paused:
+                elif self.process.steering.paused:
                     self._maybe_resume()
                 else:
                     self._close_window()
@@ -88,23 +88,23 @@ class Regulator:
                         self._without_probes(error)
                     else:
                         self._say(f"governor: nothing more is traced: {error}")
-                        if not self.process.paused:
-                            self.process.pause()
+                        if not self.process.steering.paused:
+                            self.process.steering.pause()
         return max(0.0, (self._due - time.monotonic_ns()) / 1e9)
 
     def _without_probes(self, error: ProbesDoNotArrive) -> None:
         """A window would be full of waits that no probe has seen the end of: goroutines are looked at instead, to the end."""
         process, rung = self.process, self.governor.rung
-        if not process.paused:
-            process.pause()
-        process.stop_looking()
+        if not process.steering.paused:
+            process.steering.pause()
+        process.steering.stop_looking()
         self._say(f"governor: {error}: from here on goroutines are looked at from without")
         process.missing.append(Missing(
             "probes", str(error), "from then on intervals are estimated by looks from without", process.process.pid,
         ))
         if rung is not Rung.PROBES:
             self._note(rung, self.governor.give_windows_up())
-        process.look(self._looks)
+        process.steering.look(self._looks)
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
@@ -123,25 +123,25 @@ class Regulator:
         self._note(rung, wanted)
         process = self.process
         if wanted >= Rung.SINGLE > rung:
-            process.sample(SAMPLE_NS)
+            process.steering.sample(SAMPLE_NS)
         elif wanted < Rung.SINGLE <= rung:
-            process.sample(0)
-        if not process.paused and (wanted >= Rung.CONTINUITY or Rung.STARTS in (rung, wanted)):
-            process.pause()
+            process.steering.sample(0)
+        if not process.steering.paused and (wanted >= Rung.CONTINUITY or Rung.STARTS in (rung, wanted)):
+            process.steering.pause()
         if wanted is Rung.PROBES:
-            process.look(self._looks)
+            process.steering.look(self._looks)
         elif wanted is Rung.CONTINUITY:
             self._since = self._before  # what led to it is to be repaid as well
             self._windowed = False
-            process.stop_looking()
-        elif process.paused:  # lean: other programs over the same tables, in a window of their own
-            process.resume(0, lean=wanted is Rung.STARTS)
+            process.steering.stop_looking()
+        elif process.steering.paused:  # lean: other programs over the same tables, in a window of their own
+            process.steering.resume(0, lean=wanted is Rung.STARTS)
         if wanted < Rung.STARTS:
             stages = stages_on(wanted) & self._had
-            process.leave_out(process.tracer.probes.stages - stages)
+            process.steering.leave_out(process.tracer.probes.stages - stages)
             more = stages - process.tracer.probes.stages
             if more:
-                process.take_up(more)
+                process.steering.take_up(more)
         self._now = self._meter.read()
 
     def _note(self, rung: Rung, wanted: Rung) -> None:
@@ -158,7 +158,7 @@ class Regulator:
     def _close_window(self) -> None:
         governor, process = self.governor, self.process
         inside = self._meter.read() - self._opened
-        process.pause()
+        process.steering.pause()
         self._now = self._meter.read()
         if governor.observe(inside, (self._now - self._since).elapsed_ns) is not Rung.CONTINUITY:
             # Traced as on that rung from the next window on, which has no end.
@@ -182,7 +182,7 @@ class Regulator:
 
     def _open(self, length_ns: int) -> None:
         self._since = self._now
-        self.process.resume(length_ns, lean=self.governor.rung is Rung.STARTS)
+        self.process.steering.resume(length_ns, lean=self.governor.rung is Rung.STARTS)
         self._opened = self._now = self._meter.read()
         self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
 
@@ -213,8 +213,8 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            lean_ns=spent[Rung.STARTS], looked_ns=process.looked_ns, paused_ns=process.paused_ns, windows=process.windows,
-            unlooked_windows=process.parked.unlooked, steps=tuple(self._steps),
+            lean_ns=spent[Rung.STARTS], looked_ns=process.steering.looked_ns, paused_ns=process.steering.paused_ns, windows=process.window.count,
+            unlooked_windows=process.window.parked.unlooked, steps=tuple(self._steps),
         )
 
 

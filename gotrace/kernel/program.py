@@ -57,7 +57,7 @@ class Options:
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
     intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
-    `gotrace.watch.probed.TracedProcess` can leave stages out, sample and pause while it traces.
+    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces.
     """
 
     min_block_ns: int = 0

@@ -40,7 +40,7 @@ from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.told import told
 from gotrace.profile.types import Overhead, Profile, SingleInterval, StackStat, TimelineInterval, Window
 from gotrace.run.options import AttachOptions
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 from gotrace.watch.protocol import Watched
 from gotrace.watch.sampled import SampledProcess
 
@@ -172,7 +172,7 @@ class Session:
             raise Refused(f"--mode lean needs the kernel's tracepoints: {self.obstacle}", "--mode exact, or --mode sample")
         for pid in options.pids:
             probe_set = ProbeSet.LEAN if lean else options.probe_set
-            traced.append(TracedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
+            traced.append(ProbedProcess.prepare(pid, probe_set, options.wakers and not lean, self.syscalls))
             self._add(traced[-1])
             self.obstacle = self.obstacle or traced[-1].obstacle
             if traced[-1].obstacle:
@@ -226,7 +226,7 @@ class Session:
         self._begin = time.monotonic()
         for process in self.processes:
             process.begin()
-            if self.options.governed and isinstance(process, TracedProcess):
+            if self.options.governed and isinstance(process, ProbedProcess):
                 self._govern(process, notice)
         # To open a window may have taken a while.
         since_ns = time.monotonic_ns() - min(process.start_ns for process in self.processes)
@@ -263,7 +263,7 @@ class Session:
         self._write_outputs(profile)
         return profile
 
-    def _govern(self, process: TracedProcess, notice: Callable[[str], None] | None) -> None:
+    def _govern(self, process: ProbedProcess, notice: Callable[[str], None] | None) -> None:
         options = self.options
         regulator = Regulator(
             process, options.max_overhead / 100, self._cost_ns or _ASSUMED_TRAP_NS, self._timing is not None,

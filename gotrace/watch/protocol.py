@@ -26,16 +26,28 @@ class Watched(Protocol):
 
     process: Process
     binary: GoBinary
-    start_ns: int
-    end_ns: int
     losses: dict[Loss, int]
     goroutines: int
     running_ns: int | None
-    pauses: list[Pause]
-    samples: int
     missing: list[Missing]
     notes: list[str]
     failure: GotraceError | None
+
+    @property
+    def start_ns(self) -> int:
+        """When the window opened."""
+
+    @property
+    def end_ns(self) -> int:
+        """When it was over."""
+
+    @property
+    def pauses(self) -> list[Pause]:
+        """The stop-the-world pauses that were read."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples of its memory there are."""
 
     @property
     def paused_ns(self) -> int:

@@ -83,7 +83,7 @@ class SampleOptions:
 
 
 class SampledProcess:
-    """A process that is opened and looked at. Has the shape of `gotrace.watch.probed.TracedProcess`.
+    """A process that is opened and looked at. Has the shape of `gotrace.watch.probed.ProbedProcess`.
 
     `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if it can't be read.
     """

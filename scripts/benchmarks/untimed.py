@@ -20,7 +20,7 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.records import ProgramRuns
 from gotrace.kernel.stats import close, enable_stats
 from gotrace.plan.probes import ProbeSet
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 from gotrace.watch.target import cpu_time_ns
 
 
@@ -91,7 +91,7 @@ def measure_untimed(pairs: int, window_s: float, say: Callable[[str], None]) -> 
 
 def _pair(workload: Workload, work: Callable[[float], int], window_s: float, trap_ns: int, compiled: Compilation) -> Step:
     before = _per_unit(workload.pid, work, window_s)
-    traced = TracedProcess.prepare(workload.pid, ProbeSet.COMPLETE, False, SyscallSource.NONE)
+    traced = ProbedProcess.prepare(workload.pid, ProbeSet.COMPLETE, False, SyscallSource.NONE)
     try:
         traced.load(Options(wakers=False, governed=True), compiled.result())
         traced.attach()
@@ -108,7 +108,7 @@ def _pair(workload: Workload, work: Callable[[float], int], window_s: float, tra
     return Step((before + after) / 2, spent / units, (runs.hits * trap_ns + runs.run_ns) / units)
 
 
-def _runs(traced: TracedProcess) -> ProgramRuns:
+def _runs(traced: ProbedProcess) -> ProgramRuns:
     return sum(traced.tracer.runs().values(), ProgramRuns())  # there are no stages but the core
 
 

@@ -33,7 +33,7 @@ from gotrace.profile.types import GovernorReport, GovernorStep, Profile, Timelin
 from gotrace.run import session as session_module
 from gotrace.run.options import AttachOptions
 from gotrace.run.session import Session
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
@@ -289,13 +289,13 @@ def test_labels_of_a_real_trace_can_be_asked_for(tmp_path: Path) -> None:
 def test_what_is_in_progress_is_drawn_where_a_stage_was_given_up(given_up: Stage, off: str) -> None:
     """Of the runtime's goroutines most wait throughout: there is no single interval of them."""
     with Workload(build("contended", GO, "plain")) as workload:
-        process = TracedProcess.prepare(workload.pid)
+        process = ProbedProcess.prepare(workload.pid)
         try:
             process.load(Options(per_goroutine=True, stream_ns=0, governed=True), Compilation().result(), kernel_offsets())
             process.attach()
             process.begin()
             time.sleep(0.3)
-            process.leave_out(frozenset((given_up,)))
+            process.steering.leave_out(frozenset((given_up,)))
             left = time.monotonic_ns()
             time.sleep(0.5)
             stacks, intervals = process.finish()

@@ -25,7 +25,7 @@ from gotrace.kernel.program import Options
 from gotrace.profile.types import StackStat
 from gotrace.run.options import AttachOptions
 from gotrace.run.session import Session
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 from gotrace.watch.sampled import SampleOptions
 
 pytestmark = pytest.mark.bpf
@@ -237,10 +237,10 @@ def test_the_target_s_end_and_ours_in_the_midst_of_windows(tmp_path: Path, gotra
 
 
 @pytest.fixture
-def traced(request: pytest.FixtureRequest) -> Iterator[tuple[Workload, TracedProcess]]:
+def traced(request: pytest.FixtureRequest) -> Iterator[tuple[Workload, ProbedProcess]]:
     """A traced process of the fixture program that the test names, to be opened with `begin`."""
     with Workload(build(request.param, NEWEST, "stripped")) as workload:
-        process = TracedProcess.prepare(workload.pid)
+        process = ProbedProcess.prepare(workload.pid)
         try:
             process.load(Options(governed=True), Compilation().result(), kernel_offsets())
             process.attach()
@@ -250,13 +250,13 @@ def traced(request: pytest.FixtureRequest) -> Iterator[tuple[Workload, TracedPro
 
 
 @pytest.mark.parametrize("traced", ["pingpong"], indirect=True)
-def test_sampling_that_begins_in_the_midst_of_a_trace_is_unbiased(traced: tuple[Workload, TracedProcess]) -> None:
+def test_sampling_that_begins_in_the_midst_of_a_trace_is_unbiased(traced: tuple[Workload, ProbedProcess]) -> None:
     """Each goroutine's time in closed intervals is summed up in the kernel before it is decided which to keep, and intervals are
     counted: so the truth of the same run is known."""
     workload, process = traced
     process.begin()
-    process.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
-    process.sample(SAMPLE_NS)
+    process.steering.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
+    process.steering.sample(SAMPLE_NS)
     tracer = process.tracer
 
     def sums() -> tuple[int, int, float, float, float]:
@@ -289,22 +289,22 @@ def test_sampling_that_begins_in_the_midst_of_a_trace_is_unbiased(traced: tuple[
 
 
 @pytest.mark.parametrize("traced", ["paced"], indirect=True)
-def test_pauses_leave_nothing_behind(traced: tuple[Workload, TracedProcess]) -> None:
+def test_pauses_leave_nothing_behind(traced: tuple[Workload, ProbedProcess]) -> None:
     workload, process = traced
     process.begin()
     time.sleep(0.2)
     for turn in range(5):
-        process.pause()
-        assert process.paused and not probes_of(workload.pid)
+        process.steering.pause()
+        assert process.steering.paused and not probes_of(workload.pid)
         hits = process.counters()[Stat.HITS_START]
         assert hits > 100
         time.sleep(0.1)
         assert process.counters()[Stat.HITS_START] == hits
-        process.resume(30_000_000)
-        assert not process.paused and probes_of(workload.pid)
+        process.steering.resume(30_000_000)
+        assert not process.steering.paused and probes_of(workload.pid)
         time.sleep(0.06)  # the window is over before it is closed
     process.finish()
-    assert process.windows == 6 and not probes_of(workload.pid)
+    assert process.window.count == 6 and not probes_of(workload.pid)
     counters = process.counters()
     assert counters[Stat.END_WHILE_RUNNING] == counters[Stat.START_WHILE_STOPPED] == counters[Stat.INTERVAL_LOST] == 0
     attached = process.end_ns - process.start_ns - process.paused_ns
@@ -315,7 +315,7 @@ def test_pauses_leave_nothing_behind(traced: tuple[Workload, TracedProcess]) -> 
 
 
 @pytest.mark.parametrize("traced", ["paced"], indirect=True)
-def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple[Workload, TracedProcess]) -> None:
+def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple[Workload, ProbedProcess]) -> None:
     """The same goroutine sleeps as large a part of the time as it says, whichever way it is watched."""
     workload, process = traced
 
@@ -351,24 +351,24 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
         return after - before, own["slept_ns"], counted - count, own["sleeps"]
 
     process.begin()
-    process.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
-    process.pause()
-    process.resume(0, lean=True)
+    process.steering.leave_out(frozenset((Stage.WAKERS, Stage.KERNEL)))
+    process.steering.pause()
+    process.steering.resume(0, lean=True)
     assert process.tracer.probes.stages == {Stage.CORE} and len(process.tracer.programs()) > len(process.plan.probes)
     starts = process.counters()[Stat.HITS_START]
     seen, own, count, sleeps = stretch(2)
     assert process.counters()[Stat.HITS_START] == starts  # not one
     assert seen == pytest.approx(own, rel=0.05) and count == pytest.approx(sleeps, rel=0.05)
-    process.pause()
-    process.look(SampleOptions(rate_hz=100))
+    process.steering.pause()
+    process.steering.look(SampleOptions(rate_hz=100))
     assert not probes_of(workload.pid)
     hits = process.counters()[Stat.HITS_END]
     by_lean = margin()
     looked, own, *_ = stretch(4)
     assert abs(looked - own) < 2 * (margin() - by_lean) < 1.5e9
-    process.stop_looking()
+    process.steering.stop_looking()
     assert process.counters()[Stat.HITS_END] == hits
-    process.resume(0)  # and back to both
+    process.steering.resume(0)  # and back to both
     time.sleep(0.5)
     assert process.counters()[Stat.HITS_START] > starts
     process.finish()
@@ -381,17 +381,17 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
 
 
 @pytest.mark.parametrize("traced", ["execer"], indirect=True)
-def test_what_a_process_becomes_in_a_pause_is_not_traced(traced: tuple[Workload, TracedProcess]) -> None:
+def test_what_a_process_becomes_in_a_pause_is_not_traced(traced: tuple[Workload, ProbedProcess]) -> None:
     workload, process = traced
     process.begin()
     time.sleep(0.1)
-    process.pause()
+    process.steering.pause()
     workload.send("go")
     assert workload.read_line(20) == "ready again"
     hits = process.counters()[Stat.HITS_START]
     with pytest.raises(TargetGone, match="called exec in a pause"):
-        process.resume(50_000_000)
-    assert process.paused and not probes_of(workload.pid)
+        process.steering.resume(50_000_000)
+    assert process.steering.paused and not probes_of(workload.pid)
     time.sleep(0.1)
     process.finish()
     assert process.counters()[Stat.HITS_START] == hits > 10
@@ -399,16 +399,16 @@ def test_what_a_process_becomes_in_a_pause_is_not_traced(traced: tuple[Workload,
 
 
 @pytest.mark.parametrize("traced", ["stages"], indirect=True)
-def test_open_waits_of_threads_end_where_the_tracepoints_are_left_out(traced: tuple[Workload, TracedProcess]) -> None:
+def test_open_waits_of_threads_end_where_the_tracepoints_are_left_out(traced: tuple[Workload, ProbedProcess]) -> None:
     workload, process = traced
     process.begin()
     time.sleep(0.5)  # the program reads its input: in a system call
     left = time.monotonic_ns()
-    process.leave_out(frozenset((Stage.KERNEL,)))
+    process.steering.leave_out(frozenset((Stage.KERNEL,)))
     assert process.tracer.probes.stages == {Stage.CORE, Stage.WAKERS}
     assert not process.tracer.tables.read_open_threads()
     time.sleep(0.5)
-    process.take_up(frozenset((Stage.KERNEL,)))
+    process.steering.take_up(frozenset((Stage.KERNEL,)))
     assert process.tracer.probes.stages == set(Stage)
     process.finish()
     reads = [stat for stat in process.stacks() if stat.reason == "read"]
@@ -418,15 +418,15 @@ def test_open_waits_of_threads_end_where_the_tracepoints_are_left_out(traced: tu
 
 
 @pytest.mark.parametrize("traced", ["churn"], indirect=True)
-def test_goroutines_born_while_creation_is_not_seen_have_no_time_from_before(traced: tuple[Workload, TracedProcess]) -> None:
+def test_goroutines_born_while_creation_is_not_seen_have_no_time_from_before(traced: tuple[Workload, ProbedProcess]) -> None:
     _, process = traced
     process.begin()
     time.sleep(0.5)
-    process.leave_out(frozenset((Stage.WAKERS,)))
+    process.steering.leave_out(frozenset((Stage.WAKERS,)))
     process.read()
     began = {stat.key: stat.distribution.total_ns for stat in process.stacks()}
     time.sleep(1.0)
-    process.take_up(frozenset((Stage.WAKERS,)))
+    process.steering.take_up(frozenset((Stage.WAKERS,)))
     time.sleep(0.3)
     process.finish()
     created = [stat for stat in process.stacks() if stat.reason == "created"]

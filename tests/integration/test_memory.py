@@ -14,7 +14,7 @@ from gotrace.kernel.records import IntervalRow, RawStack, RowKey
 from gotrace.live.gstruct import Status
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.watch.probed import TracedProcess
+from gotrace.watch.probed import ProbedProcess
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
@@ -40,10 +40,10 @@ def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
     with Workload(build("states", version, variant)) as workload:
         workload.send("stacks")
         own = go_s_own(workload.read_json(20))
-        traced = TracedProcess.prepare(workload.pid)
+        traced = ProbedProcess.prepare(workload.pid)
         try:
-            reader, reasons = traced.reader, traced.binary.wait_reasons
-            symbolizer = Symbolizer(model := StackModel(traced.binary, traced.bias), KernelSymbols(), lambda fd, ino: "")
+            reader, reasons = traced.target.reader, traced.binary.wait_reasons
+            symbolizer = Symbolizer(model := StackModel(traced.binary, traced.target.bias), KernelSymbols(), lambda fd, ino: "")
             mine = {}
             for goroutine in reader.read():
                 pcs = reader.stack(goroutine)
@@ -71,9 +71,9 @@ def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
 def test_many_at_once_are_what_they_are_one_by_one(version: str) -> None:
     # Up to 60 frames deep: with and without the root in what is read first.
     with Workload(build("parked", version, "stripped"), "-goroutines", "3000", "-places", "60", "-active", "0") as workload:
-        traced = TracedProcess.prepare(workload.pid)
+        traced = ProbedProcess.prepare(workload.pid)
         try:
-            reader = traced.reader
+            reader = traced.target.reader
             waiting = [each for each in reader.read() if each.status == Status.WAITING]
             stacks = reader.stacks(waiting)
             assert len(waiting) >= 3000 and stacks == [reader.stack(each) for each in waiting]

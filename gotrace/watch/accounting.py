@@ -1,0 +1,59 @@
+"""What became of a process's time: its CPU time, and for how long its goroutines ran with a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from gotrace.common.vocabulary import Stat
+from gotrace.kernel.tables import Tables
+from gotrace.watch.target import cpu_time_ns
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a goroutine's time since the window began, ns. `partial`: it was born in it, or ended."""
+
+    g: int
+    run_ns: int
+    off_ns: int
+    partial: bool
+
+
+class CpuClock:
+    """CPU time of a process since `begin`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._start_ns = self._used_ns = 0
+        self._frozen = False
+
+    def begin(self) -> None:
+        """The window is about to open."""
+        self._start_ns = cpu_time_ns(self._pid)
+
+    def used_ns(self) -> int:
+        """As of the process's last sign of life, up to `freeze`."""
+        if not self._frozen:
+            self._used_ns = max(self._used_ns, cpu_time_ns(self._pid) - self._start_ns)
+        return self._used_ns
+
+    def freeze(self) -> None:
+        """The window is over."""
+        self.used_ns()
+        self._frozen = True
+
+
+def accounts(tables: Tables, start_ns: int, end_ns: int, ended: Container[int]) -> tuple[list[Account], int]:
+    """By goroutine, and for how long all have run, in the window from `start_ns` to `end_ns`. `ended` are g structs whose goroutine is
+    gone: those ran until a moment that nobody saw."""
+    opened, _known = tables.read_open()
+    since = {thread.g: thread.out_ns for thread in tables.read_open_threads()}
+    since |= {g: interval.start_ns for g, interval in opened.items()}
+    running_ns, found = tables.read_stats()[Stat.RUN_NS], []
+    for entry in tables.read_running():
+        present = max(0, end_ns - entry.since_ns) if entry.since_ns and entry.g not in ended else 0
+        off = entry.off_ns + (max(0, end_ns - max(since[entry.g], start_ns)) if entry.g in since else 0)
+        running_ns += present
+        found.append(Account(entry.g, entry.run_ns + present, off, entry.partial))
+    return found, running_ns

@@ -1,0 +1,95 @@
+"""From rows of the kernel's tables, and single intervals that it streams, to stacks with symbols."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from gotrace.common.vocabulary import Loss
+from gotrace.gobin.binary import GoBinary
+from gotrace.kernel.records import IntervalRow, KernelEvent
+from gotrace.kernel.tracer import Tracer
+from gotrace.model.stacks import StackModel
+from gotrace.profile.subwindows import SubWindows
+from gotrace.profile.types import Pause, SingleInterval, StackKey, StackStat
+from gotrace.watch.tally import Tally
+from gotrace.watch.unfinished.cutoff import CutOff
+
+_ROWS_AT_ONCE = 512
+
+
+class Rows:
+    """Of one process. `losses` are the process's, kept up to date here as far as stacks tell. `sampled_incomplete`: intervals whose stacks
+    were incomplete in samples of its memory."""
+
+    def __init__(self, tracer: Tracer, model: StackModel, tally: Tally, losses: dict[Loss, int]) -> None:
+        self.tally = tally
+        self.sampled_incomplete = 0
+        self.pauses: list[Pause] = []
+        self._tracer = tracer
+        self._model = model
+        self._losses = losses
+        self._subwindows = SubWindows()
+        self._changed: list[StackStat] = []
+        self._unplaced: list[KernelEvent] = []
+
+    def take(self, rows: list[IntervalRow]) -> list[StackStat]:
+        """The stacks that these rows change."""
+        changed = self.tally.take(rows)
+        self._losses[Loss.UNKNOWN_FUNCTION] = self.tally.unknown
+        self._losses[Loss.STACK_INCOMPLETE] = self.tally.incomplete() + self.sampled_incomplete
+        self._tracer.tables.put_frame_sizes(self._model.frame_sizes)
+        return changed
+
+    def keep(self, cut: CutOff) -> None:
+        """Waits that a window's end has cut off: the next `read` has their stacks."""
+        self._changed += self.take(list(cut.rows.values()))
+
+    def put(self, stacks: Iterable[StackStat]) -> None:
+        """The next `read` has these."""
+        self._changed += stacks
+
+    def read(self, limit_ns: int, start_ns: int, end_ns: int, others: Iterable[StackStat]) -> tuple[list[StackStat], list[SingleInterval]]:
+        """Stacks whose figures changed since they were read last, `others` among them, and the single intervals streamed since the last
+        call. With `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest. The window began at
+        `start_ns` and reaches to `end_ns`, 0 for now."""
+        deadline = time.monotonic_ns() + limit_ns
+        found = {id(stack): stack for stack in (*self._changed, *others)}
+        self._changed = []
+        while True:
+            rows = self._tracer.tables.read_rows(_ROWS_AT_ONCE if limit_ns else 0)
+            found |= {id(stack): stack for stack in self.take(rows)}
+            if len(rows) < _ROWS_AT_ONCE or not limit_ns or time.monotonic_ns() > deadline:
+                break
+        changed = list(found.values())
+        intervals, events = [], self._unplaced + self._tracer.read_events()
+        self._unplaced = []
+        for event in events:
+            key = self.tally.key_of(event.key)
+            if key is not None:
+                intervals.append(_interval(event, key, start_ns))
+            elif limit_ns:
+                self._unplaced.append(event)  # its row is among those that have yet to be read
+        self._subwindows.add(changed, (end_ns or time.monotonic_ns()) - start_ns)
+        return changed, intervals
+
+    def read_pauses(self, binary: GoBinary, pid: int, start_ns: int, end_ns: int) -> list[Pause]:
+        """The stop-the-world pauses that ended since the last call; with `end_ns` also one that lasts."""
+        found = self._tracer.tables.read_pauses(len(self.pauses))
+        if found and not found[-1].duration_ns and not end_ns:
+            found.pop()
+        reasons = binary.stop_reasons
+        new = [
+            Pause(
+                reasons[pause.reason] if 0 < pause.reason < len(reasons) else "stop the world",
+                pause.start_ns - start_ns, pause.duration_ns or max(0, end_ns - pause.start_ns), pid,
+            )
+            for pause in found
+        ]
+        self.pauses += new
+        return new
+
+
+def _interval(event: KernelEvent, key: StackKey, start_ns: int) -> SingleInterval:
+    start = max(0, event.start_ns - start_ns)
+    return SingleInterval(event.goid, start, event.duration_ns, key, event.waker_goid, event.tid, event.may_go_on, event.goes_on)

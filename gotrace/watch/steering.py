@@ -1,0 +1,196 @@
+"""What the governor does with a trace by probes: stages away and back, samples, detached windows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gotrace.common.errors import TargetGone
+from gotrace.common.vocabulary import Loss, Stage
+from gotrace.kernel.program import Options
+from gotrace.kernel.tracer import Tracer
+from gotrace.plan.probes import Plan, ProbeSet, make_plan
+from gotrace.proc.priority import Promptness
+from gotrace.profile.types import StackStat
+from gotrace.watch.rows import Rows
+from gotrace.watch.sampled import SampledProcess, SampleOptions
+from gotrace.watch.target import OpenTarget
+from gotrace.watch.window import Remaining, Window
+
+
+class Steering:
+    """Of one process. `execed` tells whether it has called exec or ended; `losses` are the process's. `samples` counts those of its memory
+    that were taken while no probe was placed."""
+
+    def __init__(
+        self, target: OpenTarget, plan: Plan, tracer: Tracer, window: Window, rows: Rows, options: Options, losses: dict[Loss, int],
+        execed: Callable[[], bool],
+    ) -> None:
+        self.samples = 0
+        self._target = target
+        self._plan = plan
+        self._tracer = tracer
+        self._window = window
+        self._rows = rows
+        self._losses = losses
+        self._execed = execed
+        self._least_ns = self._sample_ns = options.sample_period_ns
+        self._lean_plan: Plan | None = None
+        self._paused_ns = self._looked_ns = 0
+        self._looks: SampledProcess | None = None
+        self._stretches = 0
+
+    # -- where it stands -----------------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether the trace pauses: no probe is placed."""
+        return bool(self._window.detached_since)
+
+    @property
+    def paused_ns(self) -> int:
+        """How long it has paused in all, without samples."""
+        if self._looks is not None:
+            return self._paused_ns
+        now = self._window.end_ns or time.monotonic_ns()
+        return self._paused_ns + (max(0, now - self._window.detached_since) if self.paused else 0)
+
+    @property
+    def looked_ns(self) -> int:
+        """For how long its memory was sampled in its pauses."""
+        looks = self._looks
+        return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
+
+    @property
+    def looks(self) -> bool:
+        """Whether its memory is sampled now."""
+        return self._looks is not None
+
+    @property
+    def promptness(self) -> Promptness | None:
+        """That of those samples; None if there are none now."""
+        return None if self._looks is None else self._looks.promptness
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
+        in a window has not moved in it."""
+        return self._plan.probe_set is ProbeSet.COMPLETE
+
+    @property
+    def can_be_lean(self) -> bool:
+        """Whether there is a way to trace with one probe instead of two."""
+        return self._plan.probe_set is ProbeSet.COMPLETE and self._tracer.sees_threads
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def leave_out(self, stages: frozenset[Stage]) -> None:
+        """Removes the probes of these stages. What is known of threads that are off their CPU ends there."""
+        window = self._window
+        if Stage.WAKERS in stages:
+            window.creation_unseen = True
+            self._set_knobs()
+        now = time.monotonic_ns()
+        self._tracer.probes.remove(stages)
+        if Stage.KERNEL in stages:
+            window.threads_unseen = True
+            self._rows.keep(window.cut_off_threads(now))
+            self._tracer.tables.forget_threads()
+
+    def take_up(self, stages: frozenset[Stage]) -> None:
+        """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
+        earlier = self._window.earlier
+        noted = earlier.note() if Stage.KERNEL in stages else None
+        self._tracer.probes.place(stages)
+        if noted is not None:
+            earlier.check(noted, time.monotonic_ns())
+
+    def sample(self, period_ns: int) -> None:
+        """Intervals shorter than that are sampled from now on, as with --sample-period; 0: no longer."""
+        self._sample_ns = max(period_ns, self._least_ns)
+        self._rows.tally.sampled = self._rows.tally.sampled or bool(self._sample_ns)
+        self._set_knobs()
+
+    def _set_knobs(self) -> None:
+        self._tracer.set_knobs(self._sample_ns, self._window.creation_unseen)
+
+    # -- detached windows ----------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Closes the window, accounts for what is parked, and removes all probes."""
+        tracer, window = self._tracer, self._window
+        end = tracer.drain()
+        window.forget()
+        remaining = Remaining()
+        try:
+            heads, busy = window.parked.heads(end - window.opened_ns)
+            remaining.parked = window.parked.stacks(heads, busy)
+            tracer.probes.remove(frozenset(Stage))
+            tracer.stop()
+            opened, known = tracer.tables.read_open()
+            missed = [g for g in heads if g not in remaining.parked and (g in opened or g not in known)]
+            remaining.parked |= window.parked.stacks(heads, missed)
+        except (ProcessLookupError, PermissionError):
+            remaining.alive = False
+            tracer.probes.remove(frozenset(Stage))
+            tracer.stop()
+        self._rows.keep(window.cut_off(remaining, end))
+        tracer.tables.forget(end)
+        window.detached_since = end
+        self._set_knobs()
+
+    def resume(self, length_ns: int, lean: bool = False) -> None:
+        """Opens a window of `length_ns` (0: until `pause` or the end), of the core alone, or with the one probe of mode lean;
+        raises Refused or TargetGone, then no probe is left."""
+        if lean and self._lean_plan is None:
+            self._lean_plan = make_plan(self._target.binary, ProbeSet.LEAN, wakers=False, exits=False)
+        self.stop_looking()
+        self._rows.tally.inferred = self._rows.tally.inferred or lean
+        self._tracer.follow(self._lean_plan if lean and self._lean_plan is not None else self._plan)
+        if not self._execed():
+            self._tracer.probes.place(frozenset((Stage.CORE,)))
+        if self._execed():  # what is known of its code and memory is another program's
+            self._tracer.detach()
+            raise TargetGone(f"process {self._target.process.pid} ended or called exec in a pause")
+        since = self._window.detached_since
+        self._window.open_again(length_ns)
+        self._paused_ns += self._window.opened_ns - since
+
+    # -- samples in a pause --------------------------------------------------------------------------------------------
+
+    def look(self, options: SampleOptions) -> None:
+        """In a pause: its memory is sampled, until it is over or `stop_looking`."""
+        self._looks = SampledProcess(self._target, options)
+        self._stretches += 1
+        self._looks.attach()
+        self._looks.begin()
+        self._paused_ns += self._looks.start_ns - self._window.detached_since
+
+    def looked(self) -> list[StackStat]:
+        """The stacks that these samples have changed since the last call."""
+        if self._looks is None:
+            return []
+        return self._rows.tally.take_looks(self._stretches, ((estimate, set()) for estimate in self._looks.read()[0]))
+
+    def tick(self, wait_s: float) -> float:
+        """Samples if it is time; returns the seconds until something is due, `wait_s` at most."""
+        return wait_s if self._looks is None else min(wait_s, self._looks.tick())
+
+    def end(self) -> None:
+        """The process is gone: the samples end there."""
+        if self._looks is not None:
+            self._looks.end()
+
+    def stop_looking(self) -> None:
+        """The pause goes on, without samples; nothing if there are none."""
+        looks, self._looks = self._looks, None
+        if looks is None:
+            return
+        looks.finish()
+        self._rows.put(self._rows.tally.take_looks(self._stretches, looks.found()))
+        self.samples += looks.samples
+        for loss in (Loss.STACK_TORN, Loss.STACK_INCOMPLETE):
+            self._losses[loss] = self._losses.get(loss, 0) + looks.losses[loss]
+        self._rows.sampled_incomplete += looks.losses[Loss.STACK_INCOMPLETE]
+        self._looked_ns += looks.end_ns - looks.start_ns
+        self._window.detached_since = looks.end_ns
