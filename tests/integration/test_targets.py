@@ -207,9 +207,12 @@ def test_a_real_server(tmp_path: Path) -> None:
     assert {name: count for name, count in summary["losses"].items() if count and name not in OF_THREADS} == {}
     assert summary["losses"]["stack_in_transit"] < summary["totals"]["intervals"] // 100
     assert {"IO wait", "select", "chan receive"} <= set(summary["totals"]["by_reason"])
-    assert not [f for s in summary["stacks"] for f in s["frames"] if f["kind"] == "lost" and f["name"] != IN_TRANSIT]
+    lost = [s for s in summary["stacks"] if any(f["kind"] == "lost" and f["name"] != IN_TRANSIT for f in s["frames"])]
+    # A thread may stop in a function's first instructions, or in a write barrier (to Go 1.20): their callers are not to be found. It says so.
+    assert all(s["state"] in ("runqueue", "syscall") for s in lost), lost
+    assert sum(s["count"] for s in lost if not s["reason"].startswith("thread woken")) <= summary["losses"]["thread_stack_unreadable"] < summary["totals"]["intervals"] // 1000
     for stack in summary["stacks"]:
-        assert stack["frames"][-1]["name"] in ("runtime.goexit", "runtime.mstart", IN_TRANSIT), stack
+        assert stack in lost or stack["frames"][-1]["name"] in ("runtime.goexit", "runtime.mstart", IN_TRANSIT), stack
     names = {frame["name"] for stack in summary["stacks"] for frame in stack["frames"]}
     # Its raft loop, its gRPC transport and its backend: where an etcd under load is known to wait.
     assert any(".(*raftNode).start" in name for name in names)
