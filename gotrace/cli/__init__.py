@@ -90,9 +90,9 @@ def _discard_stdout() -> None:
 
 
 def _say(message: str, hint: str | None, code: int) -> int:
-    from gotrace.render.text import sanitize
+    from gotrace.render.text import ERROR_LIMIT, sanitize
 
-    print(f"error: {sanitize(message)}", file=sys.stderr)
+    print(f"error: {sanitize(message, ERROR_LIMIT)}", file=sys.stderr)
     if hint:
-        print(f"hint: {sanitize(hint)}", file=sys.stderr)
+        print(f"hint: {sanitize(hint, ERROR_LIMIT)}", file=sys.stderr)
     return code

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,9 @@ from gotrace.common.errors import GotraceError, Interrupted, UsageError
 from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
 from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
+
+if TYPE_CHECKING:
+    from gotrace.run.session import Session
 
 EXAMPLES = """
 \b
@@ -150,7 +155,7 @@ def _check_pattern(match: str) -> None:
         raise UsageError(f"--match: {match!r} is not a regular expression: {error}") from None
 
 
-def _handle_signals(session) -> None:
+def _handle_signals(session: Session) -> None:
     from gotrace.cli.interrupts import told_to_end
 
     def stop(number: int, _frame: object) -> None:
@@ -177,6 +182,6 @@ _HOW_TO_OPEN = {
 }
 
 
-def _how_to_open(path) -> str:
+def _how_to_open(path: Path) -> str:
     how = next((text for suffix, text in _HOW_TO_OPEN.items() if path.name.lower().endswith(suffix)), "")
     return f"   ({how.format(path)})" if how else ""

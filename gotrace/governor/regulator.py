@@ -63,6 +63,11 @@ class Regulator:
         }.get(rung, True)
 
     @property
+    def steps(self) -> list[GovernorStep]:
+        """The changes up to now."""
+        return self._steps
+
+    @property
     def in_window(self) -> bool:
         """Whether a short window is open, which should be closed in time."""
         return self.governor.rung is Rung.CONTINUITY and not self.process.steering.paused
@@ -224,7 +229,8 @@ def together(regulators: list[Regulator]) -> GovernorReport:
     load = sum((regulator.whole() for regulator in regulators), Load())
 
     def most(name: str) -> int:
-        return max(getattr(report, name) for report in reports)
+        times: list[int] = [getattr(report, name) for report in reports]
+        return max(times)
 
     return GovernorReport(
         max_overhead=reports[0].max_overhead, share=load.share, cost_ns=load.cost_ns, wakers_off_ns=most("wakers_off_ns"),

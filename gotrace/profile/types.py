@@ -174,7 +174,7 @@ class SingleInterval(NamedTuple):
     goid: int
     start_ns: int
     duration_ns: int
-    stack_key: tuple[object, ...]
+    stack_key: StackKey
     waker_goid: int = 0
     tid: int = 0
     may_go_on: bool = False

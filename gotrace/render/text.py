@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from gotrace.common.units import format_duration, format_share
 
-__all__ = ("NAME_LIMIT", "TOLD_LIMIT", "format_duration", "format_share", "sanitize")
+__all__ = ("ERROR_LIMIT", "NAME_LIMIT", "TOLD_LIMIT", "format_duration", "format_share", "sanitize")
 
 NAME_LIMIT = 160
 """Characters of a symbol, path or process name that reach a terminal."""
+ERROR_LIMIT = 1000
+"""Characters of an error and of a hint, which may hold paths and a command to be copied."""
 TOLD_LIMIT = 600
 """Characters of a line on what a trace went without."""
 

@@ -30,7 +30,7 @@ from gotrace.kernel.compilation import Compilation
 from gotrace.kernel.offsets import kernel_offsets
 from gotrace.kernel.program import Options
 from gotrace.profile.types import GovernorReport, GovernorStep, Profile, TimelineInterval, Window
-from gotrace.run import session as session_module
+from gotrace.run import outputs as outputs_module
 from gotrace.run.options import AttachOptions
 from gotrace.run.session import Session
 from gotrace.watch.probed import ProbedProcess
@@ -117,7 +117,7 @@ def test_without_single_intervals_there_is_no_perfetto_trace(service: Workload, 
 def test_intervals_beyond_what_is_kept_are_counted(
     service: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_TIMELINE_LIMIT", 50)
+    monkeypatch.setattr(outputs_module, "_TIMELINE_LIMIT", 50)
     outputs = (str(tmp_path / "x.pftrace"), str(tmp_path / "x.gotrace"))
     with Session(AttachOptions((service.pid,), 1_000_000_000, outputs)) as session:
         session.prepare()

@@ -1,0 +1,72 @@
+"""Hands what the processes of a run yield to its sinks."""
+
+from __future__ import annotations
+
+from gotrace.governor.regulator import Regulator
+from gotrace.profile.types import GovernorStep, Profile, SingleInterval, StackStat
+from gotrace.run.accounting import Accounting
+from gotrace.run.outputs import CaptureSink, TimelineSink
+from gotrace.run.sinks import Delta, Moment, Sink, Sinks
+from gotrace.watch.protocol import Waits, Watched
+
+_READ_FOR_NS = 250_000_000
+"""What reading before a commit may take: with tens of thousands of stacks that move all the time it would take seconds, of a CPU
+that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
+
+
+class Handing:
+    """Of one run. `timeline` and `capture` are sinks too; what they could not keep is a loss of the run."""
+
+    def __init__(self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting) -> None:
+        self.sinks = Sinks()
+        self.timeline: TimelineSink | None = None
+        self.capture: CaptureSink | None = None
+        self._processes = processes
+        self._regulators = regulators
+        self._accounting = accounting
+        self._steps: dict[int, int] = {}
+
+    def add(self, sink: Sink) -> None:
+        """Adds a sink."""
+        if isinstance(sink, TimelineSink):
+            self.timeline = sink
+        elif isinstance(sink, CaptureSink):
+            self.capture = sink
+        self.sinks.add(sink)
+
+    def batch(self) -> None:
+        """What has changed since the last batch, of all processes, and where the run stands then."""
+        for process in self._processes:
+            self._hand_on(process, *process.read(_READ_FOR_NS // len(self._processes)))
+        self.sinks.commit(Moment(lambda: self.profile(complete=False), self._waits))
+
+    def _waits(self) -> list[Waits]:
+        return [process.ongoing() for process in self._processes]
+
+    def last_batch(self, process: Watched) -> None:
+        """Closes the process's window and hands on the rest."""
+        self._hand_on(process, *process.finish())
+
+    def _hand_on(self, process: Watched, stacks: list[StackStat], intervals: list[SingleInterval]) -> None:
+        pid = process.process.pid
+        self.sinks.take(Delta(pid, stacks, intervals, process.read_pauses(), process.losses, self._new_steps(pid)))
+
+    def _new_steps(self, pid: int) -> tuple[GovernorStep, ...]:
+        if pid not in self._regulators:
+            return ()
+        steps, seen = self._regulators[pid].steps, self._steps.get(pid, 0)
+        self._steps[pid] = len(steps)
+        return tuple(steps[seen:])
+
+    def show(self, now: float) -> None:
+        """Where the run stands (time.monotonic)."""
+        self.sinks.show(self._accounting.progress(now))
+
+    def profile(self, complete: bool) -> Profile:
+        """All that is known."""
+        dropped = self.timeline.dropped if self.timeline is not None else 0
+        dropped += self.capture.writer.dropped if self.capture is not None else 0
+        profile = self._accounting.profile(complete, [], dropped)
+        if complete and self.timeline is not None:
+            profile.timeline = self.timeline.intervals(profile.stacks)
+        return profile
