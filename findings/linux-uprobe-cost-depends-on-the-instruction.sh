@@ -4,8 +4,8 @@
 # The kernel emulates a few instructions on x86 (push, call, jmp, the conditional jumps, nop): the breakpoint is the only trap. All others
 # it executes out of line and single-steps them, which is a second trap, and a dear one in a virtual machine, where the debug exception
 # may leave the guest. A Go function begins with a comparison, the dear kind; its conditional jump is next to it, 4 bytes on. What a
-# tracer costs is mostly decided by that. Seen on Linux 6.18 in a virtual machine: push %rbp some 400 ns, mov %rsp,%rbp after it some
-# 15,000 ns; on bare metal about twice as much is reported. Needs root (uprobes), gcc and readelf.
+# tracer costs is mostly decided by that. Seen on Linux 6.18 in a virtual machine: push %rbp some 700 ns of CPU, mov %rsp,%rbp after it
+# some 6,500; on bare metal about twice as much is reported. Needs root (uprobes), gcc and readelf.
 set -euo pipefail
 
 folder=$(mktemp -d)
