@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A BPF stack map refuses a third of the stacks that it has room for. The id that bpf_get_stackid returns is the stack's hash modulo the
-# size of the map, and a second stack with the same one has no other place: it gets -EEXIST, or with BPF_F_REUSE_STACKID takes the place,
-# and ids that were kept of the first now tell the second, with nobody told. As with birthdays this does not begin when the map is full:
-# as many stacks as it is for lose 1 in 3, a tenth of that still 1 in 20. Own maps by a 64-bit hash have no such loss. Seen on Linux 6.18:
-# of 256 stacks put into a map for 256, some 90 are refused, and with BPF_F_REUSE_STACKID they have some 160 ids among them. Needs root
-# (bpf, uprobes), gcc and readelf.
+# A BPF stack map refuses a third of the stacks that it has room for.
+#
+# The id that bpf_get_stackid returns is the stack's hash modulo the size of the map, and a second stack with the same one has no other
+# place: it gets -EEXIST, or with BPF_F_REUSE_STACKID takes the place, and ids that were kept of the first now tell the second, with
+# nobody told. As with birthdays this does not begin when the map is full: as many stacks as it is for lose 1 in 3, a tenth of that still
+# 1 in 20. Own maps by a 64-bit hash have no such loss. Seen on Linux 6.18: of 256 stacks put into a map for 256, some 90 are refused, and
+# with BPF_F_REUSE_STACKID they have some 160 ids among them. Needs root (bpf, uprobes), gcc and readelf.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -31,7 +31,7 @@ int main(void)
 }
 C
 gcc -O1 -o "$folder/main" "$folder/main.c" 2>"$folder/warnings"
-cost() { python3 "$(dirname "$0")/hits.py" "$1" -- "$folder/main" 2>&1 >"$folder/hits"; }
+cost() { { python3 "$(dirname "$0")/hits.py" "$1" -- "$folder/main" >"$folder/hits"; } 2>&1; }
 push=$(cost step)
 move=$(cost step+1)
 echo "a hit on push %rbp takes $push ns of CPU, on mov %rsp,%rbp $move ns; $(cat "$folder/hits")"
