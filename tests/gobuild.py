@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = ROOT / ".cache"
 GO_VERSIONS = (ROOT / "scripts" / "go-versions").read_text().split()
+FULL = os.environ.get("GOTRACE_FULL") == "1"
+SOME_VERSIONS = GO_VERSIONS if FULL else [GO_VERSIONS[0], GO_VERSIONS[2], GO_VERSIONS[5], GO_VERSIONS[-1]]
+"""For what a whole trace shows: the oldest, two in the middle and the newest, all with `scripts/test --full`. Parsers and layouts are
+tested with all in any case."""
 VARIANTS = ("plain", "stripped", "pie", "cgo")
 
 _FLAGS = {

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from attach import Attached
-from gobuild import GO_VERSIONS, build, go_command
+from gobuild import SOME_VERSIONS, build, go_command
 from workload import Workload
 
 pytestmark = pytest.mark.bpf
 
-VERSIONS = [version for version in GO_VERSIONS if int(version.split(".")[1]) >= 21]
+VERSIONS = [version for version in SOME_VERSIONS if int(version.split(".")[1]) >= 21]
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"go{version}")
