@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from attach import Attached, probes_of
-from gobuild import build
+from gobuild import FULL, build
 from summaries import OF_THREADS
 from workload import Workload
 
@@ -23,7 +23,7 @@ from gotrace.common.vocabulary import FrameKind, Loss
 
 pytestmark = pytest.mark.bpf
 
-ROUNDS = 100
+ROUNDS = 100 if FULL else 20
 # The churn's recursion is deeper than the walk goes, and its stacks are copied all the time: counted, as it must be.
 SHALLOW = {Loss.STACK_TRUNCATED, *OF_THREADS}
 
@@ -223,7 +223,7 @@ def test_kill_9_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
         if child == 0:
             _trace_until_killed(churn.pid, tmp_path / f"{number}.gotrace")
         # Wherever it is: loading, attaching, tracing.
-        time.sleep(0.15 + 0.006 * number)
+        time.sleep(0.15 + 0.6 * number / ROUNDS)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     is_healthy(churn)
