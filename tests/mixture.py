@@ -154,6 +154,8 @@ def single_intervals(capture: Path, summary: dict) -> dict[int, list[Interval]]:
         last = [i for i in intervals if i.end == end]
         for later in (i for i in last if i.state in ("runnable", "netpoll")):
             for earlier in (i for i in last if i.state == "waiting"):
+                if earlier not in intervals:
+                    continue  # it was moved before another part already
                 intervals.remove(earlier)
                 shift = later.end - later.start
                 intervals.append(Interval(earlier.start - shift, earlier.end - shift, earlier.state, earlier.reason))

@@ -64,12 +64,15 @@ class Rows:
         changed = list(found.values())
         intervals, events = [], self._unplaced + self._tracer.read_events()
         self._unplaced = []
+        held: set[int] = set()
         for event in events:
             key = self.tally.key_of(event.key)
-            if key is not None:
+            if key is not None and event.goid not in held:
                 intervals.append(_interval(event, key, start_ns))
             elif limit_ns:
-                self._unplaced.append(event)  # its row is among those that have yet to be read
+                # Its row is among those that have yet to be read. Those of a goroutine stay in their order.
+                held.add(event.goid)
+                self._unplaced.append(event)
         self._subwindows.add(changed, (end_ns or time.monotonic_ns()) - start_ns)
         return changed, intervals
 
