@@ -238,12 +238,14 @@ class Tables:
     def stopped_ns(self, until_ns: int) -> int:
         """How long the world had been stopped in all, as bpf/maps.c: stopped_until counts it."""
         world = World.from_buffer_copy(read_element(self._maps["world"], bytes(4), ct.sizeof(World)))
-        return world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
+        total: int = world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
+        return total
 
     def halted_ns(self, until_ns: int) -> int:
         """How long the process had been stopped from outside in all, as bpf/maps.c: halted_until counts it."""
         state = Halt.from_buffer_copy(read_element(self._maps["halt"], bytes(4), ct.sizeof(Halt)))
-        return state.total_ns + (max(0, until_ns - state.since) if state.since else 0)
+        total: int = state.total_ns + (max(0, until_ns - state.since) if state.since else 0)
+        return total
 
     def threads_outside(self) -> int:
         """How many threads were seen in C, with no Go code below."""
@@ -360,7 +362,8 @@ class Tables:
 
     def is_halted_since(self, since_ns: int) -> bool:
         """Whether what `add_halt` noted still holds, as far as the kernel side has seen."""
-        return Halt.from_buffer_copy(read_element(self._maps["halt"], bytes(4), ct.sizeof(Halt))).since == since_ns
+        noted: int = Halt.from_buffer_copy(read_element(self._maps["halt"], bytes(4), ct.sizeof(Halt))).since
+        return noted == since_ns
 
     def forget_halt(self) -> None:
         """Takes `add_halt` back: the process had gone on before."""

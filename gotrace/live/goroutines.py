@@ -120,7 +120,7 @@ class GoroutineReader:
         """Those in one of these states. Of the others nothing but that is read."""
         addresses, offset = self.addresses(), self._layout.g_atomicstatus
         for start in range(0, len(addresses), WORDS_AT_ONCE):
-            batch = addresses[start : start + WORDS_AT_ONCE]
+            batch: Sequence[int] = addresses[start : start + WORDS_AT_ONCE]
             words = self._memory.read_u32s([address + offset for address in batch])
             if words is not None:
                 batch = [address for address, word in zip(batch, words, strict=False) if word & ~SCAN_BIT in wanted]

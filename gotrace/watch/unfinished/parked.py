@@ -49,7 +49,8 @@ class ParkedReader:
         """The goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
         found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
-            retry, waiting = [], []
+            retry: list[int] = []
+            waiting: list[Goroutine] = []
             for goroutine in self._reader.read(addresses):
                 if goroutine.ended:
                     self.ended.add(goroutine.address)
@@ -88,6 +89,7 @@ class ParkedReader:
         """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
         whose stacks are to be read before those go: whoever moved in the window may move again soon."""
         opened, _known = self._tables.read_open()
+        addresses: Sequence[int]
         if self._reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
             addresses = self._reader.addresses()
         else:
