@@ -217,6 +217,7 @@ class ProbedProcess:
         self._close_window()
         if alive:
             self._check_probes()
+        self._cpu.used_ns()
         self._cpu.freeze()
         remaining = window.read_remaining(alive)
         tracer.stop()
