@@ -95,7 +95,7 @@ class Steering:
         if Stage.KERNEL in stages:
             window.threads_unseen = True
             self._rows.keep(window.cut_off_threads(now))
-            self._tracer.tables.forget_threads()
+            self._tracer.tables.writer.forget_threads()
 
     def take_up(self, stages: frozenset[Stage]) -> None:
         """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
@@ -135,7 +135,7 @@ class Steering:
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
         self._rows.keep(window.cut_off(remaining, end))
-        tracer.tables.forget(end)
+        tracer.tables.writer.forget(end)
         window.detached_since = end
         self._set_knobs()
 

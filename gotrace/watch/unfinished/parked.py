@@ -128,7 +128,7 @@ class ParkedReader:
             for goroutine in self._reader.read([g]):
                 pcs = self._reader.stack(goroutine)
                 if pcs:
-                    return self._tables.put_stack(pcs)
+                    return self._tables.writer.put_stack(pcs)
         return 0
 
     def things(self, parked: dict[int, Parked]) -> dict[int, int]:
@@ -146,7 +146,7 @@ class ParkedReader:
         numbers = {}
         for fd, thing in files.items():
             with contextlib.suppress(BpfError):
-                numbers[fd] = self._tables.put_object(thing)
+                numbers[fd] = self._tables.writer.put_object(thing)
         return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
 
 
