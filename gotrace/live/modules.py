@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from gotrace.gobin.pclntab import MAGIC_118, MAGIC_120
+from gotrace.gobin.moduledata import MAGIC_118, MAGIC_120
 from gotrace.proc.memory import Memory
 
 _READ = 1024

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Function
+from gotrace.gobin.functions import Function
 from gotrace.kernel.records import RawStack
 from gotrace.kernel.structs import LEAF_BLOCK, LEAF_BLOCK_BITS, LEAF_PC
 

@@ -37,7 +37,7 @@ from gotrace.common.vocabulary import (
     State,
 )
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Call
+from gotrace.gobin.functions import Call
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL

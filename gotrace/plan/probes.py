@@ -28,7 +28,7 @@ from enum import Enum
 
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Function
+from gotrace.gobin.functions import Function
 from gotrace.gobin.x86 import ProbeSite, call_site, first_emulated_after, inlined_call_site, probe_site
 
 
