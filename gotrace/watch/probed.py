@@ -15,7 +15,8 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.model.stacks import StackModel
-from gotrace.plan.probes import ProbeSet, sanitizer_of
+from gotrace.plan.makeplan import sanitizer_of
+from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.priority import Promptness
 from gotrace.profile.symbolize import Symbolizer

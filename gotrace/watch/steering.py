@@ -9,7 +9,8 @@ from gotrace.common.errors import TargetGone
 from gotrace.common.vocabulary import Loss, Stage
 from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
-from gotrace.plan.probes import Plan, ProbeSet, make_plan
+from gotrace.plan.makeplan import make_plan
+from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.proc.priority import Promptness
 from gotrace.profile.types import StackStat
 from gotrace.watch.rows import Rows

@@ -14,7 +14,7 @@ from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
 from gotrace.gobin.pclntab import Pclntab
-from gotrace.plan.probes import make_plan
+from gotrace.plan.makeplan import make_plan
 
 _GAP = 64
 _EXTRA = ("main.main", "runtime.main", "runtime.goexit", "runtime.schedule", "runtime.findRunnable", "time.Sleep")

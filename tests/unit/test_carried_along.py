@@ -15,7 +15,7 @@ from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import FileBytes, Image, read_file
 from gotrace.gobin.moduledata import MAGIC_118, MAGIC_120
-from gotrace.plan.probes import make_plan
+from gotrace.plan.makeplan import make_plan
 
 PT_LOAD, PT_GNU_STACK = 1, 0x6474E551
 PLACE = 0x20000000

@@ -23,7 +23,7 @@ from gotrace.capture.writer import CaptureWriter
 from gotrace.common.errors import BadBinary, GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
-from gotrace.plan.probes import make_plan
+from gotrace.plan.makeplan import make_plan
 from gotrace.proc.descriptors import Descriptors
 
 
