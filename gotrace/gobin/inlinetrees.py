@@ -40,7 +40,8 @@ class InlineTrees:
         return (self._records.word(function, _INLINE_INDEX) or 0) if function.npcdata > _INLINE_INDEX else 0
 
     def call(self, tree: int, index: int) -> tuple[int, int, int]:
-        """Of an inlined call: the offset of its name, the offset in the function of the program counter that it was called at, its funcID."""
+        """Of an inlined call: the offset of its name, the offset in the function of the program counter that it was called at, its
+        funcID."""
         if self._records.magic == MAGIC_120:
             func_id, name_offset, parent_pc, _ = struct.unpack("<B3xiii", self._records.image.read(tree + 16 * index, 16))
         else:

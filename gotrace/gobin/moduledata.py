@@ -1,4 +1,5 @@
-"""Where in an executable Go's function table and module data are (src/runtime/symtab.go: pcHeader, moduledata; cmd/link/internal/ld/pcln.go)."""
+"""Where in an executable Go's function table and module data are (src/runtime/symtab.go: pcHeader, moduledata;
+cmd/link/internal/ld/pcln.go)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def locate(image: Image) -> tuple[int, int, int]:
             continue
         plausible += 1
         if plausible > _MAX_HEADERS:
-            raise BadBinary(f"{image.name}: more than {_MAX_HEADERS} places look like a Go function table, of which gotrace looks no further")
+            raise BadBinary(
+                f"{image.name}: more than {_MAX_HEADERS} places look like a Go function table, of which gotrace looks no further"
+            )
         moduledata = _moduledata(image, address)
         if moduledata is None:
             continue

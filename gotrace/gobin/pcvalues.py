@@ -1,4 +1,5 @@
-"""The tables that give each program counter of a function a value: stack depth, file, line, inlined call (src/runtime/symtab.go: pcvalue)."""
+"""The tables that give each program counter of a function a value: stack depth, file, line, inlined call (src/runtime/symtab.go:
+pcvalue)."""
 
 from __future__ import annotations
 

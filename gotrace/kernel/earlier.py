@@ -58,8 +58,10 @@ class EarlierState:
         )
         if thread.kind != StartKind.STOPPED:
             wait = Wait(
-                ip=thread.pc, sp=thread.sp, stack=number, kernel_stack=kernel, object=object_number, kind=thread.kind, syscall=thread.syscall,
-                # The runtime may preempt it before the window opens, and another thread take it back to where it waits: that goes on with it.
+                ip=thread.pc, sp=thread.sp, stack=number, kernel_stack=kernel, object=object_number, kind=thread.kind,
+                syscall=thread.syscall,
+                # The runtime may preempt it before the window opens, and another thread take it back to where it waits: that goes on
+                # with it.
                 flags=WAIT_BEFORE | WAIT_SHORT | WAIT_INTERRUPTED | (WAIT_INTERRUPTIBLE if thread.interruptible else 0),
             )
             with contextlib.suppress(BpfError):
@@ -71,8 +73,8 @@ class EarlierState:
             self._maps.write("threads", struct.pack("<I", tid), bytes(entry), only_new=True)
 
     def add_blocked_late(self, thread: BlockedThread, start_ns: int) -> bool:
-        """`add_blocked` for a thread that was found after the window opened at `start_ns`, if the kernel side has seen nothing of it since: a
-        thread that had a CPU then has been seen to leave it. Returns whether it has noted that."""
+        """`add_blocked` for a thread that was found after the window opened at `start_ns`, if the kernel side has seen nothing of it
+        since: a thread that had a CPU then has been seen to leave it. Returns whether it has noted that."""
         key = struct.pack("<I", thread.tid)
         entry: Thread | None = None
         with contextlib.suppress(BpfError):

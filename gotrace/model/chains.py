@@ -22,7 +22,9 @@ ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtim
 INTERRUPTED = frozenset(("runtime.asyncPreempt", "runtime.sigpanic"))
 """What a signal calls: the frame above is the interrupted instruction (runtime/preempt.go, signal_amd64.go)."""
 NO_ADDRESSES = frozenset((OUTSIDE_CODE, SANITIZER_CODE))
-_OWN_FRAMES = INTERRUPTED | {"runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack"} | ROOTS
+_OWN_FRAMES = INTERRUPTED | ROOTS | {
+    "runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack",
+}
 """Functions whose callers do not lie right above their frames."""
 _MOST_FRAME_SIZES = 8192
 _MOST_BLOCKS = 1024

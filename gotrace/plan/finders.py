@@ -100,7 +100,8 @@ def _inlined_starts(binary: GoBinary, symbol: str, program: str, site: ProbeSite
                 f"waits that begin in {copy.name}: their time counts as running",
             ))
             continue
-        probes.append(_probe(binary, "start", f"{copy.name} ({symbol.removeprefix('runtime.')} inlined)", program, found, "rax", "inline tree"))
+        name = f"{copy.name} ({symbol.removeprefix('runtime.')} inlined)"
+        probes.append(_probe(binary, "start", name, program, found, "rax", "inline tree"))
     return probes, left_out
 
 

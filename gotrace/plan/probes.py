@@ -18,7 +18,8 @@ All end at ``runtime.execute``. Beside them stand those on what makes a goroutin
 ``runtime.netpollready``, the call in ``runtime.newproc.func1``), on its end (``runtime.gdestroy``) and on stop-the-world pauses.
  Coroutines (iter.Pull) are switched past it, by ``runtime.coroswitch_m``: one hit there ends
 the interval of the side that goes on and begins that of the side that stops. ``runtime.gogo``, which sees every resume,
-is not used: every growth of a stack passes it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
+is not used: every growth of a stack passes it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the
+sets.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ class Plan:
     """All that the kernel side needs to know of a binary. Addresses are link-time.
 
     `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
-    by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer goes stale when the
-    collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame instead.
-    `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the scheduler.
-    `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
+    by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go
+    1.20 its frame pointer goes stale when the collector moves the stack during the assist (systemstack did not restore it), and the walk
+    steps over the frame instead. `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the
+    scheduler. `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
     """
 
     probe_set: ProbeSet

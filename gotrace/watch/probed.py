@@ -293,7 +293,9 @@ class ProbedProcess:
             )
         outside = tables.threads_outside()
         if outside:
-            self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+            self.notes.append(
+                f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
+            )
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""

@@ -232,8 +232,8 @@ class SampledProcess:
         share = self._run_queue.share()
         if share >= _NOTED_SHARE:
             self.notes.append(
-                f"threads waited for a CPU for {share:.0%} of the time in which they could run: so much is taken off the time that goroutines"
-                " seemed to be on one (estimate)"
+                f"threads waited for a CPU for {share:.0%} of the time in which they could run: so much is taken off the time that"
+                " goroutines seemed to be on one (estimate)"
             )
         self.running_ns = round(self._estimator.running_ns * (1 - share))
         if self._threads.existing is not None:
@@ -242,7 +242,9 @@ class SampledProcess:
             self.losses[Loss.RUNNING_UNKNOWN] = 1
             self.running_ns = None
         if outside := len(self._sampler.outside):
-            self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+            self.notes.append(
+                f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
+            )
 
     def close(self) -> None:
         """Closes the process."""

@@ -80,8 +80,8 @@ class EarlierThreads:
         return noted
 
     def check(self, noted: Noted, opened_ns: int) -> None:
-        """The view of threads has opened, at `opened_ns`. Takes back what was noted of threads that had gone on before, and notes those that
-        went to sleep after they were asked. Those that did so since then the kernel side knows better already."""
+        """The view of threads has opened, at `opened_ns`. Takes back what was noted of threads that had gone on before, and notes those
+        that went to sleep after they were asked. Those that did so since then the kernel side knows better already."""
         pid, earlier = self._pid, self._tracer.tables.earlier
         asleep = set()
         for thread in noted.blocked:

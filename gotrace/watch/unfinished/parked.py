@@ -156,7 +156,8 @@ def _unmoved(head: Goroutine, now: Goroutine) -> bool:
 
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     stack = _whole_stack(pcs) if pcs else RawStack((goroutine.pc,), unreadable=True)
-    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack, kind=KIND_OF_STATUS.get(goroutine.status, StartKind.BEFORE))
+    kind = KIND_OF_STATUS.get(goroutine.status, StartKind.BEFORE)
+    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack, kind=kind)
 
 
 @lru_cache(1 << 12)
