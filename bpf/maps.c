@@ -2,9 +2,9 @@
  * in between, summed up here. The programs only read the target's memory.
  *
  * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c record.c objects.c
- * goroutines.c wakers.c world.c threads.c syscalls.c exec.c. Kinds (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are
- * definitions by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in at_load.h. The entries of
- * the maps are given when they are made, by gotrace/kernel/program.py: the 1 here stands for that.
+ * goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c exec.c. Kinds (KIND_*), counters (STAT_*) and
+ * sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in
+ * at_load.h. The entries of the maps are given when they are made, by gotrace/kernel/program.py: the 1 here stands for that.
  */
 #include <linux/types.h>
 #include "at_load.h"

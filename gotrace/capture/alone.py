@@ -33,21 +33,21 @@ class Alone:
     def held(self) -> Iterator[bool]:
         """Whoever opens the file meanwhile waits. False: others have it open already, it is not held. True also where the file system
         knows no leases."""
-        leased, refused = False, False
-        if self._fd is not None:
+        fd, leased, refused = self._fd, False, False
+        if fd is not None:
             try:
                 # Who waits is told of by a signal, by default one that would end us.
-                fcntl.fcntl(self._fd, _F_SETSIG, signal.SIGURG)
-                fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+                fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
                 leased = True
             except OSError as error:
                 refused = error.errno in (errno.EAGAIN, errno.EBUSY)
         try:
             yield not refused
         finally:
-            if leased:
+            if fd is not None and leased:
                 with contextlib.suppress(OSError):
-                    fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     def read_by_sqlite(self) -> bool:
         """Whether another process has the file open as a database."""
@@ -57,7 +57,8 @@ class Alone:
             return False
         try:
             asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SHM_HELD_BYTE, 1, 0)
-            return _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK
+            kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
+            return kind != fcntl.F_UNLCK
         except OSError:
             return False
 

@@ -62,7 +62,50 @@ def read_capture(path: Path) -> Profile:
 
 
 def _read(db: sqlite3.Connection, path: Path) -> Profile:
+    version = _version(db, path)
+    _refuse_computed_tables(db)
+    meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    if "sums" in meta and _lacks_log(path):
+        _check_sums(db, mapping(meta["sums"]), path)
+    targets = {
+        key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
+    }
+    if not targets:
+        raise GotraceError(f"{path} holds nothing: the trace that was to fill it was cut off before it began")
+    complete = truth(meta["complete"])
+    by_number = _stacks(db, version, targets)
+    stacks = list(by_number.values())
+    if not complete:
+        by_number, stacks = _together(by_number)
+    if version > 1:
+        _read_subwindows(db, by_number)
+    return Profile(
+        version=text(meta["gotrace"]),
+        targets=list(targets.values()),
+        window=_window(meta["window"]),
+        stacks=stacks,
+        losses={loss: whole(mapping(meta["losses"]).get(loss.value, 0)) for loss in Loss},
+        overhead=record(Overhead, meta["overhead"]),
+        goroutines=whole(meta["goroutines"]),
+        running_ns=None if meta.get("running_ns") is None else whole(meta["running_ns"]),
+        cpu_ns=whole(meta.get("cpu_ns", 0)),
+        pauses=_pauses(db, targets) if version > 1 else [],
+        timeline=_timeline(db, version, by_number),
+        filters=[text(words) for words in listed(meta["filters"])],
+        governor=_governor(meta.get("governor")),
+        complete=complete,
+        missing=[
+            *(record(Missing, item) for item in listed(meta.get("missing", []))),
+            *([] if complete or "ongoing" in meta else [_NO_ONGOING]),
+        ],
+        notes=[text(note) for note in listed(meta.get("notes", []))],
+    )
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """That of the capture's schema, one that we read."""
     application, = db.execute("PRAGMA application_id").fetchone()
+    version: int
     version, = db.execute("PRAGMA user_version").fetchone()
     if application == 0 and _lacks_log(path) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise GotraceError(
@@ -73,82 +116,65 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         raise GotraceError(f"{path} is an SQLite database but not a gotrace capture")
     if not 1 <= version <= SCHEMA_VERSION:
         raise GotraceError(f"{path} has capture version {version}; this gotrace reads up to {SCHEMA_VERSION}")
-    _refuse_computed_tables(db)
-    meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-    if "sums" in meta and _lacks_log(path):
-        _check_sums(db, mapping(meta["sums"]), path)
-    targets = {
-        key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
-    }
-    if not targets:
-        raise GotraceError(f"{path} holds nothing: the trace that was to fill it was cut off before it began")
+    return version
+
+
+def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target]) -> dict[int, StackStat]:
+    """The rows of table stack by their numbers, that of the largest total first."""
     frames = {
         key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
     }
-    by_number: dict[int, StackStat] = {}
-    by_key: dict[StackKey, StackStat] = {}
-    complete = truth(meta["complete"])
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
     later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
+    found: dict[int, StackStat] = {}
     for row in db.execute(
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest, margin, halted, late = row
+        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest = row
+        stopped, long_runs, long_run_max, margin, halted, late = rest
         distribution = Distribution(
             whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
         )
-        stack = StackStat(
+        found[key] = StackStat(
             tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
-            whole(in_progress), None if goid is None else whole(goid), targets[target].pid, *(whole(value) for value in rest),
-            margin_ns=None if margin is None else whole(margin), halted_ns=whole(halted), late_ns=whole(late),
+            whole(in_progress), None if goid is None else whole(goid), targets[target].pid, stopped_ns=whole(stopped),
+            long_runs=whole(long_runs), long_run_max_ns=whole(long_run_max), margin_ns=None if margin is None else whole(margin),
+            halted_ns=whole(halted), late_ns=whole(late),
         )
-        by_number[key] = stack if complete else _together(by_key, stack)
-    if version > 1:
-        for stack, *figures in db.execute(
-            "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
-        ):
-            rows, row = by_number[stack].subwindows, SubWindow(*map(whole, figures[:-1]), _squares(figures[-1]))
-            if row.duration_ns <= 0:
-                raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
-            if len(rows) < MAX_SUBWINDOWS:
-                rows.append(row)
+    return found
+
+
+def _read_subwindows(db: sqlite3.Connection, stacks: dict[int, StackStat]) -> None:
+    """Gives each stack its sub-windows."""
+    for stack, *figures in db.execute(
+        "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
+    ):
+        rows, (start, duration, count, total) = stacks[stack].subwindows, map(whole, figures[:-1])
+        row = SubWindow(start, duration, count, total, _squares(figures[-1]))
+        if row.duration_ns <= 0:
+            raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
+        if len(rows) < MAX_SUBWINDOWS:
+            rows.append(row)
+
+
+def _timeline(db: sqlite3.Connection, version: int, stacks: dict[int, StackStat]) -> list[TimelineInterval]:
     later = "waker_goid, tid" if version > 1 else "0, 0"
-    timeline = [
-        TimelineInterval(whole(goid), whole(start), whole(length), by_number[stack], whole(waker_goid), whole(tid))
+    return [
+        TimelineInterval(whole(goid), whole(start), whole(length), stacks[stack], whole(waker_goid), whole(tid))
         for goid, start, length, stack, waker_goid, tid in db.execute(
             f"SELECT goid, start_ns, duration_ns, stack, {later} FROM interval ORDER BY start_ns"
         )
     ]
-    pauses = [
+
+
+def _pauses(db: sqlite3.Connection, targets: dict[int, Target]) -> list[Pause]:
+    return [
         Pause(text(reason), whole(start, -_BEFORE), whole(length), targets[target].pid)
-        for target, reason, start, length in db.execute(
-            "SELECT target, reason, start_ns, duration_ns FROM pause ORDER BY start_ns" if version > 1 else "SELECT 0, '', 0, 0 LIMIT 0"
-        )
+        for target, reason, start, length in db.execute("SELECT target, reason, start_ns, duration_ns FROM pause ORDER BY start_ns")
     ]
-    return Profile(
-        version=text(meta["gotrace"]),
-        targets=list(targets.values()),
-        window=_window(meta["window"]),
-        stacks=list(by_number.values()) if complete else sorted(by_key.values(), key=lambda stack: -stack.distribution.total_ns),
-        losses={loss: whole(mapping(meta["losses"]).get(loss.value, 0)) for loss in Loss},
-        overhead=record(Overhead, meta["overhead"]),
-        goroutines=whole(meta["goroutines"]),
-        running_ns=None if meta.get("running_ns") is None else whole(meta["running_ns"]),
-        cpu_ns=whole(meta.get("cpu_ns", 0)),
-        pauses=pauses,
-        timeline=timeline,
-        filters=[text(words) for words in listed(meta["filters"])],
-        governor=_governor(meta.get("governor")),
-        complete=complete,
-        missing=[
-            *(record(Missing, item) for item in listed(meta.get("missing", []))),
-            *([] if complete or "ongoing" in meta else [_NO_ONGOING]),
-        ],
-        notes=[text(note) for note in listed(meta.get("notes", []))],
-    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -177,9 +203,15 @@ def _lacks_log(path: Path) -> bool:
         return False
 
 
-def _together(known: dict[StackKey, StackStat], stack: StackStat) -> StackStat:
-    """Waits in progress are rows of their own (`gotrace.capture.schema`): they are added to that of the same stack."""
-    first = known.setdefault(stack.key, stack)
+def _together(rows: dict[int, StackStat]) -> tuple[dict[int, StackStat], list[StackStat]]:
+    """Waits in progress are rows of their own (`gotrace.capture.schema`): they are added to that of the same stack. Returns the stack of
+    each row, and the stacks, that of the largest total first."""
+    first_of: dict[StackKey, StackStat] = {}
+    stack_of = {number: _add(first_of.setdefault(row.key, row), row) for number, row in rows.items()}
+    return stack_of, sorted(first_of.values(), key=lambda stack: -stack.distribution.total_ns)
+
+
+def _add(first: StackStat, stack: StackStat) -> StackStat:
     if first is not stack:
         first.distribution.add(stack.distribution)
         for name in ("goroutines", "in_progress", "stopped_ns", "long_runs", "halted_ns", "late_ns"):
@@ -224,6 +256,7 @@ def _governor(value: object) -> GovernorReport | None:
 
 
 def _squares(value: object) -> int:
-    if number(value) >= 2.0**128:  # type: ignore[operator]
+    squares = number(value)
+    if squares >= 2.0**128:
         raise ValueError(f"a sum of squares of {value}")
-    return int(value)  # type: ignore[call-overload]
+    return int(squares)

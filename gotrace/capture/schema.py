@@ -5,7 +5,8 @@
 meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
           governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has),
           missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text),
-          ongoing (true: waits in progress are in `stack`, see below), sums (what `SUMS` below makes of each table, by which a copy that was torn is known)
+          ongoing (true: waits in progress are in `stack`, see below), sums (what `SUMS` below makes of each table, by which a copy that
+          was torn is known)
 target    id, and what Target of gotrace/profile/types.py has, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
@@ -30,8 +31,9 @@ meta.goroutines and stack.goroutines are not known. Waits that were in progress 
 beside that of the same (target, frames, state, reason, goid): add the two. Each commit puts them anew, the last one adds them to the
 others. What is lacking of them is in meta.missing (stage "waits in progress"); without meta.ongoing there is none.
 
-Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and
-none of stack's last four columns.
+Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled
+intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and none
+of stack's last four columns.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ APPLICATION_ID = 0x676F7472
 SCHEMA_VERSION = 5
 
 SUMS = {
-    "target": "count(*)", "frame": "count(*)", "stack": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)", "interval": "coalesce(max(rowid), -1)",
+    "target": "count(*)", "frame": "count(*)",
+    "stack": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)", "interval": "coalesce(max(rowid), -1)",
     "pause": "count(*)",
 }
 """Expressions over the tables, whose values meta.sums has."""

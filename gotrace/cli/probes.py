@@ -35,7 +35,7 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
         process.close()
         binary, plan, verified = process.binary, process.plan, True
     else:
-        from gotrace.plan.probes import make_plan
+        from gotrace.plan.makeplan import make_plan
 
         binary, verified = _open(target), False
         plan = make_plan(binary, chosen)

@@ -35,7 +35,9 @@ a goroutine's first function, are idle by design and no hot spots.
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs, summary and tree.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
-@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show, or branches of a fork.")
+@click.option(
+    "--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many stacks to show, or branches of a fork."
+)
 @click.option("--tree", is_flag=True, help="The stacks as a tree from their roots on, with the hottest path marked.")
 def report(
     capture: Path, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str, as_json: bool, match: str,

@@ -207,7 +207,10 @@ LOSS_TEXT = {
     Loss.INTERVAL_LOST: "intervals not recorded: the g could not be read, or too many probes met on one CPU",
     Loss.STACK_TRUNCATED: "intervals whose stack is deeper than the walk goes: their root frames are missing",
     Loss.STACK_UNREADABLE: "intervals whose stack could not be read: shown as a lost frame",
-    Loss.STACK_INCOMPLETE: "intervals whose stack ends before its root: code that is not Go's broke the chain of frames (shown as a lost frame)",
+    Loss.STACK_INCOMPLETE: (
+        "intervals whose stack ends before its root: code that is not Go's broke the chain of frames "
+        "(shown as a lost frame)"
+    ),
     Loss.START_WHILE_STOPPED: "state machine: a goroutine stopped that was already stopped",
     Loss.END_WHILE_RUNNING: "state machine: a goroutine resumed that was not known to be stopped",
     Loss.MISSED_HITS: "probe hits that the kernel did not deliver to the program",
@@ -216,10 +219,16 @@ LOSS_TEXT = {
     Loss.WAKER_LOST: "wake-ups whose waker could not be read",
     Loss.OBJECT_TABLE_FULL: "intervals without their file or socket: more of those than the table holds",
     Loss.THREAD_STACK_UNREADABLE: "thread waits whose Go stack could not be read to its root: stopped between any two instructions",
-    Loss.STACK_IN_TRANSIT: "thread waits whose Go stack was nowhere to be found (in a signal handler, in C, or as it was being copied or switched): at most their innermost frame is shown",
+    Loss.STACK_IN_TRANSIT: (
+        "thread waits whose Go stack was nowhere to be found (in a signal handler, in C, or as it was being copied or "
+        "switched): at most their innermost frame is shown"
+    ),
     Loss.PAUSE_TABLE_FULL: "stop-the-world pauses that are not listed (the time inside them is counted)",
     Loss.ARRIVALS_MISSED: "moments at which data came that were not seen: some waits are not split there",
-    Loss.TIMELINE_FULL: "single intervals missing from the Perfetto trace, or from a capture that could not be written for long: more than is kept (totals have them)",
+    Loss.TIMELINE_FULL: (
+        "single intervals missing from the Perfetto trace, or from a capture that could not be written for long: more than is "
+        "kept (totals have them)"
+    ),
     Loss.START_UNSEEN: "mode lean: waits that were over before their thread turned to something else (some tens of us at most)",
     Loss.RUNNING_UNKNOWN: "processes whose goroutines seemed to run for longer than the process had CPU time: that time is left out",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",

@@ -280,7 +280,9 @@ def _notes(before: Profile, after: Profile, exact: bool) -> list[str]:
         if lost:
             notes.append(f"losses {name}: {', '.join(lost)}")
         if not profile.complete:
-            notes.append(f"{name} was cut short: its figures are those of the last commit, and waits that were in progress then are missing")
+            notes.append(
+                f"{name} was cut short: its figures are those of the last commit, and waits that were in progress then are missing"
+            )
         lines[name] = dict.fromkeys([
             *(f"MISSING {missing.stage}: {missing.why}: {missing.lacks}" for missing in profile.missing),
             *(f"note: {note}" for note in profile.notes), *governor_lines(profile),

@@ -11,14 +11,16 @@ from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import KernelObject, RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
-from gotrace.live.gstruct import Status
+from gotrace.live.gstruct import Head, Status
 from gotrace.live.labels import read_labels
 from gotrace.live.polled import waiting_for
-from gotrace.live.scan import Head, Scanner, Snapshot
+from gotrace.live.scan import Scanner, Snapshot
+from gotrace.model.chains import CodePoint
 from gotrace.model.snapshots import interpret
-from gotrace.model.stacks import CodePoint, StackModel
+from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.symbolize import Symbolizer, shown_name
+from gotrace.profile.types import Frame
 from gotrace.watch.target import OpenTarget, forked_copy, open_target
 from gotrace.watch.unfinished.blocked import (
     IN_SOME_CALL,
@@ -157,7 +159,8 @@ class _Reading:
     def _goroutine(
         self, snapshot: Snapshot, call: Asleep | None, own: RawStack | None, thing: KernelObject | None, more: dict[str, int]
     ) -> GoroutineState:
-        head, frames, state, reason = snapshot.head, (), RUNNING, ""
+        head, state, reason = snapshot.head, RUNNING, ""
+        frames: tuple[Frame, ...] = ()
         if head.status in _OFF or own is not None:
             self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
             if call is not None:

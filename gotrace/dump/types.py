@@ -14,8 +14,8 @@ NO_THREAD = "no thread"
 @dataclass(frozen=True)
 class GoroutineState:
     """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () of one that runs: its stack changes while
-    it is read. `wait_ns` is how long it has waited, to a cycle of the garbage collector, None where that can't be known. 0 and "" where the version
-    does not keep it, or where there is none."""
+    it is read. `wait_ns` is how long it has waited, to a cycle of the garbage collector, None where that can't be known. 0 and "" where
+    the version does not keep it, or where there is none."""
 
     id: int
     state: str
@@ -43,9 +43,15 @@ class Dump:
 
 LOSSES = {
     "stack_torn": "goroutines that moved whenever their stack was read: shown with their innermost frame alone",
-    "stack_incomplete": "goroutines whose stack ends before its root: code that is not Go's broke the chain of frames (shown as a lost frame)",
+    "stack_incomplete": (
+        "goroutines whose stack ends before its root: code that is not Go's broke the chain of frames "
+        "(shown as a lost frame)"
+    ),
     "goroutines_unread": "goroutines that could not be read at all",
     "labels_unread": "goroutines whose profiler labels could not be read",
-    "fields_unread": "fields of runtime.g that do not fit the live process or are not known: what they would tell is missing (gotrace probes PID)",
+    "fields_unread": (
+        "fields of runtime.g that do not fit the live process or are not known: what they would tell is missing "
+        "(gotrace probes PID)"
+    ),
     "unknown_function": "distinct program counters that belong to no known function",
 }

@@ -16,7 +16,8 @@ _SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]"}
 
 
 def render_folded(profile: Profile) -> str:
-    """``root;…;leaf;[state: reason];waker's leaf;…;waker's root NANOSECONDS``, sorted, equal stacks merged; values add up to the profile's total.
+    """``root;…;leaf;[state: reason];waker's leaf;…;waker's root NANOSECONDS``, sorted, equal stacks merged; values add up to the
+    profile's total.
 
     The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel,
     ``_[w]`` waker, ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes

@@ -54,9 +54,9 @@ def render_perfetto(profile: Profile) -> bytes:
     Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the
     program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
     window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
-    marked ``in_progress``; what can't be drawn so is told beside the losses. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which
-    N became runnable, or to an instant where it ran at once. The threads have tracks of their own, with the goroutine
-    that each had. Stop-the-world pauses have a track, window and losses another.
+    marked ``in_progress``; what can't be drawn so is told beside the losses. An instant ``wakes goroutine N`` on the waker's track starts
+    the arrow to the slice in which N became runnable, or to an instant where it ran at once. The threads have tracks of their own, with
+    the goroutine that each had. Stop-the-world pauses have a track, window and losses another.
     """
     return _Trace(profile).encode()
 

@@ -17,7 +17,8 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
     """The summary as plain dicts and lists. All ``*_ns`` are int nanoseconds; frames are leaf first.
 
     A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them,
-    only in waker and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
+    only in waker and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then
+    the first.
     """
     return _outline(profile) | {"stacks": [_stack(stack, len(profile.targets) > 1) for stack in profile.stacks]}
 

@@ -11,8 +11,10 @@ from gotrace.gobin import layout as layouts
 from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_buildinfo
 from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g
 from gotrace.gobin.dwarf import RuntimeTypes
+from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
-from gotrace.gobin.pclntab import MAGIC_120, Function, Pclntab
+from gotrace.gobin.moduledata import MAGIC_120
+from gotrace.gobin.pclntab import Pclntab
 from gotrace.gobin.symbols import Symbols
 from gotrace.gobin.waitreasons import read_stop_reasons, read_wait_reasons
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gotrace.common.errors import BadBinary
+from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
-from gotrace.gobin.pclntab import Function, Pclntab
+from gotrace.gobin.pclntab import Pclntab
 
 if TYPE_CHECKING:
     from capstone import Cs, CsInsn

@@ -24,7 +24,10 @@ class Btf:
     def __init__(self, path: Path = VMLINUX) -> None:
         self._lib = _library()
         if not path.exists():
-            raise Refused(f"this kernel does not describe its types: no {path}", "gotrace attach --no-kernel goes without system calls, CPU waits, files and sockets")
+            raise Refused(
+                f"this kernel does not describe its types: no {path}",
+                "gotrace attach --no-kernel goes without system calls, CPU waits, files and sockets",
+            )
         self._btf = self._lib.btf__parse(str(path).encode(), None)
         if not self._btf or self._btf > (1 << 64) - 4096:
             raise Refused(f"{path} can't be read", "gotrace attach --no-kernel")

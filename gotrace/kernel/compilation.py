@@ -50,7 +50,7 @@ class Compilation:
     def __init__(self) -> None:
         folder = source_folder()
         defined = sorted(definitions(swaps()).items())
-        self._kept = KeptResult(folder, repr(defined))
+        self._kept = KeptResult(folder, repr((SOURCES, defined)))
         kept = self._kept.read()
         if kept is not None:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we once wrote: compiled anew

@@ -24,12 +24,12 @@ _NAME = re.compile(r"[0-9a-f]{32}\.json")
 
 
 class KeptResult:
-    """The compiler's answer for the sources in `folder` with the definitions `definitions`."""
+    """The compiler's answer for the sources in `folder` with what else it was asked, `request`."""
 
-    def __init__(self, folder: Path, definitions: str) -> None:
+    def __init__(self, folder: Path, request: str) -> None:
         self._folder = folder / _FOLDER
         self._owner = (folder / "maps.c").stat().st_uid
-        digest = hashlib.sha256(definitions.encode())
+        digest = hashlib.sha256(request.encode())
         for path in [*sorted(folder.rglob("*.[ch]")), Path(__file__).with_name("compiler.py")]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         # Another bcc, or another interpreter, compiles anew.

@@ -120,7 +120,9 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except BpfError as error:
-        hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor" if error.log else _HINTS.get(error.errno, "gotrace doctor")
+        hint = _HINTS.get(error.errno, "gotrace doctor")
+        if error.log:
+            hint = f"the verifier's report is in {keep_log(error.log)}; gotrace doctor"
         raise Refused(f"the kernel refuses {error.strerror}", hint) from None
 
 

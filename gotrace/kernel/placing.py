@@ -124,7 +124,7 @@ class PlacedProbes:
                 fd = attach_uprobe(path, probe.file_offset, self._pid, self._programs[probe.program])
             except ProbeError as error:
                 self.detach()
-                raise self._refusal(probe, error) from None
+                raise _refusal(self._pid, probe, error) from None
             self._placed.append((stage_of(probe.role), fd))
         return len(self._placed) - before
 
@@ -192,24 +192,6 @@ class PlacedProbes:
         with ThreadPoolExecutor(max(1, len(fds))) as pool:
             list(pool.map(os.close, fds))
 
-    def _refusal(self, probe: Probe, error: ProbeError) -> GotraceError:
-        pid, place = self._pid, f"no probe at {probe.symbol}+{probe.site.offset}"
-        if error.errno == errno.ESRCH:
-            return TargetGone(f"process {pid} ended while the probes were being placed")
-        if error.errno == errno.ENOMEM:
-            limit = memory_limit(pid)
-            if limit:
-                return Refused(
-                    f"{place}: the target's memory cgroup {limit}: the kernel can't copy the code pages",
-                    f"gotrace attach {pid} --mode sample",
-                )
-        if error.strerror == MAIN_THREAD_ENDED:
-            return ProbesDoNotArrive(f"probes do not arrive in process {pid}: {error.strerror}", f"gotrace attach {pid} --mode sample")
-        what = _ERRNO_TEXT.get(error.errno)
-        if what is None:
-            return Refused(f"{place}: {error.strerror}", "gotrace doctor")
-        return Refused(f"{place}: {error.strerror}: {what}", f"gotrace attach {pid} --mode sample")
-
     @property
     def thread_stage(self) -> Stage:
         """The stage of the tracepoints on threads."""
@@ -252,6 +234,25 @@ class PlacedProbes:
         if fds:
             with ThreadPoolExecutor(len(fds)) as pool:
                 list(pool.map(os.close, fds))
+
+
+def _refusal(pid: int, probe: Probe, error: ProbeError) -> GotraceError:
+    place = f"no probe at {probe.symbol}+{probe.site.offset}"
+    if error.errno == errno.ESRCH:
+        return TargetGone(f"process {pid} ended while the probes were being placed")
+    if error.errno == errno.ENOMEM:
+        limit = memory_limit(pid)
+        if limit:
+            return Refused(
+                f"{place}: the target's memory cgroup {limit}: the kernel can't copy the code pages",
+                f"gotrace attach {pid} --mode sample",
+            )
+    if error.strerror == MAIN_THREAD_ENDED:
+        return ProbesDoNotArrive(f"probes do not arrive in process {pid}: {error.strerror}", f"gotrace attach {pid} --mode sample")
+    what = _ERRNO_TEXT.get(error.errno)
+    if what is None:
+        return Refused(f"{place}: {error.strerror}", "gotrace doctor")
+    return Refused(f"{place}: {error.strerror}: {what}", f"gotrace attach {pid} --mode sample")
 
 
 def _exe_name(pid: int) -> str:

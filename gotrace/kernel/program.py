@@ -1,8 +1,7 @@
-"""What bpf/*.c is compiled with, and the constants that are written into it once the target is known."""
+"""What bpf/*.c is compiled with, and how it is set up."""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,20 +10,11 @@ from pathlib import Path
 from gotrace.common.errors import Refused
 from gotrace.common.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, StartKind, Stat
-from gotrace.gobin.layout import Layout
 from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
-from gotrace.plan.probes import Plan, ProbeSet
 
-MAX_REASONS = 64
-_IO_WAIT = 2
-"""g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
 MAX_G_READ = 248
-_MAX_G = 4096
-"""Bytes of a g; Go 1.27 needs 464."""
 MAX_FRAME_SIZES = 1 << 13
 """Return addresses of which the kernel side knows the frame."""
-_MAX_PD_READ = 1024
-"""Bytes of a pollDesc; Go 1.27 needs 304."""
 _MORE_ROWS = 3 << 14
 """Rows of stacks, with wakers and what else is told apart, beyond `Options.max_stacks`: in a map that gets memory for what is in it."""
 _MOST_GOROUTINES = 1 << 22
@@ -33,7 +23,8 @@ says of itself."""
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "kernel_stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "threads.c", "syscalls.c", "exec.c",
+    "maps.c", "stack.c", "kernel_stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c",
+    "threads.c", "syscalls.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
@@ -124,109 +115,6 @@ FD_SYSCALLS = frozenset((
     232, 233, 257, 275, 277, 280, 281, 285, 286, 287, 288, 292, 295, 296, 299, 306, 307, 326, 327, 328, 426, 437, 441,
 ))
 """x86-64 system calls whose first argument is a file descriptor (arch/x86/entry/syscalls/syscall_64.tbl)."""
-
-
-def constants(
-    pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False,
-    may_grow: bool = False, threads: bool = True,
-) -> dict[str, int]:
-    """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
-    of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events; `may_grow`: maps
-    may get their memory on demand; `threads`: what the kernel does with threads is told.
-
-    Raises:
-        Refused: a g of this layout is larger than the program can read.
-    """
-    namespace = os.stat("/proc/self/ns/pid")
-    kinds = options.kinds
-    reasons = options.reasons
-    fields = {
-        "G_STACK_LO": layout.g_stack_lo,
-        "G_STACK_HI": layout.g_stack_hi,
-        "G_SCHED_SP": layout.g_sched_sp,
-        "G_SCHED_PC": layout.g_sched_pc,
-        "G_SCHED_BP": layout.g_sched_bp,
-        "G_GOID": layout.g_goid,
-        "G_WAITREASON": layout.g_waitreason,
-        "G_ATOMICSTATUS": layout.g_atomicstatus,
-        "G_SYSCALLSP": layout.g_syscallsp or 0,
-    }
-    size = max(fields.values()) + 8
-    if size > MAX_G_READ:
-        raise Refused(f"the layout of runtime.g ({layout.source}) is beyond what gotrace reads: {size} bytes")
-    sleep_when = layout.g_sleepWhen or 0
-    if plan.sleep_reason is None or sleep_when > _MAX_G:
-        sleep_when = 0
-    pd_read = 0
-    if layout.pd_self is not None and layout.pd_rg is not None and layout.pd_wg is not None:
-        pd_read = layout.pd_wg - layout.pd_rg + max(layout.pd_self, layout.pd_fd or 0) + 8
-    values = fields | {
-        "G_READ": size,
-        "G_M": layout.g_m or 0,
-        "M_CURG": layout.m_curg or 0,
-        "M_WAITLOCK": (layout.m_waitlock or 0) if 0 < pd_read <= _MAX_PD_READ and layout.g_m is not None else 0,
-        "M_VDSO_SP": layout.m_vdsoSP or 0,
-        "M_VDSO_PC": layout.m_vdsoPC or 0,
-        "PD_FD": layout.pd_fd or 0,
-        "PD_SELF": layout.pd_self or 0,
-        "IO_WAIT": _IO_WAIT,
-        "SLEEP": plan.sleep_reason or 0,
-        "AT_CREATION": 0,
-        "CREATED_IN_AX": int(any(probe.role == "create" and probe.register == "rax" for probe in plan.probes)),
-        "SEES_CREATION": int(plan.has("create")),
-        "BY_FILE": int(by_file),
-        "HAS_STOP_REASON": int(plan.has_stop_reasons),
-        "WAKERS": int(options.wakers),
-        "PD_RG": layout.pd_rg or 0,
-        "PD_WG": layout.pd_wg or 0,
-        "PD_READ": min(pd_read, _MAX_PD_READ),
-        "TLS_G": plan.thread_local_g or 0,
-        "KERNEL_STAGE": int(bool(kernel)),
-        "G_COROARG": layout.g_coroarg or 0,
-        "G_SLEEPWHEN": sleep_when,
-        "TARGET_PID": pid,
-        "PID_NAMESPACE_DEV": namespace.st_dev,
-        "PID_NAMESPACE_INO": namespace.st_ino,
-        "CGOCALLBACK_FRAME": plan.callback.frame,
-        "ASMCGOCALL_FRAME": plan.callback.asmcgocall_frame,
-        "CGOCALL_FRAME": plan.callback.cgocall_frame,
-        "ASSIST_FRAME": plan.assist_frame,
-        "SWITCHED_AT": plan.frameless_switch + bias if plan.frameless_switch else 0,
-        "SANITIZER": int(plan.sanitizer_frame is not None),
-        "SANITIZER_FRAME": plan.sanitizer_frame or 0,
-        "EXECUTE_LENGTH": plan.execute.site.length,
-        "EXECUTE_AT": plan.execute.site.address + bias,
-        "MCALL": plan.mcall + bias,
-        "MORESTACK": plan.morestack[0] + bias,
-        "MORESTACK_NOCTXT": plan.morestack[1] + bias,
-        "BY_THREAD": int(plan.probe_set in (ProbeSet.SCHEDULE, ProbeSet.LEAN)),
-        "LEAN": int(plan.probe_set is ProbeSet.LEAN),
-        "THREADS": int(threads),
-        "MIN_BLOCK_NS": options.min_block_ns,
-        "SAMPLE_NS": options.sample_period_ns,
-        "ONLY_GOID": options.only_goid,
-        "PER_GOROUTINE": int(options.per_goroutine),
-        "KIND_FILTER": int(kinds is not None or reasons is not None),
-        "KIND_MASK": sum(1 << kind for kind in (StartKind if kinds is None else kinds)),
-        "REASON_MASK": sum(1 << reason for reason in (range(MAX_REASONS) if reasons is None else reasons)),
-        "MORE_ROWS": int(may_grow),
-        "GOVERNED": int(options.governed),
-        "STREAM": int(options.stream_ns is not None),
-        "STREAM_NS": options.stream_ns or 0,
-    }
-    values |= {name: kernel.get(name, 0) for name in constant_names() if name.startswith("K_")}
-    for word in range(7):
-        values[f"FD_SYSCALLS_{word}"] = sum(1 << number % 64 for number in FD_SYSCALLS if number // 64 == word)
-    for name, where in (
-        ("GOPARK", plan.gopark),
-        ("ASYNC", plan.async_preempt),
-        ("TEXT", plan.text),
-        ("CGOCALLBACK", plan.callback.cgocallback),
-        ("ASSIST", plan.assist),
-    ):
-        shift = bias if where.high else 0
-        values[f"{name}_LO"], values[f"{name}_HI"] = where.low + shift, where.high + shift
-    return values
 
 
 def map_entries(options: Options, may_grow: bool) -> dict[str, int]:

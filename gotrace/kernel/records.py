@@ -13,8 +13,8 @@ class RawStack:
     """Program counters, leaf first.
 
     `leaf_caller` is the caller of ``pcs[0]``: surely where the goroutine stopped in a prologue (`in_prologue`), else only
-    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has none. 0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address.
-    `kernel`: the kernel's own.
+    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has none. 0: none. `exact`: ``pcs[0]`` is
+    the instruction that comes next, not a return address. `kernel`: the kernel's own.
     `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
     `span`: bytes from the stack pointer at ``pcs[0]`` to above the outermost return address, 0 if not known; `first`: to above the one that
     the frame pointer there leads to.
@@ -149,7 +149,8 @@ class WorldPause:
 @dataclass(frozen=True, slots=True)
 class OpenThread:
     """A thread off its CPU with a goroutine that Go takes for running. `carried_ns`: how long the same wait had lasted before a signal
-    interrupted it; `counted`: that much of it is in a row already, `before`: it began before the window. `halted_at_out`: how long the process had been stopped in all."""
+    interrupted it; `counted`: that much of it is in a row already, `before`: it began before the window. `halted_at_out`: how long the
+    process had been stopped in all."""
 
     g: int
     goid: int

@@ -33,8 +33,10 @@ _MASK = (1 << 64) - 1
 def parse_events(raw: bytes) -> list[KernelEvent]:
     """Records of the ring buffer, in a row, as `RingBuffer.take` returns them."""
     return [
-        KernelEvent(*words[:4], RowKey(*words[4:13]), words[13], bool(words[14] & EVENT_MAY_GO_ON), bool(words[14] & EVENT_GOES_ON))
-        for words in _EVENT.iter_unpack(raw)
+        KernelEvent(
+            start, duration, goid, waker_goid, RowKey(*key), tid, bool(flags & EVENT_MAY_GO_ON), bool(flags & EVENT_GOES_ON)
+        )
+        for start, duration, goid, waker_goid, *key, tid, flags in _EVENT.iter_unpack(raw)
     ]
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from gotrace.gobin.layout import Layout
 from gotrace.kernel.bpf import ProgramType, possible_cpus, read_element, write_element
 from gotrace.kernel.compilation import CompiledPrograms
+from gotrace.kernel.constants import constants
 from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.loader import LoadedPrograms, load, load_programs
 from gotrace.kernel.perf_event import KPROBE_TYPE
 from gotrace.kernel.placing import TRACEPOINTS, PlacedProbes
-from gotrace.kernel.program import Options, constants, map_entries
+from gotrace.kernel.program import Options, map_entries
 from gotrace.kernel.records import KernelEvent, ProgramRuns
 from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.rows import parse_events

@@ -67,7 +67,8 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
             layout = layout.with_field(name, found)
     if moved and layout.source != "machine code":
         # Somewhere behind the last field that is where the table has it.
-        misfits.append(1 + max(known for name in _TOLD_BY_CODE if (known := getattr(table, name)) is not None and getattr(facts, name) == known))
+        confirmed = (known for name in _TOLD_BY_CODE if (known := getattr(table, name)) is not None and getattr(facts, name) == known)
+        misfits.append(1 + max(confirmed))
     for name in unsure:
         # No goroutine contradicts it, but none confirms it either, and what lies before it has moved.
         if not misfits or getattr(layout, name) < min(misfits):
@@ -76,7 +77,8 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
         if found is not None:
             layout = layout.with_field(name, found)
         else:
-            lines.append(f"{name.replace('_', '.', 1)} ({layout.source}) can't be confirmed, and fields beside it do not fit the live process")
+            shown = name.replace("_", ".", 1)
+            lines.append(f"{shown} ({layout.source}) can't be confirmed, and fields beside it do not fit the live process")
             layout = layout.with_field(name, None)
     if layout.source == "machine code" and (unknown := [name for name in _TOLD_BY_TABLE if getattr(layout, name) is None]):
         names = ", ".join(name.replace("_", ".", 1) for name in unknown)
@@ -114,7 +116,8 @@ class _Check:
         return None
 
     def count(self, offset: int, rule: Callable[[bytes, int], bool | None]) -> tuple[int, int]:
-        """How many goroutines confirm and contradict that the field lies there. One may be read in motion: so what contradicts is read again."""
+        """How many goroutines confirm and contradict that the field lies there. One may be read in motion: so what contradicts is read
+        again."""
         good = 0
         doubtful = [address for address in self._addresses if address in self._raw]
         for attempt in range(_TRIES):
@@ -181,7 +184,8 @@ class _Check:
         return pointer < 1 << 47 and read_labels(self._memory, pointer, self._binary.version) is not None
 
     def _due(self, raw: bytes, offset: int) -> bool | None:
-        """Of a goroutine in time.Sleep the moment of its end, on a clock that began when the host was started; its neighbours are pointers."""
+        """Of a goroutine in time.Sleep the moment of its end, on a clock that began when the host was started; its neighbours are
+        pointers."""
         layout, due = self._binary.layout, _word(raw, offset)
         reasons, reason = self._binary.wait_reasons, raw[layout.g_waitreason]
         status = int.from_bytes(raw[layout.g_atomicstatus :][:4], "little") & ~SCAN_BIT

@@ -120,7 +120,7 @@ class GoroutineReader:
         """Those in one of these states. Of the others nothing but that is read."""
         addresses, offset = self.addresses(), self._layout.g_atomicstatus
         for start in range(0, len(addresses), WORDS_AT_ONCE):
-            batch = addresses[start : start + WORDS_AT_ONCE]
+            batch: Sequence[int] = addresses[start : start + WORDS_AT_ONCE]
             words = self._memory.read_u32s([address + offset for address in batch])
             if words is not None:
                 batch = [address for address, word in zip(batch, words, strict=False) if word & ~SCAN_BIT in wanted]
@@ -295,8 +295,8 @@ class Unwinder:
 
     def _above(self, words: memoryview, position: int, sp: int, bp: int) -> int:
         """Where on a stack the next return address into Go lies, above code that is not Go's, whose own return address is the word
-        before `position` (at 0: it is the leaf, with the frame pointer `bp`); 0 if there is none. By that code's frame pointer, where it has one: what it called
-        has saved it. Else the first such word."""
+        before `position` (at 0: it is the leaf, with the frame pointer `bp`); 0 if there is none. By that code's frame pointer, where it
+        has one: what it called has saved it. Else the first such word."""
         size = len(words)
         if position >= 2 or bp:
             frame = ((words[position - 2] if position >= 2 else bp) - sp) // 8
@@ -319,7 +319,9 @@ class Unwinder:
         if function.name == "runtime.goexit":
             return pc - self._bias == function.entry + 1  # src/runtime/sys_x86.go, proc.go: newproc1
         code = self._binary.image.read_up_to(pc - self._bias - 5, 5)
-        return len(code) == 5 and (code[0] == 0xE8 or code[3] == 0xFF and code[4] & 0x38 == 0x10 or code[2] == 0xFF and code[3] & 0x38 == 0x10)
+        if len(code) < 5:
+            return False
+        return code[0] == 0xE8 or (code[3] == 0xFF and code[4] & 0x38 == 0x10) or (code[2] == 0xFF and code[3] & 0x38 == 0x10)
 
     def _step(self, pc: int, exact: bool) -> _Step | None:
         lookup = pc - self._bias - (not exact)
@@ -336,7 +338,8 @@ class Unwinder:
             # follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
             delta += 8 + self._asmcgocall_frame
         # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
-        return _Step(delta // 8, callback=function.name == "runtime.cgocallback", interrupted=function.name in ("runtime.asyncPreempt", "runtime.sigpanic"))
+        interrupted = function.name in ("runtime.asyncPreempt", "runtime.sigpanic")
+        return _Step(delta // 8, callback=function.name == "runtime.cgocallback", interrupted=interrupted)
 
 
 @dataclass(frozen=True)

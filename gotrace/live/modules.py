@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from gotrace.gobin.pclntab import MAGIC_118, MAGIC_120
+from gotrace.gobin.moduledata import MAGIC_118, MAGIC_120
 from gotrace.proc.memory import Memory
 
 _READ = 1024
@@ -25,7 +25,8 @@ def other_modules(memory: Memory, first: int) -> list[int]:
     while left and len(seen) <= _MOST:
         raw = memory.read(left.pop(), _READ) or b""
         # Four kilobytes of pointers at most are looked at for each module, with one system call for each step.
-        candidates = [word for word in dict.fromkeys(struct.unpack(f"<{len(raw) // 8}Q", raw)) if word % 8 == 0 and 4096 <= word < 1 << 47 and word not in seen]
+        words = dict.fromkeys(struct.unpack(f"<{len(raw) // 8}Q", raw))
+        candidates = [word for word in words if word % 8 == 0 and 4096 <= word < 1 << 47 and word not in seen]
         heads = memory.read_many([(word, _TEXT + 16) for word in candidates])
         for word, head in zip(candidates, heads, strict=True):
             if head is not None and _is_moduledata(memory, head):

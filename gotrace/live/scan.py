@@ -26,6 +26,8 @@ _WHOLE_STACK = 8192
 """Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
 _MAX_STACK_READ = 1 << 20
+_NOT_READ = Head(0, -1, 0, 0, 0, 0, 0, 0, 0, -1)
+"""The head of one that no sample has met yet: in no state, with no stack."""
 
 
 class Copy(NamedTuple):
@@ -63,7 +65,7 @@ class Scanner:
         self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
-        self.heads: list[Head | None] = []
+        self.heads: list[Head] = []
 
     @property
     def has_tick(self) -> bool:
@@ -134,7 +136,7 @@ class Scanner:
             first = 0
         if first == 0:
             self._batches = []
-        self.heads += [None] * (len(addresses) - len(self.heads))
+        self.heads += [_NOT_READ] * (len(addresses) - len(self.heads))
         self._addresses = addresses
         spans = self._spans(sorted((addresses[index], index) for index in range(first, len(addresses))))
         for start in range(0, len(spans), _RANGES_PER_CALL):
@@ -170,7 +172,7 @@ class Scanner:
     def copied(self, index: int) -> int:
         """How many bytes of its stack `copies` would take, at most."""
         head = self.heads[index]
-        return max(0, min(head.hi - head.sp, _MAX_STACK_READ)) if head else 0
+        return max(0, min(head.hi - head.sp, _MAX_STACK_READ))
 
     def snapshot(self, copy: Copy) -> Snapshot:
         """The copy with its stack walked."""
@@ -184,7 +186,7 @@ class Scanner:
         size, buffer, words, places, total = self._struct.size, self._buffer, array("Q"), [], 0
         for index in indexes:
             head, address = self.heads[index], self._addresses[index]
-            lo, hi, sp = (head.lo, head.hi, head.sp) if head else (0, 0, 0)
+            lo, hi, sp = head.lo, head.hi, head.sp
             start = lo if hi - lo <= _WHOLE_STACK else max(lo, min(sp - _ABOVE_SP, hi - 8))
             length = max(0, min(hi - start, _MAX_STACK_READ))
             words.extend((address, size, start, length, address, size))
@@ -198,7 +200,7 @@ class Scanner:
             after = stack + length
             head = self.heads[index] = self._head(buffer, after)
             stayed = buffer[before:stack] == buffer[after : after + size] or self._head(buffer, before) == head
-            same = stayed and old is not None and (old.lo, old.hi) == (head.lo, head.hi)
+            same = stayed and (old.lo, old.hi) == (head.lo, head.hi)
             whole = same and start <= head.sp < min(head.hi, start + length)
             found[index] = Copy(head, bytes(memoryview(buffer)[stack + head.sp - start : after]) if whole else None)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Function
+from gotrace.gobin.functions import Function
 from gotrace.kernel.records import RawStack
 from gotrace.kernel.structs import LEAF_BLOCK, LEAF_BLOCK_BITS, LEAF_PC
 
@@ -22,7 +22,9 @@ ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtim
 INTERRUPTED = frozenset(("runtime.asyncPreempt", "runtime.sigpanic"))
 """What a signal calls: the frame above is the interrupted instruction (runtime/preempt.go, signal_amd64.go)."""
 NO_ADDRESSES = frozenset((OUTSIDE_CODE, SANITIZER_CODE))
-_OWN_FRAMES = INTERRUPTED | {"runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack"} | ROOTS
+_OWN_FRAMES = INTERRUPTED | ROOTS | {
+    "runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack",
+}
 """Functions whose callers do not lie right above their frames."""
 _MOST_FRAME_SIZES = 8192
 _MOST_BLOCKS = 1024

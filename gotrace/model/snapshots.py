@@ -8,7 +8,7 @@ from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import waits_for_first_turn
 from gotrace.model.stacks import GoStack, StackModel
 
-KIND_OF_STATUS = {
+KIND_OF_STATUS: dict[int, StartKind] = {
     Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,
     Status.SYSCALL: StartKind.SYSCALL,
 }

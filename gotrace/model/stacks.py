@@ -37,7 +37,7 @@ from gotrace.common.vocabulary import (
     State,
 )
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.pclntab import Call
+from gotrace.gobin.functions import Call
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.kernel.structs import ASYNC_AT, NO_SYSCALL
@@ -229,10 +229,10 @@ class StackModel:
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
             # By the leaf or the copies of functions that are inlined there, and by nothing else: who knows what parks in a plugin.
             gave_up = names & _GIVES_UP or (names and (row.stack.in_prologue or self._called_morestack(points[0])))
-            found = StartKind.GOSCHED if gave_up else None
-            kind = next((found for name, found in _LEAF_KINDS if name in names), found)
-            if kind is None:
+            told = next((known for name, known in _LEAF_KINDS if name in names), StartKind.GOSCHED if gave_up else None)
+            if told is None:
                 return State.WAITING, UNKNOWN
+            kind = told
         if kind is StartKind.PARK:
             reasons = self._binary.wait_reasons
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""

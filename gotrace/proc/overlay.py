@@ -29,7 +29,8 @@ def mount_of(pid: int, fd: int, path: str) -> Mount | None:
     found."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
-        number = next((w[1] for w in map(str.split, Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()) if w[:1] == ["mnt_id:"]), "") if fd >= 0 else ""
+        about = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if fd >= 0 else []
+        number = next((words[1] for words in map(str.split, about) if words[:1] == ["mnt_id:"]), "")
     except OSError:
         return None
     best = None

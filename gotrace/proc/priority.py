@@ -14,8 +14,8 @@ LONGEST_NS = 5_000_000
 
 class Promptness:
     """The lowest real-time priority for the calling thread, where it may have that (CAP_SYS_NICE): it then gets a CPU as soon as it
-    wakes. To be taken before it waits and given back once the look has read what depends on its moment, so that nothing else that it does is
-    before the target."""
+    wakes. To be taken before it waits and given back once the look has read what depends on its moment, so that nothing else that it does
+    is before the target."""
 
     def __init__(self) -> None:
         self._usual = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK

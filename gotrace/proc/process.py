@@ -136,7 +136,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
             f"process {pid} ({comm}) belongs to uid {owner} and can't be opened by uid {os.geteuid()}",
-            f"sudo gotrace attach {pid}" if os.geteuid() else "it is protected even from root (another user namespace, or no CAP_SYS_PTRACE)",
+            f"sudo gotrace attach {pid}" if os.geteuid()
+            else "it is protected even from root (another user namespace, or no CAP_SYS_PTRACE)",
         ) from None
     except OSError as error:
         raise _gone_or(pid, f"/proc/{pid}/exe can't be opened: {error.strerror}") from None

@@ -15,7 +15,8 @@ Estimation, chapter on systematic sampling):
 - waits shorter than a period add what independent looks would, p·(1-p)·period² a look.
 Where waits came and went but every look found the same, that sum is 0, which is too sure: each time the goroutine might have
 been elsewhere for a moment. So the interval is that of a score test (for a Poisson count n: n + z²/2 ± z·sqrt(n + z²/4)),
-which is never narrower than z² = 3.84 periods: so much may also have passed at a stack that no look found. Only a stack at which nothing came or went has an exact total.
+which is never narrower than z² = 3.84 periods: so much may also have passed at a stack that no look found. Only a stack at which nothing
+came or went has an exact total.
 
 A count is the number of distinct stays that were seen: a lower bound. A stay's length, and so every percentile, is known to a
 period, and is of the stays that were seen: long ones are seen more often than short ones.

@@ -18,9 +18,9 @@ def filter_profile(
 ) -> Profile:
     """A profile with only those stacks; `profile` itself stays as it is.
 
-    `match`: some frame's name matches, as it is or as the source has it (`plain_name`); `ignore`: none does. Hot spots keep their figures and point to the new places of
-    their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct goroutines
-    the stacks have together is not recorded: `goroutines` is then at most so many.
+    `match`: some frame's name matches, as it is or as the source has it (`plain_name`); `ignore`: none does. Hot spots keep their figures
+    and point to the new places of their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct
+    goroutines the stacks have together is not recorded: `goroutines` is then at most so many.
 
     Raises:
         UsageError: `match` or `ignore` is no regular expression.

@@ -5,8 +5,8 @@ of them. Every place is asked three questions:
 
 - Is its p99 above a threshold? For waits in which the goroutine has work and can't go on (a lock, a full channel, a
   system call such as fsync, the collector) that is enough, and one wait is; waits for a P or a CPU are suspicious from a
-  tenth of the threshold on, if there were `MIN_COUNT`. A wait that may be one for work or for a time (channel receive, select, network, sleep)
-  must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended intervals.
+  tenth of the threshold on, if there were `MIN_COUNT`. A wait that may be one for work or for a time (channel receive, select, network,
+  sleep) must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended intervals.
 - Is its jitter, the standard deviation, above a threshold in `IN_A_ROW` sub-windows one after the other? Those are a
   second long (longer in traces of over a minute); one with fewer than `MIN_IN_SUBWINDOW` intervals breaks the row. Where
   the wait may be one for work the jitter must also exceed the mean.
@@ -163,7 +163,8 @@ def _unsteady(stack: StackStat, thresholds: Thresholds) -> str:
 
 
 def _large(profile: Profile, d: Distribution, busy_ns: int, all_ns: int, thresholds: Thresholds) -> str:
-    if not thresholds.share or d.total_ns < thresholds.share * busy_ns or d.total_ns * 10 < (profile.window.attached_ns or profile.window.duration_ns):
+    window = profile.window
+    if not thresholds.share or d.total_ns < thresholds.share * busy_ns or d.total_ns * 10 < (window.attached_ns or window.duration_ns):
         return ""
     if busy_ns == all_ns:
         return f"{100 * d.total_ns / all_ns:.0f} % of all off-CPU time"

@@ -239,9 +239,9 @@ class GovernorReport:
     """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
     time that the targets used for themselves (gotrace/governor/policy.py). `*_off_ns`: how long a stage was not traced, of several
     targets the longest; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long it was inferred where intervals
-    began, as in mode lean; `looked_ns`: how long there were looks from without instead of probes, as in mode sample; `paused_ns`: how long there were no probes, and
-    `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only goroutines with open
-    intervals were looked at, as there were too many: waits of the others lack those windows."""
+    began, as in mode lean; `looked_ns`: how long there were looks from without instead of probes, as in mode sample; `paused_ns`: how
+    long there were no probes, and `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only
+    goroutines with open intervals were looked at, as there were too many: waits of the others lack those windows."""
 
     max_overhead: float
     share: float = 0.0

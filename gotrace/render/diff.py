@@ -61,7 +61,9 @@ def _side(name: str, side: Side) -> Text:
         line.append(", " if index else "")
         line.append(sanitize(target.comm, 40), "bold cyan")
         line.append(f" ({target.pid}) {sanitize(target.go_version, 30)}")
-    line.append(f" · {format_duration(profile.window.duration_ns)}{f' · {profile.goroutines:,} goroutines' if profile.complete else ''} · {sanitize(profile.window.start[5:19].replace('T', ' '), 14)}")
+    goroutines = f" · {profile.goroutines:,} goroutines" if profile.complete else ""
+    start = sanitize(profile.window.start[5:19].replace("T", " "), 14)
+    line.append(f" · {format_duration(profile.window.duration_ns)}{goroutines} · {start}")
     return line
 
 
@@ -100,7 +102,8 @@ def _print_stacks(diff: Diff, console: Console, top: int, everything: bool) -> N
     shown = (changed if everything else beyond)[:top]
     new, gone = sum(change.new for change in beyond), sum(change.vanished for change in beyond)
     heading = Text(f"{len(beyond):,} of {len(diff.stacks):,} stacks changed beyond the noise", "bold")
-    heading.append(f" ({new:,} new, {gone:,} vanished)" + (":" if 0 < len(shown) < top else f"; the {len(shown):,} largest:" if shown else ""), "not bold")
+    largest = ":" if 0 < len(shown) < top else f"; the {len(shown):,} largest:" if shown else ""
+    heading.append(f" ({new:,} new, {gone:,} vanished)" + largest, "not bold")
     _line(heading, console)
     for rank, change in enumerate(shown, 1):
         _print_stack(rank, change, diff, console)
@@ -121,7 +124,8 @@ def _print_stack(rank: int, change: Change, diff: Diff, console: Console) -> Non
     if change.process:
         line.append(f"  {sanitize(change.process, 40)}", "dim")
     _line(line, console)
-    figures = [f"total/s {_both(delta)}", f"count/s {change.count.before:,.4g} → {change.count.after:,.4g} {_relative(change.count)}".rstrip()]
+    counts = f"count/s {change.count.before:,.4g} → {change.count.after:,.4g} {_relative(change.count)}".rstrip()
+    figures = [f"total/s {_both(delta)}", counts]
     for name, percentile in (("p50", change.p50), ("p99", change.p99)):
         figures.append(f"{name} {_both(percentile)} {_relative(percentile) if not (change.new or change.vanished) else ''}".rstrip())
     figures.append(f"per {'goroutine' if diff.per is Per.WINDOW else 'window'}-s {_both(change.other_total)}")

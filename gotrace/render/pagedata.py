@@ -48,7 +48,7 @@ from typing import Any
 from gotrace.common.vocabulary import LOSS_TEXT, FrameKind, Loss
 from gotrace.profile.frames import plain_name
 from gotrace.profile.told import governor_lines, missing_line
-from gotrace.profile.types import Frame, Profile
+from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
 from gotrace.render.text import TOLD_LIMIT, sanitize
 
@@ -78,60 +78,33 @@ class _Interned:
         return [value[position] for value in self.index]
 
 
-def page_data(profile: Profile) -> dict[str, Any]:
-    """The page data of one profile, in the form that this module's docstring describes."""
-    texts, functions, frames, nodes = _Interned(), _Interned(), _Interned(), _Interned()
-    raw: dict[int, str] = {}
-    several = len(profile.targets) > 1
-    process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
+class _Columns:
+    """The columns of the page data, filled stack by stack."""
 
-    def frame_index(frame: Frame, kind: str) -> int:
-        mark = (
-            _GOEXIT
-            if is_goroutine_root(frame)
-            else _RUNTIME
-            if is_runtime(frame) or is_runtime_waker(frame)
-            else _PLAIN
-        )
-        name = plain_name(frame.name)
-        function = functions((texts(name), KINDS.index(kind), mark))
-        if name != frame.name:
-            raw[function] = sanitize(frame.name, NAME_LIMIT)
-        return frames((function, texts(frame.file), frame.line, int(frame.inlined)))
+    def __init__(self, profile: Profile) -> None:
+        self.texts, self.functions, self.frames, self.nodes = _Interned(), _Interned(), _Interned(), _Interned()
+        self.raw: dict[int, str] = {}
+        self.stacks: dict[str, list[Any]] = {
+            key: []
+            for key in (
+                "node reason state why count total max goroutines progress background goid stopped runs run_max buckets"
+            ).split()
+        }
+        # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
+        self._index_by_id: dict[int, int] = {}
+        self._index_of: dict[tuple[Any, ...], int] = {}
+        # A root frame for each process, where there are several.
+        names = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
+        self._process = names if len(profile.targets) > 1 else None
 
-    # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
-    index_by_id: dict[int, int] = {}
-    index_of: dict[tuple[Any, ...], int] = {}
-    node_of = nodes.index
-    columns: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            "node reason state why count total max goroutines progress background goid stopped runs run_max buckets"
-        ).split()
-    }
-    for stack in profile.stacks:
-        node = -1
-        if several:
-            name = process.get(stack.pid, f"({stack.pid})")
-            node = nodes((node, frame_index(Frame(name), PROCESS)))
-        for frame in reversed(stack.frames):
-            index = index_by_id.get(id(frame))
-            if index is None:
-                same = (frame.name, frame.file, frame.line, id(frame.kind), frame.inlined)
-                index = index_of.get(same)
-                if index is None:
-                    index = index_of[same] = frame_index(frame, frame.kind.value)
-                index_by_id[id(frame)] = index
-            key = (node, index)
-            node = node_of.get(key, -1)
-            if node < 0:
-                node = node_of[key] = len(node_of)
+    def add(self, stack: StackStat) -> None:
+        """One more stack."""
         distribution = stack.distribution
         row = (
-            node,
-            frame_index(Frame(reason_label(stack)), FrameKind.REASON.value),
-            texts(stack.state.value),
-            texts(stack.reason),
+            self._node(stack),
+            self._frame(Frame(reason_label(stack)), FrameKind.REASON.value),
+            self.texts(stack.state.value),
+            self.texts(stack.reason),
             distribution.count,
             distribution.total_ns,
             distribution.max_ns,
@@ -144,13 +117,56 @@ def page_data(profile: Profile) -> dict[str, Any]:
             stack.long_run_max_ns,
             [number for pair in sorted(distribution.histogram.items()) for number in pair],
         )
-        for column, value in zip(columns.values(), row, strict=True):
+        for column, value in zip(self.stacks.values(), row, strict=True):
             column.append(value)
+
+    def _node(self, stack: StackStat) -> int:
+        """That of the stack's leaf, -1 if it has no frames."""
+        node, node_of, index_by_id, index_of = -1, self.nodes.index, self._index_by_id, self._index_of
+        if self._process is not None:
+            node = self.nodes((node, self._frame(Frame(self._process.get(stack.pid, f"({stack.pid})")), PROCESS)))
+        for frame in reversed(stack.frames):
+            index = index_by_id.get(id(frame))
+            if index is None:
+                same = (frame.name, frame.file, frame.line, id(frame.kind), frame.inlined)
+                index = index_of.get(same)
+                if index is None:
+                    index = index_of[same] = self._frame(frame, frame.kind.value)
+                index_by_id[id(frame)] = index
+            key = (node, index)
+            node = node_of.get(key, -1)
+            if node < 0:
+                node = node_of[key] = len(node_of)
+        return node
+
+    def _frame(self, frame: Frame, kind: str) -> int:
+        mark = (
+            _GOEXIT
+            if is_goroutine_root(frame)
+            else _RUNTIME
+            if is_runtime(frame) or is_runtime_waker(frame)
+            else _PLAIN
+        )
+        name = plain_name(frame.name)
+        function = self.functions((self.texts(name), KINDS.index(kind), mark))
+        if name != frame.name:
+            self.raw[function] = sanitize(frame.name, NAME_LIMIT)
+        return self.frames((function, self.texts(frame.file), frame.line, int(frame.inlined)))
+
+
+def page_data(profile: Profile) -> dict[str, Any]:
+    """The page data of one profile, in the form that this module's docstring describes."""
+    columns = _Columns(profile)
+    for stack in profile.stacks:
+        columns.add(stack)
+    functions, frames, nodes = columns.functions, columns.frames, columns.nodes
     return {
         "meta": page_meta(profile),
         "kinds": KINDS,
-        "texts": [sanitize(text, NAME_LIMIT) for text in texts.index],
-        "functions": {"name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2), "raw": raw},
+        "texts": [sanitize(text, NAME_LIMIT) for text in columns.texts.index],
+        "functions": {
+            "name": functions.column(0), "kind": functions.column(1), "mark": functions.column(2), "raw": columns.raw,
+        },
         "frames": {
             "function": frames.column(0),
             "file": frames.column(1),
@@ -158,7 +174,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
             "inlined": frames.column(3),
         },
         "nodes": {"parent": nodes.column(0), "frame": nodes.column(1)},
-        "stacks": columns,
+        "stacks": columns.stacks,
         "hotspots": [
             {
                 "stack": hotspot.stack,

@@ -86,9 +86,10 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     console.print(line)
     if profile.running_ns is not None:
         rest = max(0, profile.cpu_ns - profile.running_ns)
+        about = "about " if profile.window.mode == Mode.SAMPLE else ""
         console.print(Text(
-            f"{'about ' if profile.window.mode == Mode.SAMPLE else ''}{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the "
-            "runtime's own (scheduler, GC, idle spinning)"
+            f"{about}{format_duration(profile.running_ns)} on it; the other {format_duration(rest)} of the process's CPU time are the"
+            " runtime's own (scheduler, GC, idle spinning)"
         ))
     _print_pauses(profile, total, console)
     if profile.window.mode == Mode.LEAN:

@@ -24,7 +24,9 @@ DEEPEST = 12
 """Forks below which a branch is not opened any more: its indentation would leave no room for names."""
 RUNTIME_GOROUTINES = "runtime goroutines (GC, scavenger, …)"
 _MARK = "▶ "
-_STYLE = {FrameKind.RUNTIME: "dim", FrameKind.SYSCALL: "yellow", FrameKind.KERNEL: "red", FrameKind.REASON: "cyan", FrameKind.LOST: "bold red"}
+_STYLE = {
+    FrameKind.RUNTIME: "dim", FrameKind.SYSCALL: "yellow", FrameKind.KERNEL: "red", FrameKind.REASON: "cyan", FrameKind.LOST: "bold red",
+}
 
 
 @dataclass
@@ -52,7 +54,8 @@ def print_tree(profile: Profile, console: Console, branches: int = 10, runtime: 
     """Prints the tree: at each fork at most `branches`, of at least `LEAST_SHARE`. `runtime`: with the runtime's frames, and
     with its own goroutines opened. Files and sockets are left out of the names, wakers of the stacks."""
     root = _grow(profile, runtime)
-    console.print(Text.assemble(("Off the CPU: ", "bold"), format_duration(root.total_ns), ("  hottest path: ", "dim"), (_MARK.strip(), "red")))
+    hottest = ("  hottest path: ", "dim"), (_MARK.strip(), "red")
+    console.print(Text.assemble(("Off the CPU: ", "bold"), format_duration(root.total_ns), *hottest))
     if not profile.stacks and profile.selected is not None:
         console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
     if root.total_ns:
@@ -115,7 +118,8 @@ class _Printer:
 
     def _branch(self, node: _Node, indent: str, joint: str, below: str, hot: bool, depth: int) -> None:
         line = Text(indent + joint, "dim")
-        line.append(f"{format_share(node.total_ns, self.whole_ns):>7}  {format_duration(node.total_ns):>7}  ", "not dim bold" if hot else "not dim")
+        share, total = format_share(node.total_ns, self.whole_ns), format_duration(node.total_ns)
+        line.append(f"{share:>7}  {total:>7}  ", "not dim bold" if hot else "not dim")
         self._name(line, node, hot)
         indent += below
         # What is left out of sight beside a single child makes no fork.

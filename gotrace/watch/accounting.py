@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gotrace.common.vocabulary import Stat
 from gotrace.kernel.tables import Tables
 from gotrace.watch.target import cpu_time_ns
+from gotrace.watch.unfinished.blocked import threads_times
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,34 @@ class CpuClock:
         self._start_ns = cpu_time_ns(self._pid)
 
     def used_ns(self) -> int:
-        """As of the process's last sign of life, up to `freeze`."""
+        """As of the process's last sign of life; since `freeze` what it was before that."""
         if not self._frozen:
             self._used_ns = max(self._used_ns, cpu_time_ns(self._pid) - self._start_ns)
         return self._used_ns
 
     def freeze(self) -> None:
         """The window is over."""
-        self.used_ns()
         self._frozen = True
+
+
+class RunQueueClock:
+    """For how long the threads of a process wait for a CPU."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before: dict[int, tuple[int, int]] = {}
+
+    def begin(self) -> None:
+        """The window is about to open."""
+        self._before = threads_times(self._pid)
+
+    def share(self) -> float:
+        """Of the time since `begin` in which threads could run, the share in which they had no CPU."""
+        had = waited = 0
+        for tid, (cpu_ns, waited_ns) in threads_times(self._pid).items():
+            before = self._before.get(tid, (0, 0))
+            had, waited = had + max(0, cpu_ns - before[0]), waited + max(0, waited_ns - before[1])
+        return waited / (had + waited) if had + waited else 0.0
 
 
 def accounts(tables: Tables, start_ns: int, end_ns: int, ended: Container[int]) -> tuple[list[Account], int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from gotrace.common.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.kernel.host import SyscallSource
-from gotrace.plan.probes import Plan, ProbeSet, bytes_differ, make_plan
+from gotrace.plan.makeplan import make_plan
+from gotrace.plan.probes import Plan, ProbeSet, bytes_differ
 from gotrace.profile.types import Missing
 from gotrace.watch.target import OpenTarget, forked_copy, missing_fields, open_target, plugins_loaded
 

@@ -15,7 +15,8 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
 from gotrace.model.stacks import StackModel
-from gotrace.plan.probes import ProbeSet, sanitizer_of
+from gotrace.plan.makeplan import sanitizer_of
+from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.priority import Promptness
 from gotrace.profile.symbolize import Symbolizer
@@ -217,6 +218,7 @@ class ProbedProcess:
         self._close_window()
         if alive:
             self._check_probes()
+        self._cpu.used_ns()
         self._cpu.freeze()
         remaining = window.read_remaining(alive)
         tracer.stop()
@@ -291,7 +293,9 @@ class ProbedProcess:
             )
         outside = tables.threads_outside()
         if outside:
-            self.notes.append(f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's")
+            self.notes.append(
+                f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
+            )
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""

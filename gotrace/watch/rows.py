@@ -38,7 +38,7 @@ class Rows:
         changed = self.tally.take(rows)
         self._losses[Loss.UNKNOWN_FUNCTION] = self.tally.unknown
         self._losses[Loss.STACK_INCOMPLETE] = self.tally.incomplete() + self.sampled_incomplete
-        self._tracer.tables.put_frame_sizes(self._model.frame_sizes)
+        self._tracer.tables.writer.put_frame_sizes(self._model.frame_sizes)
         return changed
 
     def keep(self, cut: CutOff) -> None:

@@ -9,7 +9,8 @@ from gotrace.common.errors import TargetGone
 from gotrace.common.vocabulary import Loss, Stage
 from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
-from gotrace.plan.probes import Plan, ProbeSet, make_plan
+from gotrace.plan.makeplan import make_plan
+from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.proc.priority import Promptness
 from gotrace.profile.types import StackStat
 from gotrace.watch.rows import Rows
@@ -95,7 +96,7 @@ class Steering:
         if Stage.KERNEL in stages:
             window.threads_unseen = True
             self._rows.keep(window.cut_off_threads(now))
-            self._tracer.tables.forget_threads()
+            self._tracer.tables.writer.forget_threads()
 
     def take_up(self, stages: frozenset[Stage]) -> None:
         """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
@@ -135,7 +136,7 @@ class Steering:
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
         self._rows.keep(window.cut_off(remaining, end))
-        tracer.tables.forget(end)
+        tracer.tables.writer.forget(end)
         window.detached_since = end
         self._set_knobs()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from gotrace.common.vocabulary import Part, StartKind
 from gotrace.kernel.records import IntervalRow, RowKey
@@ -15,6 +16,9 @@ from gotrace.profile.types import Distribution, StackKey, StackStat
 
 _CONFIDENCE = 1.96
 _OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))
+
+_Place: TypeAlias = tuple[int, int, int, int]
+"""What tells where a goroutine stopped, of the key of a row."""
 
 
 @dataclass(slots=True)
@@ -28,7 +32,7 @@ class _Looks:
 @dataclass(slots=True)
 class _Stack:
     stat: StackStat
-    rows: dict[tuple, IntervalRow] = field(default_factory=dict)
+    rows: dict[tuple[object, ...], IntervalRow] = field(default_factory=dict)
     looks: _Looks | None = None
 
 
@@ -173,8 +177,8 @@ class Tally:
         """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
         how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
         goids of rows that were added from memory."""
-        by_member: dict[tuple[int, int], set[tuple]] = {}  # with the goroutine, 0 where those are not kept apart
-        goids: dict[tuple, set[int]] = {}
+        by_member: dict[tuple[int, int], set[_Place]] = {}  # with the goroutine, 0 where those are not kept apart
+        goids: dict[_Place, set[int]] = {}
         for row in self._of_row:
             place = _place(row)
             # Not copied where there is but one: there may be a million in it.
@@ -209,5 +213,5 @@ def _make_whole(distribution: Distribution) -> None:
     distribution.squares = max(0, distribution.squares)
 
 
-def _place(key: RowKey) -> tuple:
+def _place(key: RowKey) -> _Place:
     return key.stack, key.reason, key.kind, key.goid

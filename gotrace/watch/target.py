@@ -103,24 +103,24 @@ def forked_copy(target: OpenTarget) -> str:
     """What is to be said of a process that was forked from a Go program without exec: of its threads only the one that called fork
     exists. "" of any other. Where no goroutine has a thread, the first one of all tells, if the binary says where that is."""
     layout = target.binary.layout
-    fields = (layout.g_m, layout.m_procid)
-    if None in fields:
+    at_m, at_procid = layout.g_m, layout.m_procid
+    if at_m is None or at_procid is None:
         return ""
-    missing: set[int] | None = None
+    missing: set[int] = set()
     numbers: set[int] = set()
     first = 0
     m0 = target.binary.symbols.address("runtime.m0")
     for attempt in range(2):  # a thread may begin or end while we look
         time.sleep(_POLL_S * attempt)
-        raws = target.memory.read_many([(g + layout.g_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
+        raws = target.memory.read_many([(g + at_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
         ms = {int.from_bytes(raw, "little") for raw in raws if raw} - {0}
-        procids = target.memory.read_many([(m + layout.m_procid, 8) for m in ms])
+        procids = target.memory.read_many([(m + at_procid, 8) for m in ms])
         # runtime/proc.go: m0, the M of the thread on which the runtime started. It does not end as long as the process is there.
-        first = (target.memory.u64(m0 + target.bias + layout.m_procid) or 0) if m0 is not None else 0
+        first = (target.memory.u64(m0 + target.bias + at_procid) or 0) if m0 is not None else 0
         numbers = {first, *(int.from_bytes(raw, "little") for raw in procids if raw)} - {0}
         there = _own_numbers(target.process.pid)
         absent = numbers - there
-        missing = absent if missing is None else missing & absent
+        missing = missing & absent if attempt else absent
         if not missing or not there:
             return ""
     if 2 * len(missing) < len(numbers) and first not in missing:
@@ -182,7 +182,10 @@ def is_possible(running_ns: int, cpu_ns: int) -> bool:
 
 def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
     """What of the layout a live process has contradicted, as what a trace goes without."""
-    lacks = "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks, how late sleeps ended"
+    lacks = (
+        "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks, how late sleeps"
+        " ended"
+    )
     return [Missing("fields of runtime.g", "; ".join(binary.misfits), lacks, pid)] if binary.misfits else []
 
 

@@ -42,7 +42,9 @@ class Window:
     shorter ones, `count` up to now, of which the present one opened at `opened_ns`; `detached_since` is not 0 between two of them.
     `losses` are the process's."""
 
-    def __init__(self, target: OpenTarget, plan: Plan, tracer: Tracer, symbols: KernelSymbols, options: Options, losses: dict[Loss, int]) -> None:
+    def __init__(
+        self, target: OpenTarget, plan: Plan, tracer: Tracer, symbols: KernelSymbols, options: Options, losses: dict[Loss, int]
+    ) -> None:
         self.start_ns = self.end_ns = self.opened_ns = self.detached_since = 0
         self.count = 0
         self.creation_unseen = self.threads_unseen = False

@@ -22,7 +22,8 @@ from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.kernel.bpf import EXIT_0, ProgramType, load_program
 from gotrace.kernel.perf_event import KPROBE_TYPE, open_uprobe
-from gotrace.plan.probes import Plan, make_plan
+from gotrace.plan.makeplan import make_plan
+from gotrace.plan.probes import Plan
 
 _LIVE_S = 60
 _END_S = 60

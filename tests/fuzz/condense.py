@@ -11,9 +11,10 @@ from pathlib import Path
 
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
+from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
-from gotrace.gobin.pclntab import Function, Pclntab
-from gotrace.plan.probes import make_plan
+from gotrace.gobin.pclntab import Pclntab
+from gotrace.plan.makeplan import make_plan
 
 _GAP = 64
 _EXTRA = ("main.main", "runtime.main", "runtime.goexit", "runtime.schedule", "runtime.findRunnable", "time.Sleep")
@@ -88,7 +89,7 @@ def _function_table(image: Image, table: Pclntab, functions: list[Function]) -> 
     def stream(offset: int) -> int:
         if not offset:
             return 0
-        raw, end = image.read_up_to(table._pctab + offset, 1 << 12), 0
+        raw, end = image.read_up_to(table.pctab + offset, 1 << 12), 0
         step = 0
         while end < len(raw):
             first = raw[end]
@@ -107,12 +108,12 @@ def _function_table(image: Image, table: Pclntab, functions: list[Function]) -> 
     structs, offsets = bytearray(), []
     functab_size = len(functions) * 8 + 4
     for function in functions:
-        raw = bytearray(image.read(function.address, table._func_size + 4 * (function.npcdata + function.nfuncdata)))
+        raw = bytearray(image.read(function.address, table.func_size + 4 * (function.npcdata + function.nfuncdata)))
         struct.pack_into("<i", raw, 4, name_at(function.name))
         for at, offset in ((16, function.pcsp), (20, function.pcfile), (24, function.pcln)):
             struct.pack_into("<I", raw, at, stream(offset))
         for index in range(function.npcdata):
-            at = table._func_size + 4 * index
+            at = table.func_size + 4 * index
             struct.pack_into("<I", raw, at, stream(struct.unpack_from("<I", raw, at)[0]))
         first = len(cus) // 4
         for index in range(2):
@@ -129,7 +130,7 @@ def _function_table(image: Image, table: Pclntab, functions: list[Function]) -> 
     functab = b"".join(struct.pack("<II", *pair) for pair in offsets)
     functab += struct.pack("<I", functions[-1].end - table.text)
     header = struct.pack("<IBBBB", table.magic, 0, 0, 1, 8)
-    header += struct.pack("<8Q", len(functions), len(cus) // 8, table._header_text, *parts, at)
+    header += struct.pack("<8Q", len(functions), len(cus) // 8, table.header_text, *parts, at)
     assert image.file_offset(base) is not None
     return header + bytes(name_bytes + cus + files + pctab) + functab + bytes(structs), {"names": parts[0]}
 

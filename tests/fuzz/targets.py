@@ -32,7 +32,7 @@ from gotrace.live.labels import read_labels
 from gotrace.live.scan import Scanner
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
-from gotrace.plan.probes import make_plan
+from gotrace.plan.makeplan import make_plan
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.render.plan import plan_dict
 

@@ -121,7 +121,7 @@ def test_names_that_change_all_the_time(gotrace, tmp_path: Path) -> None:
     """The table in its memory is not asked: the file has what the linker wrote."""
     path, arguments = program()
     table = GoBinary(Image(path.read_bytes())).table
-    with Workload("env", "GODEBUG=asyncpreemptoff=1", str(path), *arguments, "names", str(table._names), str(table._pctab)) as workload:
+    with Workload("env", "GODEBUG=asyncpreemptoff=1", str(path), *arguments, "names", str(table.names), str(table.pctab)) as workload:
         result = gotrace("attach", workload.pid, "-d", "500ms", "--json", "-o", tmp_path / "x.gotrace")
         dump = gotrace("dump", workload.pid, "--json")
         assert (result.returncode, dump.returncode) == (0, 0), result.stderr + dump.stderr
@@ -137,8 +137,8 @@ def test_a_process_whose_tables_of_lines_are_garbage(gotrace, tmp_path: Path) ->
     """Files, lines and inlined calls of every function lead anywhere; its own runtime never asks."""
     data = bytearray(build("hostile", "1.27.3", "stripped").read_bytes())
     table, garbage = GoBinary(Image(bytes(data))).table, random.Random(1)
-    for offset in table._func_offsets:
-        at = table.image.file_offset(table._functab + offset)
+    for offset in table.func_offsets:
+        at = table.image.file_offset(table.functab + offset)
         count, funcdata = struct.unpack_from("<I", data, at + 28)[0], data[at + 43]
         # _func (runtime/runtime2.go): pcfile, pcln, cuOffset; behind it, among others, where its tree of inlined calls is.
         places = [20, 24, 32] + ([44 + 4 * (count + 3)] if funcdata > 3 else [])
@@ -274,7 +274,7 @@ def test_executables_of_garbage(gotrace, tmp_path: Path, what: str) -> None:
     data = bytearray(build("hostile", "1.27.3", "stripped").read_bytes())
     binary = GoBinary(Image(bytes(data)))
     if what == "functab":
-        start = binary.image.file_offset(binary.table._functab)
+        start = binary.image.file_offset(binary.table.functab)
         data[start : start + 60_000] = os.urandom(60_000)
     elif what == "truncated":
         del data[len(data) // 2 :]

@@ -14,8 +14,8 @@ from gobuild import build
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import FileBytes, Image, read_file
-from gotrace.gobin.pclntab import MAGIC_118, MAGIC_120
-from gotrace.plan.probes import make_plan
+from gotrace.gobin.moduledata import MAGIC_118, MAGIC_120
+from gotrace.plan.makeplan import make_plan
 
 PT_LOAD, PT_GNU_STACK = 1, 0x6474E551
 PLACE = 0x20000000
@@ -87,7 +87,7 @@ def test_a_table_with_another_magic_is_told_by_its_structure(version: str, secti
 def test_a_table_that_can_not_be_read_is_that_of_a_go_program_all_the_same() -> None:
     own = build("selftimed", "1.27.3", "stripped").read_bytes()
     table = GoBinary(Image(own)).table
-    at, functions = table.image.file_offset(table.base), table.image.file_offset(table._functab)
+    at, functions = table.image.file_offset(table.base), table.image.file_offset(table.functab)
     renamed = own[:at] + struct.pack("<I", 0x5EED1234) + own[at + 4 :]
     scrambled = bytearray(renamed)
     for place in range(functions, functions + 4096):

@@ -33,7 +33,7 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     from gotrace.gobin.image import Image
     from gotrace.live.goroutines import GoroutineReader
     from gotrace.live.labels import read_labels
-    from gotrace.plan.probes import make_plan
+    from gotrace.plan.makeplan import make_plan
 
     GoBinary(Image((CORPUS / "binary" / "go-1.24.11-pie").read_bytes())).check()
     with pytest.raises(BadBinary, match="gofunc"):  # the seed is without what names inlined calls

@@ -23,7 +23,7 @@ from gotrace.capture.writer import CaptureWriter
 from gotrace.common.errors import BadBinary, GotraceError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
-from gotrace.plan.probes import make_plan
+from gotrace.plan.makeplan import make_plan
 from gotrace.proc.descriptors import Descriptors
 
 
@@ -52,7 +52,7 @@ def regions(data: bytes) -> list[range]:
     binary = GoBinary(Image(data))
     table, image = binary.table, binary.image
     places = [range(0, 1024), range(len(data) - 4096, len(data))]
-    for address, size in ((table.base, 256), (table._functab, 4096), (table.moduledata, 600), (table.base + 100_000, 50_000)):
+    for address, size in ((table.base, 256), (table.functab, 4096), (table.moduledata, 600), (table.base + 100_000, 50_000)):
         offset = image.file_offset(address)
         if offset is not None:
             places.append(range(offset, min(offset + size, len(data))))
@@ -106,8 +106,8 @@ def test_one_name_for_every_function(genuine: bytes) -> None:
     table, data = binary.table, bytearray(genuine)
     gopark = binary.function("runtime.gopark")[0]
     name = genuine[binary.image.file_offset(gopark.address) + 4 :][:4]
-    for offset in table._func_offsets[: table.function_count]:
-        at = binary.image.file_offset(table._functab + offset)
+    for offset in table.func_offsets[: table.function_count]:
+        at = binary.image.file_offset(table.functab + offset)
         data[at + 4 : at + 8] = name
     with pytest.raises(BadBinary, match="share one name"):
         GoBinary(Image(bytes(data))).function("runtime.gopark")

@@ -98,7 +98,7 @@ def test_lines_equal_go_tool_addr2line(version: str) -> None:
 
 @pytest.mark.parametrize("version", GO_VERSIONS)
 def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str) -> None:
-    from gotrace.plan.probes import make_plan
+    from gotrace.plan.makeplan import make_plan
 
     for variant in ("plain", "cgo"):
         binary = open_binary("selftimed", version, variant)

@@ -27,7 +27,9 @@ def capabilities() -> Check:
     missing = [name for name in NEEDED if not (effective >> _NUMBERS[name] & 1 or admin and name != "CAP_SYS_PTRACE")]
     who = f"uid {os.geteuid()}"
     if missing:
-        return Check("privileges", True, False, f"{who} lacks {', '.join(missing)}", "sudo gotrace ..., or see below what is enough without root")
+        return Check(
+            "privileges", True, False, f"{who} lacks {', '.join(missing)}", "sudo gotrace ..., or see below what is enough without root"
+        )
     return Check("privileges", True, True, f"{who} has {', '.join(NEEDED[:-1])} and {NEEDED[-1]}")
 
 
@@ -108,11 +110,17 @@ def without_root() -> WithoutRoot:
         names,
         found is not None,
         "CAP_DAC_READ_SEARCH adds the open files of other users' processes and the calls that they were blocked in before, "
-        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE looks that are in time, CAP_SYS_ADMIN the time that the programs themselves take",
+        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE looks that are in time, CAP_SYS_ADMIN the time that the programs themselves"
+        " take",
         {
-            "setpriv": f"sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps={plus} --ambient-caps={plus} gotrace attach PID",
-            "setcap": f"cp {shlex.quote(os.path.realpath(sys.executable))} {own} && chmod 750 {own} && sudo setcap {','.join(n.lower() for n in names)}=ep {own} "
-                      f"&& {own} -m gotrace attach PID",
+            "setpriv": (
+                f"sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps={plus} --ambient-caps={plus} "
+                "gotrace attach PID"
+            ),
+            "setcap": (
+                f"cp {shlex.quote(os.path.realpath(sys.executable))} {own} && chmod 750 {own}"
+                f" && sudo setcap {','.join(n.lower() for n in names)}=ep {own} && {own} -m gotrace attach PID"
+            ),
             "docker": " ".join(f"--cap-add={name}" for name in short) + " --pid=host (or --pid=container:NAME)",
             "kubernetes": f"hostPID: true; securityContext: {{capabilities: {{add: [{', '.join(short)}]}}}}",
             "systemd": f"AmbientCapabilities={' '.join(names)}",

@@ -133,15 +133,20 @@ def _unprivileged_bpf() -> Check:
 
 
 def _paranoia() -> Check:
-    return Check("perf paranoia", False, True,
-                 f"kernel.perf_event_paranoid={_sysctl('kernel.perf_event_paranoid')}: whether it is in the way, the check of uprobes tried")
+    level = _sysctl("kernel.perf_event_paranoid")
+    return Check(
+        "perf paranoia", False, True, f"kernel.perf_event_paranoid={level}: whether it is in the way, the check of uprobes tried"
+    )
 
 
 def _priority() -> Check:
     if Promptness().allowed():
         return Check("real-time priority", False, True, "looks of --mode sample get a CPU at once")
-    return Check("real-time priority", False, False, "refused: where all CPUs are busy, looks of --mode sample come late and find too few goroutines running",
-                 "CAP_SYS_NICE; in a container: --cap-add SYS_NICE")
+    return Check(
+        "real-time priority", False, False,
+        "refused: where all CPUs are busy, looks of --mode sample come late and find too few goroutines running",
+        "CAP_SYS_NICE; in a container: --cap-add SYS_NICE",
+    )
 
 
 def _kernel_symbols() -> Check:

@@ -21,8 +21,9 @@ def bcc_installed() -> Check:
             "sudo apt-get install python3-bpfcc, and a Python that sees the system's packages (./scripts/install)",
         )
     if not spec.origin or not Path(spec.origin).with_name("libbcc.py").exists():
+        where = os.path.dirname(spec.origin or "") or "a namespace"
         return Check(
-            "bcc", True, False, f"the bcc module in {os.path.dirname(spec.origin or '') or 'a namespace'} is not the BPF Compiler Collection",
+            "bcc", True, False, f"the bcc module in {where} is not the BPF Compiler Collection",
             "pip uninstall bcc; sudo apt-get install python3-bpfcc (PyPI's bcc is an unrelated package)",
         )
     return Check("bcc", True, True, "Python's bcc module is installed")

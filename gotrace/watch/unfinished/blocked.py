@@ -73,7 +73,9 @@ def asleep_thread(pid: int, tid: int, symbols: KernelSymbols | None = None) -> A
     return Asleep(kind, number, state, sleep, kernel_stack(pid, tid, symbols) if symbols is not None else ())
 
 
-def blocked_threads(pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True) -> Iterator[BlockedThread | RunnableThread]:
+def blocked_threads(
+    pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True
+) -> Iterator[BlockedThread | RunnableThread]:
     """Threads of process `pid` that sleep in the kernel with a goroutine, whether Go knows of it (a system call) or takes the goroutine for
     running (a page fault, a raw system call, vfork, a stop; only with `running`), and those that have a goroutine and do not sleep.
     Each may have gone on since: ask `still_blocked` afterwards."""

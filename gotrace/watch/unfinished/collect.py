@@ -62,8 +62,8 @@ class Unended:
             rest = (g for g in later if g not in known)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 while chunk := list(islice(rest, _CHUNK)):
-                    found = self._parked.read(chunk)
-                    self._add_unseen(cut, found, known, self._things(found), creation_unseen)
+                    read = self._parked.read(chunk)
+                    self._add_unseen(cut, read, known, self._things(read), creation_unseen)
         self._add_threads(cut, end_ns)
         for wait in self._tables.read_unseen():
             cut.add_unseen(wait)

@@ -41,7 +41,7 @@ class CutOff:
     halted_ns: int = 0
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     goids: dict[RowKey, set[int]] = field(default_factory=dict)
-    _unseen: dict[tuple, RowKey] = field(default_factory=dict)
+    _unseen: dict[tuple[tuple[int, ...], int, bool, StartKind, int], RowKey] = field(default_factory=dict)
 
     def add_parked(self, parked: Parked, interval: OpenInterval | None, thing: int = 0) -> None:
         """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it; `thing` is

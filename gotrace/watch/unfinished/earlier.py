@@ -62,57 +62,57 @@ class EarlierThreads:
         noted = Noted(time.monotonic_ns())
         if not self.tgid or not self._asks:
             return noted
-        pid, tables = self._pid, self._tracer.tables
+        pid, earlier = self._pid, self._tracer.tables.earlier
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             for thread in blocked_threads(pid, self._reader, self._symbols, self._tracer.sees_threads):
                 if isinstance(thread, RunnableThread):
                     noted.runnable.append(thread)
                 else:
-                    tables.add_blocked(thread, noted.since_ns)
+                    earlier.add_blocked(thread, noted.since_ns)
                     noted.blocked.append(thread)
             if self._tracer.sees_threads:
                 if is_halted(pid, kernel_names(pid, pid)):
-                    tables.add_halt(pid, noted.since_ns)
+                    earlier.add_halt(pid, noted.since_ns)
                 runnable = {thread.tid: thread for thread in noted.runnable}
                 for tid, cpu_ns in threads_cpu_ns(pid).items():
                     one = runnable.get(tid)
-                    tables.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
+                    earlier.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
         return noted
 
     def check(self, noted: Noted, opened_ns: int) -> None:
-        """The view of threads has opened, at `opened_ns`. Takes back what was noted of threads that had gone on before, and notes those that
-        went to sleep after they were asked. Those that did so since then the kernel side knows better already."""
-        pid, tables = self._pid, self._tracer.tables
+        """The view of threads has opened, at `opened_ns`. Takes back what was noted of threads that had gone on before, and notes those
+        that went to sleep after they were asked. Those that did so since then the kernel side knows better already."""
+        pid, earlier = self._pid, self._tracer.tables.earlier
         asleep = set()
         for thread in noted.blocked:
             if still_blocked(pid, thread):
                 self.unread += thread.stack.unreadable
                 asleep.add(thread.tid)
             else:
-                tables.forget_blocked(thread.tid, noted.since_ns)
+                earlier.forget_blocked(thread.tid, noted.since_ns)
         self._note_latecomers(asleep, opened_ns)
         with contextlib.suppress(ProcessLookupError):
             now = self._reader.read([thread.g for thread in noted.runnable])
             running = {found.address for found in now if found.status in (Status.RUNNING, Status.SYSCALL)}
             for queued in noted.runnable:
                 if queued.g not in running:
-                    tables.forget_queued(queued.tid)
-        if tables.is_halted_since(noted.since_ns):
+                    earlier.forget_queued(queued.tid)
+        if earlier.is_halted_since(noted.since_ns):
             if is_halted(pid, kernel_names(pid, pid)):
                 self.notes.append(_HALTED)
-            elif tables.is_halted_since(noted.since_ns):
-                tables.forget_halt()
+            elif earlier.is_halted_since(noted.since_ns):
+                earlier.forget_halt()
 
     def _note_latecomers(self, known: set[int], opened_ns: int) -> None:
         """Notes threads other than `known` that sleep and have not been seen since the view opened."""
         if not self.tgid or not self._asks:
             return
-        pid, tables = self._pid, self._tracer.tables
+        pid, earlier = self._pid, self._tracer.tables.earlier
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             for thread in blocked_threads(pid, self._reader, self._symbols, self._tracer.sees_threads):
-                if isinstance(thread, RunnableThread) or thread.tid in known or not tables.add_blocked_late(thread, opened_ns):
+                if isinstance(thread, RunnableThread) or thread.tid in known or not earlier.add_blocked_late(thread, opened_ns):
                     continue
                 if still_blocked(pid, thread):
                     self.unread += thread.stack.unreadable
                 else:
-                    tables.forget_blocked(thread.tid, opened_ns)
+                    earlier.forget_blocked(thread.tid, opened_ns)

@@ -1,4 +1,5 @@
-"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.unfinished.collect` adds at the end.
+"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.unfinished.collect` adds at
+the end.
 
 A stack is read from the process's memory once per wait, of a limited number each time, the longest waits first. Nothing here changes
 what the end finds.

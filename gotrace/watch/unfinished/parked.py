@@ -49,7 +49,8 @@ class ParkedReader:
         """The goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
         found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
-            retry, waiting = [], []
+            retry: list[int] = []
+            waiting: list[Goroutine] = []
             for goroutine in self._reader.read(addresses):
                 if goroutine.ended:
                     self.ended.add(goroutine.address)
@@ -88,6 +89,7 @@ class ParkedReader:
         """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
         whose stacks are to be read before those go: whoever moved in the window may move again soon."""
         opened, _known = self._tables.read_open()
+        addresses: Sequence[int]
         if self._reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
             addresses = self._reader.addresses()
         else:
@@ -126,7 +128,7 @@ class ParkedReader:
             for goroutine in self._reader.read([g]):
                 pcs = self._reader.stack(goroutine)
                 if pcs:
-                    return self._tables.put_stack(pcs)
+                    return self._tables.writer.put_stack(pcs)
         return 0
 
     def things(self, parked: dict[int, Parked]) -> dict[int, int]:
@@ -144,7 +146,7 @@ class ParkedReader:
         numbers = {}
         for fd, thing in files.items():
             with contextlib.suppress(BpfError):
-                numbers[fd] = self._tables.put_object(thing)
+                numbers[fd] = self._tables.writer.put_object(thing)
         return {g: numbers[fd] for g, fd in fds.items() if fd in numbers}
 
 
@@ -154,7 +156,8 @@ def _unmoved(head: Goroutine, now: Goroutine) -> bool:
 
 def _parked(goroutine: Goroutine, pcs: tuple[int, ...] | None) -> Parked:
     stack = _whole_stack(pcs) if pcs else RawStack((goroutine.pc,), unreadable=True)
-    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack, kind=KIND_OF_STATUS.get(goroutine.status, StartKind.BEFORE))
+    kind = KIND_OF_STATUS.get(goroutine.status, StartKind.BEFORE)
+    return Parked(goroutine.address, goroutine.goid, goroutine.wait_reason, stack, kind=kind)
 
 
 @lru_cache(1 << 12)

@@ -1,0 +1,69 @@
+/* Waits in the kernel that a signal or a stop cuts short and that go on afterwards, and stops of the whole process from outside. */
+
+#define RESTART_SYSCALL 219 /* with which the kernel goes on with some calls that a signal interrupted */
+#define SAME_WAIT_NS 1000000 /* what a signal handler may run between two halves of one wait */
+
+/* Whether the call that a thread is on its way out of, with these registers, is made again by the kernel: ERESTARTSYS, ERESTARTNOINTR,
+ * ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h). */
+static __always_inline u32 is_restarted(long ax)
+{
+	return ax == -512 || ax == -513 || ax == -514 || ax == -516;
+}
+
+/* A signal or a stop meets the thread that goroutine g was last on, on its way out of the kernel with these registers. If that has cut
+ * the goroutine's last wait short, it goes on when the goroutine is back at that instruction. */
+static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
+{
+	struct wait *w = waits.lookup(&g);
+	if (!w || !w->ns || regs->ip != w->ip || regs->sp != w->sp)
+		return;
+	u32 interrupted;
+	if ((long)regs->orig_ax >= 0)
+		interrupted = w->kind == KIND_SYSCALL && is_restarted(regs->ax);
+	else
+		interrupted = w->kind == KIND_FAULT && w->flags & WAIT_INTERRUPTIBLE;
+	if (interrupted)
+		w->flags |= WAIT_INTERRUPTED;
+}
+
+/* The goroutine's last wait, made anew if it has none; NULL where there is no room. */
+static __always_inline struct wait *wait_of(u64 g)
+{
+	struct wait none = {}, *w = waits.lookup(&g);
+	if (w)
+		return w;
+	waits.insert(&g, &none);
+	return waits.lookup(&g);
+}
+
+/* Whether the goroutine sleeps in its last wait again. */
+static __always_inline u32 goes_on(struct wait *w, struct pt_regs *regs, u32 kind, u32 syscall, u64 ran_ns)
+{
+	return w->flags & WAIT_INTERRUPTED && w->flags & (WAIT_COUNTED | WAIT_SHORT) && w->kind == kind && w->ip == regs->ip && w->sp == regs->sp &&
+	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < SAME_WAIT_NS;
+}
+
+/* The leading thread stops, and with it the process. */
+static __always_inline void begin_halt(struct thread *t, u64 now)
+{
+	u64 zero = 0;
+	struct halt *h = halt.lookup(NARROW(zero));
+	if (h && !h->since) {
+		h->since = now;
+		t->flags |= THREAD_HALTED;
+	}
+}
+
+static __always_inline void end_halt(struct config *c, struct thread *t, u64 now)
+{
+	u64 zero = 0;
+	struct halt *h = halt.lookup(NARROW(zero));
+	t->flags &= ~THREAD_HALTED;
+	if (!h || !h->since)
+		return;
+	if (draining(c, now))
+		now = c->window_end_ns;
+	u64 since = h->since < c->window_start_ns ? c->window_start_ns : h->since;
+	h->since = 0;
+	h->total_ns += now > since ? now - since : 0;
+}

@@ -1,0 +1,57 @@
+"""The places at which samples find goroutines: stacks with symbols, state and reason, each made once."""
+
+from __future__ import annotations
+
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.records import RawStack
+from gotrace.live.gstruct import Head
+from gotrace.live.scan import waits_for_first_turn
+from gotrace.model.snapshots import interpret
+from gotrace.model.stacks import StackModel
+from gotrace.proc.descriptors import Descriptors
+from gotrace.profile.estimate import Estimator, Place
+from gotrace.profile.symbolize import Symbolizer
+from gotrace.profile.types import Distribution, StackStat
+from gotrace.watch.target import OpenTarget
+from gotrace.watch.unfinished.blocked import Asleep
+
+
+class Places:
+    """Those of one process, which `estimator` sums up."""
+
+    def __init__(self, target: OpenTarget, symbols: KernelSymbols, estimator: Estimator, per_goroutine: bool) -> None:
+        self._pid = target.process.pid
+        self._model = StackModel(target.binary, target.bias, symbols)
+        self._symbolizer = Symbolizer(self._model, symbols, Descriptors(self._pid))
+        self._estimator = estimator
+        self._per_goroutine = per_goroutine
+        self._places: dict[tuple[object, ...], Place] = {}
+
+    @property
+    def unknown(self) -> int:
+        """How many program counters had no function."""
+        return self._symbolizer.unknown
+
+    def place(
+        self, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, kernel: tuple[int, ...], own: RawStack | None = None
+    ) -> Place:
+        """Where the goroutine is: `pcs` is its stack, None if it could not be read, `call` what its thread sleeps in, `kernel` where in the
+        kernel, and `own` its stack by the thread's registers, where Go takes it for running."""
+        goid = head.goid if self._per_goroutine else 0
+        asleep_in = call and (call.kind, call.number, kernel)
+        key = (own or pcs or head.pc, head.status, head.reason, asleep_in, waits_for_first_turn(head), goid)
+        known = self._places.get(key)
+        if known is None:
+            known = self._places[key] = self._new(head, pcs, call, goid, kernel, own)
+        return known
+
+    def _new(
+        self, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, goid: int, kernel: tuple[int, ...], own: RawStack | None
+    ) -> Place:
+        if call is None:
+            row, found = interpret(self._model, head, pcs, 0, goid)
+        else:
+            row, found = interpret(self._model, head, pcs, call.number, goid, kind=call.kind, kernel=kernel, own=own)
+        frames = self._symbolizer.frames(found, row)
+        stat = StackStat(frames, found.state, found.reason, Distribution(), goid=goid or None, pid=self._pid)
+        return self._estimator.place(stat, unread=own.unreadable if own is not None else pcs is None, incomplete=found.incomplete)

@@ -1,0 +1,68 @@
+"""What the threads of goroutines do in the kernel, of which the goroutines' structs say nothing."""
+
+from __future__ import annotations
+
+from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.live.gstruct import Head, Status
+from gotrace.watch.target import OpenTarget
+from gotrace.watch.unfinished.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
+
+_MOST_CALLS = 64
+"""Threads that are asked for their system call in one sample; the rest are counted as in a call of unknown name."""
+
+
+class Threads:
+    """Those of one process. Without `asked` none is asked what it sleeps in. In a forked copy of a process, `existing` are the numbers of
+    those that there are in truth; None elsewhere."""
+
+    def __init__(self, target: OpenTarget, symbols: KernelSymbols, asked: bool) -> None:
+        self.existing: frozenset[int] | None = None
+        self._process = target.process
+        self._memory = target.memory
+        self._at_procid = target.binary.layout.m_procid
+        self._symbols = symbols
+        self._asked = asked
+        self._numbers: dict[int, int] = {}
+
+    def asleep(self, heads: list[Head], indexes: list[int]) -> dict[int, Asleep | None]:
+        """By index, what the goroutine's thread sleeps in; None if it does not. All are asked that Go takes for running, of the others not
+        too many."""
+        found: dict[int, Asleep | None] = {}
+        if not self._asked:
+            return found
+        in_calls = [index for index in indexes if heads[index].status == Status.SYSCALL]
+        for index in [index for index in indexes if heads[index].status == Status.RUNNING] + in_calls[:_MOST_CALLS]:
+            tid = self._number(heads[index].m)
+            if tid:
+                found[index] = asleep_thread(self._process.pid, tid)
+        return found
+
+    def sleep(self, head: Head) -> Sleep | None:
+        """What the goroutine's thread sleeps in now."""
+        return asleep(self._process.pid, self._number(head.m))
+
+    def kernel_stack(self, head: Head, call: Asleep) -> tuple[int, ...]:
+        """Where in the kernel the thread sleeps, if it still does; asked once for each stay."""
+        if call.sleep is None:
+            return ()
+        found = asleep_thread(self._process.pid, self._number(head.m), self._symbols)
+        same = found is not None and found.sleep is not None and found.sleep.place == call.sleep.place
+        return found.kernel if same and found is not None else ()
+
+    def lacks(self, head: Head) -> bool:
+        """Whether the process is a forked copy and the thread that the goroutine is on by Go's account is not one of it."""
+        if self.existing is None or head.status not in (Status.RUNNING, Status.SYSCALL):
+            return False
+        return self._number(head.m) not in self.existing
+
+    def _number(self, m: int) -> int:
+        """That of the thread of an M, 0 if it is not known."""
+        if m not in self._numbers:
+            number = self._memory.u64(m + self._at_procid) if m and self._at_procid is not None else None
+            if not number:
+                return 0
+            if self._process.namespace_pid == self._process.pid:
+                self._numbers[m] = number
+            else:
+                self._numbers[m] = thread_numbers(self._process.pid).get(number, 0)
+        return self._numbers[m]
