@@ -32,7 +32,7 @@ complete -c gotrace -n '__fish_seen_subcommand_from attach' -s q -l quiet -d 'No
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l reason -x -d 'Only this wait reason (\'chan receive\', \'IO wait\', ...). Repeatable.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l runtime -d 'Keep the runtime\'s frames in flame graphs and in the summary.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l sample-period -x -d 'Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.'
-complete -c gotrace -n '__fish_seen_subcommand_from attach' -l sample-rate -x -d 'With --mode sample: looks at all goroutines per second, as long as they take at most 50% of a CPU. [default: 20, at most 10% of a CPU]'
+complete -c gotrace -n '__fish_seen_subcommand_from attach' -l sample-rate -x -d 'With --mode sample: samples of all goroutines per second, as long as they take at most 50% of a CPU. [default: 20, at most 10% of a CPU]'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l state -x -a 'waiting netpoll runnable runqueue syscall preempted' -d 'Only this state. Repeatable.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l syscalls -x -a 'auto tracepoints uprobes none' -d 'Where system calls are seen: the kernel\'s tracepoints, or where those may not be used two uprobes per call.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -s v -l verbose -d 'Say more about what is done.'

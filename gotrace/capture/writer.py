@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 from gotrace import __version__
 from gotrace.capture.alone import Alone
@@ -28,6 +30,7 @@ from gotrace.common.files import as_invoking_user, create
 from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.types import Frame, Pause, Profile, SingleInterval, StackStat, SubWindow, Target
 
+_Key = TypeVar("_Key")
 _FIGURES = (
     "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
     "margin_ns", "halted_ns", "late_ns",
@@ -287,9 +290,9 @@ class CaptureWriter:
         with suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        for rows, kept in ((self._frames, frames), (self._stacks, stacks), (self._targets, targets)):
-            for key in list(rows)[kept:]:  # in the order in which they were added
-                del rows[key]
+        _cut(self._frames, frames)
+        _cut(self._stacks, stacks)
+        _cut(self._targets, targets)
         self._subwindow_ns.clear()
         self._weights = None
 
@@ -362,6 +365,12 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def _cut(rows: dict[_Key, int], kept: int) -> None:
+    """Leaves the `kept` that were added first."""
+    for key in list(rows)[kept:]:
+        del rows[key]
+
+
 class _Guard:
     def __init__(self, path: Path, committed: bool) -> None:
         self._path = path
@@ -371,7 +380,7 @@ class _Guard:
     def __enter__(self) -> None:
         self._identity.__enter__()
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._identity.__exit__(kind, error, trace)
         if isinstance(error, sqlite3.Error):
             # "database is locked", "database table is locked" (sqlite.org: SQLITE_BUSY, SQLITE_LOCKED).

@@ -41,18 +41,21 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.argument("pids", metavar="PID [PID...]", type=click.IntRange(min=1), nargs=-1, required=True)
 @click.option("-d", "--duration", type=DURATION, default="30s", show_default=True, help="Length of the trace; 0: until Ctrl-C.")
 @click.option("--dry-run", is_flag=True, help="Plan, load and verify everything, attach nothing.")
-@click.option("--events-over", type=DURATION, metavar="DURATION", help="Also keep each single interval of at least this length in the capture.")
+@click.option("--events-over", type=DURATION, metavar="DURATION",
+              help="Also keep each single interval of at least this length in the capture.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
 @hot_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
-              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU: where it costs more, wakers, the kernel's part, "
-                   "short intervals, one of two probes, all but short windows and at last all probes are given up, as long as it does. 0: no cap.")
+              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU: "
+                   "where it costs more, wakers, the kernel's part, short intervals, one of two probes, all but short windows and at last "
+                   "all probes are given up, as long as it does. 0: no cap.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
-              help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; sample: no probe, goroutines are read from memory --sample-rate times a second, "
+              help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; "
+                   "sample: no probe, goroutines are read from memory --sample-rate times a second, "
                    "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
@@ -60,15 +63,18 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
               help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
                    "'-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
-@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet if p is not ProbeSet.LEAN]), default=ProbeSet.COMPLETE.value,
-              show_default=True, help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
+@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet if p is not ProbeSet.LEAN]),
+              default=ProbeSet.COMPLETE.value, show_default=True,
+              help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
-@click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
+@click.option("--reason", "reasons", multiple=True, metavar="NAME",
+              help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
 @click.option("--sample-rate", type=click.FloatRange(0.1, 1000), metavar="HZ",
-              help=f"With --mode sample: looks at all goroutines per second, as long as they take at most {BUSIEST_AS_ASKED:.0%} of a CPU.  "
+              help=f"With --mode sample: samples of all goroutines per second, as long as they take at most "
+                   f"{BUSIEST_AS_ASKED:.0%} of a CPU.  "
                    f"[default: {DEFAULT_RATE_HZ:g}, at most {BUSIEST:.0%} of a CPU]")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("--syscalls", type=click.Choice(["auto", "tracepoints", "uprobes", "none"]), default="auto", show_default=True,
@@ -76,8 +82,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float, min_block: int, mode: str, no_kernel: bool,
-    no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
+    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float, min_block: int, mode: str,
+    no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
     runtime: bool, sample_period: int, sample_rate: float | None, states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
@@ -128,8 +134,10 @@ def attach(
     except KeyboardInterrupt:
         if session.capture is not None:
             path = session.capture.path
-            raise GotraceError("interrupted while the outputs were being made: not all are there", f"gotrace report {path} has what was committed") from None
-        raise Interrupted("interrupted before anything was recorded" if not session.running else "interrupted: outputs are missing") from None
+            what = "interrupted while the outputs were being made: not all are there"
+            raise GotraceError(what, f"gotrace report {path} has what was committed") from None
+        what = "interrupted before anything was recorded" if not session.running else "interrupted: outputs are missing"
+        raise Interrupted(what) from None
     if "-" in outputs:
         sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
@@ -137,7 +145,8 @@ def attach(
         sys.stdout.writelines(json_parts(profile))
         sys.stdout.flush()
     if not quiet:
-        print_summary(profile, err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False), runtime=runtime)
+        out = err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False)
+        print_summary(profile, out, runtime=runtime)
         for path in session.written:
             err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
         for remark in session.remarks:

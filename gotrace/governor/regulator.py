@@ -218,7 +218,8 @@ class Regulator:
             wakers_off_ns=since(Rung.WAKERS) if Stage.WAKERS in self._had else 0,
             kernel_off_ns=since(Rung.KERNEL) if Stage.KERNEL in self._had else 0,
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
-            lean_ns=spent[Rung.STARTS], looked_ns=process.steering.looked_ns, paused_ns=process.steering.paused_ns, windows=process.window.count,
+            lean_ns=spent[Rung.STARTS], looked_ns=process.steering.looked_ns, paused_ns=process.steering.paused_ns,
+            windows=process.window.count,
             unlooked_windows=process.window.parked.unlooked, steps=tuple(self._steps),
         )
 

@@ -105,8 +105,8 @@ def _of_code(plan: Plan, bias: int) -> dict[str, int]:
         "EXECUTE_LENGTH": plan.execute.site.length,
         "EXECUTE_AT": plan.execute.site.address + bias,
         "MCALL": plan.mcall + bias,
-        "MORESTACK": plan.morestack[0] + bias,
-        "MORESTACK_NOCTXT": plan.morestack[1] + bias,
+        "MORESTACK": _moved(plan.morestack[0], bias),
+        "MORESTACK_NOCTXT": _moved(plan.morestack[1], bias),
         "BY_THREAD": int(plan.probe_set in (ProbeSet.SCHEDULE, ProbeSet.LEAN)),
         "LEAN": int(plan.probe_set is ProbeSet.LEAN),
     }
@@ -137,3 +137,8 @@ def _of_options(options: Options) -> dict[str, int]:
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
     }
+
+
+def _moved(address: int, bias: int) -> int:
+    """Where it is in the process, 0 if it is not known."""
+    return address + bias if address else 0

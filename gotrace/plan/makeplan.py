@@ -42,7 +42,7 @@ def make_plan(
         probes=tuple(probes),
         left_out=tuple(left_out),
         mcall=needed(binary, "runtime.mcall")[0].entry,
-        morestack=(needed(binary, "runtime.morestack")[0].entry, needed(binary, "runtime.morestack_noctxt")[0].entry),
+        morestack=(_entry(binary, "runtime.morestack"), _entry(binary, "runtime.morestack_noctxt")),
         gopark=_range(needed(binary, "runtime.gopark")[0]),
         async_preempt=_range(needed(binary, "runtime.asyncPreempt")[0]),
         text=Range(binary.table.text, binary.table.etext),
@@ -82,3 +82,9 @@ def _callback(binary: GoBinary) -> Callback:
 
 def _range(function: Function) -> Range:
     return Range(function.entry, function.end)
+
+
+def _entry(binary: GoBinary, symbol: str) -> int:
+    """Where the function begins, 0 if it was not found."""
+    found = binary.function(symbol)
+    return 0 if found is None else found[0].entry

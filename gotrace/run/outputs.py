@@ -19,8 +19,9 @@ _TIMELINE_LIMIT = 500_000
 
 
 class CaptureSink(Sink):
-    """Writes the capture. `stop` ends the trace: where the capture can't be written, as on a disk that is full, there is no use in going on;
-    `say` is told, in one line, of another's lock. After `closed`, `written` tells whether it is whole, and `remark` what else is to be said."""
+    """Writes the capture. `stop` ends the trace: where the capture can't be written, as on a disk that is full, there is no use in
+    going on; `say` is told, in one line, of another's lock. After `closed`, `written` tells whether it is whole, and `remark` what
+    else is to be said."""
 
     def __init__(self, path: Path, force: bool, stop: Callable[[], None], say: Callable[[str], None]) -> None:
         self.writer = CaptureWriter(path, force)

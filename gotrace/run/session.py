@@ -176,7 +176,8 @@ class Session:
         handing, sinks, capture = self._handing, self._handing.sinks, self.capture
         stacks = sum(len(process.stacks()) for process in self.processes)
         if stacks > _MANY_STACKS:
-            sinks.notice(f"writing {stacks:,} stacks; Ctrl-C ends at once" + (", with the capture as it was committed last" if capture else ""))
+            then = ", with the capture as it was committed last" if capture is not None else ""
+            sinks.notice(f"writing {stacks:,} stacks; Ctrl-C ends at once{then}")
         for regulator in self._regulators.values():
             regulator.finish()
         for process in self.processes:
