@@ -233,6 +233,6 @@ LOSS_TEXT = {
     Loss.RUNNING_UNKNOWN: "processes whose goroutines seemed to run for longer than the process had CPU time: that time is left out",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
-    Loss.LOOK_LATE: "looks that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",
+    Loss.LOOK_LATE: "samples that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
 }

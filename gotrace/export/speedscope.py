@@ -115,7 +115,7 @@ def _given_up(profile: Profile) -> list[str]:
         return []
     stages = (
         (report.wakers_off_ns, "no wakers"), (report.kernel_off_ns, "no system calls"), (report.sampled_ns, "sampled"),
-        (report.lean_ns, "starts inferred"), (report.looked_ns, "looks without probes"), (report.paused_ns, "nothing watched"),
+        (report.lean_ns, "starts inferred"), (report.looked_ns, "samples without probes"), (report.paused_ns, "nothing watched"),
     )  # fmt: skip
     return [f"{what} {format_share(lasted, window)}" for lasted, what in stages if lasted]
 

@@ -62,7 +62,7 @@ RUNG_TEXT = {
                "where waits begin is inferred",
     Rung.CONTINUITY: "traced in short windows, without wakers, system calls and waits for a CPU, with a weighted sample of "
                      "short waits",
-    Rung.PROBES: "without probes: goroutines are looked at from without, and all figures of that time are estimates",
+    Rung.PROBES: "without probes: its memory is sampled, and all figures of that time are estimates",
 }
 """What is traced on each, for one line."""
 

@@ -103,9 +103,9 @@ class Regulator:
         if not process.steering.paused:
             process.steering.pause()
         process.steering.stop_looking()
-        self._say(f"governor: {error}: from here on goroutines are looked at from without")
+        self._say(f"governor: {error}: from here on the process's memory is sampled")
         process.missing.append(Missing(
-            "probes", str(error), "from then on intervals are estimated by looks from without", process.process.pid,
+            "probes", str(error), "from then on intervals are estimated from samples of its memory", process.process.pid,
         ))
         if rung is not Rung.PROBES:
             self._note(rung, self.governor.give_windows_up())

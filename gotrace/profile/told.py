@@ -55,7 +55,7 @@ def governor_lines(profile: Profile) -> list[str]:
             (report.kernel_off_ns, "no system calls and waits for a CPU; how long goroutines ran is not known"),
             (report.sampled_ns, f"short intervals sampled{within}"),
             (report.lean_ns, "where waits began was inferred, as in mode lean"),
-            (report.looked_ns, "without probes: goroutines were looked at from without, as in mode sample, and the figures are estimates"),
+            (report.looked_ns, "without probes: its memory was sampled, as in mode sample, and the figures are estimates"),
             (report.paused_ns, f"without probes, between {report.windows:,} windows; longer waits are counted once for each of them"),
         )
         if lasted

@@ -100,8 +100,8 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     if profile.window.mode == Mode.SAMPLE:
         rate = profile.window.samples * 1e9 / profile.window.duration_ns if profile.window.duration_ns else 0.0
         console.print(Text(
-            f"Estimates from {profile.window.samples:,} looks ({rate:.1f}/s): totals with 95 % margins; counts are of the waits "
-            f"that were seen, lengths are known to {format_duration(round(1e9 / rate)) if rate else 'a look'}."
+            f"Estimates from {profile.window.samples:,} samples ({rate:.1f}/s): totals with 95 % margins; counts are of the waits "
+            f"that were seen, lengths are known to {format_duration(round(1e9 / rate)) if rate else 'a sample'}."
         ))
     if profile.probed_ns < profile.window.duration_ns:
         probed = format_share(profile.probed_ns, profile.window.duration_ns)
@@ -282,7 +282,7 @@ def _print_overhead(profile: Profile, console: Console) -> None:
     cost = profile.overhead
     if profile.window.mode == Mode.SAMPLE:
         console.print(Text(
-            f"overhead: no probes, {profile.window.samples:,} looks at the process's memory; gotrace itself "
+            f"overhead: no probes, {profile.window.samples:,} samples of the process's memory; gotrace itself "
             f"{cost.agent_cpu_s:.1f} s CPU, {cost.agent_peak_rss_bytes / 1_048_576:,.0f} MiB", "dim",
         ))
         return

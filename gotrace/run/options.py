@@ -123,13 +123,13 @@ def check_mode(options: AttachOptions) -> None:
     shortest_ns = round(2e9 / (options.sample_rate_hz or DEFAULT_RATE_HZ))
     for wrong, what, hint in (
         (options.sample_period_ns, "--sample-period is for probes: with --mode sample there are none",
-         "--sample-rate HZ sets how often goroutines are looked at"),
+         "--sample-rate HZ sets how often goroutines are sampled"),
         (options.probe_set is not ProbeSet.COMPLETE, "--probes is for probes: with --mode sample there are none",
          "leave --probes out, or use --mode exact"),
         (options.syscalls in ("tracepoints", "uprobes"), "--syscalls is for probes: with --mode sample there are none",
          "leave --syscalls out, or use --mode exact"),
         (0 < options.min_block_ns < shortest_ns,
-         f"--min-block {options.min_block_ns / 1e6:g}ms is less than two looks of --mode sample ({shortest_ns / 1e6:g}ms)",
+         f"--min-block {options.min_block_ns / 1e6:g}ms is less than two samples of --mode sample ({shortest_ns / 1e6:g}ms)",
          "a higher --sample-rate, or --mode exact"),
     ):
         if wrong:

@@ -183,7 +183,7 @@ def is_possible(running_ns: int, cpu_ns: int) -> bool:
 def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
     """What of the layout a live process has contradicted, as what a trace goes without."""
     lacks = (
-        "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two looks, how late sleeps"
+        "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two samples, how late sleeps"
         " ended"
     )
     return [Missing("fields of runtime.g", "; ".join(binary.misfits), lacks, pid)] if binary.misfits else []

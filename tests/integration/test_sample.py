@@ -214,7 +214,7 @@ def test_syscalls_and_c_are_counted_only_while_they_block(tmp_path: Path) -> Non
         (("--sample-period", "1ms"), "--sample-period is for probes"),
         (("--probes", "schedule"), "--probes is for probes"),
         (("--syscalls", "uprobes"), "--syscalls is for probes"),
-        (("--min-block", "10ms"), "less than two looks"),
+        (("--min-block", "10ms"), "less than two samples"),
         (("--sample-rate", "0"), "--sample-rate"),
     ],
 )

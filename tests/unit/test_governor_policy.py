@@ -278,7 +278,7 @@ def test_the_summary_says_what_is_missing() -> None:
 
     text = said(REPORT)
     assert "governor: tracing cost 4.9 %" in text and "cap 5 %" in text
-    for words in ("no wakers", "no system calls", "short intervals sampled", "inferred", "looked at from without", "between 12 windows", "of 3 windows"):
+    for words in ("no wakers", "no system calls", "short intervals sampled", "inferred", "its memory was sampled", "between 12 windows", "of 3 windows"):
         assert words in text
     assert "not held" not in text
     assert "the cap was not held" in said(replace(REPORT, share=0.9))

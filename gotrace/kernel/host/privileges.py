@@ -110,7 +110,7 @@ def without_root() -> WithoutRoot:
         names,
         found is not None,
         "CAP_DAC_READ_SEARCH adds the open files of other users' processes and the calls that they were blocked in before, "
-        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE looks that are in time, CAP_SYS_ADMIN the time that the programs themselves"
+        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE samples that are in time, CAP_SYS_ADMIN the time that the programs themselves"
         " take",
         {
             "setpriv": (

@@ -141,10 +141,10 @@ def _paranoia() -> Check:
 
 def _priority() -> Check:
     if Promptness().allowed():
-        return Check("real-time priority", False, True, "looks of --mode sample get a CPU at once")
+        return Check("real-time priority", False, True, "samples of --mode sample get a CPU at once")
     return Check(
         "real-time priority", False, False,
-        "refused: where all CPUs are busy, looks of --mode sample come late and find too few goroutines running",
+        "refused: where all CPUs are busy, samples of --mode sample come late and find too few goroutines running",
         "CAP_SYS_NICE; in a container: --cap-add SYS_NICE",
     )
 
