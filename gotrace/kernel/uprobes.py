@@ -133,13 +133,14 @@ def probed_code() -> Iterator[tuple[str, Callable[[int], None]]]:
     """
     import ctypes
 
-    # Executable memory must be a file for a uprobe; a memfd would do for the mapping, but has no path to probe.
-    with tempfile.NamedTemporaryFile(prefix="gotrace-calibrate-") as file:
+    # Executable memory must be a file for a uprobe. This one has no name: however we end, nothing is left of it.
+    with tempfile.TemporaryFile() as file:
         file.write(LOOP.ljust(mmap.PAGESIZE, b"\0"))
         file.flush()
         code = mmap.mmap(file.fileno(), mmap.PAGESIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+        path = f"/proc/self/fd/{file.fileno()}"
         try:
-            yield file.name, ctypes.CFUNCTYPE(None, ctypes.c_long)(_address_of(file.name))
+            yield path, ctypes.CFUNCTYPE(None, ctypes.c_long)(_address_of(os.readlink(path)))
         finally:
             code.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -67,3 +69,14 @@ def test_bench_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     least = float(rows["all of an exact interval that it can't do without"][3])
     read = next(float(cells[0]) for title, cells in rows.items() if "256 bytes (g and stack)" in title)
     assert least > 2 * read > 0
+
+
+def test_what_a_hit_costs_is_measured_without_a_file_that_could_be_left(tmp_path: Path) -> None:
+    code = (
+        "import os; from gotrace.kernel.calibrate import measure_trap_ns; from gotrace.kernel.uprobes import probed_code\n"
+        "with probed_code() as (path, _): print(os.readlink(path), os.listdir('.'))\n"
+        "print(measure_trap_ns())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)})
+    mapped, cost = done.stdout.splitlines()
+    assert mapped.endswith("(deleted) []") and 0 < int(cost) < 1_000_000, done.stderr

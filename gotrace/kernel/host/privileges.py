@@ -110,8 +110,8 @@ def without_root() -> WithoutRoot:
         names,
         found is not None,
         "CAP_DAC_READ_SEARCH adds the open files of other users' processes and the calls that they were blocked in before, "
-        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE samples that are in time, CAP_SYS_ADMIN the time that the programs themselves"
-        " take",
+        "CAP_SYSLOG the names of kernel functions, CAP_SYS_NICE samples that are in time, CAP_SYS_ADMIN the time that the programs"
+        " themselves take",
         {
             "setpriv": (
                 f"sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps={plus} --ambient-caps={plus} "
