@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 from gotrace.common.errors import GotraceError, TargetGone
-from gotrace.common.units import format_duration, format_share
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
-from gotrace.kernel.stats import program_stats
-from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Subject, Tracer
+from gotrace.kernel.tracer import Subject, Tracer
 from gotrace.model.stacks import StackModel
 from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.priority import Promptness
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
+from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import Account, CpuClock, accounts
+from gotrace.watch.ending import check_hits, check_probes, count_losses, what_was_seen
 from gotrace.watch.planning import Planned, plan_process
 from gotrace.watch.protocol import Waits
 from gotrace.watch.rows import Rows
 from gotrace.watch.steering import Steering
 from gotrace.watch.tally import Tally
-from gotrace.watch.target import is_possible, plugins_loaded
+from gotrace.watch.target import is_possible
 from gotrace.watch.window import Window
 
 _SPARE_GOROUTINES = 1 << 16
@@ -213,16 +211,18 @@ class ProbedProcess:
         """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
         tracer, window = self.tracer, self.window
         alive = not self.execed and not self.steering.paused
-        if alive:
-            self._check_hits()
+        unhit = check_hits(self.process.pid, window.witness, self.counters) if alive else None
+        if unhit is not None:
+            self.missing.append(unhit)
+            self.failure = GotraceError(f"process {unhit.pid}: {unhit.why}", f"sudo gotrace attach {unhit.pid} --mode sample")
         self._close_window()
         if alive:
-            self._check_probes()
+            self.missing += check_probes(self.target, tracer, self.missing)
         self._cpu.used_ns()
         self._cpu.freeze()
         remaining = window.read_remaining(alive)
         tracer.stop()
-        self._count_losses()
+        count_losses(tracer, window.earlier.unread, self.losses)
         tracer.detach()  # before all that takes time: the target pays for them as long as they are there
         _, intervals = self.read()
         cut = window.cut_off(remaining, window.end_ns, at_the_end=True)
@@ -231,45 +231,11 @@ class ProbedProcess:
         self.losses[Loss.THREAD_STACK_UNREADABLE] += tally.incomplete(threads=True)
         self.goroutines = tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
-        self._note_what_was_seen()
+        self.notes += what_was_seen(tracer.tables, self.stacks(), window.start_ns, window.end_ns)
         tally.close()
         tracer.tables.close()
         self._finished = True
         return self.stacks(), intervals  # how many goroutines there were is known of each only now
-
-    def _check_hits(self) -> None:
-        """Probes that are in the code may still not be hit. Asked before the window closes: what ran until then has been counted."""
-        moved, witness = 0, self.window.witness
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            moved = witness.moved() if witness is not None else 0
-        counters = self.counters()
-        if not moved or counters[Stat.HITS_END] or counters[Stat.HITS_START]:
-            return
-        pid = self.process.pid
-        what = f"no probe was hit, but {moved:,} goroutines that were parked as the window opened have run since"
-        self.missing.append(Missing("probes", what, "waits and running times are wrong", pid))
-        self.failure = GotraceError(f"process {pid}: {what}", f"sudo gotrace attach {pid} --mode sample")
-
-    def _check_probes(self) -> None:
-        """The last guard: probes that left the process's code in the window, as when the program moves it, saw nothing from then
-        on. Nor did they see plugins that it has opened meanwhile."""
-        absent = self.tracer.probes.absent()
-        if absent:
-            self.missing.append(Missing(
-                "probes", f"at the end {len(absent)} probes are no longer in the process's code ({absent[0].symbol}, ...)",
-                "waits and running times are wrong from the moment on at which they left", self.process.pid,
-            ))
-        known = {missing.stage for missing in self.missing}
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            self.missing += [late for late in plugins_loaded(self.target, probes=True) if late.stage not in known]
-
-    def _count_losses(self) -> None:
-        tracer = self.tracer
-        self.losses |= tracer.tables.losses()
-        self.losses[Loss.THREAD_STACK_UNREADABLE] += self.window.earlier.unread
-        missed = [(name, program_stats(fd).missed) for name, fd in tracer.programs()]
-        self.losses[Loss.ARRIVALS_MISSED] += sum(number for name, number in missed if name in ARRIVAL_PROGRAMS)
-        self.losses[Loss.MISSED_HITS] = sum(number for name, number in missed if name not in ARRIVAL_PROGRAMS)
 
     def _account(self) -> None:
         """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
@@ -280,22 +246,6 @@ class ProbedProcess:
         if not is_possible(self.running_ns, self.cpu_used_ns()):
             self.losses[Loss.RUNNING_UNKNOWN] = 1
             self.running_ns = None
-
-    def _note_what_was_seen(self) -> None:
-        tables = self.tracer.tables
-        halted_ns = min(tables.halted_ns(self.end_ns), self.end_ns - self.start_ns)
-        if halted_ns:
-            waits = sum(stack.halted_ns for stack in self.stacks())
-            total = sum(stack.distribution.total_ns for stack in self.stacks())
-            self.notes.append(
-                f"the process was stopped (by a signal, a debugger or a cgroup's freezer) for {format_duration(halted_ns)} of the window: "
-                f"{format_share(waits, total)} of the goroutines' waits lay in that"
-            )
-        outside = tables.threads_outside()
-        if outside:
-            self.notes.append(
-                f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
-            )
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""

@@ -1,0 +1,71 @@
+"""What is looked at as a trace by probes ends: whether the probes were hit and are still there, what was lost, what else was seen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+from gotrace.common.units import format_duration, format_share
+from gotrace.common.vocabulary import Loss, Stat
+from gotrace.kernel.stats import program_stats
+from gotrace.kernel.tables import Tables
+from gotrace.kernel.tracer import ARRIVAL_PROGRAMS, Tracer
+from gotrace.profile.types import Missing, StackStat
+from gotrace.watch.target import OpenTarget, plugins_loaded
+from gotrace.watch.witness import Witness
+
+
+def check_hits(pid: int, witness: Witness | None, counters: Callable[[], dict[Stat, int]]) -> Missing | None:
+    """Probes that are in the code may still not be hit. Asked before the window closes: what ran until then has been counted."""
+    moved = 0
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        moved = witness.moved() if witness is not None else 0
+    counted = counters()
+    if not moved or counted[Stat.HITS_END] or counted[Stat.HITS_START]:
+        return None
+    what = f"no probe was hit, but {moved:,} goroutines that were parked as the window opened have run since"
+    return Missing("probes", what, "waits and running times are wrong", pid)
+
+
+def check_probes(target: OpenTarget, tracer: Tracer, missing: Sequence[Missing]) -> list[Missing]:
+    """What is missing beside `missing`. Probes that left the process's code in the window, as when the program moves it, saw nothing
+    from then on. Nor did they see plugins that it has opened meanwhile."""
+    found = []
+    absent = tracer.probes.absent()
+    if absent:
+        found.append(Missing(
+            "probes", f"at the end {len(absent)} probes are no longer in the process's code ({absent[0].symbol}, ...)",
+            "waits and running times are wrong from the moment on at which they left", target.process.pid,
+        ))
+    known = {each.stage for each in missing}
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        found += [late for late in plugins_loaded(target, probes=True) if late.stage not in known]
+    return found
+
+
+def count_losses(tracer: Tracer, unread: int, losses: dict[Loss, int]) -> None:
+    """Adds what the kernel side has counted; `unread`: stacks of threads from before the window that could not be read."""
+    losses |= tracer.tables.losses()
+    losses[Loss.THREAD_STACK_UNREADABLE] += unread
+    missed = [(name, program_stats(fd).missed) for name, fd in tracer.programs()]
+    losses[Loss.ARRIVALS_MISSED] += sum(number for name, number in missed if name in ARRIVAL_PROGRAMS)
+    losses[Loss.MISSED_HITS] = sum(number for name, number in missed if name not in ARRIVAL_PROGRAMS)
+
+
+def what_was_seen(tables: Tables, stacks: Sequence[StackStat], start_ns: int, end_ns: int) -> list[str]:
+    """Notes, a line each: for how long the process was stopped from outside, and how many threads are outside Go."""
+    notes = []
+    halted_ns = min(tables.halted_ns(end_ns), end_ns - start_ns)
+    if halted_ns:
+        waits = sum(stack.halted_ns for stack in stacks)
+        total = sum(stack.distribution.total_ns for stack in stacks)
+        notes.append(
+            f"the process was stopped (by a signal, a debugger or a cgroup's freezer) for {format_duration(halted_ns)} of the window: "
+            f"{format_share(waits, total)} of the goroutines' waits lay in that"
+        )
+    outside = tables.threads_outside()
+    if outside:
+        notes.append(
+            f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
+        )
+    return notes
