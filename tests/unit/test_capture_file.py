@@ -252,9 +252,11 @@ def test_a_reader_sees_one_state_however_often_it_is_written(tmp_path: Path, mon
 
     writer = begun(tmp_path / "x.gotrace")
     new = stat(UNFINISHED.stacks[0].frames, [S], reason="new")
+    committed = []
 
     def window(value: object, whole=reader.histogram) -> object:
-        if new.key not in writer._stacks:
+        if not committed:
+            committed.append(new)
             writer.put_stacks([new])
             writer.put_intervals(4242, [SingleInterval(7, 0, S, new.key)])
             writer.commit(UNFINISHED)
