@@ -1,6 +1,15 @@
 /* What the kernel does with the threads underneath: a goroutine that Go takes for running may be blocked in a system call
  * or wait for a CPU. Raw tracepoints. */
 
+/* User space found the thread asleep before the window opened. Whether it has moved on since, and slept elsewhere, the place tells where
+ * it now comes from. */
+static __always_inline u32 is_stale(struct thread *t, u64 task)
+{
+	u64 g = t->g, sp = user_stack_pointer(task);
+	struct wait *w = t->kind == KIND_SYSCALL || t->kind == KIND_FAULT ? waits.lookup(&g) : NULL;
+	return w && sp && (!(w->flags & WAIT_BEFORE) || w->sp != sp);
+}
+
 /* The thread gets a CPU again, in the context of the one before it; or it leaves that CPU, and nothing was seen of it in
  * between: a sandbox may keep its own tasks from running anybody's programs, and what such a task hands its CPU to is then
  * not seen. In that case the thread's CPU time since tells when it got the CPU. */
@@ -20,6 +29,10 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 					t->out_ns = c->window_start_ns;
 			}
 			t->flags &= ~THREAD_QUEUED;
+			if (t->flags & THREAD_BEFORE && t->out_ns && is_stale(t, task)) {
+				t->flags &= ~THREAD_BEFORE;
+				t->out_ns = 0;
+			}
 			t->first_sp = t->in_ns || t->out_ns ? 0 : user_stack_pointer(task);
 			t->in_ns = now;
 			if (t->flags & THREAD_HALTED)
