@@ -135,7 +135,8 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	}
 	if (w) {
 		w->ns += main_ns;
-		w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this */
+		if (!leaves)
+			w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this; where the end was not seen it has */
 	}
 	if (admit(s)) {
 		if (w && p->weight == 1)

@@ -1,7 +1,8 @@
 /* Waits in the kernel that a signal or a stop cuts short and that go on afterwards, and stops of the whole process from outside. */
 
 #define RESTART_SYSCALL 219 /* with which the kernel goes on with some calls that a signal interrupted */
-#define SAME_WAIT_NS 1000000 /* what a signal handler may run between two halves of one wait */
+#define SAME_WAIT_NS 1000000 /* so little may lie between two pieces of one interval of a timeline */
+#define HANDLER_NS 10000000 /* so long may a signal's handler have run between two halves of one wait: a hypervisor's time included */
 
 /* Whether the call that a thread is on its way out of, with these registers, is made again by the kernel: ERESTARTSYS, ERESTARTNOINTR,
  * ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h). */
@@ -15,7 +16,7 @@ static __always_inline u32 is_restarted(long ax)
 static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
 {
 	struct wait *w = waits.lookup(&g);
-	if (!w || !w->ns || regs->ip != w->ip || regs->sp != w->sp)
+	if (!w || regs->ip != w->ip || regs->sp != w->sp)
 		return;
 	u32 interrupted;
 	if ((long)regs->orig_ax >= 0)
@@ -40,7 +41,7 @@ static __always_inline struct wait *wait_of(u64 g)
 static __always_inline u32 goes_on(struct wait *w, struct pt_regs *regs, u32 kind, u32 syscall, u64 ran_ns)
 {
 	return w->flags & WAIT_INTERRUPTED && w->flags & (WAIT_COUNTED | WAIT_SHORT) && w->kind == kind && w->ip == regs->ip && w->sp == regs->sp &&
-	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < SAME_WAIT_NS;
+	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < HANDLER_NS;
 }
 
 /* The leading thread stops, and with it the process. */
