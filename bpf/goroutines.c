@@ -360,7 +360,8 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	/* Where the start was not seen, or not its kind: gopark is the leaf of every park. Where copies of it are inlined the leaf
 	 * is another function's, and user space, which has the inline trees, tells: the reason goes along. */
 	if (kind == KIND_BEFORE || kind == KIND_SCHEDULE) {
-		if (word(s, G_SCHED_PC) - GOPARK_LO < GOPARK_HI - GOPARK_LO)
+		/* Not where it was preempted in gopark's own prologue. */
+		if (word(s, G_SCHED_PC) - GOPARK_LO < GOPARK_HI - GOPARK_LO && called_mcall(word(s, G_SCHED_PC)))
 			kind = KIND_PARK;
 	}
 	p->kind = kind;

@@ -301,7 +301,12 @@ done:
 	if (async && value->pcs[ASYNC_AT - 1] - ASYNC_LO < ASYNC_HI - ASYNC_LO) {
 		u64 caller = 0;
 		s->strayed = 1;
-		if (async + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)async) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+		/* Or the word behind it, where the frame is being made or taken down: then the frame pointer is its caller's. */
+		if (async + 8 <= hi && bpf_probe_read_user(&caller, 8, (void *)async))
+			caller = 0;
+		if (caller - TEXT_LO >= TEXT_HI - TEXT_LO && async + 16 <= hi)
+			caller = user_word(async + 8);
+		if (caller - TEXT_LO < TEXT_HI - TEXT_LO) {
 			value->async_caller = caller;
 			hash = mix(hash, caller);
 		}

@@ -215,7 +215,18 @@ class StackModel:
             function = table.function_at(pc if exact else pc - 1)
             # Where a signal struck, the frame above asyncPreempt is the interrupted instruction (runtime/preempt.go).
             exact = function is not None and function.name in INTERRUPTED
-        return tuple(points)
+        return self._with_async_caller(stack, tuple(points))
+
+    def _with_async_caller(self, stack: RawStack, points: tuple[CodePoint, ...]) -> tuple[CodePoint, ...]:
+        """A signal that strikes as a frame is being made, or taken down, finds the caller's frame pointer: then its caller is not in the
+        chain. Whether that is so the sizes of the frames tell."""
+        at = ASYNC_AT
+        if not stack.async_caller or len(points) <= at or not points[at].exact:
+            return points
+        if self._binary.table.stack_delta(points[at].pc) != 8 or self._chains.adds_up(stack, points):
+            return points
+        whole = (*points[: at + 1], CodePoint(stack.async_caller - self._bias), *points[at + 1 :])
+        return whole if self._chains.adds_up(stack, whole) else points
 
     def _why(self, row: IntervalRow, points: tuple[CodePoint, ...]) -> tuple[State, str]:
         if row.part is not Part.MAIN:
