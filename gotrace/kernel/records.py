@@ -13,8 +13,8 @@ class RawStack:
     """Program counters, leaf first.
 
     `leaf_caller` is the caller of ``pcs[0]``: surely where the goroutine stopped in a prologue (`in_prologue`), else only
-    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has no frame, or no whole one. 0: none. `exact`: ``pcs[0]`` is
-    the instruction that comes next, not a return address. `kernel`: the kernel's own.
+    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has no frame, or no whole one.
+    0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address. `kernel`: the kernel's own.
     `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
     `span`: bytes from the stack pointer at ``pcs[0]`` to above the outermost return address, 0 if not known; `first`: to above the one that
     the frame pointer there leads to.
