@@ -28,6 +28,9 @@ _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPY
 "waiting" while its own M runs something for it on the system stack."""
 
 
+_TRIES = 3
+
+
 class Sampler:
     """Of one process; what it sees goes to `estimator`. With `only_goid`, not 0, of that goroutine alone.
 
@@ -149,15 +152,23 @@ class Sampler:
         self._unread.discard(index)
         if sleep is None:
             return
-        key, stay = (head.goid, -2, found.kind, found.number, sleep.pc, sleep.sp), self._estimator.stays.get(index)
+        key: tuple[object, ...] = (head.goid, -2, found.kind, found.number, sleep.pc, sleep.sp)
+        stay = self._estimator.stays.get(index)
         if stay is not None and stay.key == key:
             return
-        unreadable = RawStack((sleep.pc,), exact=True, unreadable=True)
-        now = self._reader.read([self._scanner.address(index)])
-        own = stack_of_thread(self._reader, now[0], sleep) if now and now[0].goid == head.goid else unreadable
-        again = self._threads.sleep(head)
-        if again is None or (again.pc, again.sp) != (sleep.pc, sleep.sp):
-            own = unreadable  # it went on meanwhile: what was read is of another moment
+        own = RawStack((sleep.pc,), exact=True, unreadable=True)
+        for _ in range(_TRIES):
+            # The runtime preempts who does not seem to come back, every 10 ms; it may go on with the same wait in another thread.
+            now = self._reader.read([self._scanner.address(index)])
+            if not now or now[0].goid != head.goid:
+                break
+            head = head._replace(m=now[0].m)
+            read, again = stack_of_thread(self._reader, now[0], sleep), self._threads.sleep(head)
+            if again is not None and (again.pc, again.sp) == (sleep.pc, sleep.sp):
+                own = read
+                break
+        else:
+            key = (*key, "moving")  # the next sample asks once more
         self._losses[Loss.STACK_TORN] += self.counting and own.unreadable
         place = self._places.place(head, None, found, self._threads.kernel_stack(head, found), own)
         self._arrive(index, key, head.goid, place, middle)

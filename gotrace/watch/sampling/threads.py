@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.live.gstruct import Head, Status
 from gotrace.watch.target import OpenTarget
@@ -9,6 +10,9 @@ from gotrace.watch.unfinished.blocked import Asleep, Sleep, asleep, asleep_threa
 
 _MOST_CALLS = 64
 """Threads that are asked for their system call in one sample; the rest are counted as in a call of unknown name."""
+
+_REMEMBERED, _TRIES = 4096, 3
+"""Kernel stacks that are remembered, and how often a new one is asked for."""
 
 
 class Threads:
@@ -23,6 +27,7 @@ class Threads:
         self._symbols = symbols
         self._asked = asked
         self._numbers: dict[int, int] = {}
+        self._kernel_stacks: dict[tuple[int, StartKind, str], tuple[int, ...]] = {}
 
     def asleep(self, heads: list[Head], indexes: list[int]) -> dict[int, Asleep | None]:
         """By index, what the goroutine's thread sleeps in; None if it does not. All are asked that Go takes for running, of the others not
@@ -42,12 +47,19 @@ class Threads:
         return asleep(self._process.pid, self._number(head.m))
 
     def kernel_stack(self, head: Head, call: Asleep) -> tuple[int, ...]:
-        """Where in the kernel the thread sleeps, if it still does; asked once for each stay."""
+        """Where in the kernel the thread sleeps, if it still does; asked once for each stay. Where it has moved meanwhile, as the runtime
+        has preempted its goroutine, what was found when the goroutine slept in the same place before."""
         if call.sleep is None:
             return ()
-        found = asleep_thread(self._process.pid, self._number(head.m), self._symbols)
-        same = found is not None and found.sleep is not None and found.sleep.place == call.sleep.place
-        return found.kernel if same and found is not None else ()
+        place = head.goid, call.kind, call.sleep.place
+        for _ in range(_TRIES if place not in self._kernel_stacks else 1):
+            found = asleep_thread(self._process.pid, self._number(head.m), self._symbols)
+            if found is not None and found.sleep is not None and found.sleep.place == call.sleep.place and found.kernel:
+                if len(self._kernel_stacks) >= _REMEMBERED:
+                    self._kernel_stacks.clear()
+                self._kernel_stacks[place] = found.kernel
+                return found.kernel
+        return self._kernel_stacks.get(place, ())
 
     def lacks(self, head: Head) -> bool:
         """Whether the process is a forked copy and the thread that the goroutine is on by Go's account is not one of it."""
