@@ -301,12 +301,11 @@ done:
 	if (async && value->pcs[ASYNC_AT - 1] - ASYNC_LO < ASYNC_HI - ASYNC_LO) {
 		u64 caller = 0;
 		s->strayed = 1;
-		/* Or the word behind it, where the frame is being made or taken down: then the frame pointer is its caller's. */
-		if (async + 8 <= hi && bpf_probe_read_user(&caller, 8, (void *)async))
-			caller = 0;
-		if (caller - TEXT_LO >= TEXT_HI - TEXT_LO && async + 16 <= hi)
-			caller = user_word(async + 8);
-		if (caller - TEXT_LO < TEXT_HI - TEXT_LO) {
+		/* Or further up, where the frame is being made or taken down: then the frame pointer is its caller's. */
+		u64 size = 0;
+		if (frame_is_being_made(value->pcs[ASYNC_AT], &size))
+			async += size;
+		if (async + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)async) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
 			value->async_caller = caller;
 			hash = mix(hash, caller);
 		}

@@ -223,7 +223,7 @@ class StackModel:
         at = ASYNC_AT
         if not stack.async_caller or len(points) <= at or not points[at].exact:
             return points
-        if self._binary.table.stack_delta(points[at].pc) != 8 or self._chains.adds_up(stack, points):
+        if not self._binary.table.stack_delta(points[at].pc) or self._chains.adds_up(stack, points):
             return points
         whole = (*points[: at + 1], CodePoint(stack.async_caller - self._bias), *points[at + 1 :])
         return whole if self._chains.adds_up(stack, whole) else points
