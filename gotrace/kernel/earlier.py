@@ -80,7 +80,8 @@ class EarlierState:
         with contextlib.suppress(BpfError):
             entry = self._maps.read("threads", key, Thread)
         if entry is not None:
-            if entry.out_ns or entry.in_ns or entry.flags & THREAD_OUTSIDE:
+            # The leading thread's row also says that the process is stopped.
+            if entry.out_ns or entry.in_ns or entry.flags & (THREAD_OUTSIDE | THREAD_HALTED):
                 return False
             # It may get a CPU right now: then the kernel side makes a row of its own, which is left as it is.
             self._maps.delete("threads", key)

@@ -68,6 +68,7 @@ _LOSSES = {
     Stat.ARRIVAL_UNWATCHED: Loss.ARRIVALS_MISSED,
 }
 _START = slice(Goroutine.start_ns.offset, Goroutine.start_ns.offset + Goroutine.start_ns.size)
+_UNSEEN = slice(Goroutine.unseen_ns.offset, Goroutine.unseen_ns.offset + 8)
 _INTERVALS = ("intervals", "more_intervals")
 
 
@@ -159,9 +160,10 @@ class Tables:
 
     # -- what is going on ----------------------------------------------------------------------------------------------
 
-    def read_open(self) -> tuple[dict[int, OpenInterval], set[int]]:
-        """The intervals that are open, by g address, and the addresses of all goroutines in the table."""
-        opened, known = {}, set()
+    def read_open(self) -> tuple[dict[int, OpenInterval], set[int], list[UnseenWait]]:
+        """The intervals that are open, by g address, the addresses of all goroutines in the table, and waits of at least a millisecond that
+        nobody saw begin."""
+        opened, known, unseen = {}, set(), []
         for raw_key, raw in self._maps.table("goroutines", ct.c_uint64, Goroutine):
             g = int.from_bytes(raw_key, "little")
             known.add(g)
@@ -172,7 +174,11 @@ class Tables:
                     entry.stopped_at_start, entry.stopped_at_data, entry.stopped_at_ready, entry.long_run_ns,
                     entry.margin_ns if entry.kind == StartKind.SCHEDULE else 0, entry.halted_at_start, entry.halted_at_ready,
                 )
-        return opened, known
+            if any(bytes(raw[_UNSEEN])):
+                entry = Goroutine.from_buffer_copy(raw)
+                if entry.unseen_ns >= _UNSEEN_NS:
+                    unseen.append(UnseenWait(entry.unseen_goid, entry.unseen_ns))
+        return opened, known, unseen
 
     def open_since(self, g: int) -> int:
         """When the open interval of the goroutine at `g` began, 0 if there is none."""
@@ -185,11 +191,6 @@ class Tables:
             RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & (GOROUTINE_BORN | GOROUTINE_ENDED)))
             for key, e in self._maps.structs("goroutines", ct.c_uint64, Goroutine)
         ]
-
-    def read_unseen(self) -> list[UnseenWait]:
-        """Of at least a millisecond."""
-        entries = self._maps.structs("goroutines", ct.c_uint64, Goroutine)
-        return [UnseenWait(e.unseen_goid, e.unseen_ns) for _, e in entries if e.unseen_ns >= _UNSEEN_NS]
 
     def read_open_threads(self) -> list[OpenThread]:
         """The threads that are off their CPU with a goroutine."""

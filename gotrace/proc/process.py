@@ -122,7 +122,7 @@ def _inspect(pid: int, pidfd: int) -> Process:
     if int(fields[6]) & _PF_KTHREAD:
         raise Refused(f"{pid} ({comm}) is a kernel thread, not a Go program")
     if thread != pid:  # the main thread has ended, and has no memory any more: the others have
-        of_thread = _read(f"/proc/{pid}/task/{thread}/stat")
+        of_thread = read_short(f"/proc/{pid}/task/{thread}/stat")
         others = of_thread[of_thread.rindex(b")") + 2 :].split() if of_thread else fields
         fields = [*fields[:23], others[23], fields[24], others[25], *fields[26:]]
     status = _status(pid)
@@ -207,10 +207,10 @@ def _hung_hint(mount: Mount | None) -> str:
 
 
 def _identity(pid: int) -> tuple[bytes, int, int]:
-    stat = _read(f"/proc/{pid}/stat")
+    stat = read_short(f"/proc/{pid}/stat")
     fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
     if fields and has_ended(fields):
-        stat = _read(f"/proc/{pid}/task/{living_thread(pid)}/stat")
+        stat = read_short(f"/proc/{pid}/task/{living_thread(pid)}/stat")
         fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
     if not fields:
         return b"", 0, 0
@@ -230,17 +230,17 @@ def _code_segment(exe_fd: int) -> tuple[int | None, int]:
 
 
 def _auxv(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/auxv") or _read(f"/proc/{living_thread(pid) or pid}/auxv")
+    return read_short(f"/proc/{pid}/auxv") or read_short(f"/proc/{living_thread(pid) or pid}/auxv")
 
 
-def _read(path: str) -> bytes:
-    """A short file of /proc, b"" if it can't be read. Asked for at every look, so without a pathlib.Path."""
+def read_short(path: str, most: int = _LONGEST) -> bytes:
+    """The first `most` bytes of a file of /proc, b"" if it can't be read. Asked for at every sample, so without a pathlib.Path."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(fd, _LONGEST)
+        return os.read(fd, most)
     except OSError:
         return b""
     finally:

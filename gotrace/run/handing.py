@@ -6,7 +6,7 @@ from gotrace.governor.regulator import Regulator
 from gotrace.profile.types import GovernorStep, Profile, SingleInterval, StackStat
 from gotrace.run.accounting import Accounting
 from gotrace.run.outputs import CaptureSink, TimelineSink
-from gotrace.run.sinks import Delta, Moment, Sink, Sinks
+from gotrace.run.sinks import Delta, Moment, Sinks
 from gotrace.watch.protocol import Waits, Watched
 
 _READ_FOR_NS = 250_000_000
@@ -15,7 +15,7 @@ that the target may want, and keep Ctrl-C waiting. The rest is read before the n
 
 
 class Handing:
-    """Of one run. `timeline` and `capture` are sinks too; what they could not keep is a loss of the run."""
+    """Of one run. `timeline` and `capture` are those of `sinks` whose own losses are the run's."""
 
     def __init__(self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting) -> None:
         self.sinks = Sinks()
@@ -25,14 +25,6 @@ class Handing:
         self._regulators = regulators
         self._accounting = accounting
         self._steps: dict[int, int] = {}
-
-    def add(self, sink: Sink) -> None:
-        """Adds a sink."""
-        if isinstance(sink, TimelineSink):
-            self.timeline = sink
-        elif isinstance(sink, CaptureSink):
-            self.capture = sink
-        self.sinks.add(sink)
 
     def batch(self) -> None:
         """What has changed since the last batch, of all processes, and where the run stands then."""

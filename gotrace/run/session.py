@@ -152,15 +152,17 @@ class Session:
         options, handing = self.options, self._handing
         captures = [output for output in options.outputs if output.endswith(".gotrace")]
         if captures:  # before `talk`, which tells that the trace goes on: killed from then on, it leaves a valid one
-            handing.add(CaptureSink(Path(captures[0]), options.force, self._stop.set, talk.notice))
+            handing.capture = CaptureSink(Path(captures[0]), options.force, self._stop.set, talk.notice)
+            handing.sinks.add(handing.capture)
         if options.wants_timeline:
-            handing.add(TimelineSink())
+            handing.timeline = TimelineSink()
+            handing.sinks.add(handing.timeline)
         self._files = [
             FileSink(Path(output), options.runtime, options.force) for output in options.outputs
             if output != "-" and not output.endswith(".gotrace")
         ]
         for sink in (*self._files, *self.sinks, talk):
-            handing.add(sink)
+            handing.sinks.add(sink)
 
     def _govern(self, process: ProbedProcess) -> None:
         options = self.options

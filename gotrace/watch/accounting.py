@@ -67,7 +67,7 @@ class RunQueueClock:
 def accounts(tables: Tables, start_ns: int, end_ns: int, ended: Container[int]) -> tuple[list[Account], int]:
     """By goroutine, and for how long all have run, in the window from `start_ns` to `end_ns`. `ended` are g structs whose goroutine is
     gone: those ran until a moment that nobody saw."""
-    opened, _known = tables.read_open()
+    opened, _known, _unseen = tables.read_open()
     since = {thread.g: thread.out_ns for thread in tables.read_open_threads()}
     since |= {g: interval.start_ns for g, interval in opened.items()}
     running_ns, found = tables.read_stats()[Stat.RUN_NS], []

@@ -128,7 +128,7 @@ class Steering:
             remaining.parked = window.parked.stacks(heads, busy)
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
-            opened, known = tracer.tables.read_open()
+            opened, known, _unseen = tracer.tables.read_open()
             missed = [g for g in heads if g not in remaining.parked and (g in opened or g not in known)]
             remaining.parked |= window.parked.stacks(heads, missed)
         except (ProcessLookupError, PermissionError):

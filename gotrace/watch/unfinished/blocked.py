@@ -19,6 +19,7 @@ from gotrace.live.goroutines import Goroutine, GoroutineReader
 from gotrace.live.gstruct import Status
 from gotrace.model.kernelstacks import STOPPED, cause
 from gotrace.proc.descriptors import open_file
+from gotrace.proc.process import read_short
 from gotrace.proc.sockets import internet_sockets
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -126,18 +127,8 @@ def still_blocked(pid: int, thread: BlockedThread) -> bool:
 
 def thread_state(pid: int, tid: int) -> str:
     """One letter, as in /proc/PID/task/TID/stat: R, S, D, T, t, ...; "" if the thread is gone."""
-    stat = _short(f"/proc/{pid}/task/{tid}/stat", 1024)
+    stat = read_short(f"/proc/{pid}/task/{tid}/stat", 1024)
     return stat[stat.rindex(b")") + 2 :][:1].decode("ascii", "replace") if b")" in stat else ""
-
-
-def threads_cpu_ns(pid: int) -> dict[int, int]:
-    """CPU time of each thread of the process, of at most so many, ns; {} where the kernel does not tell (CONFIG_SCHED_INFO)."""
-    found: dict[int, int] = {}
-    for tid in islice(_threads(pid), _MOST):
-        words = _short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
-        if words and words[0].isdigit():
-            found[tid] = int(words[0])
-    return found
 
 
 def threads_times(pid: int) -> dict[int, tuple[int, int]]:
@@ -145,7 +136,7 @@ def threads_times(pid: int) -> dict[int, tuple[int, int]]:
     sched-stats.rst); {} where the kernel does not tell."""
     found: dict[int, tuple[int, int]] = {}
     for tid in islice(_threads(pid), _MOST):
-        words = _short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
+        words = read_short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
         if len(words) >= 2 and words[0].isdigit() and words[1].isdigit():
             found[tid] = int(words[0]), int(words[1])
     return found
@@ -163,20 +154,6 @@ def _threads(pid: int) -> list[int]:
         return []
 
 
-def _short(path: str, most: int) -> bytes:
-    """A short file of /proc, b"" if it can't be read. Asked for at every look, so without a pathlib.Path."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, most)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
-
-
 def thread_numbers(pid: int) -> dict[int, int]:
     """Thread numbers as we see them, by those that the process itself sees (m.procid)."""
     found = {}
@@ -192,7 +169,7 @@ def thread_numbers(pid: int) -> dict[int, int]:
 
 def asleep(pid: int, tid: int) -> Sleep | None:
     """What the thread sleeps in; None where it runs, or could."""
-    place = _short(f"/proc/{pid}/task/{tid}/syscall", 512).decode("ascii", "replace").strip()
+    place = read_short(f"/proc/{pid}/task/{tid}/syscall", 512).decode("ascii", "replace").strip()
     fields = place.split()
     # "running", "-1 SP PC" where it sleeps outside of system calls, else "NUMBER ARG... SP PC" (proc(5)).
     if len(fields) < 3:
@@ -228,6 +205,6 @@ def kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:
 
 def kernel_names(pid: int, tid: int) -> tuple[str, ...]:
     """Their names, as /proc/PID/task/TID/stack has them; () where it may not be read (it takes CAP_SYS_ADMIN)."""
-    lines = _short(f"/proc/{pid}/task/{tid}/stack", 8192).decode("ascii", "replace").splitlines()
+    lines = read_short(f"/proc/{pid}/task/{tid}/stack", 8192).decode("ascii", "replace").splitlines()
     # "[<0>] pipe_read+0x123/0x456", a module's with " [name]" behind.
     return tuple(line.split("] ", 1)[-1].split("+")[0] for line in lines if "+" in line)

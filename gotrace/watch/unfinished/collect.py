@@ -44,7 +44,7 @@ class Unended:
         which have yet to be read. `alive`: the process is still there; `whole`: the tables have all that were seen;
         `creation_unseen`: who waits for a first turn may be younger than the window."""
         cut = self._new(start_ns, end_ns)
-        opened, known = self._tables.read_open()
+        opened, known, unseen = self._tables.read_open()
         things = self._things(parked) if alive else {}
         for g, interval in opened.items():
             if alive and g in self._parked.ended:
@@ -65,7 +65,7 @@ class Unended:
                     read = self._parked.read(chunk)
                     self._add_unseen(cut, read, known, self._things(read), creation_unseen)
         self._add_threads(cut, end_ns)
-        for wait in self._tables.read_unseen():
+        for wait in unseen:
             cut.add_unseen(wait)
         return self._resolved(cut)
 

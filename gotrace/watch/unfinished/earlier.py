@@ -18,7 +18,7 @@ from gotrace.watch.unfinished.blocked import (
     kernel_names,
     sees_kernel_numbers,
     still_blocked,
-    threads_cpu_ns,
+    threads_times,
 )
 
 _NO_NUMBERS = (
@@ -74,7 +74,7 @@ class EarlierThreads:
                 if is_halted(pid, kernel_names(pid, pid)):
                     earlier.add_halt(pid, noted.since_ns)
                 runnable = {thread.tid: thread for thread in noted.runnable}
-                for tid, cpu_ns in threads_cpu_ns(pid).items():
+                for tid, (cpu_ns, _waited_ns) in threads_times(pid).items():
                     one = runnable.get(tid)
                     earlier.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
         return noted

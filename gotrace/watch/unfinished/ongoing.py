@@ -74,7 +74,7 @@ class Ongoing:
 
     def _add_goroutines(self, found: Found, first_seen: dict[int, Parked], creation_unseen: bool, whole: bool) -> None:
         cut = found.cut
-        opened, known = self.tables.read_open()
+        opened, known, _unseen = self.tables.read_open()
         found.known = len(known)
         opened = {g: interval for g, interval in opened.items() if interval.start_ns < cut.end_ns}
         self._read(opened)

@@ -74,7 +74,7 @@ class ParkedReader:
         host they take as long as the kernel's scheduler does."""
         found: dict[int, Parked] = {}
         for attempt in range(_PATIENCE):
-            opened, known = self._tables.read_open()
+            opened, known, _unseen = self._tables.read_open()
             wanted = opened.keys() | parked.keys() - known  # the rest has resumed: its interval is closed
             missing = {g for g in wanted - self.ended if (record := found.get(g) or parked.get(g)) is None or record.stack.unreadable}
             if not missing:
@@ -88,7 +88,7 @@ class ParkedReader:
     def heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
         """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
         whose stacks are to be read before those go: whoever moved in the window may move again soon."""
-        opened, _known = self._tables.read_open()
+        opened, _known, _unseen = self._tables.read_open()
         addresses: Sequence[int]
         if self._reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
             addresses = self._reader.addresses()

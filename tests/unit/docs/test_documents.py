@@ -102,7 +102,6 @@ def known_elsewhere(flags: set[str]) -> bool:
     return all(any(flag in text for text in texts) for flag in flags)
 
 
-@pytest.mark.skipif(not (ROOT / "gotrace/run").is_dir(), reason="the modules are not yet where the documentation has them")
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
 def test_paths_exist(name: str) -> None:
     paths = re.compile(r"(?:gotrace|bpf|scripts|tests|docs|findings|vagrant|\.ci|\.github)/[\w./*-]*")
