@@ -58,6 +58,22 @@ static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
 	return 0;
 }
 
+/* The frame pointer of what called a sanitizer that has no frame of its own: C keeps it, or saves it below where it left the stack of g0
+ * before it puts something else into the register. Of all words there that point to a frame that one is the lowest. */
+static __always_inline u64 frame_of_caller(u64 sp, u64 fp, u64 lo, u64 hi)
+{
+	u64 lowest = hi;
+	if (fp >= lo && returns_to_go(fp + 8, lo, hi))
+		return fp;
+#pragma clang loop unroll(disable)
+	for (u32 word = 0; word < SANITIZER_WORDS; word++, sp += 8) {
+		u64 saved = user_word(sp);
+		if (saved - lo < lowest - lo && returns_to_go(saved + 8, lo, hi))
+			lowest = saved;
+	}
+	return lowest < hi ? lowest : fp;
+}
+
 /* The current thread leaves its CPU. */
 static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct config *c, u64 now)
 {
@@ -216,9 +232,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	} else if (SANITIZER && tls == g && (checked = call_of_sanitizer(sp, s->regs.r12, lo, hi))) {
 		/* On g0's stack by a way that notes nothing but the stack pointer. C may have put something else into the frame pointer. */
 		pc = SANITIZER_CODE;
+		fp = SANITIZER_FRAME ? user_word(checked - 8) : frame_of_caller(sp, fp, checked, hi);
 		sp = checked;
-		if (SANITIZER_FRAME)
-			fp = user_word(sp - 8);
 		t->how = KIND_TRANSIT;
 	} else {
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;

@@ -409,8 +409,8 @@ def test_a_thread_waits_for_a_cpu_inside_a_check(version: str, flag: str, tmp_pa
     inside = [stack for stack in of_threads if stack["frames"][0]["name"] == "[in the memory access checks of -race, -asan or -msan]"]
     assert count(inside) > 0.1 * count(of_threads) > 5
     whole = [stack for stack in inside if [frame["name"] for frame in stack["frames"]][-3:] == ["main.work", "main.root", "runtime.goexit"]]
-    # Few are met before C's frame pointer in the place of Go's is known of, or between two instructions of the switch to C.
-    assert count(whole) > 0.9 * count(inside)
+    # Between two instructions of the switch to C a few are not.
+    assert count(whole) > 0.95 * count(inside)
     assert summary["losses"]["stack_in_transit"] < 0.05 * count(of_threads)
     assert any(f"built with -{flag}" in note for note in summary["notes"])
 
