@@ -197,6 +197,10 @@ class Loss(str, Enum):
     RUNNING_UNKNOWN = "running_unknown"
     STACK_TORN = "stack_torn"
     LOOK_LATE = "look_late"
+    SPAN_TABLE_FULL = "span_table_full"
+    SPAN_START_UNSEEN = "span_start_unseen"
+    SPAN_WAITS_FULL = "span_waits_full"
+    HISTORY_LOST = "history_lost"
 
 
 LOSS_TEXT = {
@@ -235,4 +239,8 @@ LOSS_TEXT = {
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
     Loss.LOOK_LATE: "samples that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
+    Loss.SPAN_TABLE_FULL: "requests not recorded: more at once, or of more durations and waits, than the table holds",
+    Loss.SPAN_START_UNSEEN: "requests that ended in the window and had begun before it: they are in no figure of the requests",
+    Loss.SPAN_WAITS_FULL: "requests with more different waits than are kept of one: the other waits are told by state and reason alone",
+    Loss.HISTORY_LOST: "single intervals that were overwritten before they could be read: some causes of requests are not known",
 }

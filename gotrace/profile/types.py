@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gotrace.common.histogram import bucket_of, percentile
 from gotrace.common.vocabulary import CONTINUED, FrameKind, Loss, State
+
+if TYPE_CHECKING:
+    from gotrace.profile.requests import Span
 
 KERNEL_PATH = "[kernel path]"
 """`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function that had it arrive."""
@@ -313,6 +316,8 @@ class Profile:
     """Stages that this trace went without."""
     notes: list[str] = field(default_factory=list)
     """What else a reader has to know to understand the figures: the process was stopped, it is a forked copy, ..."""
+    requests: list[Span] = field(default_factory=list)
+    """Calls of span functions, those with most time first; empty where the program has none, or they were not asked for."""
     selected: tuple[str, int] | None = None
     """The flags by which `stacks` were chosen, and from how many; None where they are all that there are."""
 

@@ -1,0 +1,185 @@
+"""Requests: calls of the functions that serve them (spans), by how long they took, with where their time went and to what in the end.
+
+All durations are int nanoseconds. Requests are summed up by the bucket of their duration (gotrace/common/histogram.py), all that were
+completed in the window; percentiles are cut from that afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gotrace.common.vocabulary import State
+from gotrace.profile.types import Distribution, Frame, StackKey, StackStat
+
+RUNNING = "running"
+"""In place of a state: with a CPU."""
+UNKNOWN_STATE = "unknown"
+"""In place of a state: it is not known what went on."""
+EDGES = (0.0, 0.5, 0.9, 0.99, 1.0)
+"""The percentiles between which the bands of the summary lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What time went to in the end. `state` is that of `State`, or `RUNNING`, or `UNKNOWN_STATE`; `text` is one line that says it all."""
+
+    text: str
+    frames: tuple[Frame, ...]
+    state: str
+    reason: str
+    object: str = ""
+
+
+@dataclass(slots=True)
+class WaitSum:
+    """Waits of one stack inside requests."""
+
+    count: int = 0
+    total_ns: int = 0
+
+
+@dataclass(slots=True)
+class SpanBucket:
+    """The completed requests whose duration lies in one bucket. `cpu_ns`: running with a CPU, on their own goroutines; `waits`: all else,
+    by stack; `other`: waits beyond the number of different ones that is kept of a request, by state and reason. `total_ns` is the sum of
+    the three.
+
+    Of `followed` of them, chosen by chance, the path was followed: `causes` divide their `followed_ns`, as far as they explain it."""
+
+    count: int = 0
+    total_ns: int = 0
+    cpu_ns: int = 0
+    waits: dict[StackKey, WaitSum] = field(default_factory=dict)
+    other: dict[tuple[State, str], WaitSum] = field(default_factory=dict)
+    followed: int = 0
+    followed_ns: int = 0
+    causes: dict[Cause, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """A stretch of an exemplar's time, and where it went: what goroutine `goid` did. `start_ns` is from the window's start."""
+
+    goid: int
+    start_ns: int
+    duration_ns: int
+    state: str
+    reason: str
+    frames: tuple[Frame, ...] = ()
+    object: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One slow request. `what`: method and path, or the gRPC method; None if it was not read. `path` covers it without gaps and overlaps,
+    the latest step first; empty if it could not be followed. `in_progress`: it had not ended when the window did."""
+
+    start_ns: int
+    duration_ns: int
+    goid: int
+    what: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    path: tuple[PathStep, ...] = ()
+    in_progress: bool = False
+
+
+@dataclass(slots=True)
+class Span:
+    """All calls of one function of one process in the window. `in_progress`: how many had not ended then; they are in nothing else but
+    `exemplars`, which are the slowest first."""
+
+    function: str
+    pid: int = 0
+    latency: Distribution = field(default_factory=Distribution)
+    in_progress: int = 0
+    buckets: dict[int, SpanBucket] = field(default_factory=dict)
+    exemplars: list[Exemplar] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Band:
+    """The requests between two percentiles of the duration. `low` and `high` are fractions. `causes`: largest first; together they explain
+    `explained_ns` of the band's time, which is an estimate from the requests that were followed."""
+
+    low: float
+    high: float
+    count: int = 0
+    total_ns: int = 0
+    cpu_ns: int = 0
+    waits: dict[StackKey, WaitSum] = field(default_factory=dict)
+    other: dict[tuple[State, str], WaitSum] = field(default_factory=dict)
+    followed: int = 0
+    causes: dict[Cause, int] = field(default_factory=dict)
+
+    @property
+    def explained_ns(self) -> int:
+        """How much of the time has a cause."""
+        return sum(self.causes.values())
+
+    def by_state(self, stacks: dict[StackKey, StackStat]) -> dict[State, int]:
+        """Time by state, largest first; with `cpu_ns` it is all."""
+        found: dict[State, int] = {}
+        for key, wait in self.waits.items():
+            state = stacks[key].state
+            found[state] = found.get(state, 0) + wait.total_ns
+        for (state, _), wait in self.other.items():
+            found[state] = found.get(state, 0) + wait.total_ns
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def by_reason(self, stacks: dict[StackKey, StackStat]) -> dict[str, int]:
+        """Time by reason, largest first."""
+        found: dict[str, int] = {}
+        for key, wait in self.waits.items():
+            reason = stacks[key].reason
+            found[reason] = found.get(reason, 0) + wait.total_ns
+        for (_, reason), wait in self.other.items():
+            found[reason] = found.get(reason, 0) + wait.total_ns
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def bands(span: Span, edges: Sequence[float] = EDGES) -> list[Band]:
+    """The requests of a span between each two neighbours of `edges`. Those of one bucket, which differ by less than 1/16 in duration, are
+    divided evenly where an edge lies among them: the sums over all bands are those over all requests."""
+    total = sum(bucket.count for bucket in span.buckets.values())
+    result = [Band(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    for band in result:
+        first, end = round(band.low * total), round(band.high * total)
+        seen = 0
+        for number in sorted(span.buckets):
+            bucket = span.buckets[number]
+            share = min(seen + bucket.count, end) - max(seen, first)
+            if share > 0:
+                _add(band, bucket, max(seen, first) - seen, share)
+            seen += bucket.count
+        band.causes = dict(sorted(band.causes.items(), key=lambda item: -item[1]))
+    return result
+
+
+def _add(band: Band, bucket: SpanBucket, offset: int, share: int) -> None:
+    """Adds requests [offset, offset + share) of a bucket. What rounding takes from one band the next one gets."""
+
+    def part(figure: int) -> int:
+        return figure * (offset + share) // bucket.count - figure * offset // bucket.count
+
+    band.count += share
+    band.total_ns += part(bucket.total_ns)
+    band.cpu_ns += part(bucket.cpu_ns)
+    _add_waits(band.waits, bucket.waits, part)
+    _add_waits(band.other, bucket.other, part)
+    band.followed += part(bucket.followed)
+    for cause, cause_ns in bucket.causes.items():
+        # Of the followed ones to all, by their time.
+        whole = cause_ns * bucket.total_ns // bucket.followed_ns if bucket.followed_ns else 0
+        band.causes[cause] = band.causes.get(cause, 0) + part(whole)
+
+
+_Key = TypeVar("_Key")
+
+
+def _add_waits(to: dict[_Key, WaitSum], waits: dict[_Key, WaitSum], part: Callable[[int], int]) -> None:
+    for key, wait in waits.items():
+        found = to.setdefault(key, WaitSum())
+        found.count += part(wait.count)
+        found.total_ns += part(wait.total_ns)
