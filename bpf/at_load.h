@@ -161,3 +161,7 @@
 #define GOVERNED AT_LOAD(GOVERNED) /* struct knobs holds */
 #define STREAM AT_LOAD(STREAM)
 #define STREAM_NS AT_LOAD(STREAM_NS)
+
+/* Whether requests are told (bpf/requests.c), and of how many chunks the ring of each CPU is, a power of two. */
+#define SPANS AT_LOAD(SPANS)
+#define HISTORY_CHUNKS AT_LOAD(HISTORY_CHUNKS)

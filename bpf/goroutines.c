@@ -293,6 +293,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	} else if (first && !(from && state->kind == KIND_CREATED)) {
 		count(from ? STAT_FORGOTTEN : STAT_CREATED);
 		state->run_ns = state->off_ns = state->slice_base = 0;
+		state->spans = 0;
 		state->flags = GOROUTINE_BORN;
 		goto resumed;
 	}
@@ -344,6 +345,8 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->halted_ns[PART_RUNNABLE] = stopped_between(halted_at_ready, halted, now - ready);
 	p->halted_ns[PART_RUNQUEUE] = 0;
 	p->carried_ns = 0;
+	p->piece_ns = p->part_ns[PART_MAIN];
+	p->depth = word(s, G_STACK_HI) - word(s, G_SCHED_SP);
 	p->last_part = PART_RUNQUEUE;
 	p->tid = bpf_get_current_pid_tgid();
 	p->long_run_ns = state->long_run_ns;
@@ -367,13 +370,16 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->kind = kind;
 	p->reason = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? s->g[G_WAITREASON] : 0;
 	p->late_ns = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? overdue(s, g, kind == KIND_PARK, from, from + p->part_ns[PART_MAIN]) : 0;
-	if (!admit(s))
-		goto out;
-	u64 stack = walk_resuming(s, p->kind);
-	remember_place(s, state);
-	if (state->last_stack != stack)
-		state->last_stack = keep_stack(s, stack);
-	commit(s, state, stack, 0);
+	p->recorded = admit(s);
+	if (p->recorded) {
+		u64 stack = walk_resuming(s, p->kind);
+		remember_place(s, state);
+		if (state->last_stack != stack)
+			state->last_stack = keep_stack(s, stack);
+		p->stack = stack;
+	}
+	if (SPANS || p->recorded)
+		commit(s, state, p->stack, 0);
 	goto out;
 resumed:
 	resumed(state, drain ? 0 : now);

@@ -1,8 +1,8 @@
 /* Exact off-CPU intervals of goroutines: opened where one leaves its CPU, closed where it resumes, split among the stages
  * in between, summed up here. The programs only read the target's memory.
  *
- * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c record.c objects.c
- * goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c exec.c. Kinds (KIND_*), counters (STAT_*) and
+ * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c spans.c record.c objects.c
+ * goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds (KIND_*), counters (STAT_*) and
  * sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in
  * at_load.h. The entries of the maps are given when they are made, by gotrace/kernel/program.py: the 1 here stands for that.
  */
@@ -47,22 +47,30 @@ BPF_TABLE("hash", struct interval_key, struct interval_value, more_intervals, 1)
 BPF_TABLE("hash", struct member_key, u64, members, 1);
 BPF_TABLE("hash", u32, u64, last_g, 1); /* probe sets "schedule" and "lean": the goroutine that a thread resumed last */
 BPF_RINGBUF_OUTPUT(events, 1);
+BPF_TABLE("hash", u64, struct span_site, span_sites, 1);
+BPF_TABLE("hash", struct span_key, struct span, spans, 1);
+BPF_TABLE("array", u32, struct span, blank_span, 1); /* never written: new rows of `spans` are made from it */
+BPF_TABLE("hash", struct span_row_key, struct span_row, span_rows, 1);
+BPF_TABLE("array", u32, struct history, history, 1); /* HISTORY_CHUNKS for each CPU */
+BPF_TABLE("percpu_array", u32, struct history_head, history_heads, 1);
 
 /* What is known of an interval before its stack is walked. It is read back behind the walk: values that the verifier
  * knows would have it follow the walk's loop once for each of their combinations. */
 struct pending {
-	u64 g, from, weight, goid, kernel_stack, waker, waker_goid, object;
+	u64 g, from, weight, goid, stack, kernel_stack, waker, waker_goid, object;
 	u64 part_ns[PARTS];
 	u64 stopped_ns[PARTS];
 	u64 halted_ns[PARTS];
 	u64 late_ns; /* of PART_MAIN */
 	u64 long_run_ns;
 	u64 margin_ns;
+	u64 depth;      /* of the goroutine's stack then */
+	u64 piece_ns;   /* how much of PART_MAIN no request has been told of */
 	u64 carried_ns; /* how long this wait had lasted when it was interrupted, and is counted already */
 	u64 event_from, event_ns; /* of PART_MAIN, as the single interval that it is a part of */
 	u32 kind, reason, in_progress, syscall;
 	u32 last_part, tid;
-	u32 event_flags, unused;
+	u32 event_flags, recorded;
 };
 
 #define PAGE 4096
@@ -81,6 +89,11 @@ struct scratch {
 	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
 	volatile u32 foreseen; /* the window was read before the g, and that is where the g has its stack */
 	volatile u64 strict;     /* frame sizes go before frame pointers */
+	volatile u64 part_at, part_ns, part_row, part_coarse; /* bpf/spans.c, likewise */
+	volatile u32 part_number, span_slot;
+	struct span_key span;
+	struct interval_key key;
+	struct interval_key rough; /* of which stacks, object and goid are never set */
 	volatile u32 strayed;  /* the walk has read more than the window since */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];

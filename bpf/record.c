@@ -179,32 +179,36 @@ static __always_inline struct interval_value *interval_row(struct scratch *s, st
 	return value;
 }
 
-/* Adds the parts of the interval in the scratch space to their rows. `may_continue`, a literal: it can be the rest of a wait. */
+/* Adds the parts of the interval in the scratch space to their rows. `may_continue`, a literal: it can be the rest of a wait. Of one that is
+ * not recorded, as its filters or chance would have it, only requests are told: by state and reason. */
 static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack, u32 may_continue)
 {
 	volatile struct pending *p = &s->pending;
-	u64 at = p->from;
-
+	s->part_at = p->from;
+	s->part_ns = 0;
 #pragma clang loop unroll(disable)
 	for (u32 part = 0; part < PARTS; part++) {
 		u64 duration = p->part_ns[part];
-		struct interval_key key = {};
+		struct interval_key *key = &s->key;
 		if (part && !duration)
 			continue;
-		key.stack = stack;
-		key.kind = p->kind;
-		key.reason = p->reason;
-		key.part = part == PART_RUNQUEUE ? p->last_part : part;
-		key.syscall = p->syscall;
-		if (PER_GOROUTINE)
-			key.goid = p->goid;
-		if (part <= PART_NETPOLL)
-			key.object = p->object;
-		if (part == PART_MAIN)
-			key.kernel_stack = p->kernel_stack;
-		if (part == PART_MAIN || part == PART_RUNNABLE)
-			key.waker = p->waker;
-		struct interval_value *value = interval_row(s, &key);
+		s->part_at += s->part_ns;
+		s->part_ns = part == PART_MAIN ? p->piece_ns : duration;
+		key->stack = stack;
+		key->kind = p->kind;
+		key->reason = p->reason;
+		key->part = part == PART_RUNQUEUE ? p->last_part : part;
+		key->syscall = p->syscall;
+		key->goid = PER_GOROUTINE ? p->goid : 0;
+		key->object = part <= PART_NETPOLL ? p->object : 0;
+		key->kernel_stack = part == PART_MAIN ? p->kernel_stack : 0;
+		key->waker = part == PART_MAIN || part == PART_RUNNABLE ? p->waker : 0;
+		if (SPANS) {
+			note_part(s, state);
+			if (!p->recorded)
+				continue;
+		}
+		struct interval_value *value = interval_row(s, key);
 		if (!value)
 			return;
 		if (may_continue && part == PART_MAIN && p->carried_ns)
@@ -216,7 +220,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		if (p->halted_ns[part])
 			__sync_fetch_and_add(&value->halted_ns, p->halted_ns[part] * p->weight);
 		if (part == PART_MAIN) {
-			add_member(state, &key, p->goid);
+			add_member(state, key, p->goid);
 			if (p->late_ns)
 				__sync_fetch_and_add(&value->late_ns, p->late_ns * p->weight);
 			if (LEAN && p->margin_ns)
@@ -229,18 +233,17 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		u64 event_ns = may_continue && !part ? p->event_ns : duration;
 		if (STREAM && event_ns >= STREAM_NS) {
 			struct event *event = &s->event;
-			event->start_ns = may_continue && !part ? p->event_from : at;
+			event->start_ns = may_continue && !part ? p->event_from : s->part_at;
 			event->duration_ns = event_ns;
 			event->flags = may_continue && !part ? p->event_flags : 0;
 			event->goid = p->goid;
 			event->waker_goid = p->waker_goid;
-			event->key = key;
+			event->key = *key;
 			event->tid = p->tid;
 			/* No wake-up: it would cost more than the rest of the probe, and the reader comes by often enough
 			 * (gotrace/kernel/tracer.py: take_events). */
 			if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 				count(STAT_RING_FULL);
 		}
-		at += duration;
 	}
 }

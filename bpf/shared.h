@@ -79,6 +79,8 @@ struct goroutine {
 	u32 flags;      /* GOROUTINE_* */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
 	u32 last_size;  /* how far above last_fp its stack ended */
+	u32 spans;      /* functions that serve a request on it now, a bit each */
+	u32 unused;
 };
 
 #define THREAD_BEFORE 1     /* user space found it off its CPU when the window began */
@@ -243,3 +245,86 @@ struct event {
 
 #define EVENT_MAY_GO_ON 1 /* a wait in the kernel: a signal may have interrupted it */
 #define EVENT_GOES_ON 2   /* it takes the place of the event of the same goroutine that began at the same moment */
+
+#define SPAN_FUNCTIONS 8 /* a power of two */
+#define SPAN_BEGIN 1
+#define SPAN_END 2
+#define SPAN_GOEXIT 3
+#define SPAN_RECOVERY 4
+#define SPAN_ARGUMENT_BX 1 /* where the function finds its request: 0, nowhere */
+#define SPAN_ARGUMENT_CX 2
+#define SPAN_ARGUMENT_DI 3
+
+/* A probed instruction, by its address in the process. */
+struct span_site {
+	u32 function;
+	u32 kind;     /* SPAN_BEGIN, ... */
+	u64 sp_above; /* how far above the stack pointer the function's return address lies */
+	u64 argument; /* SPAN_ARGUMENT_* */
+};
+
+/* Waits inside a request, of one row. */
+struct span_wait {
+	u64 row; /* row_hash of its key; of its key with no more than state and reason where there was no room for more; 0 */
+	u64 ns;
+	u64 count;
+};
+
+#define SPAN_WAITS 32 /* different ones of a request; a power of two */
+#define SPAN_COARSE 8 /* the last of these have state and reason alone */
+
+struct span_key {
+	u64 g;
+	u64 function;
+};
+
+/* A request that a goroutine serves with one function, the outermost call of it. Rows stay, as g structs do. */
+struct span {
+	u64 start_ns; /* 0: there is none */
+	u64 goid;
+	u64 depth;    /* of its return address, from the top of the stack down: stays as it is when the stack is copied */
+	u64 off_ns;   /* how long the goroutine had been off its CPU in all, at its start */
+	u64 over_ns;  /* when a panic was recovered: its end, if that was further out; else 0 */
+	u64 off_over_ns; /* as off_ns, then */
+	u64 request;  /* the function's argument */
+	u32 used;     /* of waits */
+	u32 overflowed; /* it had more different waits than there is room for */
+	struct span_wait waits[SPAN_WAITS];
+};
+
+/* Completed requests of one function, by duration: in all (row 0, and no waits), and their waits of one row. */
+struct span_row_key {
+	u64 row;
+	u32 function;
+	u32 bucket;
+};
+
+struct span_row {
+	u64 count;
+	u64 total_ns;
+	u64 cpu_ns; /* running with a CPU */
+	u64 max_ns;
+};
+
+#define HAPPENED_INTERVAL 1
+#define HAPPENED_REQUEST 2
+#define HISTORY_RECORDS 1024 /* of a chunk; a power of two */
+
+/* What has happened, in the ring of a CPU: a part of an interval, or a request. */
+struct happening {
+	u64 start_ns;
+	u64 duration_ns;
+	u64 goid;
+	u64 waker_goid; /* of a request: the function's argument */
+	u64 row;        /* of a request: the bucket of its duration */
+	u32 what;       /* HAPPENED_*, and of a request the function, from bit 2 on */
+	u32 number;     /* its own, from 1 on, and 0 as long as it is not whole */
+};
+
+struct history {
+	struct happening of[HISTORY_RECORDS];
+};
+
+struct history_head {
+	u64 next;
+};

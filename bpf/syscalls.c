@@ -71,6 +71,8 @@ int exit_syscall(struct pt_regs *ctx)
 	p->halted_ns[PART_MAIN] = stopped_between(t->halted_at_out, halted_until(now), now - from);
 	p->long_run_ns = t->long_run_ns;
 	p->margin_ns = p->carried_ns = p->late_ns = 0;
+	p->piece_ns = now - from;
+	p->depth = word(s, G_STACK_HI) - ctx->sp;
 	p->last_part = PART_RUNQUEUE;
 	p->tid = thread;
 	p->g = g;
@@ -83,10 +85,12 @@ int exit_syscall(struct pt_regs *ctx)
 	p->object = t->object;
 	p->waker = p->waker_goid = 0;
 	p->reason = 0;
-	if (!admit(s))
+	p->recorded = admit(s);
+	if (!SPANS && !p->recorded)
 		goto out;
 	u64 stack = walk(s, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
-	keep_stack(s, stack);
+	if (p->recorded)
+		keep_stack(s, stack);
 	commit(s, state, stack, 0);
 out:
 	release_scratch(s);

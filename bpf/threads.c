@@ -106,6 +106,8 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	struct wait *w = kind == KIND_SYSCALL || kind == KIND_FAULT ? waits.lookup(&g) : NULL;
 	u32 continues = w && flags & THREAD_CONTINUES, waited = w ? w->flags : 0;
 	u64 main_ns = p->part_ns[PART_MAIN];
+	p->piece_ns = main_ns;
+	p->depth = ~0ULL; /* not known */
 	p->halted_ns[PART_MAIN] = stopped_between(t->halted_at_out, halted_until(now), main_ns);
 	p->carried_ns = 0;
 	p->in_progress = drain || flags & THREAD_BEFORE;
@@ -138,13 +140,13 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		if (!leaves)
 			w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this; where the end was not seen it has */
 	}
-	if (admit(s)) {
-		if (w && p->weight == 1)
-			w->flags |= WAIT_COUNTED;
-		commit(s, state, t->stack, 1);
-	} else if (w && MIN_BLOCK_NS && w->ns < MIN_BLOCK_NS) {
+	p->recorded = admit(s);
+	if (w && p->recorded && p->weight == 1)
+		w->flags |= WAIT_COUNTED;
+	if (w && !p->recorded && MIN_BLOCK_NS && w->ns < MIN_BLOCK_NS)
 		w->flags |= WAIT_SHORT;
-	}
+	if (SPANS || p->recorded)
+		commit(s, state, t->stack, 1);
 	release_scratch(s);
 }
 

@@ -17,6 +17,7 @@ static __always_inline struct goroutine *created(u64 g, u64 now)
 	if (state->start_ns)
 		count(STAT_FORGOTTEN); /* coro.go: coroexit */
 	state->ready_ns = state->data_ns = state->object = state->arrival = state->waker = state->waker_goid = 0;
+	state->spans = 0;
 	state->run_since = state->run_ns = state->off_ns = state->slice_base = state->long_run_ns = 0;
 	state->stopped_at_start = stopped_until(now);
 	state->halted_at_start = halted_until(now);
@@ -161,6 +162,8 @@ int mark_exit(struct pt_regs *ctx)
 	if (state) {
 		state->flags |= GOROUTINE_ENDED;
 		stop_running(state, draining(c, now) ? c->window_end_ns : now);
+		if (SPANS && state->spans && !draining(c, now))
+			may_be_over(g, state, now);
 	}
 	return 0;
 }

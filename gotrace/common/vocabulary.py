@@ -166,6 +166,11 @@ class Stat(IntEnum):
     """Where the cost is governed: threads of the target that left a CPU or got one."""
     ARRIVAL_UNWATCHED = 29
     """A goroutine parks for a file, and which one could not be read."""
+    HITS_SPAN = 30
+    SPAN_TABLE_FULL = 31
+    SPAN_START_UNSEEN = 32
+    SPAN_END_UNSEEN = 33
+    SPAN_WAITS_FULL = 34
 
 
 class Loss(str, Enum):
@@ -199,6 +204,7 @@ class Loss(str, Enum):
     LOOK_LATE = "look_late"
     SPAN_TABLE_FULL = "span_table_full"
     SPAN_START_UNSEEN = "span_start_unseen"
+    SPAN_END_UNSEEN = "span_end_unseen"
     SPAN_WAITS_FULL = "span_waits_full"
     HISTORY_LOST = "history_lost"
 
@@ -241,6 +247,7 @@ LOSS_TEXT = {
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
     Loss.SPAN_TABLE_FULL: "requests not recorded: more at once, or of more durations and waits, than the table holds",
     Loss.SPAN_START_UNSEEN: "requests that ended in the window and had begun before it: they are in no figure of the requests",
+    Loss.SPAN_END_UNSEEN: "requests whose end was not seen: they are in no figure of the requests",
     Loss.SPAN_WAITS_FULL: "requests with more different waits than are kept of one: the other waits are told by state and reason alone",
     Loss.HISTORY_LOST: "single intervals that were overwritten before they could be read: some causes of requests are not known",
 }

@@ -7,7 +7,7 @@ import os
 from gotrace.common.errors import Refused
 from gotrace.common.vocabulary import StartKind
 from gotrace.gobin.layout import Layout
-from gotrace.kernel.program import FD_SYSCALLS, MAX_G_READ, Options, constant_names
+from gotrace.kernel.program import FD_SYSCALLS, MAX_G_READ, Options, constant_names, history_chunks
 from gotrace.plan.probes import Plan, ProbeSet
 
 _MAX_REASONS = 64
@@ -136,6 +136,8 @@ def _of_options(options: Options) -> dict[str, int]:
         "GOVERNED": int(options.governed),
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
+        "SPANS": int(options.spans),
+        "HISTORY_CHUNKS": history_chunks(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as ct
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,8 @@ from pathlib import Path
 from gotrace.common.errors import Refused
 from gotrace.common.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, StartKind, Stat
-from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS
+from gotrace.kernel.bpf import possible_cpus
+from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS, History
 
 MAX_G_READ = 248
 MAX_FRAME_SIZES = 1 << 13
@@ -20,17 +22,21 @@ _MORE_ROWS = 3 << 14
 _MOST_GOROUTINES = 1 << 22
 """Of which any was seen to move, and pairs of those with a stack. An empty map for so many takes the kernel 64 MB, whatever the target
 says of itself."""
+_MOST_REQUESTS = 1 << 14
+"""Goroutines that have served one, of all functions."""
+_HISTORY_BYTES = 1 << 26
+"""Of the rings of all CPUs, with few of them 3 MB each."""
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "kernel_stack.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c",
-    "threads.c", "syscalls.c", "exec.c",
+    "maps.c", "stack.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c",
+    "threads.c", "syscalls.c", "requests.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
     "start_park", "start_gosched", "start_yield", "start_preempt_park", "start_exit_syscall", "start_gopark",
     "start_schedule", "mark_ready", "mark_netpoll", "mark_exit", "end_interval", "on_switch", "on_waking", "on_signal", "on_data_ready",
-    "on_poll_event", "enter_syscall", "exit_syscall", "stop_world", "start_world", "target_exec",
+    "on_poll_event", "enter_syscall", "exit_syscall", "stop_world", "start_world", "at_span", "target_exec",
 )
 """The entry points."""
 VARIANTS = {
@@ -48,7 +54,7 @@ class Options:
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
     intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
-    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces.
+    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces. `spans`: requests are told.
     """
 
     min_block_ns: int = 0
@@ -60,6 +66,7 @@ class Options:
     stream_ns: int | None = None
     wakers: bool = True
     governed: bool = False
+    spans: bool = False
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -135,4 +142,14 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "members": min(4 * max(goroutines, options.max_stacks), _MOST_GOROUTINES),
         "last_g": 32768,
         "events": options.ring_bytes if options.stream_ns is not None else 4096,
+        "span_sites": 1024 if options.spans else 1,
+        "spans": _MOST_REQUESTS if options.spans else 1,
+        "span_rows": 1 << 16 if options.spans else 1,
+        "history": possible_cpus() * history_chunks() if options.spans else 1,
     }
+
+
+def history_chunks() -> int:
+    """Of how many chunks the ring of each CPU is: a power of two."""
+    wanted = max(4, min(64, _HISTORY_BYTES // ct.sizeof(History) // possible_cpus()))
+    return 1 << wanted.bit_length() - 1

@@ -122,3 +122,11 @@ def stack_hash(pcs: tuple[int, ...]) -> int:
 def member_hash(key: RowKey) -> int:
     """The first half of `struct member_key` for a row."""
     return _mix(_mix(key.stack, key.reason), key.kind)
+
+
+def row_hash(key: RowKey) -> int:
+    """What bpf/spans.c calls a row of the map of intervals."""
+    value = 0
+    for word in (key.stack, key.kernel_stack, key.waker, key.object, key.goid, key.reason | key.kind << 32):
+        value = _mix(value, word)
+    return _mix(value, key.part | key.syscall << 32)

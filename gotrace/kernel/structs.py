@@ -22,6 +22,9 @@ SCRATCH_SLOTS = 4
 MAX_PAUSES = 1 << 14
 NO_SYSCALL = 0xFFFFFFFF
 """In place of a system call's number where it is not known."""
+SPAN_FUNCTIONS, SPAN_WAITS = 8, 32
+HAPPENED_INTERVAL, HAPPENED_REQUEST = 1, 2
+HISTORY_RECORDS = 1024
 ASYNC_AT = 2
 """Where a goroutine's stack that a signal interrupted has the interrupted function."""
 
@@ -72,7 +75,7 @@ class Goroutine(ct.Structure):
         "stopped_at_ready", "halted_at_start", "halted_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
         "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
         "unseen_ns", "unseen_goid",
-    ) + _halves("kind", "flags", "thread", "last_size")
+    ) + _halves("kind", "flags", "thread", "last_size", "spans", "unused")
 
 
 class Thread(ct.Structure):
@@ -145,3 +148,60 @@ class Event(ct.Structure):
     """``struct event``"""
 
     _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid"), ("key", IntervalKey), *_halves("tid", "flags")]
+
+
+class SpanSite(ct.Structure):
+    """``struct span_site``"""
+
+    _fields_ = [*_halves("function", "kind"), *_words("sp_above", "argument")]
+
+
+class SpanWait(ct.Structure):
+    """``struct span_wait``"""
+
+    _fields_ = _words("row", "ns", "count")
+
+
+class SpanPlace(ct.Structure):
+    """``struct span_key``"""
+
+    _fields_ = _words("g", "function")
+
+
+class OpenSpan(ct.Structure):
+    """``struct span``"""
+
+    _fields_ = [
+        *_words("start_ns", "goid", "depth", "off_ns", "over_ns", "off_over_ns", "request"), *_halves("used", "overflowed"),
+        ("waits", SpanWait * SPAN_WAITS),
+    ]
+
+
+class SpanRowKey(ct.Structure):
+    """``struct span_row_key``"""
+
+    _fields_ = [*_words("row"), *_halves("function", "bucket")]
+
+
+class SpanRow(ct.Structure):
+    """``struct span_row``"""
+
+    _fields_ = _words("count", "total_ns", "cpu_ns", "max_ns")
+
+
+class Happening(ct.Structure):
+    """``struct happening``"""
+
+    _fields_ = [*_words("start_ns", "duration_ns", "goid", "waker_goid", "row"), *_halves("what", "number")]
+
+
+class History(ct.Structure):
+    """``struct history``"""
+
+    _fields_ = [("of", Happening * HISTORY_RECORDS)]
+
+
+class HistoryHead(ct.Structure):
+    """``struct history_head``"""
+
+    _fields_ = _words("next")

@@ -23,6 +23,7 @@ from gotrace.kernel.records import (
     WorldPause,
 )
 from gotrace.kernel.rows import parse_object, parse_row, parse_stack
+from gotrace.kernel.spans import HistoryReader, SpanTables
 from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
@@ -66,6 +67,10 @@ _LOSSES = {
     Stat.START_UNSEEN: Loss.START_UNSEEN,
     Stat.SWITCH_UNSEEN: Loss.SWITCH_UNSEEN,
     Stat.ARRIVAL_UNWATCHED: Loss.ARRIVALS_MISSED,
+    Stat.SPAN_TABLE_FULL: Loss.SPAN_TABLE_FULL,
+    Stat.SPAN_START_UNSEEN: Loss.SPAN_START_UNSEEN,
+    Stat.SPAN_END_UNSEEN: Loss.SPAN_END_UNSEEN,
+    Stat.SPAN_WAITS_FULL: Loss.SPAN_WAITS_FULL,
 }
 _START = slice(Goroutine.start_ns.offset, Goroutine.start_ns.offset + Goroutine.start_ns.size)
 _UNSEEN = slice(Goroutine.unseen_ns.offset, Goroutine.unseen_ns.offset + 8)
@@ -80,6 +85,8 @@ class Tables:
         self._maps = Maps(maps)
         self.writer = TableWriter(self._maps)
         self.earlier = EarlierState(self._maps, self.writer)
+        self.spans = SpanTables(self._maps)
+        self.history = HistoryReader(self._maps)
         self._possible_cpus = possible_cpus()
         self._seen: dict[bytes, int] = {}
         self._pass: Iterator[IntervalRow] | None = None

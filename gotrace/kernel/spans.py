@@ -1,0 +1,179 @@
+"""What the BPF programs have recorded of requests, and the ring of what has happened, by which their causes are found (bpf/spans.c)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gotrace.kernel.bpf import BpfError, possible_cpus
+from gotrace.kernel.maps import ONLY, Maps
+from gotrace.kernel.program import history_chunks
+from gotrace.kernel.structs import (
+    HAPPENED_INTERVAL,
+    HAPPENED_REQUEST,
+    HISTORY_RECORDS,
+    OpenSpan,
+    SpanPlace,
+    SpanRow,
+    SpanRowKey,
+    SpanSite,
+)
+
+_RECORD = struct.Struct("<5QII")
+_ROW = struct.Struct("<4Q")
+_KEY = struct.Struct("<QII")
+_SIZE = HISTORY_RECORDS * _RECORD.size
+_U32 = (1 << 32) - 1
+UNKNOWN_ROW = (1 << 64) - 1
+"""In place of a row: waits of which not even state and reason were kept."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A probed instruction at its address in the process; the fields are those of ``struct span_site``."""
+
+    address: int
+    function: int
+    kind: int
+    sp_above: int
+    argument: int = 0
+
+
+@dataclass(slots=True)
+class DurationRow:
+    """Completed requests of one function whose duration lies in one bucket: their sums, and by row (`rows.row_hash`) how many waits they had
+    and how long these took."""
+
+    count: int = 0
+    total_ns: int = 0
+    cpu_ns: int = 0
+    max_ns: int = 0
+    waits: dict[int, tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request that has not ended. `over_ns`: a panic was recovered then, which was the end of it; else 0. `waits` as in `DurationRow`."""
+
+    function: int
+    goid: int
+    start_ns: int
+    over_ns: int
+    off_ns: int
+    request: int
+    waits: dict[int, tuple[int, int]]
+
+
+class Part(NamedTuple):
+    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key."""
+
+    start_ns: int
+    duration_ns: int
+    goid: int
+    waker_goid: int
+    row: int
+
+    @property
+    def end_ns(self) -> int:
+        """When it ended."""
+        return self.start_ns + self.duration_ns
+
+
+class Completed(NamedTuple):
+    """A request that has ended. `request` is the argument of its function."""
+
+    start_ns: int
+    duration_ns: int
+    goid: int
+    request: int
+    bucket: int
+    function: int
+
+
+class SpanTables:
+    """Of one trace."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+
+    def put_sites(self, sites: Iterable[Site]) -> None:
+        """Tells the programs what is at the probed instructions."""
+        for site in sites:
+            raw = SpanSite(site.function, site.kind, site.sp_above & (1 << 64) - 1, site.argument)
+            self._maps.write("span_sites", struct.pack("<Q", site.address), bytes(raw))
+
+    def read_rows(self) -> dict[int, dict[int, DurationRow]]:
+        """Completed requests by function and bucket of their duration."""
+        found: dict[int, dict[int, DurationRow]] = {}
+        for raw_key, raw in self._maps.table("span_rows", SpanRowKey, SpanRow):
+            row, function, bucket = _KEY.unpack(raw_key)
+            count, total, cpu, longest = _ROW.unpack(raw)
+            entry = found.setdefault(function, {}).setdefault(bucket, DurationRow(waits={}))
+            if row:
+                assert entry.waits is not None
+                entry.waits[row] = count, total
+            else:
+                entry.count, entry.total_ns, entry.cpu_ns, entry.max_ns = count, total, cpu, longest
+        return found
+
+    def read_open(self) -> list[OpenRequest]:
+        """Requests that are in progress, or whose end has not been noted."""
+        found = []
+        for raw_key, entry in self._maps.structs("spans", SpanPlace, OpenSpan):
+            if entry.start_ns:
+                waits = {wait.row: (wait.count, wait.ns) for wait in entry.waits[: min(entry.used, len(entry.waits))]}
+                found.append(OpenRequest(
+                    int.from_bytes(raw_key[8:], "little"), entry.goid, entry.start_ns, entry.over_ns, entry.off_over_ns - entry.off_ns,
+                    entry.request, waits,
+                ))
+        return found
+
+    def forget_open(self) -> int:
+        """No request is in progress from here on, as the probes have been away; returns how many were."""
+        opened = self.read_open()
+        self._maps.clear("spans", SpanPlace, OpenSpan)
+        return len(opened)
+
+
+class HistoryReader:
+    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read."""
+
+    def __init__(self, maps: Maps) -> None:
+        self.lost = 0
+        self._maps = maps
+        self._chunks = history_chunks()
+        self._next = [0] * possible_cpus()
+
+    def read(self) -> tuple[list[Part], list[Completed]]:
+        """What was recorded since the last call, by all CPUs; of each CPU in the order of its records."""
+        parts: list[Part] = []
+        requests: list[Completed] = []
+        heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
+        for cpu, head in enumerate(heads):
+            if head > self._next[cpu]:
+                self._read_cpu(cpu, head, parts, requests)
+        return parts, requests
+
+    def _read_cpu(self, cpu: int, head: int, parts: list[Part], requests: list[Completed]) -> None:
+        start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
+        self.lost += start - self._next[cpu]
+        self._next[cpu] = head
+        for chunk in range(start // HISTORY_RECORDS, (head - 1) // HISTORY_RECORDS + 1):
+            key = struct.pack("<I", cpu * self._chunks + chunk % self._chunks)
+            try:
+                raw = self._maps.raw("history", key, _SIZE)
+            except BpfError:
+                return
+            low, high = max(start - chunk * HISTORY_RECORDS, 0), min(head - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
+            number = chunk * HISTORY_RECORDS + low
+            for fields in _RECORD.iter_unpack(memoryview(raw)[low * _RECORD.size : high * _RECORD.size]):
+                number += 1
+                what = fields[5]
+                if fields[6] != number & _U32:
+                    self.lost += 1  # being written, or written anew meanwhile
+                elif what == HAPPENED_INTERVAL:
+                    parts.append(Part._make(fields[:5]))
+                elif what & 3 == HAPPENED_REQUEST:
+                    requests.append(Completed(*fields[:5], what >> 2))
