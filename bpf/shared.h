@@ -317,7 +317,7 @@ struct happening {
 	u64 goid;
 	u64 waker_goid; /* of a request: the function's argument */
 	u64 row;        /* of a request: the bucket of its duration */
-	u32 what;       /* HAPPENED_*, and of a request the function, from bit 2 on */
+	u32 what;       /* HAPPENED_*, and from bit 2 on, of a request the function; of an interval its kind, from bit 10 the reason, from 18 the part */
 	u32 number;     /* its own, from 1 on, and 0 as long as it is not whole */
 };
 

@@ -115,7 +115,7 @@ static __always_inline void note_part(struct scratch *s, struct goroutine *state
 		record->goid = p->goid;
 		record->waker_goid = s->key.part == PART_MAIN ? p->waker_goid : 0;
 		record->row = s->part_row;
-		record->what = HAPPENED_INTERVAL;
+		record->what = HAPPENED_INTERVAL | s->key.kind << 2 | (s->key.reason & 0xFF) << 10 | s->key.part << 18;
 		record->number = number;
 	}
 	if (state->spans)

@@ -46,6 +46,8 @@ class Stage(str, Enum):
     """Who makes them runnable, and when: ``ready``, ``netpollready``, ``newproc``, and when data came for a socket."""
     KERNEL = "kernel"
     """What the kernel does with their threads: the tracepoints, and the ends of goroutines, which those need."""
+    REQUESTS = "requests"
+    """Where functions that serve requests begin and end."""
 
 
 ONGOING = "waits in progress"

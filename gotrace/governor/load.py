@@ -42,7 +42,7 @@ class LoadMeter:
         else:
             hits = {
                 "start": stats[Stat.HITS_START], "end": stats[Stat.HITS_END], "ready": stats[Stat.HITS_READY],
-                "exit": stats[Stat.HITS_EXIT], "syscall": stats[Stat.HITS_SYSCALL],
+                "exit": stats[Stat.HITS_EXIT], "syscall": stats[Stat.HITS_SYSCALL], "span": stats[Stat.HITS_SPAN],
             }
             runs = {role: ProgramRuns(number, number * _ASSUMED_PROGRAM_NS) for role, number in hits.items()}
         programs, traps = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
@@ -54,7 +54,7 @@ class LoadMeter:
         for stage, spent_ns in self._threads_ns.items():
             programs[stage] += spent_ns
         costs = (
-            traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
+            traps[Stage.CORE], programs[Stage.CORE], sum(traps[stage] + programs[stage] for stage in (Stage.WAKERS, Stage.REQUESTS)),
             traps[Stage.KERNEL] + programs[Stage.KERNEL], starts.hits * self._trap_ns,
         )
         return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))

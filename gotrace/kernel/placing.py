@@ -20,7 +20,7 @@ from gotrace.proc.overlay import lower_files, mount_of
 POLL_CALLBACK = "ep_poll_callback"
 """What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
 TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking", "on_signal": "signal_deliver"}
-_STAGE_OF_ROLE = {"ready": Stage.WAKERS, "create": Stage.WAKERS, "exit": Stage.KERNEL, "syscall": Stage.KERNEL}
+_STAGE_OF_ROLE = {"ready": Stage.WAKERS, "create": Stage.WAKERS, "exit": Stage.KERNEL, "syscall": Stage.KERNEL, "span": Stage.REQUESTS}
 """All other probes are of the core."""
 _BUSY = ("mark_ready", "start_gopark", "start_schedule", "start_park", "end_execute")
 """Programs whose probes are hit most. They are placed last and removed first: placing takes milliseconds, and a probe costs from
@@ -29,7 +29,7 @@ then on."""
 
 def stage_of(role: str) -> Stage:
     """The stage to which a probe of the plan belongs."""
-    return _STAGE_OF_ROLE.get(role, Stage.CORE)
+    return _STAGE_OF_ROLE.get(role.partition(" ")[0], Stage.CORE)
 
 
 _ERRNO_TEXT = {

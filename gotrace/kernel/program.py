@@ -29,8 +29,8 @@ _HISTORY_BYTES = 1 << 26
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c",
-    "threads.c", "syscalls.c", "requests.c", "exec.c",
+    "maps.c", "stack.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c",
+    "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
@@ -54,7 +54,8 @@ class Options:
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
     intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
-    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces. `spans`: requests are told.
+    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces. `spans`: requests are told, with
+    the `exemplars` slowest.
     """
 
     min_block_ns: int = 0
@@ -67,6 +68,7 @@ class Options:
     wakers: bool = True
     governed: bool = False
     spans: bool = False
+    exemplars: int = 10
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gotrace.kernel.bpf import BpfError, possible_cpus
@@ -43,14 +43,14 @@ class Site:
 
 @dataclass(slots=True)
 class DurationRow:
-    """Completed requests of one function whose duration lies in one bucket: their sums, and by row (`rows.row_hash`) how many waits they had
-    and how long these took."""
+    """Completed requests of one function whose duration lies in one bucket: their sums, and by row (`rows.row_hash`) how many waits they
+    had and how long these took."""
 
     count: int = 0
     total_ns: int = 0
     cpu_ns: int = 0
     max_ns: int = 0
-    waits: dict[int, tuple[int, int]] | None = None
+    waits: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,30 @@ class OpenRequest:
     waits: dict[int, tuple[int, int]]
 
 
-class Part(NamedTuple):
-    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key."""
+class PartRecord(NamedTuple):
+    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key, `what` has its kind, reason and part."""
 
     start_ns: int
     duration_ns: int
     goid: int
     waker_goid: int
     row: int
+    what: int
 
     @property
-    def end_ns(self) -> int:
-        """When it ended."""
-        return self.start_ns + self.duration_ns
+    def kind(self) -> int:
+        """How the interval began: a value of `StartKind`."""
+        return self.what >> 2 & 0xFF
+
+    @property
+    def reason(self) -> int:
+        """The wait reason's number."""
+        return self.what >> 10 & 0xFF
+
+    @property
+    def part(self) -> int:
+        """A value of `Part`."""
+        return self.what >> 18
 
 
 class Completed(NamedTuple):
@@ -93,9 +104,10 @@ class Completed(NamedTuple):
 
 
 class SpanTables:
-    """Of one trace."""
+    """Of one trace. `forgotten`: how many requests were in progress when their probes were removed."""
 
     def __init__(self, maps: Maps) -> None:
+        self.forgotten = 0
         self._maps = maps
 
     def put_sites(self, sites: Iterable[Site]) -> None:
@@ -110,9 +122,8 @@ class SpanTables:
         for raw_key, raw in self._maps.table("span_rows", SpanRowKey, SpanRow):
             row, function, bucket = _KEY.unpack(raw_key)
             count, total, cpu, longest = _ROW.unpack(raw)
-            entry = found.setdefault(function, {}).setdefault(bucket, DurationRow(waits={}))
+            entry = found.setdefault(function, {}).setdefault(bucket, DurationRow())
             if row:
-                assert entry.waits is not None
                 entry.waits[row] = count, total
             else:
                 entry.count, entry.total_ns, entry.cpu_ns, entry.max_ns = count, total, cpu, longest
@@ -130,11 +141,10 @@ class SpanTables:
                 ))
         return found
 
-    def forget_open(self) -> int:
-        """No request is in progress from here on, as the probes have been away; returns how many were."""
-        opened = self.read_open()
+    def forget_open(self) -> None:
+        """The probes are away: the end of no request that is in progress will be seen. `forgotten` counts them."""
+        self.forgotten += sum(not request.over_ns for request in self.read_open())
         self._maps.clear("spans", SpanPlace, OpenSpan)
-        return len(opened)
 
 
 class HistoryReader:
@@ -146,9 +156,9 @@ class HistoryReader:
         self._chunks = history_chunks()
         self._next = [0] * possible_cpus()
 
-    def read(self) -> tuple[list[Part], list[Completed]]:
+    def read(self) -> tuple[list[PartRecord], list[Completed]]:
         """What was recorded since the last call, by all CPUs; of each CPU in the order of its records."""
-        parts: list[Part] = []
+        parts: list[PartRecord] = []
         requests: list[Completed] = []
         heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
         for cpu, head in enumerate(heads):
@@ -156,7 +166,7 @@ class HistoryReader:
                 self._read_cpu(cpu, head, parts, requests)
         return parts, requests
 
-    def _read_cpu(self, cpu: int, head: int, parts: list[Part], requests: list[Completed]) -> None:
+    def _read_cpu(self, cpu: int, head: int, parts: list[PartRecord], requests: list[Completed]) -> None:
         start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
         self.lost += start - self._next[cpu]
         self._next[cpu] = head
@@ -173,7 +183,8 @@ class HistoryReader:
                 what = fields[5]
                 if fields[6] != number & _U32:
                     self.lost += 1  # being written, or written anew meanwhile
-                elif what == HAPPENED_INTERVAL:
-                    parts.append(Part._make(fields[:5]))
+                elif what & 3 == HAPPENED_INTERVAL:
+                    parts.append(PartRecord._make(fields[:6]))
                 elif what & 3 == HAPPENED_REQUEST:
-                    requests.append(Completed(*fields[:5], what >> 2))
+                    start_ns, duration_ns, goid, request, bucket = fields[:5]
+                    requests.append(Completed(start_ns, duration_ns, goid, request, bucket, what >> 2))

@@ -64,7 +64,7 @@ class Accounting:
 
     def _overhead(self, counters: dict[Stat, int], elapsed_s: float) -> Overhead:
         hits = counters[Stat.HITS_START] + counters[Stat.HITS_END] + counters[Stat.HITS_READY] + counters[Stat.HITS_EXIT]
-        hits += counters[Stat.HITS_SYSCALL]
+        hits += counters[Stat.HITS_SYSCALL] + counters[Stat.HITS_SPAN]
         per_hit = (self._prepared.trap_ns or 0) + self._program_ns
         cpu_ns = sum(process.cpu_used_ns() for process in self._processes)
         cost_ns = hits * per_hit
@@ -116,6 +116,7 @@ class Accounting:
             complete=complete,
             missing=[missing for process in processes for missing in process.missing],
             notes=[note for process in processes for note in process.notes],
+            requests=sorted((span for process in processes for span in process.requests()), key=lambda span: -span.latency.total_ns),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gotrace.common.errors import GotraceError, TargetGone
@@ -16,12 +17,14 @@ from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.priority import Promptness
+from gotrace.profile.requests import Span
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import Account, CpuClock, accounts
 from gotrace.watch.ending import check_hits, check_probes, count_losses, what_was_seen
 from gotrace.watch.planning import Planned, plan_process
 from gotrace.watch.protocol import Waits
+from gotrace.watch.requests.watcher import Requests
 from gotrace.watch.rows import Rows
 from gotrace.watch.steering import Steering
 from gotrace.watch.tally import Tally
@@ -59,15 +62,17 @@ class ProbedProcess:
         self.accounts: list[Account] = []
         self.running_ns: int | None = None
         self._cpu = CpuClock(self.process.pid)
+        self._requests: Requests | None = None
         self._loaded = self._finished = self._closed = False
 
     @classmethod
     def prepare(
         cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
-        syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach",
+        syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach", requests: bool = False, spans: Sequence[str] = (),
     ) -> ProbedProcess:
-        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name."""
-        return cls(plan_process(pid, probe_set, wakers, syscalls, verb))
+        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name.
+        `requests`: those that known servers serve are told; `spans`: so are calls of these functions."""
+        return cls(plan_process(pid, probe_set, wakers, syscalls, verb, requests, spans))
 
     def describe(self) -> Target:
         """What is known of the process, for the capture and the summary."""
@@ -83,7 +88,8 @@ class ProbedProcess:
             goroutines = target.reader.count()
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
-        options = replace(options, max_goroutines=max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES))
+        wanted = max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES)
+        options = replace(options, max_goroutines=wanted, spans=bool(self.plan.spans))
         offsets = (kernel or {}) if not self.obstacle else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, target.bias, offsets)
         symbols = KernelSymbols()
@@ -93,6 +99,8 @@ class ProbedProcess:
         model = StackModel(self.binary, target.bias, symbols)
         symbolizer = Symbolizer(model, symbols, Descriptors(pid))
         tally = Tally(pid, model, symbolizer, self.plan.probe_set is ProbeSet.LEAN, bool(options.sample_period_ns))
+        if self.plan.spans:
+            self._requests = Requests(self.tracer.tables, tally, self.plan, target.bias, pid, options.exemplars)
         self.rows = Rows(self.tracer, model, tally, self.losses)
         self.window = Window(target, self.plan, self.tracer, symbols, options, self.losses)
         self.steering = Steering(target, self.plan, self.tracer, self.window, self.rows, options, self.losses, lambda: self.execed)
@@ -118,9 +126,13 @@ class ProbedProcess:
         self.missing += self.window.earlier.missing()
         self.window.open()
         self.notes += self.window.earlier.notes
+        if self._requests is not None:
+            self._requests.begin(self.window.start_ns)
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
+        if self._requests is not None:
+            self._requests.tick()
         return self.steering.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
 
     def end(self) -> None:
@@ -138,6 +150,10 @@ class ProbedProcess:
         """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
         `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest."""
         return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.looked())
+
+    def requests(self) -> list[Span]:
+        """Calls of functions that serve requests, as of the last `read`."""
+        return self._requests.spans(self.window.start_ns, self.window.end_ns) if self._requests is not None else []
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
@@ -232,6 +248,8 @@ class ProbedProcess:
         self.goroutines = tally.count_goroutines(tracer.tables.read_members(), cut.goids)
         self._account()
         self.notes += what_was_seen(tracer.tables, self.stacks(), window.start_ns, window.end_ns)
+        if self._requests is not None:
+            self._requests.finish(window.start_ns, window.end_ns, self.losses)
         tally.close()
         tracer.tables.close()
         self._finished = True

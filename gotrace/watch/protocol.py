@@ -9,6 +9,7 @@ from gotrace.common.vocabulary import Loss, Stat
 from gotrace.gobin.binary import GoBinary
 from gotrace.proc.priority import Promptness
 from gotrace.proc.process import Process
+from gotrace.profile.requests import Span
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 
 
@@ -92,6 +93,9 @@ class Watched(Protocol):
 
     def stacks(self) -> list[StackStat]:
         """All stacks as of the last `read`."""
+
+    def requests(self) -> list[Span]:
+        """Calls of functions that serve requests, as of the last `read`."""
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window; returns what `read` returns. Nothing is in the process any more."""

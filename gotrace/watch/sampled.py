@@ -13,6 +13,7 @@ from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.proc.priority import Promptness
 from gotrace.profile.estimate import Estimator
+from gotrace.profile.requests import Span
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import CpuClock, RunQueueClock
@@ -211,6 +212,10 @@ class SampledProcess:
         return self._cpu.used_ns()
 
     # -- the end -------------------------------------------------------------------------------------------------------
+
+    def requests(self) -> list[Span]:
+        """None: without probes no request is seen."""
+        return []
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window with a sample; returns what `read` returns, of all stacks."""

@@ -93,6 +93,8 @@ class Steering:
             self._set_knobs()
         now = time.monotonic_ns()
         self._tracer.probes.remove(stages)
+        if Stage.REQUESTS in stages:
+            self._tracer.tables.spans.forget_open()
         if Stage.KERNEL in stages:
             window.threads_unseen = True
             self._rows.keep(window.cut_off_threads(now))
@@ -137,6 +139,7 @@ class Steering:
             tracer.stop()
         self._rows.keep(window.cut_off(remaining, end))
         tracer.tables.writer.forget(end)
+        tracer.tables.spans.forget_open()
         window.detached_since = end
         self._set_knobs()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
-from gotrace.common.vocabulary import Part, StartKind
-from gotrace.kernel.records import IntervalRow, RowKey
+from gotrace.common.vocabulary import Part, StartKind, State
+from gotrace.kernel.records import NO_STACK, IntervalRow, RowKey
 from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
@@ -81,6 +82,20 @@ class Tally:
         """The key of the stack to which a row belongs; None if it was not taken yet."""
         stack = self._of_row.get(row)
         return None if stack is None else stack.stat.key
+
+    def stack_of(self, row: RowKey) -> StackStat | None:
+        """The stack to which a row belongs; None if it was not taken yet."""
+        stack = self._of_row.get(row)
+        return None if stack is None else stack.stat
+
+    def rows_from(self, number: int) -> list[RowKey]:
+        """The rows that were taken, in their order, but for the first so many."""
+        return list(islice(self._of_row, number, None)) if len(self._of_row) > number else []
+
+    def why(self, row: RowKey) -> tuple[State, str]:
+        """State and reason of a row whose stack is not known."""
+        stack = self._model.interpret(IntervalRow(row, NO_STACK))
+        return stack.state, stack.reason
 
     def take(self, rows: list[IntervalRow]) -> list[StackStat]:
         """Rows as they are now, each in place of what was taken of it before; returns the stacks that changed."""

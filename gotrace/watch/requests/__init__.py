@@ -1,0 +1,1 @@
+"""Requests of one process: sums by duration, and what the slow ones waited for in the end."""

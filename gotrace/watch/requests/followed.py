@@ -1,0 +1,99 @@
+"""Which requests are followed to their causes, and what comes of it: some of each duration by chance, and the slowest."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gotrace.kernel.spans import Completed
+from gotrace.watch.requests.path import How, Step, follow
+from gotrace.watch.requests.timelines import Timelines
+
+_OF_EACH_BUCKET = 4
+"""Requests of one bucket that are followed after each reading."""
+_FOLLOW_FOR_NS = 30_000_000
+"""What following may take after each reading."""
+_MOST_CAUSES = 4096
+
+
+class RawCause(NamedTuple):
+    """What steps are one cause for: all but when and who. `own`: it was the request's own goroutine."""
+
+    how: How
+    row: int
+    via: int
+    what: int
+    own: bool
+
+
+@dataclass(slots=True)
+class FollowedBucket:
+    """Requests of one bucket that were followed: how many, their time, and what it went to."""
+
+    count: int = 0
+    total_ns: int = 0
+    causes: dict[RawCause, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Slow(NamedTuple):
+    """A slow request with its path."""
+
+    duration_ns: int
+    start_ns: int
+    goid: int
+    request: int
+    steps: tuple[Step, ...]
+
+
+class Followed:
+    """Of one process. `exemplars`: how many of the slowest requests are kept, of each function."""
+
+    def __init__(self, timelines: Timelines, exemplars: int) -> None:
+        self.buckets: dict[int, dict[int, FollowedBucket]] = {}
+        self.slowest: dict[int, list[Slow]] = {}
+        self._timelines = timelines
+        self._exemplars = exemplars
+        self._random = random.Random(0)
+
+    def take(self, requests: Iterable[Completed]) -> None:
+        """Requests that have ended since the last call; the timelines reach at least as far."""
+        by_bucket: dict[tuple[int, int], list[Completed]] = defaultdict(list)
+        for request in requests:
+            by_bucket[request.function, request.bucket].append(request)
+        chosen = {}
+        for key, found in by_bucket.items():
+            chosen[key] = found if len(found) <= _OF_EACH_BUCKET else self._random.sample(found, _OF_EACH_BUCKET)
+        until = time.monotonic_ns() + _FOLLOW_FOR_NS
+        # The slowest first, should time run out.
+        for function, bucket in sorted(chosen, key=lambda key: -key[1]):
+            for request in chosen[function, bucket]:
+                if time.monotonic_ns() > until:
+                    break
+                self._sum_up(request, self._path(request))
+        for function in {request_function for request_function, _ in by_bucket}:
+            self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
+
+    def _path(self, request: Completed) -> list[Step]:
+        return follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)
+
+    def _sum_up(self, request: Completed, path: list[Step]) -> None:
+        sums = self.buckets.setdefault(request.function, {}).setdefault(request.bucket, FollowedBucket())
+        sums.count += 1
+        sums.total_ns += request.duration_ns
+        for step in path:
+            cause = RawCause(step.how, step.row, step.via, step.what, step.goid == request.goid and not step.via)
+            if cause in sums.causes or len(sums.causes) < _MOST_CAUSES:
+                sums.causes[cause] += step.duration_ns
+
+    def _keep_slowest(self, function: int, requests: Iterable[Completed]) -> None:
+        kept = self.slowest.setdefault(function, [])
+        least = kept[-1].duration_ns if len(kept) >= self._exemplars else -1
+        candidates = heapq.nlargest(self._exemplars, (r for r in requests if r.duration_ns > least), key=lambda r: r.duration_ns)
+        kept += [Slow(r.duration_ns, r.start_ns, r.goid, r.request, tuple(self._path(r))) for r in candidates]
+        kept.sort(key=lambda slow: -slow.duration_ns)
+        del kept[self._exemplars :]

@@ -1,0 +1,162 @@
+"""The requests of one process, from the kernel's tables to records with symbols."""
+
+from __future__ import annotations
+
+import time
+from gotrace.common.histogram import bucket_of
+from gotrace.common.vocabulary import Loss, State
+from gotrace.kernel.records import RowKey
+from gotrace.kernel.rows import row_hash
+from gotrace.kernel.spans import UNKNOWN_ROW, DurationRow, OpenRequest, Site
+from gotrace.kernel.tables import Tables
+from gotrace.plan.probes import Plan
+from gotrace.profile.requests import Cause, Exemplar, PathStep, Span, SpanBucket, WaitSum
+from gotrace.profile.types import Distribution, StackStat
+from gotrace.watch.requests.causes import Causes
+from gotrace.watch.requests.followed import Followed, FollowedBucket, Slow
+from gotrace.watch.requests.path import follow
+from gotrace.watch.requests.timelines import Timelines
+from gotrace.watch.tally import Tally
+_READ_EVERY_NS = 300_000_000
+_ARGUMENTS = {"": 0, "rbx": 1, "rcx": 2, "rdi": 3}
+"""bpf/shared.h: SPAN_ARGUMENT_*."""
+
+
+class Requests:
+    """Of a process whose `plan` has spans; `exemplars`: how many of the slowest requests are kept of each function."""
+
+    def __init__(self, tables: Tables, tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int) -> None:
+        self._tables = tables.spans
+        self._history = tables.history
+        self._functions = [span.name for span in plan.spans]
+        self._tally = tally
+        self._pid = pid
+        self._exemplars = exemplars
+        self._timelines = Timelines(0)
+        self._followed = Followed(self._timelines, exemplars)
+        self._rows: dict[int, RowKey] = {}
+        self._rough: dict[int, RowKey] = {}
+        self._causes = Causes(self._stack_of_hash)
+        self._due_ns = 0
+        self._final: list[Span] | None = None
+        self._tables.put_sites(
+            Site(site.probe.site.address + bias, site.function, site.kind, site.sp_above, _ARGUMENTS.get(site.argument, 0))
+            for site in plan.span_sites
+        )
+
+    def begin(self, start_ns: int) -> None:
+        """A window opens. Requests in progress that an earlier one left are not followed further."""
+        self._timelines.lost(start_ns)
+
+    def tick(self) -> None:
+        """Reads what has happened since the last call, if it is time."""
+        if time.monotonic_ns() >= self._due_ns:
+            self._take_history()
+            self._due_ns = time.monotonic_ns() + _READ_EVERY_NS
+
+    def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int]) -> None:
+        """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`."""
+        self._take_history()
+        self._final = self.spans(start_ns, end_ns)
+        losses[Loss.HISTORY_LOST] = self._history.lost
+        losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
+
+    def _take_history(self) -> None:
+        before, lost = time.monotonic_ns(), self._history.lost
+        parts, requests = self._history.read()
+        if self._history.lost > lost:
+            self._timelines.lost(min((part.start_ns + part.duration_ns for part in parts), default=before))
+        self._timelines.take(parts, before)
+        self._followed.take(requests)
+
+    def _learn_rows(self) -> None:
+        """What happened names rows by their hash."""
+        for key in self._tally.rows_from(len(self._rows)):
+            self._rows[row_hash(key)] = key
+            rough = key._replace(stack=0, kernel_stack=0, waker=0, object=0, goid=0)
+            self._rough[row_hash(rough)] = rough
+
+    def spans(self, start_ns: int, end_ns: int) -> list[Span]:
+        """What is known, of the window that began at `start_ns` and reaches to `end_ns`, 0: to now; functions without a call are left out."""
+        if self._final is not None:
+            return self._final
+        end_ns = end_ns or time.monotonic_ns()
+        self._learn_rows()
+        sums, opened = self._tables.read_rows(), self._tables.read_open()
+        result = []
+        for number, name in enumerate(self._functions):
+            mine = [request for request in opened if request.function == number]
+            rows = sums.get(number, {})
+            for request in mine:
+                if request.over_ns:
+                    _add_over(rows, request)
+            going = [request for request in mine if not request.over_ns]
+            span = self._span(number, name, rows, going, start_ns, end_ns)
+            if span.latency.count or span.in_progress:
+                result.append(span)
+        return sorted(result, key=lambda span: -span.latency.total_ns)
+
+    def _span(
+        self, number: int, name: str, rows: dict[int, DurationRow], going: list[OpenRequest], start_ns: int, end_ns: int,
+    ) -> Span:
+        span = Span(name, self._pid, in_progress=len(going))
+        followed = self._followed.buckets.get(number, {})
+        for bucket in sorted(rows):
+            row = rows[bucket]
+            span.latency.add(Distribution(row.count, row.total_ns, row.max_ns, 0, {bucket: row.count}))
+            span.buckets[bucket] = self._bucket(row, followed.get(bucket), name)
+        slow = list(self._followed.slowest.get(number, ()))
+        exemplars = [self._exemplar(each, name, start_ns, False) for each in slow]
+        for request in sorted(going, key=lambda request: request.start_ns)[: self._exemplars]:
+            steps = tuple(follow(self._timelines, request.goid, request.start_ns, end_ns))
+            exemplars.append(self._exemplar(
+                Slow(end_ns - request.start_ns, request.start_ns, request.goid, request.request, steps), name, start_ns, True,
+            ))
+        span.exemplars = sorted(exemplars, key=lambda exemplar: -exemplar.duration_ns)[: self._exemplars]
+        return span
+
+    def _bucket(self, row: DurationRow, followed: FollowedBucket | None, function: str) -> SpanBucket:
+        bucket = SpanBucket(row.count, row.total_ns, row.cpu_ns)
+        for number, (count, total_ns) in row.waits.items():
+            key = self._rows.get(number)
+            stack = self._tally.stack_of(key) if key is not None else None
+            if stack is not None:
+                wait = bucket.waits.setdefault(stack.key, WaitSum())
+            else:
+                rough = self._rough.get(number) if number != UNKNOWN_ROW else None
+                wait = bucket.other.setdefault(self._tally.why(rough) if rough is not None else (State.WAITING, "unknown"), WaitSum())
+            wait.count += count
+            wait.total_ns += total_ns
+        if followed is not None:
+            bucket.followed, bucket.followed_ns = followed.count, followed.total_ns
+            by_text: dict[str, Cause] = {}
+            for raw, total_ns in sorted(followed.causes.items(), key=lambda item: -item[1]):
+                cause = self._causes.of_raw(raw, function)
+                cause = by_text.setdefault(cause.text, cause)
+                bucket.causes[cause] = bucket.causes.get(cause, 0) + total_ns
+        return bucket
+
+    def _exemplar(self, slow: Slow, function: str, start_ns: int, in_progress: bool) -> Exemplar:
+        path = []
+        for step in slow.steps:
+            cause = self._causes.of(step, function, step.goid == slow.goid and not step.via)
+            begin_ns = step.start_ns - start_ns
+            path.append(PathStep(step.goid, begin_ns, step.duration_ns, cause.state, cause.reason, cause.frames, cause.object))
+        return Exemplar(slow.start_ns - start_ns, slow.duration_ns, slow.goid, path=tuple(path), in_progress=in_progress)
+
+    def _stack_of_hash(self, row: int) -> StackStat | None:
+        key = self._rows.get(row)
+        return self._tally.stack_of(key) if key is not None else None
+
+
+def _add_over(rows: dict[int, DurationRow], request: OpenRequest) -> None:
+    """A panic was its end, and no probe has met its goroutine since."""
+    duration = max(0, request.over_ns - request.start_ns)
+    row = rows.setdefault(bucket_of(duration), DurationRow())
+    row.count += 1
+    row.total_ns += duration
+    row.cpu_ns += max(0, duration - request.off_ns)
+    row.max_ns = max(row.max_ns, duration)
+    for number, (count, total_ns) in request.waits.items():
+        known = row.waits.get(number or UNKNOWN_ROW, (0, 0))
+        row.waits[number or UNKNOWN_ROW] = known[0] + count, known[1] + total_ns
