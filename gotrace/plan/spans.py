@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gotrace.common.errors import BadBinary, UsageError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
-from gotrace.gobin.passages import Passage, behind_call, beginning, returns, returns_of_caller
+from gotrace.gobin.passages import Passage, beginning, behind_call, returns, returns_of_caller
 from gotrace.gobin.references import References, references
 from gotrace.gobin.x86 import probe_site
 from gotrace.plan.nearnames import near_names

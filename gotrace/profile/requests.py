@@ -23,13 +23,14 @@ EDGES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What time went to in the end. `state` is that of `State`, or `RUNNING`, or `UNKNOWN_STATE`; `text` is one line that says it all."""
+    """What time went to in the end. `state` is that of `State`, or `RUNNING`, or `UNKNOWN_STATE`; `text` is one line that says it all.
+    Those of one text are one: the frames are an example."""
 
     text: str
-    frames: tuple[Frame, ...]
+    frames: tuple[Frame, ...] = field(compare=False)
     state: str
     reason: str
-    object: str = ""
+    object: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
