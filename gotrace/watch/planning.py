@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gotrace.common.errors import Refused, TargetGone
@@ -30,11 +31,15 @@ class Planned:
     notes: list[str]
 
 
-def plan_process(pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallSource, verb: str) -> Planned:
-    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name.
+def plan_process(
+    pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallSource, verb: str, requests: bool = False, spans: Sequence[str] = (),
+) -> Planned:
+    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+    `requests`, `spans`: as for `make_plan`.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be traced; nothing stays open.
+        UsageError: one of `spans` can't be one.
     """
     target = open_target(pid, f"sudo gotrace {verb} {pid}")
     try:
@@ -45,7 +50,7 @@ def plan_process(pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallS
             missing.append(Missing("kernel", obstacle, _NO_KERNEL_STAGE, pid))
             syscalls = SyscallSource.UPROBES
         exits = syscalls is SyscallSource.TRACEPOINTS and probe_set is not ProbeSet.LEAN
-        plan = make_plan(target.binary, probe_set, wakers, exits, syscalls is SyscallSource.UPROBES)
+        plan = make_plan(target.binary, probe_set, wakers, exits, syscalls is SyscallSource.UPROBES, requests, spans)
         missing += [Missing(left.stage, f"{left.symbol}: {left.reason}", left.lacks, pid) for left in plan.left_out if left.stage]
         try:
             _verify(target, plan)

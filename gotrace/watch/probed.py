@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gotrace.common.errors import GotraceError, TargetGone
@@ -64,10 +65,11 @@ class ProbedProcess:
     @classmethod
     def prepare(
         cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
-        syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach",
+        syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach", requests: bool = False, spans: Sequence[str] = (),
     ) -> ProbedProcess:
-        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name."""
-        return cls(plan_process(pid, probe_set, wakers, syscalls, verb))
+        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+        `requests`, `spans`: as for `make_plan`."""
+        return cls(plan_process(pid, probe_set, wakers, syscalls, verb, requests, spans))
 
     def describe(self) -> Target:
         """What is known of the process, for the capture and the summary."""
