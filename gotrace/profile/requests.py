@@ -151,6 +151,13 @@ class Band:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def key_parts(key: StackKey) -> tuple[State, str]:
+    """State and reason of the stack that has this `StackStat.key`."""
+    _, _, state, reason, _ = key
+    assert isinstance(state, State) and isinstance(reason, str)
+    return state, reason
+
+
 def bands(span: Span, edges: Sequence[float] = EDGES) -> list[Band]:
     """The requests of a span between each two neighbours of `edges`. Those of one bucket, which differ by less than 1/16 in duration, are
     divided evenly where an edge lies among them: the sums over all bands are those over all requests."""
@@ -179,7 +186,8 @@ def parts(span: Span, low: float, high: float) -> dict[int, Band]:
     """What of each bucket lies between two percentiles. Together that is the band between them."""
     total = sum(bucket.count for bucket in span.buckets.values())
     first, end = round(low * total), round(high * total)
-    result, seen = {}, 0
+    result: dict[int, Band] = {}
+    seen = 0
     for number in sorted(span.buckets):
         bucket = span.buckets[number]
         share = min(seen + bucket.count, end) - max(seen, first)

@@ -87,7 +87,7 @@ class Made:
 
 def requests_made(count: int = 1000, **more: object) -> Made:
     """A key-value server with `count` requests, a tenth of them slow: those wait for a goroutine that syncs a file. Each of them makes a
-    query within; two fifths of that time is the same wait. Beside them: that goroutine, an accept loop, and a worker that waits all the time."""
+    query. Beside them: that goroutine, an accept loop, and workers that wait all the time."""
     begun = {
         "lock": stat([GOPARK, runtime("semacquire1", "sema.go", 188), go("sync.(*Mutex).Lock"), *HANDLER], [MS], reason="sync.Mutex.Lock"),
         "receive": stat([GOPARK, runtime("chanrecv", "chan.go", 664), *STORE], [MS], reason="chan receive", goroutines=8),
@@ -147,7 +147,8 @@ def exemplar(one: One, rank: int, goid: int) -> Exemplar:
         if ns:
             steps.append(PathStep(goroutine, at_ns, ns, state, reason, frames, thing))
             at_ns += ns
-    return Exemplar(start_ns, one.duration_ns, goid, f"PUT /kv/{rank}" if rank % 3 else None, {"trace_id": f"4bf92f{rank}"}, tuple(steps[::-1]))
+    what = f"PUT /kv/{rank}" if rank % 3 else None
+    return Exemplar(start_ns, one.duration_ns, goid, what, {"trace_id": f"4bf92f{rank}"}, tuple(steps[::-1]))
 
 
 def requests_profile(count: int = 1000, **more: object) -> Profile:
