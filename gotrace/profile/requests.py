@@ -126,6 +126,11 @@ class Band:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
+    def name(self) -> str:
+        """``p99-100``."""
+        return f"p{round(100 * self.low, 2):g}-{round(100 * self.high, 2):g}"
+
+    @property
     def explained_ns(self) -> int:
         """How much of the time has a cause."""
         return sum(self.causes.values())

@@ -188,7 +188,8 @@ def test_a_capture_of_version_5_stays_readable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [
     "UPDATE span_bucket SET bucket = 100000 WHERE count = (SELECT max(count) FROM span_bucket)", "UPDATE span_wait SET total_ns = -1",
     "UPDATE span_other SET state = 'asleep'", "UPDATE cause SET frames = '[999999]'", "UPDATE exemplar SET labels = '[]'",
-    "UPDATE exemplar_step SET state = 'nowhere'", "UPDATE span SET target = 7", "UPDATE span_wait SET stack = 1234567 WHERE stack = (SELECT min(stack) FROM span_wait)",
+    "UPDATE exemplar_step SET state = 'nowhere'", "UPDATE span SET target = 7",
+    "UPDATE span_wait SET stack = 1234567 WHERE stack = (SELECT min(stack) FROM span_wait)",
     "UPDATE cause SET text = x'00ff'", "DELETE FROM span_bucket",
 ])  # fmt: skip
 def test_damage_is_told(tmp_path: Path, damage: str) -> None:
