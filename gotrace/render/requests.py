@@ -84,8 +84,8 @@ def time_parts(band: Band, stacks: dict[StackKey, StackStat]) -> list[str]:
     by_state: dict[str, list[tuple[str, int]]] = {}
     if band.cpu_ns:
         by_state[RUNNING] = [("", band.cpu_ns)]
-    for (state, reason), ns in band.times(stacks).items():
-        by_state.setdefault(state.value, []).append((reason, ns))
+    for (kind, reason), ns in band.times(stacks).items():
+        by_state.setdefault(kind.value, []).append((reason, ns))
     sums = {state: sum(ns for _, ns in reasons) for state, reasons in by_state.items()}
     least = _LEAST_SHARE * band.total_ns
     found = []
