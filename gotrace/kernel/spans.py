@@ -144,8 +144,8 @@ class SpanTables:
         found = {}
         for raw_key, told in list(self._maps.structs("told", ToldKey, Told)):
             self._maps.delete("told", raw_key)
-            key = struct.unpack("<QQ", raw_key)
-            found[key[0], key[1]] = _string(bytes(told.method), told.method_bytes), _string(bytes(told.path), told.path_bytes)
+            goid, start_ns = struct.unpack("<QQ", raw_key)
+            found[goid, start_ns] = _string(bytes(told.method), told.method_bytes), _string(bytes(told.path), told.path_bytes)
         return found
 
     def read_rows(self) -> dict[int, dict[int, DurationRow]]:
