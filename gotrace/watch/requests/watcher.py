@@ -83,7 +83,7 @@ class Requests:
         self._timelines.take(parts, before)
         self._followed.take(requests)
         for number in self._layouts:
-            slowest = self._followed.slowest.get(number, ())
+            slowest = self._followed.slowest.get(number, [])
             least = slowest[-1].duration_ns if len(slowest) >= self._exemplars else 0
             self._tables.put_function(number, least, self._layouts[number])
         kept = {(slow.goid, slow.start_ns) for slowest in self._followed.slowest.values() for slow in slowest}
