@@ -22,7 +22,7 @@ from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.symbolize import Symbolizer, shown_name
 from gotrace.profile.types import Frame
 from gotrace.watch.target import OpenTarget, forked_copy, open_target
-from gotrace.watch.unfinished.blocked import (
+from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
     asleep,
@@ -69,7 +69,7 @@ class _Reading:
 
     def dump(self) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
-        wanted = [index for index in scanner.look() if scanner.heads[index].status in _ALIVE]
+        wanted = [index for index in scanner.sample() if scanner.heads[index].status in _ALIVE]
         asked = {index: scanner.heads[index] for index in wanted}
         calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
         snapshots = self._snapshots(wanted)

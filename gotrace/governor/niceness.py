@@ -13,7 +13,7 @@ LATE_S = 0.01
 _LOWEST = 19
 
 
-class Politeness:
+class Niceness:
     """The lowest niceness for the calling thread, as long as that leaves it on time: where all CPUs are busy it has the usual one, for
     longer each time that this happens. Nothing where the way back is barred (no CAP_SYS_NICE), or another policy was given.
 
@@ -24,24 +24,24 @@ class Politeness:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
         self._possible = policy in (os.SCHED_OTHER, os.SCHED_BATCH) and self._usual < _LOWEST and self._can_return()
-        self._polite = False
+        self._lowest = False
         self._backoff = Backoff()
 
     def stand_back(self) -> None:
         """To be called again and again: begins, and goes on after a pause."""
-        if self._possible and not self._polite and self._backoff.over:
-            self._polite = _set(_LOWEST)
+        if self._possible and not self._lowest and self._backoff.over:
+            self._lowest = _set(_LOWEST)
 
     def came_late(self) -> None:
         """We were late for what was due: if we stood back, not again for a while."""
-        if self._polite:
+        if self._lowest:
             self.end()
             self._backoff.failed()
 
     def end(self) -> None:
         """Back to what it was."""
-        if self._polite:
-            self._polite = False
+        if self._lowest:
+            self._lowest = False
             _set(self._usual)
 
     def _can_return(self) -> bool:

@@ -26,21 +26,21 @@ _WINDOWS_PER_BLOCK = 4
 
 class Regulator:
     """The governor of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the
-    kernel times programs. `say` is told of each change in one line. `looks`: how to look at goroutines without probes.
+    kernel times programs. `say` is told of each change in one line. `sample_options`: how to look at goroutines without probes.
 
     `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
     """
 
     def __init__(
-        self, process: ProbedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], looks: SampleOptions,
+        self, process: ProbedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], sample_options: SampleOptions,
         sampled_anyway: bool = False,
     ) -> None:
         self.process = process
         self._cap = cap
         self._meter = LoadMeter(process, trap_ns, timed)
         self._say = say
-        self._least_ns = _WINDOWS_PER_BLOCK * looks.min_block_ns
-        self._looks = looks
+        self._least_ns = _WINDOWS_PER_BLOCK * sample_options.min_block_ns
+        self._sample_options = sample_options
         self._windowed = False
         self._sampled_anyway = sampled_anyway
         self._steps: list[GovernorStep] = []
@@ -80,7 +80,7 @@ class Regulator:
         if time.monotonic_ns() >= self._due - (0 if windows else _SLACK_NS):
             try:
                 if not windows:
-                    self._look()
+                    self._measure()
                 elif self.process.steering.paused:
                     self._maybe_resume()
                 else:
@@ -102,18 +102,18 @@ class Regulator:
         process, rung = self.process, self.governor.rung
         if not process.steering.paused:
             process.steering.pause()
-        process.steering.stop_looking()
+        process.steering.stop_sampling()
         self._say(f"governor: {error}: from here on the process's memory is sampled")
         process.missing.append(Missing(
             "probes", str(error), "from then on intervals are estimated from samples of its memory", process.process.pid,
         ))
         if rung is not Rung.PROBES:
             self._note(rung, self.governor.give_windows_up())
-        process.steering.look(self._looks)
+        process.steering.start_sampling(self._sample_options)
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self._before, self._now = self._now, self._meter.read()
         rung = self.governor.rung
         wanted = self.governor.observe(self._now - self._before)
@@ -134,11 +134,11 @@ class Regulator:
         if not process.steering.paused and (wanted >= Rung.CONTINUITY or Rung.STARTS in (rung, wanted)):
             process.steering.pause()
         if wanted is Rung.PROBES:
-            process.steering.look(self._looks)
+            process.steering.start_sampling(self._sample_options)
         elif wanted is Rung.CONTINUITY:
             self._since = self._before  # what led to it is to be repaid as well
             self._windowed = False
-            process.steering.stop_looking()
+            process.steering.stop_sampling()
         elif process.steering.paused:  # lean: other programs over the same tables, in a window of their own
             process.steering.resume(0, lean=wanted is Rung.STARTS)
         if wanted < Rung.STARTS:
@@ -220,7 +220,7 @@ class Regulator:
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
             lean_ns=spent[Rung.STARTS], looked_ns=process.steering.looked_ns, paused_ns=process.steering.paused_ns,
             windows=process.window.count,
-            unlooked_windows=process.window.parked.unlooked, steps=tuple(self._steps),
+            unlooked_windows=process.window.parked.partly_read, steps=tuple(self._steps),
         )
 
 

@@ -14,7 +14,7 @@ from gotrace.gobin.layout import Layout
 from gotrace.live.goroutines import GoroutineReader, Unwinder
 from gotrace.live.gstruct import GStruct, Head, Status
 from gotrace.proc.memory import FixedRanges, Memory
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 
 _LARGEST_GAP = 1024
 _LARGEST_RANGE = 8192
@@ -52,16 +52,16 @@ class _Batch:
 
 
 class Scanner:
-    """The goroutines of one process, by index into runtime.allgs, which only grows. What takes long gives `promptness` back."""
+    """The goroutines of one process, by index into runtime.allgs, which only grows. What takes long gives `priority` back."""
 
     def __init__(
-        self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout, promptness: Promptness | None = None,
+        self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout, priority: SamplePriority | None = None,
     ) -> None:
         self._memory = memory
         self._reader = reader
         self._unwinder = unwinder
         self._struct = GStruct(layout)
-        self._promptness = promptness or Promptness()
+        self._priority = priority or SamplePriority()
         self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
@@ -76,7 +76,7 @@ class Scanner:
         """Of the g."""
         return self._addresses[index]
 
-    def look(self) -> list[int]:
+    def sample(self) -> list[int]:
         """The indexes of those whose `heads` changed since the last look.
 
         Raises:
@@ -86,7 +86,7 @@ class Scanner:
         count = self._reader.count()
         if count > len(self._addresses):
             if count - len(self._addresses) > _LARGE_GROWTH:
-                self._promptness.give_back()
+                self._priority.give_back()
             self._add(self._reader.addresses())
         changed: list[int] = []
         for batch in self._batches:
@@ -95,7 +95,7 @@ class Scanner:
                 self._look_each(batch, changed)
             elif whole != batch.whole:
                 self._compare(batch, whole, changed)
-            self._promptness.check()
+            self._priority.check()
         return changed
 
     def _compare(self, batch: _Batch, whole: bytes, changed: list[int]) -> None:
@@ -166,7 +166,7 @@ class Scanner:
         found: dict[int, Copy] = {}
         for start in range(0, len(indexes), _COPIES_PER_CALL):
             self._copy(indexes[start : start + _COPIES_PER_CALL], found)
-            self._promptness.check()
+            self._priority.check()
         return found
 
     def copied(self, index: int) -> int:

@@ -12,7 +12,7 @@ LONGEST_NS = 5_000_000
 """So long a look is before the target; what is left of it is done like anything else."""
 
 
-class Promptness:
+class SamplePriority:
     """The lowest real-time priority for the calling thread, where it may have that (CAP_SYS_NICE): it then gets a CPU as soon as it
     wakes. To be taken before it waits and given back once the look has read what depends on its moment, so that nothing else that it does
     is before the target."""

@@ -76,8 +76,8 @@ class Estimator:
         self._moved: dict[int, Place] = {}
         self._changed: dict[int, Place] = {}
         self._single: list[SingleInterval] = []
-        self._looks = 0
-        self._looked_ns = 0
+        self._samples = 0
+        self._sampled_ns = 0
 
     def place(self, stat: StackStat, unread: bool = False, incomplete: bool = False) -> Place:
         """The place of that stack; `stat` becomes its figures, if it is new."""
@@ -109,10 +109,10 @@ class Estimator:
         self._move(place, 1)
         stay.place = place
 
-    def looked(self, gap_ns: int) -> None:
+    def count_sample(self, gap_ns: int) -> None:
         """A look is over, `gap_ns` after the one before."""
-        self._looks += 1
-        self._looked_ns += gap_ns
+        self._samples += 1
+        self._sampled_ns += gap_ns
         for place in self._moved.values():
             place.variance += place.change**2 * gap_ns**2 / 2
             place.change = 0
@@ -145,9 +145,9 @@ class Estimator:
         return place.stat
 
     def _margin_ns(self, place: Place) -> int:
-        if not place.moved or not self._looks:
+        if not place.moved or not self._samples:
             return 0
-        period = self._looked_ns / self._looks
+        period = self._sampled_ns / self._samples
         return round(_Z * math.sqrt(place.variance + (_Z * period / 2) ** 2) + _Z**2 / 2 * period)
 
     def _move(self, place: Place | None, by: int) -> None:

@@ -87,7 +87,7 @@ class _Bare:
         for frame in frames:
             known = self._known.get(id(frame))
             if known is None:
-                known = self._known[id(frame)] = self._look(frame)
+                known = self._known[id(frame)] = self._shown(frame)
             _, shown, number, what = known
             if shown is not None:
                 kept.append(shown)
@@ -95,7 +95,7 @@ class _Bare:
                 thing = what or thing
         return tuple(kept), tuple(numbers), thing
 
-    def _look(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
+    def _shown(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
         if frame.kind is FrameKind.WAKER:
             return frame, None, -1, ""
         shown, what = frame, ""

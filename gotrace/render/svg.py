@@ -53,7 +53,7 @@ def render_svg(profile: Profile, runtime: bool = False) -> bytes:
     head = list(_head(profile))
     top = 30 + 16 * len(head) + 44
     bottom = top + depth * ROW
-    looks = _Looks()
+    styles = _Styles()
     foot = list(_foot(picture, boxes, profile))
     height = bottom + 40 + 16 * len(foot) + 20
     script = (files("gotrace.render") / "assets" / "static.js").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def render_svg(profile: Profile, runtime: bool = False) -> bytes:
         *(_text(MARGIN, 44 + 16 * row, line, fill) for row, (line, fill) in enumerate(head)),
         *_state_bar(profile, 30 + 16 * len(head) + 8),
         '<g id="frames">',
-        *(_frame(box, picture.tree, bottom, looks) for box in boxes),
+        *(_frame(box, picture.tree, bottom, styles) for box in boxes),
         "</g>",
         _text(MARGIN, bottom + 20, " ", ident="details"),
         _text(WIDTH - MARGIN, bottom + 20, " ", anchor="end", ident="matched"),
@@ -138,7 +138,7 @@ def _boxes(picture: _Picture) -> Iterator[_Box]:
 # ---- what is drawn --------------------------------------------------------------------------------------------------
 
 
-class _Looks:
+class _Styles:
     """Label and colours of each function, made once."""
 
     def __init__(self) -> None:
@@ -146,17 +146,17 @@ class _Looks:
 
     def of(self, key: Key) -> tuple[str, str, str, str]:
         """Label, the same escaped, fill and ink."""
-        look = self._known.get(key)
-        if look is None:
+        style = self._known.get(key)
+        if style is None:
             label = sanitize(plain_name(key[0]), NAME_LIMIT)
-            look = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
-        return look
+            style = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
+        return style
 
 
-def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
+def _frame(box: _Box, tree: Tree[Key], bottom: int, styles: _Styles) -> str:
     level, x, width, node = box
     key, total_ns = tree.key[node], tree.total_ns[node]
-    label, escaped, fill, ink = looks.of(key)
+    label, escaped, fill, ink = styles.of(key)
     y = bottom - (level + 1) * ROW
     count = f"{tree.count[node]:,} interval" + ("" if tree.count[node] == 1 else "s")
     share = format_share(total_ns, tree.total_ns[0]).replace("<", "&lt;")

@@ -8,8 +8,8 @@ import threading
 import time
 
 from gotrace.common.vocabulary import Loss
-from gotrace.governor.niceness import LATE_S as POLITE_LATE_S
-from gotrace.governor.niceness import Politeness
+from gotrace.governor.niceness import LATE_S as NICE_LATE_S
+from gotrace.governor.niceness import Niceness
 from gotrace.governor.regulator import Regulator
 from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats
@@ -58,7 +58,7 @@ class Loop:
         self._accounting = accounting
         self._handing = handing
         self._stop = stop
-        self._politeness = Politeness()
+        self._niceness = Niceness()
 
     def follow(self, duration_ns: int) -> None:
         """Until it is over; `duration_ns` 0: until it is stopped."""
@@ -93,7 +93,7 @@ class Loop:
                             waiting.pop(fd).end()
         finally:
             self._give_back()
-            self._politeness.end()
+            self._niceness.end()
             if stats_fd is not None:
                 self._accounting.measure_programs()
             close_stats(stats_fd)
@@ -103,7 +103,7 @@ class Loop:
         wait = min(process.tick() for process in waiting.values())
         due = time.monotonic() + wait
         self._give_back()
-        self._politeness.stand_back()
+        self._niceness.stand_back()
         now = time.monotonic()
         pids = [process.process.pid for process in waiting.values()]
         return min([due, *(now + self._regulators[pid].tick() for pid in pids if pid in self._regulators)])
@@ -112,14 +112,14 @@ class Loop:
         """Until that moment, the end of one of the processes or `stop`."""
         sampled = []
         for process in waiting.values():
-            if process.promptness is not None:
-                process.promptness.take()
+            if process.priority is not None:
+                process.priority.take()
                 sampled.append(process)
         due = max(due, time.monotonic())
         ended = select.select([*waiting, self._stop.fd], [], [], max(0.0, due - time.monotonic()))[0]
         late_s = 0.0 if ended else time.monotonic() - due
-        if late_s > POLITE_LATE_S:
-            self._politeness.came_late()
+        if late_s > NICE_LATE_S:
+            self._niceness.came_late()
         if late_s > LATE_S:
             for process in sampled:
                 process.losses[Loss.LOOK_LATE] = process.losses.get(Loss.LOOK_LATE, 0) + 1
@@ -129,5 +129,5 @@ class Loop:
 
     def _give_back(self) -> None:
         for process in self._processes:
-            if process.promptness is not None:
-                process.promptness.give_back()
+            if process.priority is not None:
+                process.priority.give_back()

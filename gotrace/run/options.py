@@ -83,7 +83,7 @@ class AttachOptions:
             wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed,
         )
 
-    def for_looks(self) -> SampleOptions:
+    def for_samples(self) -> SampleOptions:
         """What is asked of mode ``sample``."""
         return SampleOptions(
             rate_hz=self.sample_rate_hz or DEFAULT_RATE_HZ, busiest=BUSIEST if self.sample_rate_hz is None else BUSIEST_AS_ASKED,

@@ -44,7 +44,7 @@ def prepare(options: AttachOptions, prepared: Prepared, cleanup: ExitStack) -> N
     """
     if options.mode is Mode.SAMPLE:
         for pid in options.pids:
-            _add(SampledProcess.prepare(pid, options.for_looks()), prepared, cleanup)
+            _add(SampledProcess.prepare(pid, options.for_samples()), prepared, cleanup)
         _check_reasons(options, prepared.processes)
     else:
         _prepare_probes(options, prepared, cleanup)

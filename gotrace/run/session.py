@@ -168,7 +168,7 @@ class Session:
         options = self.options
         regulator = Regulator(
             process, options.max_overhead / 100, self._prepared.trap_ns or _ASSUMED_TRAP_NS, self._prepared.timed,
-            self._handing.sinks.notice, options.for_looks(), options.sample_period_ns >= SAMPLE_NS,
+            self._handing.sinks.notice, options.for_samples(), options.sample_period_ns >= SAMPLE_NS,
         )
         regulator.begin()
         self._regulators[process.process.pid] = regulator

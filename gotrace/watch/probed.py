@@ -15,7 +15,7 @@ from gotrace.model.stacks import StackModel
 from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import Account, CpuClock, accounts
@@ -129,15 +129,15 @@ class ProbedProcess:
         self._close_window()
 
     def _close_window(self) -> None:
-        if self.steering.looks:
-            self.steering.stop_looking()
+        if self.steering.sampling:
+            self.steering.stop_sampling()
             self.window.end_ns = self.window.end_ns or self.window.detached_since
         self.window.close()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
         `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest."""
-        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.looked())
+        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.sampled_stacks())
 
     def read_pauses(self) -> list[Pause]:
         """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
@@ -171,9 +171,9 @@ class ProbedProcess:
         return self.steering.paused_ns
 
     @property
-    def promptness(self) -> Promptness | None:
+    def priority(self) -> SamplePriority | None:
         """That of samples of its memory; None if there are none now."""
-        return self.steering.promptness
+        return self.steering.priority
 
     @property
     def samples(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.gobin.binary import GoBinary
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.proc.process import Process
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 
@@ -54,7 +54,7 @@ class Watched(Protocol):
         """How long nothing was watched between `start_ns` and now, or the end."""
 
     @property
-    def promptness(self) -> Promptness | None:
+    def priority(self) -> SamplePriority | None:
         """What is to be taken before one waits for the next look at its memory, and to be given back after `tick`; None where there
         are no looks."""
 

@@ -13,7 +13,7 @@ from gotrace.model.stacks import StackModel
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Pause, SingleInterval, StackKey, StackStat
 from gotrace.watch.tally import Tally
-from gotrace.watch.unfinished.cutoff import CutOff
+from gotrace.watch.inprogress.cutoff import CutOff
 
 _ROWS_AT_ONCE = 512
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gotrace.common.errors import GotraceError, TargetGone
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
@@ -23,7 +23,7 @@ from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.sampler import Sampler
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
-from gotrace.watch.unfinished.blocked import is_halted, kernel_names, thread_numbers
+from gotrace.watch.inprogress.blocked import is_halted, kernel_names, thread_numbers
 
 DEFAULT_RATE_HZ = 20.0
 _NOTED_SHARE = 0.02
@@ -56,12 +56,12 @@ class SampledProcess:
         self.process, self.binary = target.process, target.binary
         self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.STACK_INCOMPLETE: 0, Loss.LOOK_LATE: 0}
         self._target = target
-        self._promptness = Promptness()
+        self._priority = SamplePriority()
         self._estimator = Estimator(options.min_block_ns, options.stream_ns)
         symbols = KernelSymbols()
         self._places = Places(target, symbols, self._estimator, options.per_goroutine)
         self._threads = Threads(target, symbols, options.syscalls)
-        self._sampler = Sampler(target, self._estimator, self._places, self._threads, self._promptness, self.losses, options.only_goid)
+        self._sampler = Sampler(target, self._estimator, self._places, self._threads, self._priority, self.losses, options.only_goid)
         self._clock = SamplingClock(options.rate_hz, options.busiest)
         self._subwindows = SubWindows()
         self._last_ns = 0
@@ -135,13 +135,13 @@ class SampledProcess:
 
     def _sample(self) -> bool:
         moment = time.monotonic_ns()
-        self._promptness.begin()
+        self._priority.begin()
         try:
             taken = self._sampler.sample((self._last_ns + moment) // 2 if self._last_ns else moment, self._exec_check.ask)
         except (ProcessLookupError, PermissionError):
             taken = False  # the session sees that it is gone
         if taken and self._sampler.counting:
-            self._estimator.looked(moment - self._last_ns)
+            self._estimator.count_sample(moment - self._last_ns)
             self.samples += 1
         if taken:
             self._last_ns = moment
@@ -149,7 +149,7 @@ class SampledProcess:
 
     def end(self) -> None:
         """The process is gone, or another program: this is the end of its window."""
-        self._promptness.give_back()
+        self._priority.give_back()
         self.end_ns = self.end_ns or time.monotonic_ns()
         self._cpu.freeze()
 
@@ -172,9 +172,9 @@ class SampledProcess:
     # -- where it stands -----------------------------------------------------------------------------------------------
 
     @property
-    def promptness(self) -> Promptness | None:
+    def priority(self) -> SamplePriority | None:
         """What is to be taken before one waits for the next sample."""
-        return self._promptness
+        return self._priority
 
     @property
     def paused_ns(self) -> int:
@@ -214,7 +214,7 @@ class SampledProcess:
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window with a sample; returns what `read` returns, of all stacks."""
-        self._promptness.give_back()
+        self._priority.give_back()
         if not self.end_ns:
             seen = self._sample()
             self.cpu_used_ns()

@@ -11,7 +11,7 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
 from gotrace.plan.makeplan import make_plan
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.types import StackStat
 from gotrace.watch.rows import Rows
 from gotrace.watch.sampled import SampledProcess, SampleOptions
@@ -38,7 +38,7 @@ class Steering:
         self._least_ns = self._sample_ns = options.sample_period_ns
         self._lean_plan: Plan | None = None
         self._paused_ns = self._looked_ns = 0
-        self._looks: SampledProcess | None = None
+        self._sampled: SampledProcess | None = None
         self._stretches = 0
 
     # -- where it stands -----------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class Steering:
     @property
     def paused_ns(self) -> int:
         """How long it has paused in all, without samples."""
-        if self._looks is not None:
+        if self._sampled is not None:
             return self._paused_ns
         now = self._window.end_ns or time.monotonic_ns()
         return self._paused_ns + (max(0, now - self._window.detached_since) if self.paused else 0)
@@ -59,18 +59,18 @@ class Steering:
     @property
     def looked_ns(self) -> int:
         """For how long its memory was sampled in its pauses."""
-        looks = self._looks
-        return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
+        sampled = self._sampled
+        return self._looked_ns + (max(0, time.monotonic_ns() - sampled.start_ns) if sampled is not None else 0)
 
     @property
-    def looks(self) -> bool:
+    def sampling(self) -> bool:
         """Whether its memory is sampled now."""
-        return self._looks is not None
+        return self._sampled is not None
 
     @property
-    def promptness(self) -> Promptness | None:
+    def priority(self) -> SamplePriority | None:
         """That of those samples; None if there are none now."""
-        return None if self._looks is None else self._looks.promptness
+        return None if self._sampled is None else self._sampled.priority
 
     @property
     def can_pause(self) -> bool:
@@ -145,7 +145,7 @@ class Steering:
         raises Refused or TargetGone, then no probe is left."""
         if lean and self._lean_plan is None:
             self._lean_plan = make_plan(self._target.binary, ProbeSet.LEAN, wakers=False, exits=False)
-        self.stop_looking()
+        self.stop_sampling()
         self._rows.tally.inferred = self._rows.tally.inferred or lean
         self._tracer.follow(self._lean_plan if lean and self._lean_plan is not None else self._plan)
         if not self._execed():
@@ -159,39 +159,39 @@ class Steering:
 
     # -- samples in a pause --------------------------------------------------------------------------------------------
 
-    def look(self, options: SampleOptions) -> None:
-        """In a pause: its memory is sampled, until it is over or `stop_looking`."""
-        self._looks = SampledProcess(self._target, options)
+    def start_sampling(self, options: SampleOptions) -> None:
+        """In a pause: its memory is sampled, until it is over or `stop_sampling`."""
+        self._sampled = SampledProcess(self._target, options)
         self._stretches += 1
-        self._looks.attach()
-        self._looks.begin()
-        self._paused_ns += self._looks.start_ns - self._window.detached_since
+        self._sampled.attach()
+        self._sampled.begin()
+        self._paused_ns += self._sampled.start_ns - self._window.detached_since
 
-    def looked(self) -> list[StackStat]:
+    def sampled_stacks(self) -> list[StackStat]:
         """The stacks that these samples have changed since the last call."""
-        if self._looks is None:
+        if self._sampled is None:
             return []
-        return self._rows.tally.take_looks(self._stretches, ((estimate, set()) for estimate in self._looks.read()[0]))
+        return self._rows.tally.take_samples(self._stretches, ((estimate, set()) for estimate in self._sampled.read()[0]))
 
     def tick(self, wait_s: float) -> float:
         """Samples if it is time; returns the seconds until something is due, `wait_s` at most."""
-        return wait_s if self._looks is None else min(wait_s, self._looks.tick())
+        return wait_s if self._sampled is None else min(wait_s, self._sampled.tick())
 
     def end(self) -> None:
         """The process is gone: the samples end there."""
-        if self._looks is not None:
-            self._looks.end()
+        if self._sampled is not None:
+            self._sampled.end()
 
-    def stop_looking(self) -> None:
+    def stop_sampling(self) -> None:
         """The pause goes on, without samples; nothing if there are none."""
-        looks, self._looks = self._looks, None
-        if looks is None:
+        sampled, self._sampled = self._sampled, None
+        if sampled is None:
             return
-        looks.finish()
-        self._rows.put(self._rows.tally.take_looks(self._stretches, looks.found()))
-        self.samples += looks.samples
+        sampled.finish()
+        self._rows.put(self._rows.tally.take_samples(self._stretches, sampled.found()))
+        self.samples += sampled.samples
         for loss in (Loss.STACK_TORN, Loss.STACK_INCOMPLETE):
-            self._losses[loss] = self._losses.get(loss, 0) + looks.losses[loss]
-        self._rows.sampled_incomplete += looks.losses[Loss.STACK_INCOMPLETE]
-        self._looked_ns += looks.end_ns - looks.start_ns
-        self._window.detached_since = looks.end_ns
+            self._losses[loss] = self._losses.get(loss, 0) + sampled.losses[loss]
+        self._rows.sampled_incomplete += sampled.losses[Loss.STACK_INCOMPLETE]
+        self._looked_ns += sampled.end_ns - sampled.start_ns
+        self._window.detached_since = sampled.end_ns

@@ -22,7 +22,7 @@ _Place: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
-class _Looks:
+class _Sampled:
     """What looks from without have found of a stack, by stretch of time without probes, and who was there."""
 
     estimates: dict[int, StackStat] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class _Looks:
 class _Stack:
     stat: StackStat
     rows: dict[tuple[object, ...], IntervalRow] = field(default_factory=dict)
-    looks: _Looks | None = None
+    sampled: _Sampled | None = None
 
 
 class Tally:
@@ -114,14 +114,14 @@ class Tally:
             if base is not None:
                 # By other keys than its own: what earlier windows cut off has the same.
                 stack.rows = {**base.rows, **{("in progress", row): each for row, each in stack.rows.items()}}
-                stack.looks, stack.stat.subwindows = base.looks, base.stat.subwindows
+                stack.sampled, stack.stat.subwindows = base.sampled, base.stat.subwindows
                 grown.append((base.stat, found.pop(key).stat))
             self._sum_up(stack)
             if base is None:
                 _make_whole(stack.stat.distribution)
         return [stack.stat for stack in found.values()], grown
 
-    def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
+    def take_samples(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
         """What looks from without have found in one stretch of time without probes: estimates, each in place of what was taken of
         that stretch before, with goids of those that were there. Returns the stacks that these are."""
         changed = []
@@ -133,10 +133,10 @@ class Tally:
                     estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
                 )
                 stack = self._stacks[key] = _Stack(stat)
-            if stack.looks is None:
-                stack.looks = _Looks()
-            stack.looks.estimates[stretch] = estimate
-            stack.looks.goids.update(goids)
+            if stack.sampled is None:
+                stack.sampled = _Sampled()
+            stack.sampled.estimates[stretch] = estimate
+            stack.sampled.goids.update(goids)
             self._sum_up(stack)
             changed.append(stack.stat)
         return changed
@@ -151,13 +151,13 @@ class Tally:
         )
 
     def _sum_up(self, stack: _Stack) -> None:
-        stat, looked = stack.stat, stack.looks.estimates.values() if stack.looks else ()
+        stat, estimates = stack.stat, stack.sampled.estimates.values() if stack.sampled else ()
         late = variance = 0
         stat.in_progress = stat.stopped_ns = stat.halted_ns = stat.late_ns = stat.long_runs = stat.long_run_max_ns = 0
         distributions = [Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram) for row in stack.rows.values()]
-        distributions += [estimate.distribution for estimate in looked]
+        distributions += [estimate.distribution for estimate in estimates]
         # Of tens of thousands of stacks most have one row: its histogram is theirs.
-        stat.distribution = distributions[0] if len(distributions) == 1 and not looked else _sum(distributions)
+        stat.distribution = distributions[0] if len(distributions) == 1 and not estimates else _sum(distributions)
         for row in stack.rows.values():
             late += row.margin_ns
             variance += row.variance
@@ -167,22 +167,22 @@ class Tally:
             stat.late_ns += row.late_ns
             stat.long_runs += row.long_runs
             stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
-        for estimate in looked:
+        for estimate in estimates:
             stat.in_progress += estimate.in_progress
             late += estimate.margin_ns or 0
-        estimated = self.inferred or self.sampled or looked
+        estimated = self.inferred or self.sampled or estimates
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
-    def count_goroutines(self, members: Iterable[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
+    def count_goroutines(self, members: Iterable[tuple[int, int]], in_progress: dict[RowKey, set[int]]) -> int:
         """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
-        how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
+        how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `in_progress` the
         goids of rows that were added from memory."""
         by_member: dict[tuple[int, int], set[_Place]] = {}  # with the goroutine, 0 where those are not kept apart
         goids: dict[_Place, set[int]] = {}
         for row in self._of_row:
             place = _place(row)
             # Not copied where there is but one: there may be a million in it.
-            found = unended.get(row, set())
+            found = in_progress.get(row, set())
             goids[place] = goids[place] | found if goids.get(place) else found
             if row.stack >= 0:
                 by_member.setdefault((member_hash(row), row.goid), set()).add(place)
@@ -195,8 +195,8 @@ class Tally:
             counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
         for stack in self._stacks.values():
             of_rows = counted.get(id(stack), set())
-            stack.stat.goroutines = len(of_rows | stack.looks.goids if stack.looks else of_rows)
-        return len(set().union(*counted.values(), *(stack.looks.goids for stack in self._stacks.values() if stack.looks)))
+            stack.stat.goroutines = len(of_rows | stack.sampled.goids if stack.sampled else of_rows)
+        return len(set().union(*counted.values(), *(stack.sampled.goids for stack in self._stacks.values() if stack.sampled)))
 
 
 def _sum(distributions: Iterable[Distribution]) -> Distribution:

@@ -24,7 +24,7 @@ reckoned by the clock from one switch to the next, the other without interrupts 
 
 
 _START_S, _POLL_S = 2.0, 0.05
-_LOOKED_AT = 4096
+_MOST_READ = 4096
 _NAMED = 4
 _PROBES_LACK = (
     "in their code: who made goroutines runnable or created them, and for how long those then waited for a P (`ready`, `created`), "
@@ -112,7 +112,7 @@ def forked_copy(target: OpenTarget) -> str:
     m0 = target.binary.symbols.address("runtime.m0")
     for attempt in range(2):  # a thread may begin or end while we look
         time.sleep(_POLL_S * attempt)
-        raws = target.memory.read_many([(g + at_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
+        raws = target.memory.read_many([(g + at_m, 8) for g in target.reader.addresses(_MOST_READ)])
         ms = {int.from_bytes(raw, "little") for raw in raws if raw} - {0}
         procids = target.memory.read_many([(m + at_procid, 8) for m in ms])
         # runtime/proc.go: m0, the M of the thread on which the runtime started. It does not end as long as the process is there.

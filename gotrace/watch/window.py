@@ -17,11 +17,11 @@ from gotrace.profile.types import Missing
 from gotrace.watch.protocol import Waits
 from gotrace.watch.rows import Rows
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.collect import Unended
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.earlier import EarlierThreads
-from gotrace.watch.unfinished.ongoing import Ongoing
-from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.inprogress.collect import InProgress
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.earlier import EarlierThreads
+from gotrace.watch.inprogress.ongoing import Ongoing
+from gotrace.watch.inprogress.parked import ParkedReader
 from gotrace.watch.witness import Witness
 
 _FIRST_SCAN = 20_000
@@ -54,7 +54,7 @@ class Window:
         self._target = target
         self._tracer = tracer
         self._losses = losses
-        self._unended = Unended(tracer.tables, self.parked, options, tracer.knows_files)
+        self._in_progress = InProgress(tracer.tables, self.parked, options, tracer.knows_files)
         self._ongoing = Ongoing(tracer.tables, self.parked, options, tracer.knows_files)
         self._first_seen: dict[int, Parked] = {}
         self._first_unread = True
@@ -89,14 +89,14 @@ class Window:
 
     def cut_off_threads(self, now_ns: int) -> CutOff:
         """Waits of threads, up to now."""
-        return self._unended.threads(self.opened_ns, now_ns)
+        return self._in_progress.threads(self.opened_ns, now_ns)
 
     def cut_off(self, remaining: Remaining, end_ns: int, at_the_end: bool = False) -> CutOff:
         """Waits that go on as the present window ends. Of a process that is gone, `at_the_end`, as they were when it opened."""
         parked = remaining.parked if remaining.alive or not at_the_end else self._first_seen
         whole = not self._losses.get(Loss.GOROUTINE_TABLE_FULL)
-        cut = self._unended.everything(self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole)
-        self._losses[Loss.PARKED_UNREAD] = self._unended.unread
+        cut = self._in_progress.everything(self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole)
+        self._losses[Loss.PARKED_UNREAD] = self._in_progress.unread
         return cut
 
     def read_remaining(self, alive: bool) -> Remaining:
@@ -127,11 +127,11 @@ class Window:
             why, lacks = "the process's memory could not be read", "waits of goroutines that are parked"
             return Waits(lacking=[Missing(ONGOING, why, lacks, pid)])
         lacking = []
-        if not found.looked:
+        if not found.goroutines_read:
             lacking.append(("there are too many goroutines to look at them at each commit", "waits of goroutines that were parked then"))
         elif found.left_out:
             lacking.append(("not all stacks could be read in time", f"the last waits of {found.left_out:,} of the goroutines"))
-        if found.looked and (not whole or (self._first_unread and self._target.reader.count() > found.known)):
+        if found.goroutines_read and (not whole or (self._first_unread and self._target.reader.count() > found.known)):
             why = "the table of goroutines is full" if not whole else "not all goroutines were looked at as the window began"
             lacking.append((why, "waits of goroutines that no probe has seen in it"))
         stacks, grown = rows.tally.passing(list(found.cut.rows.values()))

@@ -58,13 +58,13 @@ class PeakMemory:
 
     def watch(self, on: bool) -> None:
         """Looks ten times a second from now on, or no longer."""
-        self.look()
+        self.measure()
         if on:
             self._watching.set()
         else:
             self._watching.clear()
 
-    def look(self) -> None:
+    def measure(self) -> None:
         """Looks once."""
         together = _memory(self._pid, "VmRSS:") + sum(_memory(child, "VmRSS:") for child in _children(self._pid))
         self.bytes = max(self.bytes, _memory(self._pid, "VmHWM:"), together)
@@ -79,7 +79,7 @@ class PeakMemory:
     def _run(self) -> None:
         while not self._over.wait(0.1):
             self._watching.wait()
-            self.look()
+            self.measure()
 
 
 # -- BPF programs ------------------------------------------------------------------------------------------------------

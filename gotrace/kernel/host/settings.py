@@ -12,7 +12,7 @@ from gotrace.kernel.host import privileges
 from gotrace.kernel.host.check import Check
 from gotrace.kernel.host.features import reads_kernel_memory
 from gotrace.kernel.kallsyms import KALLSYMS
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _TRACEFS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))
@@ -140,7 +140,7 @@ def _paranoia() -> Check:
 
 
 def _priority() -> Check:
-    if Promptness().allowed():
+    if SamplePriority().allowed():
         return Check("real-time priority", False, True, "samples of --mode sample get a CPU at once")
     return Check(
         "real-time priority", False, False,

@@ -13,7 +13,7 @@ from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackStat
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import Asleep
+from gotrace.watch.inprogress.blocked import Asleep
 
 
 class Places:

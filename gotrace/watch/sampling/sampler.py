@@ -14,14 +14,14 @@ from gotrace.kernel.records import RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import Scanner, Snapshot
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.watch.backoff import Backoff
 from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.stacks import StackReader
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import IN_SOME_CALL, Asleep, stack_of_thread
+from gotrace.watch.inprogress.blocked import IN_SOME_CALL, Asleep, stack_of_thread
 
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
 """States in which a goroutine that is not off the CPU is on it: also in C or in a system call that does not block, and
@@ -38,7 +38,7 @@ class Sampler:
     """
 
     def __init__(
-        self, target: OpenTarget, estimator: Estimator, places: Places, threads: Threads, promptness: Promptness, losses: dict[Loss, int],
+        self, target: OpenTarget, estimator: Estimator, places: Places, threads: Threads, priority: SamplePriority, losses: dict[Loss, int],
         only_goid: int,
     ) -> None:
         self.counting = False
@@ -47,10 +47,10 @@ class Sampler:
         self._estimator = estimator
         self._places = places
         self._threads = threads
-        self._promptness = promptness
+        self._priority = priority
         self._losses = losses
         self._only_goid = only_goid
-        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, promptness)
+        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, priority)
         self._stacks = StackReader(self._scanner, self._off_cpu)
         self._unread: set[int] = set()
         self._to_ask: set[int] = set()
@@ -75,7 +75,7 @@ class Sampler:
         away: list[int] = []
         wanted: list[int] = []
         asked_for: list[int] = []
-        for index in {*scanner.look(), *self._unread, *self._to_ask}:
+        for index in {*scanner.sample(), *self._unread, *self._to_ask}:
             head, stay = scanner.heads[index], stays.get(index)
             if self._is_to_be_asked(head):
                 asked_for.append(index)
@@ -92,7 +92,7 @@ class Sampler:
             # What depends on the moment is known. The rest takes longer, and the target's requests need not wait for it where
             # there are CPUs for it: else it would come after the next sample is due.
             if self._handing_over.over:
-                self._promptness.give_back()
+                self._priority.give_back()
             if execed():
                 return False
             while away:

@@ -6,7 +6,7 @@ from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.live.gstruct import Head, Status
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
+from gotrace.watch.inprogress.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
 
 _MOST_CALLS = 64
 """Threads that are asked for their system call in one sample; the rest are counted as in a call of unknown name."""

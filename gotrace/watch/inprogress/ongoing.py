@@ -1,4 +1,4 @@
-"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.unfinished.collect` adds at
+"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.inprogress.collect` adds at
 the end.
 
 A stack is read from the process's memory once per wait, of a limited number each time, the longest waits first. Nothing here changes
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import OpenInterval
 from gotrace.kernel.tables import Tables
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.parked import ParkedReader
 
 _AT_ONCE, _MOST, _MOST_THREADS = 64, 1024, 64
 """Goroutines whose stacks are read with one call, and for one commit; threads likewise."""
@@ -32,7 +32,7 @@ class Found:
 
     cut: CutOff
     left_out: int = 0
-    looked: bool = True
+    goroutines_read: bool = True
     known: int = 0
 
 
@@ -62,7 +62,7 @@ class Ongoing:
         )
         found = Found(cut)
         if now < self._due_ns:
-            found.looked = False
+            found.goroutines_read = False
         else:
             begin = time.thread_time_ns()
             self._add_goroutines(found, first_seen, creation_unseen, whole)

@@ -12,7 +12,7 @@ from gotrace.kernel.tracer import Tracer
 from gotrace.live.gstruct import Status
 from gotrace.profile.types import Missing
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import (
+from gotrace.watch.inprogress.blocked import (
     blocked_threads,
     is_halted,
     kernel_names,

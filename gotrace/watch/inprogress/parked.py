@@ -16,8 +16,8 @@ from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
 from gotrace.model.snapshots import KIND_OF_STATUS
 from gotrace.proc.memory import Memory
-from gotrace.watch.unfinished.blocked import open_files
-from gotrace.watch.unfinished.cutoff import Parked
+from gotrace.watch.inprogress.blocked import open_files
+from gotrace.watch.inprogress.cutoff import Parked
 
 _READ_TRIES = 5
 _RETRY_S = 0.002
@@ -38,7 +38,7 @@ class ParkedReader:
 
     def __init__(self, pid: int, binary: GoBinary, memory: Memory, reader: GoroutineReader, tables: Tables) -> None:
         self.ended: set[int] = set()
-        self.unlooked = 0
+        self.partly_read = 0
         self._pid = pid
         self._binary = binary
         self._memory = memory
@@ -94,7 +94,7 @@ class ParkedReader:
             addresses = self._reader.addresses()
         else:
             addresses = list(opened)
-            self.unlooked += 1
+            self.partly_read += 1
         heads = {goroutine.address: goroutine for goroutine in self._reader.read(addresses)}
         for _ in range(_READ_TRIES):
             # One that is on its way off its CPU: the start probe comes first.

@@ -11,13 +11,13 @@ from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.tables import Tables
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.parked import ParkedReader
 
 _CHUNK = 8192
 
 
-class Unended:
+class InProgress:
     """Of one process. Its rows go on from window to window. `knows_files`: files and sockets are told; `unread` counts goroutines
     whose stacks could not be read."""
 
