@@ -21,7 +21,6 @@ from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.symbolize import Symbolizer, shown_name
 from gotrace.profile.types import Frame
-from gotrace.watch.target import OpenTarget, forked_copy, open_target
 from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
@@ -31,6 +30,7 @@ from gotrace.watch.inprogress.blocked import (
     stack_of_thread,
     thread_numbers,
 )
+from gotrace.watch.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
 _RETRY_S = 0.001

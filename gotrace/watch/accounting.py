@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gotrace.common.vocabulary import Stat
 from gotrace.kernel.tables import Tables
-from gotrace.watch.target import cpu_time_ns
 from gotrace.watch.inprogress.blocked import threads_times
+from gotrace.watch.target import cpu_time_ns
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from gotrace.kernel.tracer import Tracer
 from gotrace.model.stacks import StackModel
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Pause, SingleInterval, StackKey, StackStat
-from gotrace.watch.tally import Tally
 from gotrace.watch.inprogress.cutoff import CutOff
+from gotrace.watch.tally import Tally
 
 _ROWS_AT_ONCE = 512
 

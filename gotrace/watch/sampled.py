@@ -16,6 +16,7 @@ from gotrace.profile.estimate import Estimator
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import CpuClock, RunQueueClock
+from gotrace.watch.inprogress.blocked import is_halted, kernel_names, thread_numbers
 from gotrace.watch.protocol import Waits
 from gotrace.watch.sampling.clock import SamplingClock
 from gotrace.watch.sampling.execcheck import ExecCheck
@@ -23,7 +24,6 @@ from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.sampler import Sampler
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
-from gotrace.watch.inprogress.blocked import is_halted, kernel_names, thread_numbers
 
 DEFAULT_RATE_HZ = 20.0
 _NOTED_SHARE = 0.02

@@ -14,14 +14,14 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
 from gotrace.plan.probes import Plan
 from gotrace.profile.types import Missing
-from gotrace.watch.protocol import Waits
-from gotrace.watch.rows import Rows
-from gotrace.watch.target import OpenTarget
 from gotrace.watch.inprogress.collect import InProgress
 from gotrace.watch.inprogress.cutoff import CutOff, Parked
 from gotrace.watch.inprogress.earlier import EarlierThreads
 from gotrace.watch.inprogress.ongoing import Ongoing
 from gotrace.watch.inprogress.parked import ParkedReader
+from gotrace.watch.protocol import Waits
+from gotrace.watch.rows import Rows
+from gotrace.watch.target import OpenTarget
 from gotrace.watch.witness import Witness
 
 _FIRST_SCAN = 20_000

@@ -11,7 +11,6 @@ from gotrace.kernel.records import BlockedThread, RunnableThread
 from gotrace.kernel.tracer import Tracer
 from gotrace.live.gstruct import Status
 from gotrace.profile.types import Missing
-from gotrace.watch.target import OpenTarget
 from gotrace.watch.inprogress.blocked import (
     blocked_threads,
     is_halted,
@@ -20,6 +19,7 @@ from gotrace.watch.inprogress.blocked import (
     still_blocked,
     threads_times,
 )
+from gotrace.watch.target import OpenTarget
 
 _NO_NUMBERS = (
     "threads blocked before the window", "gotrace runs in a PID namespace of its own, where it is not told the kernel's numbers of threads",

@@ -12,8 +12,8 @@ from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackStat
-from gotrace.watch.target import OpenTarget
 from gotrace.watch.inprogress.blocked import Asleep
+from gotrace.watch.target import OpenTarget
 
 
 class Places:

@@ -17,11 +17,11 @@ from gotrace.live.scan import Scanner, Snapshot
 from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.watch.backoff import Backoff
+from gotrace.watch.inprogress.blocked import IN_SOME_CALL, Asleep, stack_of_thread
 from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.stacks import StackReader
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.inprogress.blocked import IN_SOME_CALL, Asleep, stack_of_thread
 
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
 """States in which a goroutine that is not off the CPU is on it: also in C, in a system call that does not block, and "waiting" while

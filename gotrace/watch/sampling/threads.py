@@ -5,8 +5,8 @@ from __future__ import annotations
 from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.live.gstruct import Head, Status
-from gotrace.watch.target import OpenTarget
 from gotrace.watch.inprogress.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
+from gotrace.watch.target import OpenTarget
 
 _MOST_CALLS = 64
 """Threads that are asked for their system call in one sample; the others count as in a call of unknown name."""
