@@ -40,7 +40,7 @@ def prepare(options: AttachOptions, prepared: Prepared, cleanup: ExitStack) -> N
     """Fills `prepared`, up to a failure; `cleanup` gets what must be undone.
 
     Raises:
-            GotraceError: the host, an option or a process does not allow the trace.
+        GotraceError: the host, an option or a process does not allow the trace.
     """
     if options.mode is Mode.SAMPLE:
         for pid in options.pids:

@@ -98,7 +98,7 @@ class Session:
         """Opens, plans, checks and loads; attaches nothing yet.
 
         Raises:
-                GotraceError: an option, an output, the host or a process does not allow the trace.
+            GotraceError: an option, an output, the host or a process does not allow the trace.
         """
         options = self.options
         if len(set(options.pids)) != len(options.pids):
@@ -119,9 +119,9 @@ class Session:
         profile. `notice` gets one line for each change that the governor makes.
 
         Raises:
-                GotraceError: a process can't be attached to, or the capture can't be created. What can't be written later is in `failure`.
-                Interrupted: stopped before anything was recorded.
-                KeyboardInterrupt: a signal handler raised it as the trace ended; the capture has what was committed.
+            GotraceError: a process can't be attached to, or the capture can't be created. What can't be written later is in `failure`.
+            Interrupted: stopped before anything was recorded.
+            KeyboardInterrupt: a signal handler raised it as the trace ended; the capture has what was committed.
         """
         if self._stop.is_set():
             raise Interrupted("interrupted before anything was recorded")

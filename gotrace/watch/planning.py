@@ -34,7 +34,7 @@ def plan_process(pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallS
     """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: the command in hints.
 
     Raises:
-            Refused, TargetGone, BadBinary: it can't be traced; everything is closed again.
+        Refused, TargetGone, BadBinary: it can't be traced; everything is closed again.
     """
     target = open_target(pid, f"sudo gotrace {verb} {pid}")
     try:

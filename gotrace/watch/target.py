@@ -57,7 +57,7 @@ def open_target(pid: int, hint: str) -> OpenTarget:
     suggest where more rights are needed.
 
     Raises:
-            Refused, TargetGone, BadBinary: it can't be read.
+        Refused, TargetGone, BadBinary: it can't be read.
     """
     process = open_process(pid)
     try:
