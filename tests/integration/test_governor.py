@@ -169,7 +169,7 @@ def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: P
             summary = trace.end_json()
     window, report = summary["window"], summary["overhead"]["governor"]
     assert 0 < report["unlooked_windows"] <= report["windows"] and report["paused_ns"] > 0
-    assert "too many goroutines to look at" in " ".join(trace.said.split())
+    assert "too many goroutines to read" in " ".join(trace.said.split())
     # The others are there for the windows at whose ends there was time.
     assert total_of(summary, "main.waitForEver", "chan receive")[0] < waiting * window["attached_ns"]
     total, _ = total_of(summary, "main.pace", "sleep")
