@@ -60,7 +60,7 @@ class CaptureRows:
         """Writes everything, and replaces the waits in progress that were written before. Returns the rows of the new ones."""
         self._before = len(self._frames), len(self._stacks), len(self._targets)
         if self._weights is None:
-            self._weigh_anew()
+            self._weigh_again()
         assert self._weights is not None
         for number in self._ongoing:
             self._db.execute("DELETE FROM stack WHERE id = ?", (number,))
@@ -148,7 +148,7 @@ class CaptureRows:
         self._weight += weight - weights[number]
         weights[number] = weight
 
-    def _weigh_anew(self) -> None:
+    def _weigh_again(self) -> None:
         """Computes the weights from what is committed."""
         self._weights, self._weight = array("q", [0]), 0
         for number, weight in self._db.execute("SELECT id, (count + total_ns) & ? FROM stack ORDER BY id", (_WEIGHT,)):

@@ -14,7 +14,7 @@ import time
 
 from gotrace.common.errors import EXIT_INTERRUPTED
 
-_LOOK_S = 0.1
+_CHECK_S = 0.1
 _HUNG_S = 0.5
 """How long the main thread must have made no progress: with the checks before and after, Ctrl-C ends within a second."""
 _SLOW_S = 10.0
@@ -43,7 +43,7 @@ def _watch(tid: int) -> None:
     place: tuple[str, ...] = ()
     since = 0.0
     while True:
-        time.sleep(_LOOK_S)
+        time.sleep(_CHECK_S)
         if not _told.is_set() and not _pending():
             place = ()
             continue

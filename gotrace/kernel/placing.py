@@ -204,7 +204,7 @@ class PlacedProbes:
 
     @property
     def stages(self) -> frozenset[Stage]:
-        """The stages of which something is placed."""
+        """The stages with something placed."""
         return frozenset(stage for stage, _ in self._placed)
 
     def _attach_data_ready(self) -> None:

@@ -58,7 +58,7 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
             if not good:
                 unsure.append(name)
             continue
-        found = check.look_for(name, rule, table, shifts)
+        found = check.search_for(name, rule, table, shifts)
         if offset is not None:
             misfits.append(offset)
         if found is None and offset is not None:
@@ -73,7 +73,7 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
         # No goroutine contradicts it, but none confirms it either, and fields before it have moved.
         if not misfits or getattr(layout, name) < min(misfits):
             continue
-        found = check.look_for(name, check.rules()[name], table, shifts)
+        found = check.search_for(name, check.rules()[name], table, shifts)
         if found is not None:
             layout = layout.with_field(name, found)
         else:
@@ -82,7 +82,7 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
             layout = layout.with_field(name, None)
     if layout.source == "machine code" and (unknown := [name for name in _TOLD_BY_TABLE if getattr(layout, name) is None]):
         names = ", ".join(name.replace("_", ".", 1) for name in unknown)
-        lines.append(f"{names}: not known for {binary.version or 'this Go version'}, of which the table has no layout that fits the code")
+        lines.append(f"{names}: not known for {binary.version or 'this Go version'}: the table has no layout for it that fits the code")
     return layout, lines
 
 
@@ -104,7 +104,7 @@ class _Check:
             "g_sleepWhen": self._due,
         }
 
-    def look_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
+    def search_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
         """Where else the field is, if all live goroutines agree."""
         known: int | None = getattr(table, name)
         if name not in _ONLY_TOLD or known is None:

@@ -84,7 +84,7 @@ class Estimator:
         return self._places.setdefault(stat.key, Place(stat, unread, incomplete))
 
     def begin(self, start_ns: int) -> None:
-        """Opens the window: whoever is at a place has been there since before it."""
+        """Opens the window: a goroutine at a place has been there since before it."""
         self._start_ns = start_ns
         for stay in self.stays.values():
             stay.start_ns, stay.begun_before = start_ns, True

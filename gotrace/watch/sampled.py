@@ -232,8 +232,8 @@ class SampledProcess:
         share = self._run_queue.share()
         if share >= _NOTED_SHARE:
             self.notes.append(
-                f"threads waited for a CPU for {share:.0%} of the time in which they could run: so much is taken off the time that"
-                " goroutines seemed to be on one (estimate)"
+                f"threads waited for a CPU for {share:.0%} of the time in which they could run: that share is subtracted from the time"
+                " that goroutines seemed to be on one (estimate)"
             )
         self.running_ns = round(self._estimator.running_ns * (1 - share))
         if self._threads.existing is not None:
