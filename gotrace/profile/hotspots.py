@@ -1,22 +1,23 @@
 """Hot spots: places of a program whose waits are suspicious, not just large.
 
-A place is all stacks that differ only in who woke the goroutine and in the file or socket; its figures are those of all
-of them. Every place is asked three questions:
+A place is all stacks that differ only in waker and in the file or socket; its figures cover all of them. Every place is asked
+three questions:
 
-- Is its p99 above a threshold? For waits in which the goroutine has work and can't go on (a lock, a full channel, a
-  system call such as fsync, the collector) that is enough, and one wait is; waits for a P or a CPU are suspicious from a
-  tenth of the threshold on, if there were `MIN_COUNT`. A wait that may be one for work or for a time (channel receive, select, network,
-  sleep) must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended intervals.
-- Is its jitter, the standard deviation, above a threshold in `IN_A_ROW` sub-windows one after the other? Those are a
-  second long (longer in traces of over a minute); one with fewer than `MIN_IN_SUBWINDOW` intervals breaks the row. Where
-  the wait may be one for work the jitter must also exceed the mean.
-- Is its share above a threshold? Of the time that is not idle by design, since a thousand parked workers would
-  otherwise hide everything else; and it must come to a tenth of one goroutine's time.
+- Is its p99 above a threshold? That is enough for waits in which the goroutine has work and can't go on (a lock, a full
+  channel, a system call such as fsync, the collector), even for a single wait. Waits for a P or a CPU are suspicious from a
+  tenth of the threshold on, if there were at least `MIN_COUNT`. A wait that may be one for work or for a time (channel
+  receive, select, network, sleep) must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended
+  intervals.
+- Is its jitter, the standard deviation, above a threshold in `IN_A_ROW` consecutive sub-windows? They are a second long
+  (longer in traces of over a minute); one with fewer than `MIN_IN_SUBWINDOW` intervals breaks the row. If the wait may be
+  one for work, the jitter must also exceed the mean.
+- Is its share above a threshold? The share is of the time that is not idle by design, because a thousand parked workers
+  would otherwise hide everything else. It must also be at least a tenth of one goroutine's time.
 
-Idle by design, and no hot spots but for waits with work to do: goroutines of the runtime; waits that lasted the whole
-window; waits in the loop of the function that the goroutine was started with, through nothing but the standard library's
+Idle by design, and hot spots only for waits in which there is work: goroutines of the runtime; waits that lasted the whole
+window; waits in the loop of the function with which the goroutine was started, through nothing but the standard library's
 ways to read, sleep and wait; waits of goroutines in which only the standard library runs (net/http's connections, signal
-loops): where the program waits for those, its own stack says so.
+loops): if the program waits for those, its own stack says so.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MIN_COUNT = 20
 MIN_IN_SUBWINDOW = 5
 IN_A_ROW = 3
 MOST = 20
-"""More hot spots than these are a list that nobody reads."""
+"""A longer list of hot spots would not be read."""
 _SCHEDULER = frozenset((State.RUNNABLE, State.RUNQUEUE, State.NETPOLL, State.PREEMPTED))
 _SCHEDULER_FACTOR = 10
 
@@ -50,14 +51,14 @@ _OPEN_ENDED_CALLS = frozenset((
     "ppoll", "select", "pselect6", "wait4", "waitid", "futex", "nanosleep", "clock_nanosleep", "io_getevents", "pause",
     "rt_sigtimedwait",
 ))
-"""System calls that may wait for work, for a time or for somebody else's end."""
+"""System calls that may wait for work, for a time or for another party."""
 _WAYS_TO_WAIT = ("bufio/", "io/", "net/", "os/", "syscall/", "time/", "sync/", "crypto/tls/", "encoding/binary/", "internal/")
-"""The standard library's packages, with what lies below them, through which a goroutine reads, sleeps and waits."""
+"""The standard library's packages, with those below them, through which a goroutine reads, sleeps and waits."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on a place is a hot spot; 0 leaves a question out. `share` is a fraction."""
+    """From which value on a place is a hot spot; 0 leaves a question out. `share` is a fraction."""
 
     p99_ns: int = 100_000_000
     jitter_ns: int = 50_000_000
@@ -65,10 +66,9 @@ class Thresholds:
 
 
 def find_hotspots(profile: Profile, thresholds: Thresholds = Thresholds()) -> list[Hotspot]:
-    """The hot spots of `profile`, at most `MOST`: first those with most reasons, then the largest.
+    """The hot spots of `profile`, at most `MOST`: first those with the most reasons, then the largest.
 
-    `Hotspot.stack` is the place's largest stack; `p99_ns` and `jitter_ns` are of the place, `share` is the place's part of
-    all off-CPU time.
+    `Hotspot.stack` is the place's largest stack; `p99_ns` and `jitter_ns` are the place's, `share` is its part of all off-CPU time.
     """
     all_ns = sum(stack.distribution.total_ns for stack in profile.stacks)
     places = [group for group in grouped(profile.stacks) if group.stack.distribution.count and not idle_by_design(group.stack)]
@@ -90,7 +90,7 @@ def find_hotspots(profile: Profile, thresholds: Thresholds = Thresholds()) -> li
 
 
 def idle_by_design(stack: StackStat) -> bool:
-    """The wait is one for work or for a time, at a place made for it: see the module's text."""
+    """Whether the wait is one for work or for a time, at a place made for it: see the module's docstring."""
     if is_background(stack):
         return True
     if not may_wait_for_work(stack):
@@ -107,7 +107,7 @@ def idle_by_design(stack: StackStat) -> bool:
 
 
 def may_wait_for_work(stack: StackStat) -> bool:
-    """Whether the goroutine may have had nothing to do: a length of such a wait alone says nothing."""
+    """Whether the goroutine may have had nothing to do: the length of such a wait alone says nothing."""
     if stack.state is State.WAITING:
         return stack.reason not in _HELD_UP
     return stack.state is State.SYSCALL and stack.reason in _OPEN_ENDED_CALLS
@@ -127,7 +127,7 @@ def _tail(stack: StackStat, thresholds: Thresholds) -> str:
         ended = d.count - stack.in_progress
         if ended < MIN_COUNT:
             return ""
-        # Those cut off by the window may be the longest, and as long as the window chose: they make no tail.
+        # Those cut off by the window may be the longest, and their length is the window's choice: they make no tail.
         p99 = percentile(d.histogram, 0.99 * ended / d.count, d.max_ns)
         if p99 < TAIL * p50:
             return ""
