@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gotrace.kernel.bpf import BpfError, possible_cpus
+from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.maps import ONLY, Maps
 from gotrace.kernel.program import history_chunks
 from gotrace.kernel.structs import (
@@ -24,10 +24,11 @@ from gotrace.kernel.structs import (
     ToldKey,
 )
 
-_RECORD = struct.Struct("<5QII")
+_WORDS = 6
+"""Of ``struct happening``; the last one is its two halves."""
 _ROW = struct.Struct("<4Q")
 _KEY = struct.Struct("<QII")
-_SIZE = HISTORY_RECORDS * _RECORD.size
+_SIZE = HISTORY_RECORDS * _WORDS * 8
 _U32 = (1 << 32) - 1
 UNKNOWN_ROW = (1 << 64) - 1
 """In place of a row: waits of which not even state and reason were kept."""
@@ -179,6 +180,52 @@ class SpanTables:
         self._maps.clear("spans", SpanPlace, OpenSpan)
 
 
+class Happened:
+    """Parts of intervals that were recorded in one stretch of time, indexed by goroutine: most of them nobody asks for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._segments: list[memoryview] = []
+        self._of: dict[int, list[int]] = {}
+
+    def goids(self) -> Iterable[int]:
+        """Goroutines that have some."""
+        return self._of.keys()
+
+    def of(self, goid: int) -> list[PartRecord]:
+        """Those of one goroutine, in no order."""
+        found = []
+        for place in self._of.get(goid, ()):
+            words = self._segments[place // HISTORY_RECORDS]
+            at = place % HISTORY_RECORDS * _WORDS
+            found.append(PartRecord(*words[at : at + _WORDS - 1], words[at + _WORDS - 1] & _U32))
+        return found
+
+    def latest_ns(self) -> int:
+        """When the last one ended, 0 if there is none."""
+        return max((words[at] + words[at + 1] for words in self._segments for at in range(0, len(words), _WORDS)), default=0)
+
+    def take(self, words: memoryview, number: int, requests: list[Completed]) -> int:
+        """Takes the records of a segment, of which the first must have that number; requests go to `requests`. Returns how many are not
+        what they should be: being written, or written anew meanwhile."""
+        first, lost, of = len(self._segments) * HISTORY_RECORDS, 0, self._of
+        self._segments.append(words)
+        for place, (goid, tail) in enumerate(zip(words[2::_WORDS].tolist(), words[5::_WORDS].tolist(), strict=True)):
+            if tail >> 32 != number + place & _U32:
+                lost += 1
+            elif tail & 3 == HAPPENED_INTERVAL:
+                known = of.get(goid)
+                if known is None:
+                    of[goid] = [first + place]
+                else:
+                    known.append(first + place)
+            elif tail & 3 == HAPPENED_REQUEST:
+                start_ns, duration_ns, _, request, bucket = words[place * _WORDS : place * _WORDS + 5]
+                requests.append(Completed(start_ns, duration_ns, goid, request, bucket, (tail & _U32) >> 2))
+        self.count += len(words) // _WORDS
+        return lost
+
+
 class HistoryReader:
     """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read."""
 
@@ -188,35 +235,22 @@ class HistoryReader:
         self._chunks = history_chunks()
         self._next = [0] * possible_cpus()
 
-    def read(self) -> tuple[list[PartRecord], list[Completed]]:
-        """What was recorded since the last call, by all CPUs; of each CPU in the order of its records."""
-        parts: list[PartRecord] = []
+    def read(self) -> tuple[Happened, list[Completed]]:
+        """What was recorded since the last call, by all CPUs."""
+        happened = Happened()
         requests: list[Completed] = []
         heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
         for cpu, head in enumerate(heads):
             if head > self._next[cpu]:
-                self._read_cpu(cpu, head, parts, requests)
-        return parts, requests
+                self._read_cpu(cpu, head, happened, requests)
+        return happened, requests
 
-    def _read_cpu(self, cpu: int, head: int, parts: list[PartRecord], requests: list[Completed]) -> None:
+    def _read_cpu(self, cpu: int, head: int, happened: Happened, requests: list[Completed]) -> None:
         start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
         self.lost += start - self._next[cpu]
         self._next[cpu] = head
         for chunk in range(start // HISTORY_RECORDS, (head - 1) // HISTORY_RECORDS + 1):
-            key = struct.pack("<I", cpu * self._chunks + chunk % self._chunks)
-            try:
-                raw = self._maps.raw("history", key, _SIZE)
-            except BpfError:
-                return
+            raw = self._maps.raw("history", struct.pack("<I", cpu * self._chunks + chunk % self._chunks), _SIZE)
             low, high = max(start - chunk * HISTORY_RECORDS, 0), min(head - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
-            number = chunk * HISTORY_RECORDS + low
-            for fields in _RECORD.iter_unpack(memoryview(raw)[low * _RECORD.size : high * _RECORD.size]):
-                number += 1
-                what = fields[5]
-                if fields[6] != number & _U32:
-                    self.lost += 1  # being written, or written anew meanwhile
-                elif what & 3 == HAPPENED_INTERVAL:
-                    parts.append(PartRecord._make(fields[:6]))
-                elif what & 3 == HAPPENED_REQUEST:
-                    start_ns, duration_ns, goid, request, bucket = fields[:5]
-                    requests.append(Completed(start_ns, duration_ns, goid, request, bucket, what >> 2))
+            words = memoryview(raw).cast("Q")[low * _WORDS : high * _WORDS]
+            self.lost += happened.take(words, chunk * HISTORY_RECORDS + low + 1, requests)

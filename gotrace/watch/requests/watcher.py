@@ -76,11 +76,11 @@ class Requests:
 
     def _take_history(self) -> None:
         before, lost = time.monotonic_ns(), self._history.lost
-        parts, requests = self._history.read()
+        happened, requests = self._history.read()
         self._keep_told()
         if self._history.lost > lost:
-            self._timelines.lost(min((part.start_ns + part.duration_ns for part in parts), default=before))
-        self._timelines.take(parts, before)
+            self._timelines.lost(before)
+        self._timelines.take(happened)
         self._followed.take(requests)
         for number in self._layouts:
             slowest = self._followed.slowest.get(number, [])
