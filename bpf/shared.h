@@ -1,4 +1,4 @@
-/* What the BPF programs and gotrace/kernel/structs.py share. tests/unit/test_structs.py compares sizes and offsets.
+/* What the BPF programs and gotrace/kernel/structs.py share. tests/unit/kernel/test_structs.py compares sizes and offsets.
  * MAX_FRAMES and BUCKETS come as -D definitions from gotrace/kernel/program.py. */
 #pragma once
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS / "support"), str(TESTS)]  # helpers by their own names, and the fuzzer's targets as fuzz.targets
 
 from browser import Browser  # noqa: E402
+from captures import Cli  # noqa: E402
+from prerequisites import unavailable  # noqa: E402
 
+from gotrace.cli import run as run_here  # noqa: E402
 from gotrace.common.errors import Refused  # noqa: E402
 from gotrace.kernel.host import preflight  # noqa: E402
 from gotrace.profile.types import Profile  # noqa: E402
@@ -25,7 +28,7 @@ from gotrace.render.html import render_html  # noqa: E402
 settings.register_profile("gotrace", deadline=None)
 settings.load_profile("gotrace")
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = TESTS / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +53,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent / "unit"):
+        if item.path.is_relative_to(TESTS / "unit"):
             item.add_marker(pytest.mark.beside)
 
 
@@ -61,13 +64,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         preflight()
     except Refused as error:
         unavailable(f"needs root and BPF: {error} (remedy: {error.hint or 'sudo ./scripts/test'})")
-
-
-def unavailable(reason: str) -> None:
-    """Skips the test; in CI, where everything must be there, fails it."""
-    if os.environ.get("GOTRACE_CI") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +77,19 @@ def gotrace() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run_here([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture(scope="module")

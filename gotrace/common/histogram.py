@@ -1,6 +1,6 @@
 """Log-linear latency histogram: eight buckets per power of two, so a value is known to within 1/16 of itself.
 
-Bucket edges are those of ``bucket_of`` in ``bpf/record.c``; tests/unit/test_structs.py compiles the C and compares.
+Bucket edges are those of ``bucket_of`` in ``bpf/record.c``; tests/unit/kernel/test_structs.py compiles the C and compares.
 """
 
 from __future__ import annotations

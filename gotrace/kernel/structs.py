@@ -1,4 +1,4 @@
-"""ctypes mirrors of bpf/shared.h; tests/unit/test_structs.py compiles the header and compares every offset."""
+"""ctypes mirrors of bpf/shared.h; tests/unit/kernel/test_structs.py compiles the header and compares every offset."""
 
 from __future__ import annotations
 

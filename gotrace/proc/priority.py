@@ -1,5 +1,5 @@
 """Being on time. A look at goroutines counts for the time around it, so its moment must not depend on what they do. A thread that has
-to wait for a CPU until one of them leaves it sees too few that run: `tests/integration/test_sample.py` has such a program."""
+to wait for a CPU until one of them leaves it sees too few that run: `tests/integration/watch/test_sample.py` has such a program."""
 
 from __future__ import annotations
 

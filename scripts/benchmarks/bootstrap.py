@@ -18,7 +18,7 @@ def enter_environment() -> None:
         if not python.exists():
             subprocess.run(["bash", "-c", ". scripts/lib.sh; ensure_packages python3-bpfcc python3-venv; ensure_venv"], cwd=ROOT, check=True)
         os.execv(python, [str(python), *sys.argv])
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
     # What is started from here on uses this checkout too.
     os.environ["PYTHONPATH"] = str(ROOT)
 

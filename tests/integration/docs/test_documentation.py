@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import unavailable
 from documents import COMMANDS, ROOT, Block, all_blocks, blocks_of
 from gobuild import GO_VERSIONS, build
 from jsonschema import Draft202012Validator
+from prerequisites import unavailable
 from workload import Workload
 
 from gotrace.cli.verbs import gotrace as verbs

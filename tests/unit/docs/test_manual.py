@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import unavailable
+from prerequisites import unavailable
 
 from gotrace.cli.verbs import gotrace
 

@@ -1,0 +1,101 @@
+"""Builds the Go fixture programs with every toolchain, in every variant, once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+CACHE = ROOT / ".cache"
+GO_VERSIONS = (ROOT / "scripts" / "go-versions").read_text().split()
+FULL = os.environ.get("GOTRACE_FULL") == "1"
+SOME_VERSIONS = GO_VERSIONS if FULL else [GO_VERSIONS[0], GO_VERSIONS[2], GO_VERSIONS[5], GO_VERSIONS[-1]]
+"""For what a whole trace shows: the oldest, two in the middle and the newest, all with `scripts/test --full`. Parsers and layouts are
+tested with all in any case."""
+VARIANTS = ("plain", "stripped", "pie", "cgo")
+
+_FLAGS = {
+    "plain": ("0", []),
+    "stripped": ("0", ["-trimpath", "-ldflags=-s -w"]),
+    "pie": ("0", ["-buildmode=pie", "-trimpath", "-ldflags=-s -w"]),
+    "cgo": ("1", ["-ldflags=-linkmode=external"]),
+    "race": ("1", ["-race"]),
+    "asan": ("1", ["-asan"]),
+}
+
+
+def go_command(version: str) -> str:
+    """Path of the `go` of that version, installed if it is missing. Where it can't be had a test is skipped.
+
+    Raises:
+        RuntimeError: the same outside a test.
+    """
+    done = subprocess.run([ROOT / "scripts" / "go-toolchain", version], capture_output=True, text=True)
+    if done.returncode:
+        reason = f"needs Go {version}: {' '.join(done.stderr.split())[-300:]}"
+        if "pytest" in sys.modules:  # scripts build these programs as well, where there is none
+            from prerequisites import unavailable
+
+            unavailable(reason)
+        raise RuntimeError(reason)
+    return done.stdout.strip()
+
+
+def go_environment() -> dict[str, str]:
+    """Keeps Go to the toolchain it is told and to the checkout's cache."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO"))} | {
+        "GOTOOLCHAIN": "local", "GOENV": "off", "GOWORK": "off", "GO111MODULE": "on", "GOPROXY": "off",
+        "GOFLAGS": "-buildvcs=false", "GOCACHE": str(CACHE / "go-build"), "GOPATH": str(CACHE / "gopath"),
+        "XDG_CONFIG_HOME": str(CACHE / "config"), "HOME": str(CACHE),
+    }
+
+
+def build(program: str, version: str, variant: str) -> Path:
+    """The executable of tests/fixtures/`program`; a repeat with the same sources costs nothing.
+
+    Raises:
+        RuntimeError: the compiler's text.
+    """
+    return _build(program, FIXTURES / program, version, variant)
+
+
+def build_text(program: str, module: str, text: str, version: str, variant: str) -> Path:
+    """The executable of a program whose one file, main.go, was made up; as `build`, in a module of that name."""
+    source = CACHE / "fixtures" / program / "source"
+    for name, content in (("main.go", text), ("go.mod", f"module {module}\n\ngo 1.19\n")):
+        source.mkdir(parents=True, exist_ok=True)
+        if not (source / name).exists() or (source / name).read_text() != content:
+            (source / name).write_text(content)
+    return _build(program, source, version, variant)
+
+
+def _build(program: str, source: Path, version: str, variant: str) -> Path:
+    cgo, flags = _FLAGS[variant]
+    digest = hashlib.sha256(" ".join([cgo, *flags]).encode())
+    for path in sorted(source.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    binary = CACHE / "fixtures" / program / f"{version}-{variant}-{digest.hexdigest()[:12]}" / program
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    with open(binary.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            temporary = binary.with_suffix(".new")
+            result = subprocess.run(
+                [go_command(version), "build", *flags, "-o", temporary, "."], cwd=source, capture_output=True, text=True,
+                env=go_environment() | {"CGO_ENABLED": cgo},
+            )
+            if result.returncode:
+                raise RuntimeError(f"go {version} build of {program} ({variant}):\n{result.stdout}{result.stderr}")
+            temporary.rename(binary)
+    return binary
+
+
+if __name__ == "__main__":
+    # What scripts/vm has made beforehand: a compiler is slow under emulation.
+    for made in sorted(path.name for path in FIXTURES.iterdir()):
+        build(made, GO_VERSIONS[-1], "stripped")
