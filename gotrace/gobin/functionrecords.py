@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 
 from gotrace.common.errors import BadBinary
@@ -17,6 +18,8 @@ from gotrace.gobin.image import Image
 from gotrace.gobin.moduledata import ETEXT, MAGIC_120, MAX_FUNCTIONS, TEXT, locate
 
 _MAX_NAME = 1 << 16
+_MAX_TABLE = 1 << 28
+_LONGEST_RECORD = 44 + 4 * 128
 
 
 class FunctionRecords:
@@ -91,6 +94,23 @@ class FunctionRecords:
             return self.image.u32(function.address + self.func_size + 4 * index)
         except BadBinary:
             return None
+
+    def all_data(self, kind: int) -> Iterator[tuple[int, int]]:
+        """Of every function that has function data of that kind: its place in the table, and what `word` gives for the data's offset."""
+        words = array("I")
+        end = self.functab + max(self.func_offsets) + _LONGEST_RECORD
+        data = self.image.read_up_to(self.functab, min(end - self.functab, _MAX_TABLE))
+        words.frombytes(data[: len(data) // 4 * 4])
+        size = self.func_size // 4
+        for index in range(self.function_count):
+            at = self.func_offsets[index] // 4
+            try:
+                if words[at + 7] <= 64 and words[at + size - 1] >> 24 > kind:
+                    offset = words[at + size + words[at + 7] + kind]
+                    if offset != 0xFFFFFFFF:
+                        yield index, offset
+            except IndexError:
+                continue
 
     def in_file(self, address: int) -> int:
         """Where in the file that address of the table is."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 
 from gotrace.common.errors import BadBinary
@@ -17,6 +20,7 @@ _INLINE_TREE, _INLINE_INDEX = 3, 2
 _MAX_INLINED = 512
 """Entries of an inline tree that are looked through; the runtime's largest has some 150."""
 _MAX_COPIES = 256
+_MAX_MATCHES = 1 << 14
 
 
 class InlineTrees:
@@ -70,6 +74,50 @@ class InlineTrees:
             if any(entries[place : place + 4] == pattern for place in range(at, len(entries), size)):
                 found.append(function)
         return found
+
+    def into_any(self, name: str, most: int) -> list[Function]:
+        """As `into`, of all packages, at most so many."""
+        offset = self._names.offset(name)
+        if offset is None:
+            return []
+        pattern, found = struct.pack("<i", offset), []
+        size, at = (16, 4) if self._records.magic == MAGIC_120 else (20, 12)
+        seen = 0
+        for address in self._words_equal(pattern):
+            seen += 1
+            if seen > _MAX_MATCHES:
+                raise BadBinary(f"{self._records.image.name}: more than {_MAX_MATCHES} places look like a copy of {name}")
+            # Of the tree that begins last before it, which several functions may share.
+            starts, end = self._all_trees, bisect_right(self._all_trees, address << 32 | 0xFFFFFFFF)
+            tree = starts[end - 1] >> 32 if end else 0
+            for word in starts[bisect_left(starts, tree << 32) : end]:
+                function = self._records.function(word & 0xFFFFFFFF)
+                index, rest = divmod(address - tree, size)
+                if function is None or rest != at or function in found or not (indexes := self.indexes(function)):
+                    continue
+                if index <= max(self._values.values(function, indexes)[1], default=-1):
+                    found.append(function)
+                    if len(found) >= most:
+                        return found
+        return found
+
+    def _words_equal(self, word: bytes) -> Iterator[int]:
+        """Where in the function data that word is."""
+        image = self._records.image
+        segment, start = image.segment_at(self.gofunc), image.file_offset(self.gofunc)
+        if segment is None or start is None:
+            return
+        position, end = start - 1, segment.offset + segment.file_size
+        while (position := image.data.find(word, position + 1, end)) >= 0:
+            address = segment.address + position - segment.offset
+            if address % 4 == 0:
+                yield address
+
+    @cached_property
+    def _all_trees(self) -> array[int]:
+        """Every tree: its address, shifted by 32 bits, and the place of its function, in order of addresses from `gofunc` on."""
+        data = self._records.all_data(_INLINE_TREE)
+        return array("Q", sorted(array("Q", (self.gofunc + offset << 32 | index for index, offset in data))))
 
     @cached_property
     def _runtime_trees(self) -> list[tuple[Function, bytes]]:

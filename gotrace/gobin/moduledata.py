@@ -20,6 +20,8 @@ _MAX_HEADERS, _MAX_MATCHES, _MAX_MODULES = 64, 1 << 16, 16
 TEXT, ETEXT = 176, 184
 GOFUNC = (344, 320, 304)
 """moduledata.gofunc, newest first: 1.27 / 1.20 to 1.26 / 1.18 and 1.19."""
+TYPES = {MAGIC_118: 280, MAGIC_120: 296}
+"""moduledata.types: 1.20 has put two words before it, and nothing since."""
 _TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
 _AFTER_MAGIC = struct.pack("<BBBB", 0, 0, 1, 8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
 from gotrace.common.errors import BadBinary
@@ -39,6 +40,17 @@ class Pclntab(FunctionRecords):
     def inlined_into(self, name: str) -> list[Function]:
         """The functions of package runtime whose code holds an inlined copy of its function `name`, in address order."""
         return self._inlined.into(name)
+
+    def inlined_anywhere(self, name: str, most: int = 4) -> list[Function]:
+        """As `inlined_into`, for a function of any package and in all others: at most so many of them."""
+        return self._inlined.into_any(name, most)
+
+    def all_names(self) -> Iterator[str]:
+        """The names that the table has, also those of functions of which there are only inlined copies."""
+        start = self.in_file(self.names)
+        for raw in self.image.data[start : self.in_file(self.cus)].split(b"\0"):
+            if raw:
+                yield raw.decode("utf-8", "replace")
 
     @property
     def gofunc(self) -> int:

@@ -29,7 +29,8 @@ _PROLOGUE_INSTRUCTIONS = 24
 
 @dataclass(frozen=True)
 class ProbeSite:
-    """An instruction to probe. `prologue` are the function's bytes from its entry to the end of that instruction."""
+    """An instruction to probe, in the function that begins at `entry`. `prologue` are the bytes that end with it: from the entry on, where
+    it is near that. `kind` is that of `emulated_kind`, or ``step``: the kernel has to step it."""
 
     entry: int
     offset: int
@@ -42,6 +43,11 @@ class ProbeSite:
     def address(self) -> int:
         """Link-time address of the probed instruction."""
         return self.entry + self.offset
+
+    @property
+    def checked(self) -> int:
+        """Link-time address at which `prologue` begins."""
+        return self.address + self.length - len(self.prologue)
 
 
 @lru_cache(maxsize=1)
@@ -85,6 +91,16 @@ def emulated_kind(code: bytes) -> str | None:
     return None
 
 
+def text_of(insn: CsInsn) -> str:
+    """The instruction in words."""
+    return f"{insn.mnemonic} {insn.op_str}".strip()
+
+
+def branch_targets(insns: list[CsInsn]) -> set[int]:
+    """Where the direct jumps among them go to."""
+    return {int(insn.op_str, 16) for insn in insns if insn.mnemonic.startswith("j") and insn.op_str.startswith("0x")}
+
+
 def probe_site(image: Image, function: Function, register: str, frame_allowed: bool = False) -> ProbeSite:
     """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry; with
     `frame_allowed` the function's frame may have been made.
@@ -97,8 +113,7 @@ def probe_site(image: Image, function: Function, register: str, frame_allowed: b
         offset = insn.address - function.entry
         kind = emulated_kind(bytes(insn.bytes))
         if kind:
-            text = f"{insn.mnemonic} {insn.op_str}".strip()
-            return ProbeSite(function.entry, offset, insn.size, kind, text, code[: offset + insn.size])
+            return ProbeSite(function.entry, offset, insn.size, kind, text_of(insn), code[: offset + insn.size])
         written = {insn.reg_name(number) for number in insn.regs_access()[1]}
         untouchable = _aliases(register) | (set() if frame_allowed else {"rsp", "esp"})
         if written & untouchable or insn.mnemonic in ("jmp", "ret") or index > _PROLOGUE_INSTRUCTIONS:
@@ -145,7 +160,7 @@ def first_emulated_after(image: Image, caller: Function, callee: Function, regis
     nothing jumps to between the two: it runs exactly once for each call. None else."""
     insns = instructions(image, caller)
     calls = [index for index, insn in enumerate(insns) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)]
-    targets = {int(insn.op_str, 16) for insn in insns if insn.mnemonic.startswith("j") and insn.op_str.startswith("0x")}
+    targets = branch_targets(insns)
     if len(calls) != 1:
         return None
     for insn in insns[calls[0] + 1 : calls[0] + 1 + _PROLOGUE_INSTRUCTIONS]:
@@ -154,8 +169,9 @@ def first_emulated_after(image: Image, caller: Function, callee: Function, regis
             return None
         if kind:
             offset = insn.address - caller.entry
-            text = f"{insn.mnemonic} {insn.op_str}".strip()
-            return ProbeSite(caller.entry, offset, insn.size, kind, text, image.read_up_to(caller.entry, offset + insn.size))
+            return ProbeSite(
+                caller.entry, offset, insn.size, kind, text_of(insn), image.read_up_to(caller.entry, offset + insn.size)
+            )
         if {insn.reg_name(number) for number in insn.regs_access()[1]} & _aliases(register) or insn.mnemonic in ("jmp", "ret"):
             return None
     return None

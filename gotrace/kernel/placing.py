@@ -172,7 +172,10 @@ class PlacedProbes:
         )
 
     def _same_code(self, fd: int, probes: list[Probe]) -> bool:
-        return all(os.pread(fd, len(probe.site.prologue), probe.file_offset - probe.site.offset) == probe.site.prologue for probe in probes)
+        return all(
+            os.pread(fd, len(site.prologue), probe.file_offset + site.length - len(site.prologue)) == site.prologue
+            for probe in probes for site in (probe.site,)
+        )
 
     def _arrive_through(self, fd: int, probes: list[Probe]) -> bool:
         placed = self._place(probes, f"/proc/self/fd/{fd}")

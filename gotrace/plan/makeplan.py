@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
 from gotrace.plan.finders import creation_probe, end_probe, exit_probe, needed, pause_probes, ready_probes, start_probes, syscall_probes
 from gotrace.plan.probes import Callback, Plan, ProbeSet, Range
+from gotrace.plan.spans import Spans, find_spans
 
 _SLEEP = "sleep"
 """The wait reason of time.Sleep (runtime/runtime2.go: waitReasonSleep)."""
@@ -15,14 +18,16 @@ _SANITIZERS = {"-race": "runtime.racefuncenter", "-asan": "runtime.doasanread", 
 
 def make_plan(
     binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True,
-    syscalls: bool = False,
+    syscalls: bool = False, requests: bool = False, spans: Sequence[str] = (),
 ) -> Plan:
     """The plan for `binary`; with `wakers` also the probes on what makes goroutines runnable, with `exits` that on their
     end, without which their last run can't be timed, with `syscalls` those on system calls as Go sees them: the fallback
-    where the kernel's tracepoints may not be used.
+    where the kernel's tracepoints may not be used, with `requests` those on the calls of known servers, and those on the calls of the
+    functions `spans`, named in full.
 
     Raises:
         BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
+        UsageError: one of `spans` is missing, ambiguous, inlined, or can't be followed.
     """
     probes, left_out = start_probes(binary, probe_set)
     probes.append(end_probe(binary))
@@ -32,6 +37,9 @@ def make_plan(
         more, not_probed = find(binary) if wanted else ([], [])
         probes += more
         left_out += not_probed
+    followed = find_spans(binary, requests, spans) if requests or spans else Spans()
+    probes += followed.probes
+    left_out += followed.left_out
     assist = needed(binary, "runtime.gcAssistAlloc")[0]
     switch = binary.function("runtime.systemstack_switch")
     frameless_switch = 0
@@ -53,6 +61,8 @@ def make_plan(
         sanitizer_frame=_sanitizer_frame(binary),
         has_stop_reasons=bool(binary.stop_reasons),
         sleep_reason=binary.wait_reasons.index(_SLEEP) if _SLEEP in binary.wait_reasons else None,
+        spans=followed.functions,
+        unwinds=followed.unwinds,
         thread_local_g=binary.thread_local_g if binary.layout.g_m is not None and binary.layout.m_curg is not None else None,
     )
 

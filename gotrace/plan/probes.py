@@ -25,7 +25,7 @@ sets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 from gotrace.gobin.x86 import ProbeSite
 
@@ -64,6 +64,47 @@ class LeftOut:
     lacks: str = ""
 
 
+class SpanKind(IntEnum):
+    """What a hit of a span's probe means: a call of its function begins, or ends; or calls of all span functions end: those of the whole
+    goroutine, or those in whose frames the stack ends below where a recovered panic goes on."""
+
+    BEGIN = 1
+    END = 2
+    GOEXIT = 3
+    RECOVERY = 4
+
+
+@dataclass(frozen=True)
+class SpanSite:
+    """A probe of a span. `function` is the number of its function (0 for the last two kinds). At BEGIN and END the return address of the
+    function's call lies `sp_above` bytes above the stack pointer; below it where negative: the call has returned."""
+
+    probe: Probe
+    function: int
+    kind: SpanKind
+    sp_above: int
+
+
+@dataclass(frozen=True)
+class SpanFunction:
+    """A function whose calls are spans. `how` says where they are seen to end. `intact`: the registers of integer arguments that at `begin`
+    still hold what they held at its entry."""
+
+    name: str
+    number: int
+    entry: int
+    begin: SpanSite
+    ends: tuple[SpanSite, ...]
+    how: str
+    intact: tuple[str, ...]
+
+    @property
+    def traps(self) -> tuple[int, int]:
+        """How many a call costs, at least and at most."""
+        ends = [end.probe.traps_per_hit for end in self.ends]
+        return self.begin.probe.traps_per_hit + min(ends), self.begin.probe.traps_per_hit + max(ends)
+
+
 @dataclass(frozen=True)
 class Range:
     """Link-time addresses [low, high); empty where the binary lacks the function."""
@@ -93,6 +134,7 @@ class Plan:
     1.20 its frame pointer goes stale when the collector moves the stack during the assist (systemstack did not restore it), and the walk
     steps over the frame instead. `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the
     scheduler. `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
+    `spans` are the functions whose calls are followed, by number, and `unwinds` where several of those calls end at once.
     """
 
     probe_set: ProbeSet
@@ -111,6 +153,13 @@ class Plan:
     sleep_reason: int | None = None
     frameless_switch: int = 0
     sanitizer_frame: int | None = None
+    spans: tuple[SpanFunction, ...] = ()
+    unwinds: tuple[SpanSite, ...] = ()
+
+    @property
+    def span_sites(self) -> list[SpanSite]:
+        """All places at which calls of span functions begin or end; no two have the same address."""
+        return [site for span in self.spans for site in (span.begin, *span.ends)] + list(self.unwinds)
 
     @property
     def execute(self) -> Probe:
@@ -128,10 +177,10 @@ def bytes_differ(probe: Probe, live: bytes | None) -> str:
     A single int3 (0xCC) at the probed instruction, or at the function's entry, is another tracer's uprobe: the kernel
     lets both live side by side.
     """
-    expected = probe.site.prologue
+    site, expected = probe.site, probe.site.prologue
     if live is None or len(live) != len(expected):
         return f"{probe.symbol}: its code can't be read from the process"
-    allowed = {0, probe.site.offset}
+    allowed = {len(expected) - site.length} | ({0} if site.checked == site.entry else set())
     for position, (want, have) in enumerate(zip(expected, live, strict=True)):
         if want != have and not (have == 0xCC and position in allowed):
             return f"{probe.symbol}: byte {position} is {have:#04x} in the process, {want:#04x} in the file"

@@ -64,7 +64,7 @@ def plan_process(
 
 
 def _verify(target: OpenTarget, plan: Plan) -> None:
-    ranges = [(probe.site.entry + target.bias, len(probe.site.prologue)) for probe in plan.probes]
+    ranges = [(probe.site.checked + target.bias, len(probe.site.prologue)) for probe in plan.probes]
     for probe, live in zip(plan.probes, target.memory.read_many(ranges), strict=True):
         difference = bytes_differ(probe, live)
         if difference:

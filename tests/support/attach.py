@@ -68,7 +68,7 @@ def probes_of(pid: int) -> bool:
     except GotraceError as error:
         raise AssertionError(f"{pid} can't be examined: {error}") from None
     try:
-        ranges = [(p.site.entry + traced.target.bias, len(p.site.prologue)) for p in traced.plan.probes]
+        ranges = [(p.site.checked + traced.target.bias, len(p.site.prologue)) for p in traced.plan.probes]
         return any(
             live != probe.site.prologue for probe, live in zip(traced.plan.probes, traced.target.memory.read_many(ranges))
         )
