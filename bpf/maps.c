@@ -51,6 +51,9 @@ BPF_TABLE("hash", u64, struct span_site, span_sites, 1);
 BPF_TABLE("hash", struct span_key, struct span, spans, 1);
 BPF_TABLE("array", u32, struct span, blank_span, 1); /* never written: new rows of `spans` are made from it */
 BPF_TABLE("hash", struct span_row_key, struct span_row, span_rows, 1);
+BPF_TABLE("array", u32, struct span_function, span_functions, SPAN_FUNCTIONS);
+BPF_TABLE("hash", struct told_key, struct told, told, 1);
+BPF_TABLE("array", u32, struct told, blank_told, 1); /* never written, likewise */
 BPF_TABLE("array", u32, struct history, history, 1); /* HISTORY_CHUNKS for each CPU */
 BPF_TABLE("percpu_array", u32, struct history_head, history_heads, 1);
 

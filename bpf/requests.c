@@ -13,6 +13,38 @@ static __always_inline struct span_row *span_row(struct span_row_key *key)
 	return row;
 }
 
+/* Copies a Go string of the target, as far as there is room; returns its length, 0 if it can't be read. */
+static __always_inline u32 copy_string(u8 *to, u32 room, u64 at)
+{
+	u64 string[2] = {};
+	if (bpf_probe_read_user(string, sizeof(string), (void *)at) || !string[1] || string[1] > 1 << 20)
+		return 0;
+	u32 bytes = string[1] < room ? string[1] : room;
+	if (bpf_probe_read_user(to, bytes & (2 * room - 1), (void *)string[0]))
+		return 0;
+	return string[1];
+}
+
+/* What was requested, where that is known and it took long enough. */
+static __always_inline void tell(struct span *span, u64 function, u64 duration)
+{
+	struct span_function *how = span_functions.lookup(NARROW(function));
+	u64 zero = 0;
+	if (!how || !span->request || how->method == ~0ULL || duration < how->slow_ns)
+		return;
+	struct told_key key = {.goid = span->goid, .start_ns = span->start_ns};
+	struct told *told_of, *blank = blank_told.lookup(NARROW(zero));
+	if (!blank || told.insert(&key, blank))
+		return;
+	told_of = told.lookup(&key);
+	if (!told_of)
+		return;
+	told_of->method_bytes = copy_string(told_of->method, TOLD_METHOD, span->request + how->method);
+	u64 url = user_word(span->request + how->url);
+	if (url)
+		told_of->path_bytes = copy_string(told_of->path, TOLD_PATH, url + how->path);
+}
+
 /* The request is over: its waits go to the rows of its duration. `off_ns`: how long its goroutine had been off the CPU in all, then. */
 static __always_inline void finish_span(struct span *span, u64 function, u64 end, u64 off_ns)
 {
@@ -52,6 +84,7 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 		record->what = HAPPENED_REQUEST | function << 2;
 		record->number = number;
 	}
+	tell(span, function, duration);
 	span->start_ns = 0;
 }
 

@@ -292,6 +292,30 @@ struct span {
 	struct span_wait waits[SPAN_WAITS];
 };
 
+#define TOLD_METHOD 16
+#define TOLD_PATH 128
+
+/* What a slow request was: read as it ended, when it was still there. */
+struct told_key {
+	u64 goid;
+	u64 start_ns;
+};
+
+struct told {
+	u8 method[TOLD_METHOD];
+	u8 path[TOLD_PATH];
+	u32 method_bytes; /* of the whole, which may be longer */
+	u32 path_bytes;
+};
+
+/* Written by user space. */
+struct span_function {
+	u64 slow_ns; /* requests that take as long are told */
+	u64 method;  /* where in the function's argument the method is, a Go string; ~0: nowhere */
+	u64 url;     /* where there a pointer is, and where behind that the path: another string; ~0: nowhere */
+	u64 path;
+};
+
 /* Completed requests of one function, by duration: in all (row 0, and no waits), and their waits of one row. */
 struct span_row_key {
 	u64 row;

@@ -16,6 +16,7 @@ _gotrace() {
     case "$verb $previous" in
         "attach -d"|"attach --duration") return ;;
         "attach --events-over") return ;;
+        "attach --exemplars") return ;;
         "attach --goroutine") return ;;
         "attach --hot-jitter") return ;;
         "attach --hot-p99") return ;;
@@ -27,6 +28,10 @@ _gotrace() {
         "attach -o"|"attach --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
         "attach --probes") COMPREPLY=($(compgen -W "complete schedule gopark" -- "$current")); return ;;
         "attach --reason") return ;;
+        "attach --band") return ;;
+        "attach --slower-than") return ;;
+        "attach --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
+        "attach --span") return ;;
         "attach --sample-period") return ;;
         "attach --sample-rate") return ;;
         "attach --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
@@ -38,6 +43,8 @@ _gotrace() {
         "report --match") return ;;
         "report -o"|"report --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
         "report --reason") return ;;
+        "report --band") return ;;
+        "report --slower-than") return ;;
         "report --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "report --top") return ;;
         "diff --ignore") return ;;
@@ -48,14 +55,16 @@ _gotrace() {
         "diff --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "diff --top") return ;;
         "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
+        "probes --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
+        "probes --span") return ;;
     esac
     case $verb in
         "") words="attach report diff dump probes doctor -V --version -h --help" ;;
-        attach) words="-d --duration --dry-run --events-over -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
-        report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --runtime --state --top --tree -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
+        report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
         dump) words="--json -h --help" ;;
-        probes) words="--json --probes -h --help" ;;
+        probes) words="--json --probes --requests --span -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac
     if [[ -z $verb || $current == -* ]]; then

@@ -39,6 +39,14 @@ def number(value: object) -> float:
     return value
 
 
+def squares(value: object) -> int:
+    """A sum of squares, as Distribution has it."""
+    found = number(value)
+    if found >= 2.0**128:
+        raise ValueError(f"a sum of squares of {_shown(value)}")
+    return int(found)
+
+
 def truth(value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):

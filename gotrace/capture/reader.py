@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from gotrace.capture.checked import histogram, listed, mapping, number, record, text, truth, whole
-from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, SUMS
+from gotrace.capture.checked import histogram, listed, mapping, record, squares, text, truth, whole
+from gotrace.capture.requestreader import TABLES as REQUEST_TABLES
+from gotrace.capture.requestreader import read_requests
+from gotrace.capture.schema import APPLICATION_ID, REQUEST_SUMS, SCHEMA_VERSION, SUMS
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import ONGOING, FrameKind, Loss, State
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
@@ -32,7 +34,7 @@ from gotrace.profile.types import (
     Window,
 )
 
-_TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval"))
+_TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval")) | REQUEST_TABLES
 _COMPUTED = re.compile(r"\b(?:virtual|generated|as)\b", re.IGNORECASE)
 _BEFORE = 1 << 60
 _NO_ONGOING = Missing(ONGOING, "the capture is of a gotrace that added them at the end", "waits that were in progress at the last commit")
@@ -66,14 +68,18 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
     _refuse_computed_tables(db)
     meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
     if "sums" in meta and _lacks_log(path):
-        _check_sums(db, mapping(meta["sums"]), path)
+        _check_sums(db, mapping(meta["sums"]), SUMS | REQUEST_SUMS if version > 5 else SUMS, path)
     targets = {
         key: record(Target, json.loads(value)) for key, value in db.execute("SELECT id, description FROM target ORDER BY id")
     }
     if not targets:
         raise GotraceError(f"{path} holds nothing: the trace that was to fill it was cut off before it began")
     complete = truth(meta["complete"])
-    by_number = _stacks(db, version, targets)
+    frames = {
+        key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
+        for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
+    }
+    by_number = _stacks(db, version, targets, frames)
     stacks = list(by_number.values())
     if not complete:
         by_number, stacks = _together(by_number)
@@ -99,6 +105,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
             *([] if complete or "ongoing" in meta else [_NO_ONGOING]),
         ],
         notes=[text(note) for note in listed(meta.get("notes", []))],
+        requests=read_requests(db, targets, by_number, frames) if version > 5 else [],
     )
 
 
@@ -119,12 +126,8 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target]) -> dict[int, StackStat]:
+def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target], frames: dict[int, Frame]) -> dict[int, StackStat]:
     """The rows of table stack by their numbers, that of the largest total first."""
-    frames = {
-        key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
-        for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
-    }
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
     later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
@@ -133,13 +136,13 @@ def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target]) ->
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
-        key, target, state, reason, goid, ids, count, total, maximum, squares, goroutines, in_progress, buckets, *rest = row
+        key, target, state, reason, goid, ids, count, total, maximum, square, goroutines, in_progress, buckets, *rest = row
         stopped, long_runs, long_run_max, margin, halted, late = rest
         distribution = Distribution(
-            whole(count), whole(total), whole(maximum), _squares(squares), histogram(json.loads(buckets))
+            whole(count), whole(total), whole(maximum), squares(square), histogram(json.loads(buckets))
         )
         found[key] = StackStat(
-            tuple(frames[i] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
+            tuple(frames[whole(i)] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
             whole(in_progress), None if goid is None else whole(goid), targets[target].pid, stopped_ns=whole(stopped),
             long_runs=whole(long_runs), long_run_max_ns=whole(long_run_max), margin_ns=None if margin is None else whole(margin),
             halted_ns=whole(halted), late_ns=whole(late),
@@ -153,7 +156,7 @@ def _read_subwindows(db: sqlite3.Connection, stacks: dict[int, StackStat]) -> No
         "SELECT stack, start_ns, duration_ns, count, total_ns, squares FROM subwindow ORDER BY stack, start_ns"
     ):
         rows, (start, duration, count, total) = stacks[stack].subwindows, map(whole, figures[:-1])
-        row = SubWindow(start, duration, count, total, _squares(figures[-1]))
+        row = SubWindow(start, duration, count, total, squares(figures[-1]))
         if row.duration_ns <= 0:
             raise ValueError(f"a sub-window of {row.duration_ns} ns at {row.start_ns}")
         if len(rows) < MAX_SUBWINDOWS:
@@ -222,9 +225,9 @@ def _add(first: StackStat, stack: StackStat) -> StackStat:
     return first
 
 
-def _check_sums(db: sqlite3.Connection, sums: dict[str, object], path: Path) -> None:
+def _check_sums(db: sqlite3.Connection, sums: dict[str, object], wanted: dict[str, str], path: Path) -> None:
     """Whether the file has the pages of one commit (`gotrace.capture.schema`)."""
-    for table, what in SUMS.items():
+    for table, what in wanted.items():
         found, = db.execute(f"SELECT {what} FROM {table}").fetchone()
         if found != sums.get(table):
             raise GotraceError(
@@ -253,10 +256,3 @@ def _governor(value: object) -> GovernorReport | None:
     report = dict(mapping(value))
     steps = tuple(record(GovernorStep, step) for step in listed(report.pop("steps")))
     return replace(record(GovernorReport, report), steps=steps)
-
-
-def _squares(value: object) -> int:
-    squares = number(value)
-    if squares >= 2.0**128:
-        raise ValueError(f"a sum of squares of {value}")
-    return int(squares)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
+from gotrace.capture.requestrows import RequestRows, plain_text
+from gotrace.profile.requests import Span
 from gotrace.profile.types import Frame, Pause, SingleInterval, StackStat, SubWindow, Target
 
 _Key = TypeVar("_Key")
@@ -55,9 +57,11 @@ class CaptureRows:
         self._last_interval = -1
         self._pauses = 0
         self._ongoing: list[int] = []
+        self._requests = RequestRows(db, self._frame, self._stacks, self._targets)
 
-    def write(self, waiting: Waiting) -> list[int]:
-        """Writes it all, in place of the waits in progress that were written before. Returns the rows of those."""
+    def write(self, waiting: Waiting, requests: Sequence[Span]) -> list[int]:
+        """Writes it all, in place of the waits in progress that were written before, and what has changed of all `requests`. Returns the
+        rows of those waits."""
         self._before = len(self._frames), len(self._stacks), len(self._targets)
         if self._weights is None:
             self._weigh_anew()
@@ -84,12 +88,13 @@ class CaptureRows:
         )
         self._db.executemany(
             "INSERT INTO pause VALUES (?,?,?,?)",
-            ((self._targets[p.pid], _text(p.reason), p.start_ns, p.duration_ns) for p in waiting.pauses),
+            ((self._targets[p.pid], plain_text(p.reason), p.start_ns, p.duration_ns) for p in waiting.pauses),
         )
         ongoing = []
         for stack in waiting.ongoing:
             ongoing.append(self._insert(stack))
             self._weigh(ongoing[-1], stack)
+        self._requests.write(requests)
         return ongoing
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
@@ -118,7 +123,7 @@ class CaptureRows:
     def _insert(self, stack: StackStat) -> int:
         frames = _ENCODE([self._frame(frame) for frame in stack.frames])
         cursor = self._db.execute(
-            _INSERT, (self._targets[stack.pid], stack.state.value, _text(stack.reason), stack.goid, frames, *_figures(stack)),
+            _INSERT, (self._targets[stack.pid], stack.state.value, plain_text(stack.reason), stack.goid, frames, *_figures(stack)),
         )
         return cursor.lastrowid or 0
 
@@ -127,7 +132,7 @@ class CaptureRows:
         if known is None:
             cursor = self._db.execute(
                 "INSERT INTO frame(name, file, line, kind, inlined) VALUES (?,?,?,?,?)",
-                (_text(frame.name), _text(frame.file), frame.line, frame.kind.value, int(frame.inlined)),
+                (plain_text(frame.name), plain_text(frame.file), frame.line, frame.kind.value, int(frame.inlined)),
             )
             known = self._frames[frame] = cursor.lastrowid or 0
         return known
@@ -136,7 +141,7 @@ class CaptureRows:
         """What the tables hold when this commit is done, as `gotrace.capture.schema` says."""
         return {
             "target": len(self._targets), "frame": len(self._frames), "stack": self._weight, "interval": self._last_interval,
-            "pause": self._pauses,
+            "pause": self._pauses, **self._requests.sums(),
         }
 
     def _weigh(self, number: int, stack: StackStat) -> None:
@@ -169,6 +174,7 @@ class CaptureRows:
             return  # nothing was written
         frames, stacks, targets = self._before
         self._before = None
+        self._requests.roll_back()
         _cut(self._frames, frames)
         _cut(self._stacks, stacks)
         _cut(self._targets, targets)
@@ -188,11 +194,6 @@ def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
         stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
         stack.halted_ns, stack.late_ns,
     )
-
-
-def _text(text: str) -> str:
-    # SQLite's TEXT is UTF-8: a lone surrogate from the target's names would raise.
-    return text.encode("utf-8", "replace").decode()
 
 
 def _cut(rows: dict[_Key, int], kept: int) -> None:

@@ -1,4 +1,4 @@
-"""The capture file: an SQLite 3 database that anyone may query; schema version 5. docs/capture.md describes it for users, with queries.
+"""The capture file: an SQLite 3 database that anyone may query; schema version 6. docs/capture.md describes it for users, with queries.
 
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
@@ -24,22 +24,38 @@ subwindow how a stack's figures changed in the course of the window: stack, star
 pause     stop-the-world pauses: target, reason, start_ns from the window's start, duration_ns
 interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
           from the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread that it went on with)
+span      requests: target, function; count, total_ns, max_ns, squares and histogram (as in stack) of the calls of the function that ended
+          in the window; in_progress (how many had not; they are in nothing else but exemplar)
+span_bucket
+          the calls whose duration lies in one bucket of the histogram: count, total_ns, cpu_ns (running with a CPU, on their own
+          goroutines); followed and followed_ns: how many of them were followed to what was waited for in the end, and their total_ns
+span_wait count and total_ns of the waits of one stack in the calls of a bucket
+span_other
+          the same of waits beyond the number that is kept of a call, by state and reason; total_ns of span_bucket is the sum of cpu_ns,
+          span_wait and span_other
+cause     what time went to in the end: text, frames (as in stack), state (one of the states, or running, or unknown), reason, object
+span_cause
+          how much of followed_ns of a bucket went to a cause
+exemplar  single calls, the slowest first: span, start_ns from the window's start, duration_ns, goid, what (method and path; NULL if it
+          was not read), labels (JSON: the pprof labels), in_progress (0 or 1)
+exemplar_step
+          their paths: number (0 is the latest step), goid, start_ns, duration_ns, state, reason, frames, object
 
-Rows of `stack` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
+Rows of `stack` and of `span_...` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
 was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, and
 meta.goroutines and stack.goroutines are not known. Waits that were in progress then are rows of their own, with count = in_progress,
 beside that of the same (target, frames, state, reason, goid): add the two. Each commit puts them anew, the last one adds them to the
 others. What is lacking of them is in meta.missing (stage "waits in progress"); without meta.ongoing there is none.
 
-Version 4 has no missing, no notes, no stack.halted_ns and no stack.late_ns. Version 3 has no governor and no margin_ns of sampled
-intervals. Version 2 has no stack.margin_ns. Version 1 has no tables pause and subwindow, no interval.waker_goid and interval.tid and none
-of stack's last four columns.
+Version 5 has no requests: none of the tables span, cause and exemplar. Version 4 has no missing, no notes, no stack.halted_ns and no
+stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables
+pause and subwindow, no interval.waker_goid and interval.tid and none of stack's last four columns.
 """
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x676F7472
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SUMS = {
     "target": "count(*)", "frame": "count(*)",
@@ -47,6 +63,13 @@ SUMS = {
     "pause": "count(*)",
 }
 """Expressions over the tables, whose values meta.sums has."""
+
+REQUEST_SUMS = {
+    "span": "count(*)", "cause": "count(*)", "exemplar_step": "count(*)",
+    "span_bucket": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)",
+    "span_wait": "coalesce(sum((count + total_ns) & 0xFFFFFFFFFF), 0)",
+}
+"""Likewise, from version 6 on."""
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -75,4 +98,36 @@ CREATE TABLE pause (
     target INTEGER NOT NULL REFERENCES target(id), reason TEXT NOT NULL, start_ns INTEGER NOT NULL,
     duration_ns INTEGER NOT NULL
 );
+CREATE TABLE span (
+    id INTEGER PRIMARY KEY, target INTEGER NOT NULL REFERENCES target(id), function TEXT NOT NULL, count INTEGER NOT NULL,
+    total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL, squares REAL NOT NULL, histogram TEXT NOT NULL, in_progress INTEGER NOT NULL
+);
+CREATE TABLE span_bucket (
+    span INTEGER NOT NULL REFERENCES span(id), bucket INTEGER NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL,
+    cpu_ns INTEGER NOT NULL, followed INTEGER NOT NULL, followed_ns INTEGER NOT NULL, PRIMARY KEY (span, bucket)
+) WITHOUT ROWID;
+CREATE TABLE span_wait (
+    span INTEGER NOT NULL REFERENCES span(id), bucket INTEGER NOT NULL, stack INTEGER NOT NULL REFERENCES stack(id),
+    count INTEGER NOT NULL, total_ns INTEGER NOT NULL, PRIMARY KEY (span, bucket, stack)
+) WITHOUT ROWID;
+CREATE TABLE span_other (
+    span INTEGER NOT NULL REFERENCES span(id), bucket INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+    count INTEGER NOT NULL, total_ns INTEGER NOT NULL, PRIMARY KEY (span, bucket, state, reason)
+) WITHOUT ROWID;
+CREATE TABLE cause (
+    id INTEGER PRIMARY KEY, text TEXT NOT NULL, frames TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, object TEXT NOT NULL
+);
+CREATE TABLE span_cause (
+    span INTEGER NOT NULL REFERENCES span(id), bucket INTEGER NOT NULL, cause INTEGER NOT NULL REFERENCES cause(id),
+    total_ns INTEGER NOT NULL, PRIMARY KEY (span, bucket, cause)
+) WITHOUT ROWID;
+CREATE TABLE exemplar (
+    id INTEGER PRIMARY KEY, span INTEGER NOT NULL REFERENCES span(id), start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL,
+    goid INTEGER NOT NULL, what TEXT, labels TEXT NOT NULL, in_progress INTEGER NOT NULL
+);
+CREATE TABLE exemplar_step (
+    exemplar INTEGER NOT NULL REFERENCES exemplar(id), number INTEGER NOT NULL, goid INTEGER NOT NULL, start_ns INTEGER NOT NULL,
+    duration_ns INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, frames TEXT NOT NULL, object TEXT NOT NULL,
+    PRIMARY KEY (exemplar, number)
+) WITHOUT ROWID;
 """

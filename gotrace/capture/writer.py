@@ -113,7 +113,7 @@ class CaptureWriter:
         self._waiting.pauses += pauses
 
     def commit(self, profile: Profile) -> None:
-        """Stores all that was put, with the window, losses and the rest of `profile`, for good. Waits for another's lock, longer
+        """Stores all that was put, with the window, losses, requests and the rest of `profile`, for good. Waits for another's lock, longer
         where `profile` is complete.
 
         Raises:
@@ -139,7 +139,7 @@ class CaptureWriter:
             self._db.execute(f"PRAGMA busy_timeout = {_LAST_BUSY_MS if profile.complete else _BUSY_MS}")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                ongoing = self._rows.write(self._waiting)
+                ongoing = self._rows.write(self._waiting, profile.requests)
                 meta["sums"] = self._rows.sums()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())

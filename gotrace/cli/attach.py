@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gotrace.cli.parameters import DURATION, hot_options, thresholds
+from gotrace.cli.parameters import DURATION, hot_options, request_filters, request_options, thresholds
 from gotrace.common.errors import GotraceError, Interrupted, UsageError
 from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
@@ -43,6 +43,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--dry-run", is_flag=True, help="Plan, load and verify everything, attach nothing.")
 @click.option("--events-over", type=DURATION, metavar="DURATION",
               help="Also keep each single interval of at least this length in the capture.")
+@click.option("--exemplars", type=click.IntRange(0, 1000), default=10, show_default=True, metavar="N",
+              help="Keep the N slowest requests one by one, each with where its time went.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
 @hot_options
@@ -69,6 +71,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME",
               help="Only this wait reason ('chan receive', 'IO wait', ...). Repeatable.")
+@request_filters
+@request_options
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs and in the summary.")
 @click.option("--sample-period", type=DURATION, default="0s",
               help="Duration-proportional sampling: all intervals of at least this length, shorter ones by chance, weighted. 0: exact.")
@@ -81,10 +85,11 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
               help="Where system calls are seen: the kernel's tracepoints, or where those may not be used two uprobes per call.")
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
-    pids: tuple[int, ...], duration: int, dry_run: bool, events_over: int | None, force: bool, goroutine: int | None,
-    hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float, min_block: int, mode: str,
-    no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...],
-    runtime: bool, sample_period: int, sample_rate: float | None, states: tuple[str, ...], syscalls: str, verbose: int,
+    pids: tuple[int, ...], band: tuple[float, float] | None, duration: int, dry_run: bool, events_over: int | None, exemplars: int,
+    force: bool, goroutine: int | None, hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float,
+    min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool,
+    reasons: tuple[str, ...], requests: str, runtime: bool, sample_period: int, sample_rate: float | None, slower_than: int,
+    spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -111,6 +116,7 @@ def attach(
         states=tuple(State(state) for state in states), goid=goroutine or 0, match=match, per_goroutine=per_goroutine,
         events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
         mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share), max_overhead=max_overhead,
+        requests=requests == "auto", spans=spans, slower_than_ns=slower_than, band=band, exemplars=exemplars,
     )
     check_mode(options)
     _check_pattern(match)

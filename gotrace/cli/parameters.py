@@ -13,6 +13,7 @@ from gotrace.profile.hotspots import Thresholds
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)?")
+_BAND = re.compile(r"p(\d+(?:\.\d+)?)(?:\.\.p(\d+(?:\.\d+)?))?")
 _LONGEST_NS = 7 * 24 * 3600 * 1_000_000_000
 
 
@@ -42,7 +43,30 @@ class Duration(_IntType):
         return ns
 
 
+if TYPE_CHECKING:
+    _BandType = click.ParamType[tuple[float, float]]
+else:
+    _BandType = click.ParamType
+
+
+class Band(_BandType):
+    """``p99`` (from there on) or ``p50..p90``. The value is a pair of fractions, the lower one first."""
+
+    name = "band"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Fails for anything else."""
+        if isinstance(value, tuple):
+            return value
+        match = _BAND.fullmatch(str(value).strip())
+        low, high = (float(match.group(1)), float(match.group(2) or 100)) if match else (1.0, 0.0)
+        if not 0 <= low < high <= 100:
+            self.fail(f"{value!r} is no band of percentiles (p99, p50..p90)", param, ctx)
+        return low / 100, high / 100
+
+
 DURATION = Duration()
+BAND = Band()
 _HOT = Thresholds()
 
 
@@ -65,6 +89,24 @@ def hot_options(command: _Command) -> _Command:
     for option in reversed(HOT_OPTIONS):
         command = option(command)
     return command
+
+
+def request_options(command: _Command) -> _Command:
+    """The flags that say which calls are requests: `requests` (``auto`` or ``off``) and `spans`."""
+    command = click.option("--span", "spans", multiple=True, metavar="FUNCTION",
+                           help="Every call of this function is a request, too: its full name; it may not be inlined. Repeatable.")(command)
+    return click.option("--requests", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+                        help="auto: calls of the functions by which net/http, gRPC and net/rpc serve, where the program has "
+                             "them, are requests.")(command)
+
+
+def request_filters(command: _Command) -> _Command:
+    """The flags that choose among requests: `slower_than` (ns, 0: all) and `band` (see `Band`; None: all)."""
+    command = click.option("--slower-than", type=DURATION, default="0s",
+                           help="Outputs have only requests of at least this length.")(command)
+    return click.option("--band", type=BAND, metavar="PERCENTILES",
+                        help="Outputs have only requests between these percentiles of the duration: p99 (the slowest 1 %), "
+                             "p50..p90.")(command)
 
 
 def thresholds(hot_p99: int, hot_jitter: int, hot_share: float) -> Thresholds:

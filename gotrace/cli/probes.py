@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gotrace.cli.parameters import request_options
 from gotrace.common.errors import GotraceError
 from gotrace.plan.probes import ProbeSet
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet]), default=ProbeSet.COMPLETE.value,
               show_default=True, help="The set of start probes to plan for.")
-def probes(target: str, as_json: bool, probe_set: str) -> None:
+@request_options
+def probes(target: str, as_json: bool, probe_set: str, requests: str, spans: tuple[str, ...]) -> None:
     """Show what was learnt of a Go binary and where it would be probed.
 
     For a PID the plan is also checked against the live process.
@@ -31,14 +33,14 @@ def probes(target: str, as_json: bool, probe_set: str) -> None:
 
     chosen = ProbeSet(probe_set)
     if target.isdigit() and not os.path.exists(target):
-        process = ProbedProcess.prepare(int(target), chosen, verb="probes")
+        process = ProbedProcess.prepare(int(target), chosen, verb="probes", requests=requests == "auto", spans=spans)
         process.close()
         binary, plan, verified = process.binary, process.plan, True
     else:
         from gotrace.plan.makeplan import make_plan
 
         binary, verified = _open(target), False
-        plan = make_plan(binary, chosen)
+        plan = make_plan(binary, chosen, requests=requests == "auto", spans=spans)
     if as_json:
         sys.stdout.write(json.dumps(plan_dict(binary, plan, verified), indent=2) + "\n")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gotrace.cli.parameters import hot_options, thresholds
+from gotrace.cli.parameters import hot_options, request_filters, thresholds
 from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import State
 
@@ -33,6 +33,7 @@ a goroutine's first function, are idle by design and no hot spots.
               help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
                    "'-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
+@request_filters
 @click.option("--runtime", is_flag=True, help="Keep the runtime's frames in flame graphs, summary and tree.")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option(
@@ -40,8 +41,9 @@ a goroutine's first function, are idle by design and no hot spots.
 )
 @click.option("--tree", is_flag=True, help="The stacks as a tree from their roots on, with the hottest path marked.")
 def report(
-    capture: Path, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str, as_json: bool, match: str,
-    outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, states: tuple[str, ...], top: int, tree: bool,
+    capture: Path, band: tuple[float, float] | None, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str,
+    as_json: bool, match: str, outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, slower_than: int,
+    states: tuple[str, ...], top: int, tree: bool,
 ) -> None:
     """Render a capture that 'gotrace attach' wrote: a summary by default, files with -o."""
     from rich.console import Console

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gotrace.common.vocabulary import Loss
+from gotrace.export.requests_json import frame_dict, requests_list
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat
 
 SCHEMA = 1
@@ -48,6 +49,7 @@ def _outline(profile: Profile) -> dict[str, Any]:
         "losses": {loss.value: profile.losses.get(loss, 0) for loss in Loss},
         "overhead": asdict(profile.overhead) | {"governor": _governor(profile)},
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
+        **({"requests": requests_list(profile)} if profile.requests else {}),
         "stacks": [],
         "filters": profile.filters,
         "complete": profile.complete,
@@ -73,7 +75,7 @@ def json_parts(profile: Profile) -> Iterator[str]:
     for number, stack in enumerate(profile.stacks):
         for frame in stack.frames:
             if frame not in frames:
-                frames[frame] = "\n" + _indented(json.dumps(_frame(frame), indent=1), 4)
+                frames[frame] = "\n" + _indented(json.dumps(frame_dict(frame), indent=1), 4)
         text = _indented(json.dumps(_stack(stack, several, with_frames=False), indent=1), 2)
         own, frames_key, rest = text.partition('\n   "frames": [')
         yield (",\n" if number else "\n") + own + frames_key + ",".join(frames[frame] for frame in stack.frames)
@@ -108,7 +110,7 @@ def _stack(stack: StackStat, several: bool, with_frames: bool = True) -> dict[st
     return {
         **({"pid": stack.pid} if several else {}),
         **({"goid": stack.goid} if stack.goid is not None else {}),
-        "frames": [_frame(frame) for frame in stack.frames] if with_frames else [],
+        "frames": [frame_dict(frame) for frame in stack.frames] if with_frames else [],
         "state": stack.state.value,
         "reason": stack.reason,
         **_weights(stack.distribution),
@@ -121,14 +123,4 @@ def _stack(stack: StackStat, several: bool, with_frames: bool = True) -> dict[st
         "long_runs": stack.long_runs,
         "long_run_max_ns": stack.long_run_max_ns,
         "margin_ns": stack.margin_ns,
-    }
-
-
-def _frame(frame: Frame) -> dict[str, Any]:
-    return {
-        "name": frame.name,
-        "file": frame.file,
-        "line": frame.line,
-        "kind": frame.kind.value,
-        "inlined": frame.inlined,
     }

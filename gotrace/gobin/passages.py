@@ -142,15 +142,16 @@ def behind_call(image: Image, table: Pclntab, caller: Function, call: int, past:
     depth, targets = table.stack_delta(call), branch_targets(insns)
     if place is None or depth is None or place + 1 >= len(insns) or insns[place + 1].address in targets:
         return None
+    found: CsInsn | None = None
     for insn in insns[place + 1 : place + 1 + _STRAIGHT]:
-        now = table.stack_delta(insn.address)
-        if insn.address in targets or now is None:
+        kind = emulated_kind(bytes(insn.bytes))
+        if insn.address in targets or table.stack_delta(insn.address) is None:
             break
-        if kind := emulated_kind(bytes(insn.bytes)):
-            if past is not None and not (kind == "call" and insn.op_str == hex(past.entry)):
-                break
-            return Passage(_site(image, caller, insn, kind), now - depth - _WORD)
-        if _leaves(insn) and not (past is not None and insn.mnemonic == "call"):
+        found = found or (insn if kind else None)
+        if found is not None and (past is None or insn.op_str == hex(past.entry)):
+            now = table.stack_delta(found.address) or 0
+            return Passage(_site(image, caller, found, emulated_kind(bytes(found.bytes)) or "step"), now - depth - _WORD)
+        if kind not in (None, "nop") or (_leaves(insn) and not (past is not None and insn.mnemonic == "call")):
             break
     if past is not None:
         return behind_call(image, table, caller, call)

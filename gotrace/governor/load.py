@@ -54,8 +54,8 @@ class LoadMeter:
         for stage, spent_ns in self._threads_ns.items():
             programs[stage] += spent_ns
         costs = (
-            traps[Stage.CORE], programs[Stage.CORE], sum(traps[stage] + programs[stage] for stage in (Stage.WAKERS, Stage.REQUESTS)),
-            traps[Stage.KERNEL] + programs[Stage.KERNEL], starts.hits * self._trap_ns,
+            traps[Stage.CORE], programs[Stage.CORE], traps[Stage.WAKERS] + programs[Stage.WAKERS],
+            sum(traps[stage] + programs[stage] for stage in (Stage.KERNEL, Stage.REQUESTS)), starts.hits * self._trap_ns,
         )
         return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
 

@@ -118,7 +118,7 @@ class Load:
 
 def stages_on(rung: Rung) -> frozenset[Stage]:
     """The stages that are traced on a rung."""
-    left_out = {Stage.WAKERS: Rung.WAKERS, Stage.REQUESTS: Rung.WAKERS, Stage.KERNEL: Rung.KERNEL}
+    left_out = {Stage.WAKERS: Rung.WAKERS, Stage.REQUESTS: Rung.KERNEL, Stage.KERNEL: Rung.KERNEL}
     return frozenset(stage for stage in Stage if stage not in left_out or rung < left_out[stage])
 
 

@@ -147,6 +147,7 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "span_sites": 1024 if options.spans else 1,
         "spans": _MOST_REQUESTS if options.spans else 1,
         "span_rows": 1 << 16 if options.spans else 1,
+        "told": 1 << 12 if options.spans else 1,
         "history": possible_cpus() * history_chunks() if options.spans else 1,
     }
 

@@ -15,10 +15,13 @@ from gotrace.kernel.structs import (
     HAPPENED_REQUEST,
     HISTORY_RECORDS,
     OpenSpan,
+    SpanFunction,
     SpanPlace,
     SpanRow,
     SpanRowKey,
     SpanSite,
+    Told,
+    ToldKey,
 )
 
 _RECORD = struct.Struct("<5QII")
@@ -103,6 +106,19 @@ class Completed(NamedTuple):
     function: int
 
 
+@dataclass(frozen=True)
+class ArgumentLayout:
+    """Where in the argument of a span's function the method is, a Go string, and a pointer to where the path is, another."""
+
+    method: int
+    url: int
+    path: int
+
+
+def _string(kept: bytes, length: int) -> bytes:
+    return kept[:length] if length <= len(kept) else kept + b"..."
+
+
 class SpanTables:
     """Of one trace. `forgotten`: how many requests were in progress when their probes were removed."""
 
@@ -115,6 +131,22 @@ class SpanTables:
         for site in sites:
             raw = SpanSite(site.function, site.kind, site.sp_above & (1 << 64) - 1, site.argument)
             self._maps.write("span_sites", struct.pack("<Q", site.address), bytes(raw))
+
+    def put_function(self, number: int, slow_ns: int, argument: ArgumentLayout | None) -> None:
+        """Has requests of that function told that take at least so long, where the layout of its argument is known."""
+        nowhere = (1 << 64) - 1
+        fields = (argument.method, argument.url, argument.path) if argument is not None else (nowhere,) * 3
+        self._maps.write("span_functions", struct.pack("<I", number), bytes(SpanFunction(slow_ns, *fields)))
+
+    def take_told(self) -> dict[tuple[int, int], tuple[bytes, bytes]]:
+        """Method and path of slow requests that have ended since the last call, by goroutine and start; what was not read is empty,
+        and what is longer than gotrace keeps ends in three dots."""
+        found = {}
+        for raw_key, told in list(self._maps.structs("told", ToldKey, Told)):
+            self._maps.delete("told", raw_key)
+            goid, start_ns = struct.unpack("<QQ", raw_key)
+            found[goid, start_ns] = _string(bytes(told.method), told.method_bytes), _string(bytes(told.path), told.path_bytes)
+        return found
 
     def read_rows(self) -> dict[int, dict[int, DurationRow]]:
         """Completed requests by function and bucket of their duration."""

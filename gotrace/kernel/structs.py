@@ -177,6 +177,24 @@ class OpenSpan(ct.Structure):
     ]
 
 
+class ToldKey(ct.Structure):
+    """``struct told_key``"""
+
+    _fields_ = _words("goid", "start_ns")
+
+
+class Told(ct.Structure):
+    """``struct told``"""
+
+    _fields_ = [("method", ct.c_uint8 * 16), ("path", ct.c_uint8 * 128), *_halves("method_bytes", "path_bytes")]
+
+
+class SpanFunction(ct.Structure):
+    """``struct span_function``"""
+
+    _fields_ = _words("slow_ns", "method", "url", "path")
+
+
 class SpanRowKey(ct.Structure):
     """``struct span_row_key``"""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gotrace.common.errors import BadBinary, UsageError
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
-from gotrace.gobin.passages import Passage, behind_call, beginning, returns, returns_of_caller
+from gotrace.gobin.passages import Passage, beginning, behind_call, returns, returns_of_caller
 from gotrace.gobin.references import References, references
 from gotrace.gobin.x86 import probe_site
 from gotrace.plan.nearnames import near_names
@@ -25,6 +25,7 @@ _MOST_ENDS = 16
 """Places at which one function's calls are seen to end."""
 _PROGRAM = "at_span"
 _SHOWN = 4
+_NO_UNWINDS = "ends of requests by it: they last until their function's next call at the same depth, or until their goroutine ends"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def find_spans(binary: GoBinary, servers: bool, named: Iterable[str] = ()) -> Sp
         try:
             found[name] = _span(binary, name, len(found), None, taken)
         except _Unusable as error:
-            raise UsageError(f"--span {name}: {error}", error.instead or "gotrace probes FILE --span FUNCTION tells without tracing") from None
+            raise UsageError(f"--span {name}: {error}", error.instead or None) from None
     for server in SERVERS if servers else ():
         _add_server(binary, server, found, left_out, taken)
     if len(found) > MOST_SPANS:
@@ -72,10 +73,13 @@ def find_spans(binary: GoBinary, servers: bool, named: Iterable[str] = ()) -> Sp
         return Spans(left_out=tuple(left_out))
     unwinds = []
     for symbol, kind, register in (("runtime.Goexit", SpanKind.GOEXIT, "r14"), ("runtime.recovery", SpanKind.RECOVERY, "rax")):
+        if not binary.table.functions_named(symbol):
+            left_out.append(LeftOut(symbol, "not linked in: nothing calls it"))
+            continue
         try:
             unwinds.append(_unwind(binary, symbol, kind, register))
         except _Unusable as error:
-            left_out.append(LeftOut(symbol, str(error), "ends of requests", "requests that end by it: they go on until their goroutine ends"))
+            left_out.append(LeftOut(symbol, str(error), "ends of requests", _NO_UNWINDS))
     return Spans(tuple(found.values()), tuple(unwinds), tuple(left_out))
 
 
@@ -89,7 +93,8 @@ def _add_server(
         return
     reasons = []
     for choice in server.choices:
-        own, used = {}, set(taken)
+        own: dict[str, SpanFunction] = {}
+        used = set(taken)
         try:
             for name in choice:
                 if name not in found:
@@ -140,7 +145,7 @@ def _only(binary: GoBinary, name: str) -> tuple[Function, str]:
     if copies:
         where = ", ".join(copy.name for copy in copies)
         what = "it is inlined wherever it is called" if found is None else "some of its calls are inlined, and would be missing"
-        raise _Unusable(f"{what} (in {where})", "--span " + " or ".join(copy.name for copy in copies[:2]) + ", //go:noinline, or go build -gcflags=-l")
+        raise _Unusable(f"{what} (in {where})", f"--span {copies[0].name}, or build it with //go:noinline before the function")
     if found is None:
         raise _Unusable("no function of the program has that name", _near(binary, name))
     if any(call.file.endswith(".s") for call in table.expand(found[0].entry, is_return_address=False)):

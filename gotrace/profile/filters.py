@@ -10,7 +10,10 @@ from shlex import quote
 from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import folded_frames, plain_name
+from gotrace.profile.inrequests import filter_requests, parse_band, without_stacks
 from gotrace.profile.types import Profile, StackStat
+
+__all__ = ("filter_profile", "filter_requests", "parse_band", "without_runtime")
 
 
 def filter_profile(
@@ -20,7 +23,8 @@ def filter_profile(
 
     `match`: some frame's name matches, as it is or as the source has it (`plain_name`); `ignore`: none does. Hot spots keep their figures
     and point to the new places of their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct
-    goroutines the stacks have together is not recorded: `goroutines` is then at most so many.
+    goroutines the stacks have together is not recorded: `goroutines` is then at most so many. Requests stay; what other stacks have of
+    their time is told by state and reason.
 
     Raises:
         UsageError: `match` or `ignore` is no regular expression.
@@ -44,6 +48,9 @@ def filter_profile(
     if len(kept) < len(profile.stacks):
         goroutines = min(goroutines, sum(stack.goroutines for stack in kept))
     present = {id(stack) for stack in kept}
+    requests = profile.requests
+    if requests and len(kept) < len(profile.stacks):
+        requests = without_stacks(requests, {stack.key for stack in kept})
     flags = [f"--state {state.value}" for state in states] + [f"--reason {quote(reason)}" for reason in reasons]
     flags += [f"{flag} {quote(pattern)}" for flag, pattern in (("--match", match), ("--ignore", ignore)) if pattern]
     return replace(
@@ -53,6 +60,7 @@ def filter_profile(
         goroutines=goroutines,
         timeline=[interval for interval in profile.timeline if id(interval.stack) in present],
         filters=list(dict.fromkeys([*profile.filters, *texts])),
+        requests=requests,
         selected=(" ".join(flags), len(profile.stacks)) if flags else profile.selected,
     )
 

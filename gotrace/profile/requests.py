@@ -6,7 +6,7 @@ completed in the window; percentiles are cut from that afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,13 +23,14 @@ EDGES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What time went to in the end. `state` is that of `State`, or `RUNNING`, or `UNKNOWN_STATE`; `text` is one line that says it all."""
+    """What time went to in the end. `state` is that of `State`, or `RUNNING`, or `UNKNOWN_STATE`; `text` is one line that says it all.
+    Those of one text are one: the frames are an example."""
 
     text: str
-    frames: tuple[Frame, ...]
+    frames: tuple[Frame, ...] = field(compare=False)
     state: str
     reason: str
-    object: str = ""
+    object: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
@@ -88,7 +89,8 @@ class Exemplar:
 @dataclass(slots=True)
 class Span:
     """All calls of one function of one process in the window. `in_progress`: how many had not ended then; they are in nothing else but
-    `exemplars`, which are the slowest first."""
+    `exemplars`, which are the slowest first. `shown`: between which percentiles those requests lie that are to be shown; the figures are
+    of all."""
 
     function: str
     pid: int = 0
@@ -96,6 +98,7 @@ class Span:
     in_progress: int = 0
     buckets: dict[int, SpanBucket] = field(default_factory=dict)
     exemplars: list[Exemplar] = field(default_factory=list)
+    shown: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(slots=True)
@@ -112,6 +115,21 @@ class Band:
     other: dict[tuple[State, str], WaitSum] = field(default_factory=dict)
     followed: int = 0
     causes: dict[Cause, int] = field(default_factory=dict)
+
+    def times(self, stacks: Mapping[StackKey, StackStat]) -> dict[tuple[State, str], int]:
+        """Time by state and reason, largest first."""
+        found: dict[tuple[State, str], int] = {}
+        for key, wait in self.waits.items():
+            both = stacks[key].state, stacks[key].reason
+            found[both] = found.get(both, 0) + wait.total_ns
+        for both, wait in self.other.items():
+            found[both] = found.get(both, 0) + wait.total_ns
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @property
+    def name(self) -> str:
+        """``p99-100``."""
+        return f"p{round(100 * self.low, 2):g}-{round(100 * self.high, 2):g}"
 
     @property
     def explained_ns(self) -> int:
@@ -139,6 +157,13 @@ class Band:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def key_parts(key: StackKey) -> tuple[State, str]:
+    """State and reason of the stack that has this `StackStat.key`."""
+    _, _, state, reason, _ = key
+    assert isinstance(state, State) and isinstance(reason, str)
+    return state, reason
+
+
 def bands(span: Span, edges: Sequence[float] = EDGES) -> list[Band]:
     """The requests of a span between each two neighbours of `edges`. Those of one bucket, which differ by less than 1/16 in duration, are
     divided evenly where an edge lies among them: the sums over all bands are those over all requests."""
@@ -154,6 +179,27 @@ def bands(span: Span, edges: Sequence[float] = EDGES) -> list[Band]:
                 _add(band, bucket, max(seen, first) - seen, share)
             seen += bucket.count
         band.causes = dict(sorted(band.causes.items(), key=lambda item: -item[1]))
+    return result
+
+
+def shown_bands(span: Span) -> list[Band]:
+    """The bands of the summary, as far as their requests are to be shown."""
+    low, high = span.shown
+    return bands(span, (low, *(edge for edge in EDGES if low < edge < high), high))
+
+
+def parts(span: Span, low: float, high: float) -> dict[int, Band]:
+    """What of each bucket lies between two percentiles. Together that is the band between them."""
+    total = sum(bucket.count for bucket in span.buckets.values())
+    first, end = round(low * total), round(high * total)
+    result: dict[int, Band] = {}
+    seen = 0
+    for number in sorted(span.buckets):
+        bucket = span.buckets[number]
+        share = min(seen + bucket.count, end) - max(seen, first)
+        if share > 0:
+            _add(result.setdefault(number, Band(low, high)), bucket, max(seen, first) - seen, share)
+        seen += bucket.count
     return result
 
 

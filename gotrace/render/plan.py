@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gotrace import __version__
 from gotrace.gobin.binary import GoBinary
-from gotrace.plan.probes import Plan
+from gotrace.plan.probes import Plan, SpanFunction, SpanSite
 from gotrace.render.text import sanitize
 
 
@@ -38,7 +38,34 @@ def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict[str, object]
             }
             for probe in plan.probes
         ],
+        "spans": [
+            {
+                "function": span.name, "number": span.number, "address": span.entry, "how": span.how,
+                "traps_per_call": list(span.traps), "intact_arguments": list(span.intact),
+                "begin": _site_dict(span.begin), "ends": [_site_dict(site) for site in span.ends],
+            }
+            for span in plan.spans
+        ],
         "left_out": [asdict(left) for left in plan.left_out],
+    }
+
+
+def _span_lines(span: SpanFunction) -> list[str]:
+    low, high = span.traps
+    cost = f"{low} traps" if low == high else f"{low} to {high} traps"
+    lines = [f"span {sanitize(span.name)}: {cost} a call, which is seen to end {sanitize(span.how)}"]
+    for what, site in [("begins", span.begin)] + [("ends", end) for end in span.ends]:
+        probe = site.probe
+        traps = f"{probe.traps_per_hit} trap{'s' if probe.traps_per_hit > 1 else ''}"
+        place = f"{sanitize(probe.symbol)}+{probe.site.offset}"
+        lines.append(f"  {what:6} {probe.site.address:#x}  {probe.site.text}  ({traps}, {place})")
+    return lines
+
+
+def _site_dict(site: SpanSite) -> dict[str, object]:
+    return {
+        "symbol": site.probe.symbol, "address": site.probe.site.address, "instruction": site.probe.site.text,
+        "sp_above": site.sp_above, "traps_per_hit": site.probe.traps_per_hit,
     }
 
 
@@ -63,12 +90,19 @@ def print_plan(binary: GoBinary, plan: Plan, verified: bool, console: Console) -
     for heading in ("probe", "at", "instruction", "g in"):
         table.add_column(heading, no_wrap=True)
     table.add_column("traps", justify="right", no_wrap=True)
+    of_spans = {id(site.probe) for span in plan.spans for site in (span.begin, *span.ends)}
     for probe in plan.probes:
+        if id(probe) in of_spans:  # long names, which leave no room for the rest
+            continue
         table.add_row(
             Text(f"{probe.role} {sanitize(probe.symbol)}+{probe.site.offset}"), Text(f"{probe.site.address:#x}"),
             Text(probe.site.text), Text(probe.register), str(probe.traps_per_hit),
         )
     console.print(table)
+    if plan.spans:
+        console.print()
+    for line in [line for span in plan.spans for line in _span_lines(span)]:
+        console.print(Text(line), soft_wrap=True)
     for line in binary.misfits:
         console.print(Text(f"dropped {sanitize(line)}"), soft_wrap=True)
     for left in plan.left_out:

@@ -18,6 +18,7 @@ from gotrace.profile.groups import Group, grouped
 from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, nothing_line, told
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
+from gotrace.render.requests import print_requests
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 
 _NAMES_SHOWN = 2
@@ -42,12 +43,14 @@ _FRAME_STYLE = {
 
 
 def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bool = False) -> None:
-    """Prints header, totals by state and by reason, hot spots, the `top` stacks, losses and overhead to `console`.
+    """Prints header, requests, totals by state and by reason, hot spots, the `top` stacks, losses and overhead to `console`.
 
     Shares are of all off-CPU time. Goroutines of the runtime itself come after the user's, in one line; every total and
     share counts them. `runtime`: the runtime's frames are shown as well. A wider terminal gets more columns and frames.
     """
     total = profile.total()
+    _print_targets(profile, console)
+    print_requests(profile, console, top)
     _print_header(profile, total, console)
     if not total.count:
         console.print(Text(sanitize(nothing_line(profile), TOLD_LIMIT), "yellow"), soft_wrap=True)
@@ -70,7 +73,7 @@ def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bo
     print_governor(profile, console)
 
 
-def _print_header(profile: Profile, total: Distribution, console: Console) -> None:
+def _print_targets(profile: Profile, console: Console) -> None:
     for target in profile.targets:
         line = Text()
         line.append(sanitize(target.comm, 40), "bold cyan")
@@ -78,6 +81,11 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
         line.append(f"{format_duration(profile.window.duration_ns)} window · mode {sanitize(profile.window.mode, 20)}")
         console.print(line)
     print_told(profile, console)
+    if profile.requests:
+        console.print()
+
+
+def _print_header(profile: Profile, total: Distribution, console: Console) -> None:
     line = Text()
     line.append(format_duration(total.total_ns), "bold")
     line.append(f" off the CPU in {_counted(profile.intervals, 'interval')}")

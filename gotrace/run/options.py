@@ -31,7 +31,10 @@ class AttachOptions:
     """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
     `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name; None: its
     usual one. `max_overhead`: percent
-    of the CPU time that a target uses for itself (gotrace/governor/policy.py); 0: no cap."""
+    of the CPU time that a target uses for itself (gotrace/governor/policy.py); 0: no cap.
+
+    `requests`: those of known servers are recorded; `spans`: functions whose calls are, too. Outputs have those of at least `slower_than_ns`
+    and in the `band` between two fractions, and the `exemplars` slowest ones one by one."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -53,6 +56,11 @@ class AttachOptions:
     sample_rate_hz: float | None = None
     hot: Thresholds = Thresholds()
     max_overhead: float = 0.0
+    requests: bool = True
+    spans: tuple[str, ...] = ()
+    slower_than_ns: int = 0
+    band: tuple[float, float] | None = None
+    exemplars: int = 10
 
     @property
     def wants_timeline(self) -> bool:
@@ -80,7 +88,7 @@ class AttachOptions:
         return Options(
             min_block_ns=self.min_block_ns, sample_period_ns=self.sample_period_ns, only_goid=self.goid,
             per_goroutine=self.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self.stream_ns,
-            wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed,
+            wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed, exemplars=self.exemplars,
         )
 
     def for_looks(self) -> SampleOptions:
@@ -128,6 +136,7 @@ def check_mode(options: AttachOptions) -> None:
          "leave --probes out, or use --mode exact"),
         (options.syscalls in ("tracepoints", "uprobes"), "--syscalls is for probes: with --mode sample there are none",
          "leave --syscalls out, or use --mode exact"),
+        (options.spans, "--span is for probes: with --mode sample there are none", "leave --span out, or use --mode exact"),
         (0 < options.min_block_ns < shortest_ns,
          f"--min-block {options.min_block_ns / 1e6:g}ms is less than two samples of --mode sample ({shortest_ns / 1e6:g}ms)",
          "a higher --sample-rate, or --mode exact"),

@@ -65,7 +65,9 @@ def _prepare_probes(options: AttachOptions, prepared: Prepared, cleanup: ExitSta
     probed = []
     for pid in options.pids:
         probe_set = ProbeSet.LEAN if lean else options.probe_set
-        process = ProbedProcess.prepare(pid, probe_set, options.wakers and not lean, prepared.syscalls)
+        process = ProbedProcess.prepare(
+            pid, probe_set, options.wakers and not lean, prepared.syscalls, requests=options.requests, spans=options.spans,
+        )
         probed.append(process)
         _add(process, prepared, cleanup)
         prepared.obstacle = prepared.obstacle or process.obstacle

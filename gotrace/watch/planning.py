@@ -32,14 +32,14 @@ class Planned:
 
 
 def plan_process(
-    pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallSource, verb: str,
-    requests: bool = False, spans: Sequence[str] = (),
+    pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallSource, verb: str, requests: bool = False, spans: Sequence[str] = (),
 ) -> Planned:
-    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name.
-    `requests`: those that known servers serve are told; `spans`: so are calls of these functions.
+    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+    `requests`, `spans`: as for `make_plan`.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be traced; nothing stays open.
+        UsageError: one of `spans` can't be one.
     """
     target = open_target(pid, f"sudo gotrace {verb} {pid}")
     try:

@@ -70,8 +70,8 @@ class ProbedProcess:
         cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
         syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach", requests: bool = False, spans: Sequence[str] = (),
     ) -> ProbedProcess:
-        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name.
-        `requests`: those that known servers serve are told; `spans`: so are calls of these functions."""
+        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+        `requests`, `spans`: as for `make_plan`."""
         return cls(plan_process(pid, probe_set, wakers, syscalls, verb, requests, spans))
 
     def describe(self) -> Target:

@@ -16,7 +16,7 @@ from gotrace.watch.requests.timelines import Timelines
 
 _OF_EACH_BUCKET = 4
 """Requests of one bucket that are followed after each reading."""
-_FOLLOW_FOR_NS = 30_000_000
+_FOLLOW_FOR_NS = 10_000_000
 """What following may take after each reading."""
 _MOST_CAUSES = 4096
 

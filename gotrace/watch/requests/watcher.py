@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Loss, State
 from gotrace.kernel.records import RowKey
 from gotrace.kernel.rows import row_hash
-from gotrace.kernel.spans import UNKNOWN_ROW, DurationRow, OpenRequest, Site
+from gotrace.kernel.spans import UNKNOWN_ROW, ArgumentLayout, DurationRow, OpenRequest, Site
 from gotrace.kernel.tables import Tables
 from gotrace.plan.probes import Plan
 from gotrace.profile.requests import Cause, Exemplar, PathStep, Span, SpanBucket, WaitSum
@@ -17,9 +19,15 @@ from gotrace.watch.requests.followed import Followed, FollowedBucket, Slow
 from gotrace.watch.requests.path import follow
 from gotrace.watch.requests.timelines import Timelines
 from gotrace.watch.tally import Tally
+
 _READ_EVERY_NS = 300_000_000
-_ARGUMENTS = {"": 0, "rbx": 1, "rcx": 2, "rdi": 3}
-"""bpf/shared.h: SPAN_ARGUMENT_*."""
+_HTTP = "net/http.serverHandler.ServeHTTP"
+"""Its third argument, in RDI, is the request."""
+_HTTP_REQUEST = ArgumentLayout(method=0, url=16, path=56)
+"""net/http.Request.Method and .URL, net/url.URL.Path: the same in Go 1.19 to 1.27."""
+_METHOD = re.compile(rb"[A-Z][A-Z-]{0,15}")
+_IN_DI = 3
+"""bpf/shared.h: SPAN_ARGUMENT_DI."""
 
 
 class Requests:
@@ -39,8 +47,13 @@ class Requests:
         self._causes = Causes(self._stack_of_hash)
         self._due_ns = 0
         self._final: list[Span] | None = None
+        told = [span.begin for span in plan.spans if span.name == _HTTP and "rdi" in span.intact]
+        self._layouts = {site.function: _HTTP_REQUEST for site in told if exemplars}
+        self._told: dict[tuple[int, int], str] = {}
+        for number in range(len(plan.spans)):
+            self._tables.put_function(number, 0, self._layouts.get(number))
         self._tables.put_sites(
-            Site(site.probe.site.address + bias, site.function, site.kind, site.sp_above, _ARGUMENTS.get(site.argument, 0))
+            Site(site.probe.site.address + bias, site.function, site.kind, site.sp_above, _IN_DI if site in told else 0)
             for site in plan.span_sites
         )
 
@@ -64,10 +77,23 @@ class Requests:
     def _take_history(self) -> None:
         before, lost = time.monotonic_ns(), self._history.lost
         parts, requests = self._history.read()
+        self._keep_told()
         if self._history.lost > lost:
             self._timelines.lost(min((part.start_ns + part.duration_ns for part in parts), default=before))
         self._timelines.take(parts, before)
         self._followed.take(requests)
+        for number in self._layouts:
+            slowest = self._followed.slowest.get(number, [])
+            least = slowest[-1].duration_ns if len(slowest) >= self._exemplars else 0
+            self._tables.put_function(number, least, self._layouts[number])
+        kept = {(slow.goid, slow.start_ns) for slowest in self._followed.slowest.values() for slow in slowest}
+        self._told = {key: what for key, what in self._told.items() if key in kept}
+
+    def _keep_told(self) -> None:
+        for key, (method, path) in self._tables.take_told().items():
+            # What they are is checked by what they look like: a token, and an absolute path or an asterisk (RFC 9110, 9112).
+            if _METHOD.fullmatch(method) and path[:1] in (b"/", b"*"):
+                self._told[key] = f"{method.decode()} {path.decode(errors='replace')}"
 
     def _learn_rows(self) -> None:
         """What happened names rows by their hash."""
@@ -77,7 +103,7 @@ class Requests:
             self._rough[row_hash(rough)] = rough
 
     def spans(self, start_ns: int, end_ns: int) -> list[Span]:
-        """What is known, of the window that began at `start_ns` and reaches to `end_ns`, 0: to now; functions without a call are left out."""
+        """What is known, of the window that began at `start_ns` and reaches to `end_ns`, 0: to now; those without a call are left out."""
         if self._final is not None:
             return self._final
         end_ns = end_ns or time.monotonic_ns()
@@ -142,7 +168,8 @@ class Requests:
             cause = self._causes.of(step, function, step.goid == slow.goid and not step.via)
             begin_ns = step.start_ns - start_ns
             path.append(PathStep(step.goid, begin_ns, step.duration_ns, cause.state, cause.reason, cause.frames, cause.object))
-        return Exemplar(slow.start_ns - start_ns, slow.duration_ns, slow.goid, path=tuple(path), in_progress=in_progress)
+        what = self._told.get((slow.goid, slow.start_ns))
+        return Exemplar(slow.start_ns - start_ns, slow.duration_ns, slow.goid, what, path=tuple(path), in_progress=in_progress)
 
     def _stack_of_hash(self, row: int) -> StackStat | None:
         key = self._rows.get(row)

@@ -211,7 +211,7 @@ def test_windows_that_no_pause_repays_are_given_up_and_tried_again_later() -> No
 
 def test_rungs_and_stages() -> None:
     assert stages_on(Rung.NOTHING) == set(Stage)
-    assert stages_on(Rung.WAKERS) == {Stage.CORE, Stage.KERNEL}
+    assert stages_on(Rung.WAKERS) == {Stage.CORE, Stage.REQUESTS, Stage.KERNEL}
     assert stages_on(Rung.KERNEL) == stages_on(Rung.SINGLE) == stages_on(Rung.CONTINUITY) == {Stage.CORE}
     assert SAMPLE_NS > 0
 

@@ -57,7 +57,7 @@ def test_a_capture_keeps_all_of_it(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     assert json.loads(db.execute("SELECT value FROM meta WHERE key = 'missing'").fetchone()[0])[0]["why"] == CALLS.why
     assert db.execute("SELECT max(halted_ns) FROM stack").fetchone() == (1_234_567,)
-    assert db.execute("PRAGMA user_version").fetchone() == (5,)
+    assert db.execute("PRAGMA user_version").fetchone() == (6,)
 
 
 def test_a_capture_of_version_4_stays_readable(tmp_path: Path) -> None:
