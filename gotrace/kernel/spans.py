@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,6 +30,10 @@ _ROW = struct.Struct("<4Q")
 _KEY = struct.Struct("<QII")
 _SIZE = HISTORY_RECORDS * _RECORD.size
 _U32 = (1 << 32) - 1
+_WRITERS = 64
+"""So many of the last records of a CPU may still be being written."""
+_AFTER_A_GAP = 5
+"""Parts of one interval, which are recorded in a row when the last of them has ended."""
 UNKNOWN_ROW = (1 << 64) - 1
 """In place of a row: waits of which not even state and reason were kept."""
 
@@ -180,13 +185,16 @@ class SpanTables:
 
 
 class HistoryReader:
-    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read."""
+    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read; `known_since_ns`: all
+    parts that ended later have been handed out, or will be."""
 
     def __init__(self, maps: Maps) -> None:
         self.lost = 0
+        self.known_since_ns = 0
         self._maps = maps
         self._chunks = history_chunks()
         self._next = [0] * possible_cpus()
+        self._unwritten = [0] * possible_cpus()
 
     def read(self) -> tuple[list[PartRecord], list[Completed]]:
         """What was recorded since the last call, by all CPUs; of each CPU in the order of its records."""
@@ -200,23 +208,39 @@ class HistoryReader:
 
     def _read_cpu(self, cpu: int, head: int, parts: list[PartRecord], requests: list[Completed]) -> None:
         start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
+        gap = _AFTER_A_GAP if start > self._next[cpu] else 0
         self.lost += start - self._next[cpu]
-        self._next[cpu] = head
-        for chunk in range(start // HISTORY_RECORDS, (head - 1) // HISTORY_RECORDS + 1):
+        number = start
+        for number, fields in self._records(cpu, start, head):
+            what = fields[5]
+            if fields[6] != number & _U32:
+                if number > head - _WRITERS and number != self._unwritten[cpu]:
+                    self._unwritten[cpu] = number  # being written: the next time
+                    number -= 1
+                    break
+                self.lost += 1  # written anew meanwhile
+                gap = _AFTER_A_GAP
+            elif what & 3 == HAPPENED_INTERVAL:
+                part = PartRecord._make(fields[:6])
+                parts.append(part)
+                if gap:
+                    gap -= 1
+                    self.known_since_ns = max(self.known_since_ns, part.start_ns + part.duration_ns)
+            elif what & 3 == HAPPENED_REQUEST:
+                start_ns, duration_ns, goid, request, bucket = fields[:5]
+                requests.append(Completed(start_ns, duration_ns, goid, request, bucket, what >> 2))
+        if gap:
+            self.known_since_ns = time.monotonic_ns()
+        self._next[cpu] = number
+
+    def _records(self, cpu: int, start: int, end: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Records [start, end) of a CPU's ring, each with the number that it has if it is the one that is meant."""
+        for chunk in range(start // HISTORY_RECORDS, (end - 1) // HISTORY_RECORDS + 1):
             key = struct.pack("<I", cpu * self._chunks + chunk % self._chunks)
             try:
                 raw = self._maps.raw("history", key, _SIZE)
             except BpfError:
                 return
-            low, high = max(start - chunk * HISTORY_RECORDS, 0), min(head - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
-            number = chunk * HISTORY_RECORDS + low
-            for fields in _RECORD.iter_unpack(memoryview(raw)[low * _RECORD.size : high * _RECORD.size]):
-                number += 1
-                what = fields[5]
-                if fields[6] != number & _U32:
-                    self.lost += 1  # being written, or written anew meanwhile
-                elif what & 3 == HAPPENED_INTERVAL:
-                    parts.append(PartRecord._make(fields[:6]))
-                elif what & 3 == HAPPENED_REQUEST:
-                    start_ns, duration_ns, goid, request, bucket = fields[:5]
-                    requests.append(Completed(start_ns, duration_ns, goid, request, bucket, what >> 2))
+            low, high = max(start - chunk * HISTORY_RECORDS, 0), min(end - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
+            records = memoryview(raw)[low * _RECORD.size : high * _RECORD.size]
+            yield from enumerate(_RECORD.iter_unpack(records), chunk * HISTORY_RECORDS + low + 1)

@@ -75,11 +75,10 @@ class Requests:
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
 
     def _take_history(self) -> None:
-        before, lost = time.monotonic_ns(), self._history.lost
+        before = time.monotonic_ns()
+        self._keep_told()  # first: each of these has its record by now
         parts, requests = self._history.read()
-        self._keep_told()
-        if self._history.lost > lost:
-            self._timelines.lost(min((part.start_ns + part.duration_ns for part in parts), default=before))
+        self._timelines.lost(self._history.known_since_ns)
         self._timelines.take(parts, before)
         self._followed.take(requests)
         for number in self._layouts:
