@@ -1,19 +1,13 @@
-"""What the BPF programs have recorded of requests, and the ring of what has happened, by which their causes are found (bpf/spans.c)."""
+"""What the BPF programs have recorded of requests (bpf/requests.c)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from gotrace.kernel.bpf import possible_cpus
-from gotrace.kernel.maps import ONLY, Maps
-from gotrace.kernel.program import history_chunks
+from gotrace.kernel.maps import Maps
 from gotrace.kernel.structs import (
-    HAPPENED_INTERVAL,
-    HAPPENED_REQUEST,
-    HISTORY_RECORDS,
     OpenSpan,
     SpanFunction,
     SpanPlace,
@@ -24,12 +18,8 @@ from gotrace.kernel.structs import (
     ToldKey,
 )
 
-_WORDS = 6
-"""Of ``struct happening``; the last one is its two halves."""
 _ROW = struct.Struct("<4Q")
 _KEY = struct.Struct("<QII")
-_SIZE = HISTORY_RECORDS * _WORDS * 8
-_U32 = (1 << 32) - 1
 UNKNOWN_ROW = (1 << 64) - 1
 """In place of a row: waits of which not even state and reason were kept."""
 
@@ -68,43 +58,6 @@ class OpenRequest:
     off_ns: int
     request: int
     waits: dict[int, tuple[int, int]]
-
-
-class PartRecord(NamedTuple):
-    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key, `what` has its kind, reason and part."""
-
-    start_ns: int
-    duration_ns: int
-    goid: int
-    waker_goid: int
-    row: int
-    what: int
-
-    @property
-    def kind(self) -> int:
-        """How the interval began: a value of `StartKind`."""
-        return self.what >> 2 & 0xFF
-
-    @property
-    def reason(self) -> int:
-        """The wait reason's number."""
-        return self.what >> 10 & 0xFF
-
-    @property
-    def part(self) -> int:
-        """A value of `Part`."""
-        return self.what >> 18
-
-
-class Completed(NamedTuple):
-    """A request that has ended. `request` is the argument of its function."""
-
-    start_ns: int
-    duration_ns: int
-    goid: int
-    request: int
-    bucket: int
-    function: int
 
 
 @dataclass(frozen=True)
@@ -178,79 +131,3 @@ class SpanTables:
         """The probes are away: the end of no request that is in progress will be seen. `forgotten` counts them."""
         self.forgotten += sum(not request.over_ns for request in self.read_open())
         self._maps.clear("spans", SpanPlace, OpenSpan)
-
-
-class Happened:
-    """Parts of intervals that were recorded in one stretch of time, indexed by goroutine: most of them nobody asks for."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._segments: list[memoryview] = []
-        self._of: dict[int, list[int]] = {}
-
-    def goids(self) -> Iterable[int]:
-        """Goroutines that have some."""
-        return self._of.keys()
-
-    def of(self, goid: int) -> list[PartRecord]:
-        """Those of one goroutine, in no order."""
-        found = []
-        for place in self._of.get(goid, ()):
-            words = self._segments[place // HISTORY_RECORDS]
-            at = place % HISTORY_RECORDS * _WORDS
-            found.append(PartRecord(*words[at : at + _WORDS - 1], words[at + _WORDS - 1] & _U32))
-        return found
-
-    def latest_ns(self) -> int:
-        """When the last one ended, 0 if there is none."""
-        return max((words[at] + words[at + 1] for words in self._segments for at in range(0, len(words), _WORDS)), default=0)
-
-    def take(self, words: memoryview, number: int, requests: list[Completed]) -> int:
-        """Takes the records of a segment, of which the first must have that number; requests go to `requests`. Returns how many are not
-        what they should be: being written, or written anew meanwhile."""
-        first, lost, of = len(self._segments) * HISTORY_RECORDS, 0, self._of
-        self._segments.append(words)
-        for place, (goid, tail) in enumerate(zip(words[2::_WORDS].tolist(), words[5::_WORDS].tolist(), strict=True)):
-            if tail >> 32 != number + place & _U32:
-                lost += 1
-            elif tail & 3 == HAPPENED_INTERVAL:
-                known = of.get(goid)
-                if known is None:
-                    of[goid] = [first + place]
-                else:
-                    known.append(first + place)
-            elif tail & 3 == HAPPENED_REQUEST:
-                start_ns, duration_ns, _, request, bucket = words[place * _WORDS : place * _WORDS + 5]
-                requests.append(Completed(start_ns, duration_ns, goid, request, bucket, (tail & _U32) >> 2))
-        self.count += len(words) // _WORDS
-        return lost
-
-
-class HistoryReader:
-    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read."""
-
-    def __init__(self, maps: Maps) -> None:
-        self.lost = 0
-        self._maps = maps
-        self._chunks = history_chunks()
-        self._next = [0] * possible_cpus()
-
-    def read(self) -> tuple[Happened, list[Completed]]:
-        """What was recorded since the last call, by all CPUs."""
-        happened = Happened()
-        requests: list[Completed] = []
-        heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
-        for cpu, head in enumerate(heads):
-            if head > self._next[cpu]:
-                self._read_cpu(cpu, head, happened, requests)
-        return happened, requests
-
-    def _read_cpu(self, cpu: int, head: int, happened: Happened, requests: list[Completed]) -> None:
-        start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
-        self.lost += start - self._next[cpu]
-        self._next[cpu] = head
-        for chunk in range(start // HISTORY_RECORDS, (head - 1) // HISTORY_RECORDS + 1):
-            raw = self._maps.raw("history", struct.pack("<I", cpu * self._chunks + chunk % self._chunks), _SIZE)
-            low, high = max(start - chunk * HISTORY_RECORDS, 0), min(head - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
-            words = memoryview(raw).cast("Q")[low * _WORDS : high * _WORDS]
-            self.lost += happened.take(words, chunk * HISTORY_RECORDS + low + 1, requests)

@@ -10,6 +10,7 @@ from itertools import chain, islice
 from gotrace.common.vocabulary import Loss, StartKind, Stat
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.earlier import EarlierState
+from gotrace.kernel.history import HistoryReader
 from gotrace.kernel.maps import ONLY, Maps
 from gotrace.kernel.records import (
     NO_STACK,
@@ -23,7 +24,7 @@ from gotrace.kernel.records import (
     WorldPause,
 )
 from gotrace.kernel.rows import parse_object, parse_row, parse_stack
-from gotrace.kernel.spans import HistoryReader, SpanTables
+from gotrace.kernel.spans import SpanTables
 from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,

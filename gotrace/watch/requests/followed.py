@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gotrace.kernel.spans import Completed
+from gotrace.kernel.history import Completed
 from gotrace.watch.requests.path import How, Step, follow
 from gotrace.watch.requests.timelines import Timelines
 
@@ -92,7 +92,7 @@ class Followed:
 
     def _keep_slowest(self, function: int, requests: Iterable[Completed]) -> None:
         kept = self.slowest.setdefault(function, [])
-        least = kept[-1].duration_ns if len(kept) >= self._exemplars else -1
+        least = kept[-1].duration_ns if kept and len(kept) >= self._exemplars else -1
         candidates = heapq.nlargest(self._exemplars, (r for r in requests if r.duration_ns > least), key=lambda r: r.duration_ns)
         kept += [Slow(r.duration_ns, r.start_ns, r.goid, r.request, tuple(self._path(r))) for r in candidates]
         kept.sort(key=lambda slow: -slow.duration_ns)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from gotrace.common.vocabulary import StartKind
-from gotrace.kernel.spans import PartRecord
+from gotrace.kernel.history import PartRecord
 from gotrace.watch.requests.timelines import Timelines
 
 _MOST_STEPS = 4096
@@ -82,15 +82,16 @@ class _Path:
                 return
             begin, end = max(part.start_ns, start_ns), min(part.start_ns + part.duration_ns, at)
             self._add(goid, end, at, ran, ran_row, via)
-            if part.waker_goid and self._is_new(part) and begin == part.start_ns:
-                # Before it was created its creator ran.
-                self._enter(part, part.waker_goid, start_ns, begin, via, chain)
-                return
-            if end > begin:
-                if part.waker_goid and part.waker_goid != goid:
-                    self._enter(part, part.waker_goid, begin, end, via or part.row, chain)
-                else:
-                    self._add(goid, begin, end, How.WAITED, part.row, via, part.what)
+            if self._is_new(part):
+                # It waits for its first turn, not for its creator; what came before that is its creator's.
+                self._add(goid, begin, end, How.WAITED, part.row, via, part.what)
+                if begin == part.start_ns:
+                    self._enter(part, start_ns, begin, via, chain)
+                    return
+            elif part.waker_goid and part.waker_goid != goid and end > begin:
+                self._enter(part, begin, end, via or part.row, chain)
+            else:
+                self._add(goid, begin, end, How.WAITED, part.row, via, part.what)
             at, ran, ran_row = begin, How.RAN_UNTIL_WAIT, part.row
             index -= 1
         self._add(goid, start_ns, at, ran, ran_row, via)
@@ -98,9 +99,10 @@ class _Path:
     def _is_new(self, part: PartRecord) -> bool:
         return part.kind == StartKind.CREATED and not part.part
 
-    def _enter(self, part: PartRecord, goid: int, start_ns: int, end_ns: int, via: int, chain: tuple[int, ...]) -> None:
+    def _enter(self, part: PartRecord, start_ns: int, end_ns: int, via: int, chain: tuple[int, ...]) -> None:
         """The waker of a part, or the creator of its goroutine, in that time."""
-        if goid in chain or len(chain) >= _DEEPEST:
+        goid = part.waker_goid
+        if not goid or goid in chain or len(chain) >= _DEEPEST:
             own = part.start_ns < end_ns
             self._add(part.goid, start_ns, end_ns, How.WAITED if own else How.UNKNOWN, part.row if own else 0, via, part.what if own else 0)
             return

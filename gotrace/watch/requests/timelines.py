@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from gotrace.kernel.spans import Happened, PartRecord
+from gotrace.kernel.history import Happened, PartRecord
 
 _MOST_PARTS = 1_000_000
 """60 MB."""

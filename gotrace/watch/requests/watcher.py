@@ -75,11 +75,9 @@ class Requests:
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
 
     def _take_history(self) -> None:
-        before, lost = time.monotonic_ns(), self._history.lost
+        self._keep_told()  # first: each of these has its record by now
         happened, requests = self._history.read()
-        self._keep_told()
-        if self._history.lost > lost:
-            self._timelines.lost(before)
+        self._timelines.lost(self._history.known_since_ns)
         self._timelines.take(happened)
         self._followed.take(requests)
         for number in self._layouts:
