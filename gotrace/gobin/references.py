@@ -43,7 +43,7 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
     other: list[str] = []
     for number, at in enumerate(_relative(image, function.entry)):
         if number >= _MAX_FOUND:
-            other.append("more places than are looked at")
+            other.append("more places than are checked")
             break
         holder = table.function_at(at)
         if holder is None:
@@ -53,7 +53,7 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
         if insn is None:
             other.append(f"code of {holder.name} that can't be read")
         elif not _leads_to(insn, function.entry) or (holder.entry == function.entry and insn.mnemonic != "lea"):
-            continue  # the bytes are those of another number; or it calls itself, or begins anew with more stack
+            continue  # the bytes are those of another number; or it calls itself, or begins again with more stack
         elif insn.mnemonic == "call":
             calls.append((holder, insn.address))
         else:
