@@ -22,16 +22,20 @@ def waker(*names: str) -> list[Frame]:
     return [Frame(name, kind=FrameKind.WAKER) for name in names]
 
 
+def called(text: str) -> Frame:
+    return Frame(text, kind=FrameKind.SYSCALL)
+
+
 def stack(frames: list[Frame], state: State = State.WAITING, reason: str = "") -> StackStat:
     return stat(frames, [MS], state, reason)
 
 
 STACKS = {
     1: stack([GOPARK, runtime("timeSleep", "time.go"), go("time.Sleep"), *OWN], reason="sleep"),
-    2: stack([Frame("fdatasync", kind=FrameKind.KERNEL), Frame(FILE, kind=FrameKind.SYSCALL), go("os.(*File).Sync"), *WORKER], State.SYSCALL, "fsync"),
-    3: stack([GOPARK, runtime("chanrecv1", "chan.go"), *OWN, *waker("main.(*Pool).run", "main.reply", "runtime.chansend1")], reason="chan receive"),
+    2: stack([Frame("fdatasync", kind=FrameKind.KERNEL), called(FILE), go("os.(*File).Sync"), *WORKER], State.SYSCALL, "fsync"),
+    3: stack([GOPARK, runtime("chanrecv1"), *OWN, *waker("main.(*Pool).run", "main.reply", "runtime.chansend1")], reason="chan receive"),
     4: stack(WORKER, State.RUNNABLE, READY),
-    5: stack([Frame("read(fd 5 → tcp 127.0.0.1:4→127.0.0.1:6379)", kind=FrameKind.SYSCALL), go("net.(*conn).Read"), *OWN], reason="IO wait"),
+    5: stack([called("read(fd 5 → tcp 127.0.0.1:4→127.0.0.1:6379)"), go("net.(*conn).Read"), *OWN], reason="IO wait"),
     6: stack(OWN, State.RUNQUEUE, "thread preempted"),
     7: stack(OWN, State.RUNQUEUE, "CPU quota"),
     8: stack(OWN, State.PREEMPTED, "preempted"),

@@ -99,6 +99,11 @@ def test_two_that_wake_each_other_make_no_circle() -> None:
     ]
 
 
+def test_nor_do_five() -> None:
+    circle = [part(goid, 10, 50, waker=goid % 5 + 1) for goid in range(1, 6)]
+    assert told(follow(timelines(*circle), 1, 10, 50)) == [(5, 10, 50, How.WAITED)]
+
+
 def test_one_that_wakes_itself_waits() -> None:
     assert told(follow(timelines(part(REQUEST, 10, 50, waker=REQUEST)), REQUEST, 10, 50)) == [(REQUEST, 10, 50, How.WAITED)]
 
@@ -222,8 +227,12 @@ def _runs(parts: list[PartRecord], ended: PartRecord) -> bool:
 @settings(max_examples=400)
 @given(worlds(), st.integers(0, 40), st.integers(0, 80))
 def test_each_moment_goes_to_who_was_waited_for_then(world: World, start: int, length: int) -> None:
-    steps = follow(timelines(*world.parts, since=world.since), 1, start, start + length)
-    check_covers(steps, start, start + length)
+    # It ends where its goroutine runs, as requests do.
+    end = start + length
+    end = next((each.start_ns for each in world.parts if each.goid == 1 and 0 < end - each.start_ns < each.duration_ns), end)
+    start = min(start, end)
+    steps = follow(timelines(*world.parts, since=world.since), 1, start, end)
+    check_covers(steps, start, end)
     names = {How.WAITED: "waited", How.UNKNOWN: "unknown"}
     for step in steps:
         row = step.row if step.how is How.WAITED else 0
