@@ -1,9 +1,9 @@
-/* Constants that are known only once the target and the user's options are: layout, code addresses, filters.
+/* Constants that are known only once the target and the user's options are known: layout, code addresses, filters.
  *
- * The program is compiled before any of them is looked at, side by side with reading the target's binary. Each use
- * becomes one `lddw` with a marked immediate; gotrace/kernel/loader.py writes the value in, and the verifier, which
- * then sees a literal, drops the branches that it rules out. LOAD_* are the numbers of the constants and LOAD_MARK the
- * upper half of a marked immediate, both from gotrace/kernel/program.py. */
+  * The program is compiled before any of them is known, in parallel with reading the target's binary. Each use becomes
+  * one `lddw` with a marked immediate; gotrace/kernel/loader.py writes the value in, and the verifier, which then sees a
+  * literal, drops the branches that it rules out. LOAD_* are the numbers of the constants and LOAD_MARK the upper half of
+  * a marked immediate, both from gotrace/kernel/program.py. */
 #pragma once
 
 #define AT_LOAD(name) ({ u64 value_; asm("%0 = %1 ll" : "=r"(value_) : "i"((u64)LOAD_MARK << 32 | LOAD_##name)); value_; })
@@ -32,7 +32,7 @@
 #define PD_FD AT_LOAD(PD_FD)
 #define PD_RG AT_LOAD(PD_RG)
 #define PD_WG AT_LOAD(PD_WG)
-#define PD_READ AT_LOAD(PD_READ) /* bytes of a pollDesc that hold all these, and PD_WG - PD_RG more */
+#define PD_READ AT_LOAD(PD_READ) /* bytes of a pollDesc that hold all of these, and PD_WG - PD_RG more */
 #define TLS_G AT_LOAD(TLS_G) /* where the thread-local g lies, from the FS base */
 
 /* Addresses of code in the target: [LO, HI). An absent function is empty. */
@@ -49,9 +49,9 @@
 #define MCALL AT_LOAD(MCALL)
 #define MORESTACK AT_LOAD(MORESTACK)
 #define MORESTACK_NOCTXT AT_LOAD(MORESTACK_NOCTXT)
-#define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch where systemstack and asmcgocall have no frames, else 0 */
+#define SWITCHED_AT AT_LOAD(SWITCHED_AT) /* runtime.systemstack_switch if systemstack and asmcgocall have no frames, else 0 */
 #define SANITIZER AT_LOAD(SANITIZER) /* built with -race, -asan or -msan */
-#define SANITIZER_FRAME AT_LOAD(SANITIZER_FRAME) /* of racecall, asancall, msancall: what lies between r12 and their return address */
+#define SANITIZER_FRAME AT_LOAD(SANITIZER_FRAME) /* of racecall, asancall, msancall: from r12 to their return address */
 #define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
 #define EXECUTE_LENGTH AT_LOAD(EXECUTE_LENGTH)
 
@@ -67,14 +67,14 @@
 #define CGOCALL_FRAME AT_LOAD(CGOCALL_FRAME)
 #define ASSIST_FRAME AT_LOAD(ASSIST_FRAME)
 
-/* Offsets in the kernel's structs: its BTF. KERNEL_STAGE is 0 if they are not known, or not wanted. */
+/* Offsets in the kernel's structs, from its BTF. KERNEL_STAGE is 0 if they are not known, or not wanted. */
 #define KERNEL_STAGE AT_LOAD(KERNEL_STAGE)
 #define K_TASK_TGID AT_LOAD(K_TASK_TGID)
 #define K_TASK_PID AT_LOAD(K_TASK_PID)
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
 #define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
 #define K_TASK_JOBCTL AT_LOAD(K_TASK_JOBCTL)
-#define K_TASK_RAN AT_LOAD(K_TASK_RAN) /* nanoseconds; the scheduler brings it up to date before each switch */
+#define K_TASK_RAN AT_LOAD(K_TASK_RAN) /* nanoseconds; the scheduler updates it before each switch */
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
 #define K_TASK_WAKE_CPU AT_LOAD(K_TASK_WAKE_CPU)
@@ -142,14 +142,14 @@
 /* Whether arrivals are known by struct file (the kprobe) and not by struct sock. */
 #define BY_FILE AT_LOAD(BY_FILE)
 
-/* Whether runtime.stopTheWorldWithSema is given a reason (Go 1.21). */
+/* Whether runtime.stopTheWorldWithSema takes a reason (Go 1.21). */
 #define HAS_STOP_REASON AT_LOAD(HAS_STOP_REASON)
 
 /* The user's options; 0 switches one off. */
 #define BY_THREAD AT_LOAD(BY_THREAD)
 #define WAKERS AT_LOAD(WAKERS)
 #define LEAN AT_LOAD(LEAN) /* only the end of intervals is probed */
-#define THREADS AT_LOAD(THREADS) /* the tracepoints tell what the kernel does with threads; else only when one turns from a goroutine */
+#define THREADS AT_LOAD(THREADS) /* tracepoints tell what the kernel does with threads; if not, only when one turns away from a goroutine */
 #define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
 #define SAMPLE_NS AT_LOAD(SAMPLE_NS)
 #define ONLY_GOID AT_LOAD(ONLY_GOID)
@@ -157,7 +157,7 @@
 #define KIND_FILTER AT_LOAD(KIND_FILTER)
 #define KIND_MASK AT_LOAD(KIND_MASK)
 #define REASON_MASK AT_LOAD(REASON_MASK)
-#define MORE_ROWS AT_LOAD(MORE_ROWS) /* beside the maps of stacks and of intervals are others, which grow, for when those are full */
+#define MORE_ROWS AT_LOAD(MORE_ROWS) /* the maps of stacks and of intervals have others beside them, which grow, for when they are full */
 #define GOVERNED AT_LOAD(GOVERNED) /* struct knobs holds */
 #define STREAM AT_LOAD(STREAM)
 #define STREAM_NS AT_LOAD(STREAM_NS)

@@ -1,4 +1,4 @@
-/* The end of the trace that the target makes itself. */
+/* The end of the trace when the target calls exec. */
 
 /* Raw tracepoint sched_process_exec. */
 int target_exec(void *ctx)
@@ -6,7 +6,7 @@ int target_exec(void *ctx)
 	u64 zero = 0;
 	struct config *c = config.lookup(NARROW(zero));
 	struct bpf_pidns_info ids = {};
-	/* Our own PID namespace's numbers: the kernel's are others in a container. */
+	/* Numbers of our own PID namespace: in a container the kernel's are different. */
 	if (bpf_get_ns_current_pid_tgid(PID_NAMESPACE_DEV, PID_NAMESPACE_INO, &ids, sizeof(ids)))
 		return 0;
 	if (c && ids.tgid == TARGET_PID) {

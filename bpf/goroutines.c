@@ -22,8 +22,8 @@ static __always_inline struct goroutine *row_of(u64 g, struct goroutine *blank)
 	return state;
 }
 
-/* The run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call. Where
- * the kernel does not tell what its thread did meanwhile, that can't be said. */
+/* The length of the run that ends now if it was a long one, else 0: since the goroutine was last resumed, by Go or from a system call.
+ * Always 0 where the kernel does not tell what its thread did meanwhile. */
 static __always_inline u64 long_run(struct goroutine *known)
 {
 	if (!KERNEL_STAGE)
@@ -34,22 +34,22 @@ static __always_inline u64 long_run(struct goroutine *known)
 
 /* ---- starts ------------------------------------------------------------------------------------------------------ */
 
-/* What an interval begins with, once its start stands in the row. */
+/* Sets what an interval begins with, after its start is in the row. */
 static __always_inline void begin_interval(struct goroutine *known)
 {
 	known->stopped_at_start = stopped_until(known->start_ns);
 	known->halted_at_start = halted_until(known->start_ns);
 	known->long_run_ns = long_run(known);
-	/* Its thread has turned to something else; it may have left it any time since it was resumed there. */
+	/* Its thread has turned to something else; it may have left the thread at any time since it was resumed there. */
 	if (LEAN)
 		known->margin_ns = known->run_ns - known->slice_base;
 }
 
-/* A goroutine that runs leaves its CPU. */
+/* A running goroutine leaves its CPU. */
 static __always_inline void leave_cpu(struct goroutine *known, u32 kind, u64 now)
 {
-	/* First of all, so that the tracepoints leave this goroutine alone: newer kernels may preempt us here. If they
-	 * have done so since we looked at the clock, the goroutine has been off its CPU for that and back. */
+	/* Written first, so that the tracepoints leave this goroutine alone: newer kernels may preempt us here. If they
+	 * have done so since we read the clock, the goroutine has already been off its CPU and back. */
 	*(volatile u64 *)&known->start_ns = now;
 	if (*(volatile u64 *)&known->run_since > now)
 		known->start_ns = now = bpf_ktime_get_ns();
@@ -59,9 +59,9 @@ static __always_inline void leave_cpu(struct goroutine *known, u32 kind, u64 now
 	begin_interval(known);
 }
 
-/* For how long a goroutine has run that no program has seen before and that is on this thread: not from before the thread got its CPU,
- * and not for longer than the thread had one. Without what tells of that, since the window began. `slack_ns`: so much the thread's CPU
- * time may lag behind. */
+/* How long a goroutine that no program has seen before, and that is on this thread, has run: not from before the thread got its CPU, and
+ * not longer than the thread had one. If neither is known, since the window began. `slack_ns`: how far the thread's CPU time may lag
+ * behind. */
 static __always_inline u64 ran_unseen(struct config *c, u64 now, struct thread *t, u64 slack_ns)
 {
 	u64 from = c->window_start_ns;
@@ -79,8 +79,8 @@ static __always_inline u64 ran_unseen(struct config *c, u64 now, struct thread *
 	return now > from ? now - from : 0;
 }
 
-/* A goroutine that no program has seen before is on a thread that got its CPU in the window for the first time, and was on that goroutine's
- * stack then: until then it had none. */
+/* Notes that a goroutine that no program has seen before was off the CPU: its thread first got a CPU inside the window, and was on that
+ * goroutine's stack then. */
 static __always_inline void note_unseen(struct goroutine *new, struct config *c, struct thread *t, u64 g)
 {
 	if (!THREADS || !t || !t->first_sp || t->in_ns <= c->window_start_ns)
@@ -93,7 +93,7 @@ static __always_inline void note_unseen(struct goroutine *new, struct config *c,
 	new->off_ns = new->unseen_ns;
 }
 
-#define TICK_NS 20000000 /* the kernel accounts CPU time at least so often to a thread that goes on running (CONFIG_HZ 100: twice) */
+#define TICK_NS 20000000 /* the kernel updates the CPU time of a running thread at least this often (CONFIG_HZ 100: twice) */
 
 static __always_inline struct thread *current_thread(void)
 {
@@ -101,7 +101,7 @@ static __always_inline struct thread *current_thread(void)
 	return THREADS ? threads.lookup(NARROW(thread)) : NULL;
 }
 
-/* Returns the goroutine's row, NULL where no interval was opened. */
+/* Returns the goroutine's row, NULL if no interval was opened. */
 static __always_inline struct goroutine *open_interval(struct config *c, u64 g, u32 kind, u64 now)
 {
 	struct goroutine *known = goroutines.lookup(&g);
@@ -131,7 +131,7 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 	if (inserted) {
 		count_ns(STAT_RUN_NS, new.run_ns);
 	} else {
-		/* A tracepoint was faster: we were preempted in between. An update would give the row a new address. */
+		/* A tracepoint came first: we were preempted in between. An update would move the row to a new address. */
 		known->kind = kind;
 		known->flags = 0;
 		if (!drain)
@@ -146,7 +146,7 @@ static __always_inline struct goroutine *open_interval(struct config *c, u64 g, 
 
 static __always_inline void learn_process(struct config *c)
 {
-	/* The kernel's own number of the process, which the tracepoints need: a uprobe runs in it. */
+	/* The kernel's own number of the process, which the tracepoints need: a uprobe runs in the process. */
 	if (!c->tgid)
 		c->tgid = bpf_get_current_pid_tgid() >> 32;
 }
@@ -172,8 +172,8 @@ int start_yield(struct pt_regs *ctx) { return start(ctx->ax, KIND_YIELD); }
 int start_preempt_park(struct pt_regs *ctx) { return start(ctx->ax, KIND_PREEMPT_PARK); }
 int start_exit_syscall(struct pt_regs *ctx) { return start(ctx->ax, KIND_EXIT_SYSCALL); }
 
-/* Probe set "gopark": on the goroutine itself (R14 = g), at the jbe of the stack check. If that branch is taken the
- * stack grows and the function runs again from its entry: this hit must not count. */
+/* Probe set "gopark": on the goroutine itself (R14 = g), at the jbe of the stack check. If that branch is taken, the
+ * stack grows and the function starts again from its entry: this hit must not count. */
 int start_gopark(struct pt_regs *ctx)
 {
 	if (ctx->flags & (EFLAGS_CF | EFLAGS_ZF))
@@ -181,7 +181,7 @@ int start_gopark(struct pt_regs *ctx)
 	return start(ctx->r14, KIND_PARK);
 }
 
-/* Probe set "schedule": the goroutine that this thread last resumed has left it, whichever way. */
+/* Probe set "schedule": the goroutine that this thread last resumed has left it, in one way or another. */
 int start_schedule(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
@@ -199,8 +199,8 @@ int start_schedule(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Mode lean: the current thread has turned to something else than the goroutine that it resumed last, which has left its CPU
- * some time before, unless it was resumed elsewhere since. */
+/* Mode lean: the current thread has turned away from the goroutine that it resumed last. Unless it was resumed elsewhere since, the
+ * goroutine left its CPU some time before. */
 static __always_inline void left_thread(u64 thread, u64 now)
 {
 	u64 *last = last_g.lookup(NARROW(thread));
@@ -227,8 +227,8 @@ static __always_inline void resumed_on_thread(u64 g)
 
 /* ---- ends -------------------------------------------------------------------------------------------------------- */
 
-/* It runs since then; 0: outside the window, where that does not matter. Only then is its interval over: a tracepoint that comes
- * in between leaves a goroutine alone whose interval is open. */
+/* The goroutine runs since `since`; 0: outside the window, where that does not matter. Its interval is closed last: until then a
+ * tracepoint in between leaves the goroutine alone. */
 static __always_inline void resumed(struct goroutine *state, u64 since)
 {
 	*(volatile u64 *)&state->run_since = since;
@@ -236,9 +236,9 @@ static __always_inline void resumed(struct goroutine *state, u64 since)
 	*(volatile u64 *)&state->start_ns = 0;
 }
 
-/* How much of [from, ready) lies after the moment at which g, parked until then or still, was due to be woken: time.Sleep leaves it in
- * the g (runtime/time.go: timeSleep, Go 1.23; CLOCK_MONOTONIC). The scavenger, which sleeps by a timer of its own, has 0 there. `parked`: it is known that
- * this is a park; else the reason may be that of an earlier one, and so may the moment. */
+/* How much of [from, ready) lies after the moment at which g, which is or was parked, was due to be woken. time.Sleep leaves it in the g
+ * (runtime/time.go: timeSleep, Go 1.23; CLOCK_MONOTONIC). It is 0 for the scavenger, which sleeps by a timer of its own. `parked`: this
+ * is known to be a park; if not, reason and moment may be those of an earlier park. */
 static __always_inline u64 overdue(struct scratch *s, u64 g, u32 parked, u64 from, u64 ready)
 {
 	if (!G_SLEEPWHEN || s->g[G_WAITREASON] != SLEEP)
@@ -256,10 +256,10 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 {
 	u32 drain = draining(c, now);
 	if (LEAN && !drain)
-		left_thread((u32)bpf_get_current_pid_tgid(), now); /* which may be g itself */
+		left_thread((u32)bpf_get_current_pid_tgid(), now); /* possibly g itself */
 	struct goroutine *state = goroutines.lookup(&g);
 	u32 unknown = !state;
-	asm volatile("" : "+r"(unknown)); /* else the compiler reckons with the pointer, which the verifier forbids */
+	asm volatile("" : "+r"(unknown)); /* otherwise the compiler computes with the pointer, which the verifier forbids */
 
 	if (BY_THREAD && !drain)
 		resumed_on_thread(g);
@@ -267,7 +267,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		struct goroutine new = {};
 		state = row_of(g, &new);
 		if (!state)
-			return 0; /* since when it was off the CPU can't be told */
+			return 0; /* when it left the CPU is not known */
 	}
 	if (LEAN)
 		state->thread = bpf_get_current_pid_tgid();
@@ -285,7 +285,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		goto resumed;
 	}
 	/* A goroutine that has never run has no frame pointer yet (proc.go: newproc1 clears sched). If an interval was open,
-	 * it belonged to the one that had this g before and ended while stopped (coro.go: coroexit). */
+	 * it belonged to the g's previous goroutine, which ended while stopped (coro.go: coroexit). */
 	u32 first = !word(s, G_SCHED_BP);
 	if (first && unknown && !COROSWITCH && sees_creation()) {
 		from = c->window_start_ns; /* created before the window, and runnable since */
@@ -360,10 +360,10 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->waker = state->waker;
 	p->waker_goid = state->waker_goid;
 
-	/* Where the start was not seen, or not its kind: gopark is the leaf of every park. Where copies of it are inlined the leaf
-	 * is another function's, and user space, which has the inline trees, tells: the reason goes along. */
+	/* If the start, or its kind, was not seen: gopark is the leaf of every park. Where gopark is inlined, the leaf belongs to
+	 * another function; user space, which has the inline trees, then decides, and needs the reason. */
 	if (kind == KIND_BEFORE || kind == KIND_SCHEDULE) {
-		/* Not where it was preempted in gopark's own prologue. */
+		/* Not if it was preempted in gopark's own prologue. */
 		if (word(s, G_SCHED_PC) - GOPARK_LO < GOPARK_HI - GOPARK_LO && called_mcall(word(s, G_SCHED_PC)))
 			kind = KIND_PARK;
 	}
@@ -391,8 +391,8 @@ out:
 }
 
 /* Loaded up to twice, with COROSWITCH 0 for runtime.execute (AX = the g that runs next) and 1 for runtime.coroswitch_m
- * (AX = the g that stops): a coroutine switch goes past the scheduler, so this one hit closes the interval of the other
- * side, which waits in coro.gp (runtime/coro.go), and opens that of this one. */
+ * (AX = the g that stops): a coroutine switch bypasses the scheduler, so this one hit closes the interval of the other
+ * side, which waits in coro.gp (runtime/coro.go), and opens the interval of this side. */
 int end_interval(struct pt_regs *ctx)
 {
 	u64 g = ctx->ax, coro = 0, other = 0, now = bpf_ktime_get_ns();

@@ -1,34 +1,34 @@
-/* The kernel's own stacks. The kernel unwinds one in some 150 ns a frame, and a busy thread stands at the same few points
- * again and again: so it is remembered where on the stack the return addresses of the last ones lay. If all of them are in
- * their places again it is the same stack: how far it is to the next return address depends on the one before alone (ORC
+/* Kernel stacks. The kernel unwinds one in about 150 ns per frame, and a busy thread sleeps at the same few places again and
+ * again. We therefore remember where on the stack the return addresses of recent ones were. If all of them are in
+ * place again, it is the same stack: the distance to the next return address depends on the one before alone (ORC
  * tables, Documentation/arch/x86/orc-unwinder.rst). */
 
 #define THREAD_SIZE 16384 /* arch/x86/include/asm/page_64_types.h, without KASAN */
 #define PATHS 64	  /* a power of two */
 #define PATH_FRAMES 64	  /* likewise; deeper stacks are not remembered */
-#define ORIG_AX_FROM_TOP 48 /* of the registers at the top of a thread's stack */
-/* How many program counters are the program's own, below where the walk begins: it and bpf_trace_runN of a raw tracepoint,
- * the probed instruction of a kprobe. */
+#define ORIG_AX_FROM_TOP 48 /* where it lies below the top of a thread's stack, among the registers */
+/* How many program counters are our program's own, below where the walk begins: the program and bpf_trace_runN for a raw
+ * tracepoint, the probed instruction for a kprobe. */
 #define RAW_TRACEPOINT_FRAMES 2
 #define KPROBE_FRAMES 1
 
 struct path {
 	u64 stack;  /* its hash */
-	u32 frames; /* but the outermost; 0: nothing is remembered here */
-	u32 outermost; /* how far from the top: do_syscall_64 makes its frame larger by chance (randomize_kstack_offset) */
+	u32 frames; /* all but the outermost; 0: nothing is remembered here */
+	u32 outermost; /* distance from the top: do_syscall_64 enlarges its frame at random (randomize_kstack_offset) */
 	u64 outermost_pc;
 	u32 at[PATH_FRAMES]; /* offsets from where the walk begins */
 	u64 pcs[PATH_FRAMES];
 };
-/* Per CPU: nobody else writes while one is compared. */
+/* Per CPU: nothing else writes during a comparison. */
 BPF_TABLE("percpu_array", u32, struct path, paths, PATHS);
 
-/* Reads what of the stack lies above `sp`, to the top of the thread's: first, where that is another one (of softirqs and
- * interrupts, on which arrivals mostly come), the rest of its last page, whose last word says where the thread's own goes on
- * (arch/x86/include/asm/irq_stack.h). Returns the number of bytes, 0 if it is not like that. */
+/* Reads the stack from `sp` up to the top of the thread's. If `sp` is on another stack (of softirqs and interrupts, on which
+ * most arrivals come), reads the rest of its last page first; the last word there tells where the thread's own stack
+ * continues (arch/x86/include/asm/irq_stack.h). Returns the number of bytes, 0 if the layout differs. */
 static __always_inline u64 read_kernel_stack(struct scratch *s, u64 sp)
 {
-	/* Through map memory, as all that the verifier should not follow. */
+	/* Through map memory, like everything that the verifier should not track. */
 	s->kernel_from = sp;
 	s->kernel_low = kernel_word(bpf_get_current_task() + K_TASK_STACK);
 	u64 from = s->kernel_from, low = s->kernel_low, first = 0;
@@ -63,7 +63,7 @@ static __always_inline int is_path(struct scratch *s, struct path *p)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < PATH_FRAMES; i++) {
-		/* Read each time: else the compiler counts down from the lesser of the two, and older verifiers see no bound. */
+		/* Read each time: otherwise the compiler counts down from the lesser of the two, and older verifiers see no bound. */
 		if (i >= *(volatile u32 *)&p->frames)
 			break;
 		different |= kernel_stack_word(s, p->at[i]) ^ p->pcs[i];
@@ -71,7 +71,7 @@ static __always_inline int is_path(struct scratch *s, struct path *p)
 	return !different;
 }
 
-/* Remembers where the program counters in s->stack lie. */
+/* Remembers where the program counters in s->stack are. */
 static __always_inline void learn_path(struct scratch *s, struct path *p, u64 hash, u32 own_frames)
 {
 	u32 depth = s->stack.depth;
@@ -103,14 +103,14 @@ static __always_inline void learn_path(struct scratch *s, struct path *p, u64 ha
 	p->frames = last;
 }
 
-/* The kernel's stack, in `stacks`; returns its hash, 0 if there is none to be had. `sp` is where in it the walk begins, and
- * `own_frames` are below. Overwrites the stack in the scratch space. */
+/* Keeps the kernel's stack in `stacks`; returns its hash, 0 if it can't be had. The walk begins at `sp`, and `own_frames`
+ * are below. Overwrites the stack in the scratch space. */
 static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s, u64 sp, u32 own_frames)
 {
 	u64 hash = 0, bytes = read_kernel_stack(s, sp);
 	struct path *p = NULL;
 	if (bytes) {
-		/* Two places for those that are as deep on the stack of interrupts and come from the same system call. */
+		/* Two places for stacks that are equally deep on the interrupt stack and come from the same system call. */
 		u64 syscall = (u32)kernel_stack_word(s, bytes - ORIG_AX_FROM_TOP), place = (bytes - (s->kernel_low + THREAD_SIZE - s->kernel_from)) >> 3;
 		place = (place + 2 * syscall) & (PATHS - 2);
 #pragma clang loop unroll(disable)
@@ -139,7 +139,7 @@ static __always_inline u64 keep_kernel_stack(void *ctx, struct scratch *s, u64 s
 		hash = mix(hash, s->stack.pcs[i]);
 	}
 	hash = mix(hash, STACK_KERNEL);
-	if (keep_stack(s, hash) && p && !(bpf_get_prandom_u32() & 3)) /* seldom: where more take turns than there is room for */
+	if (keep_stack(s, hash) && p && !(bpf_get_prandom_u32() & 3)) /* seldom, for when more stacks alternate than there is room for */
 		learn_path(s, p, hash, own_frames);
 	return hash;
 }

@@ -1,10 +1,10 @@
-/* Exact off-CPU intervals of goroutines: opened where one leaves its CPU, closed where it resumes, split among the stages
- * in between, summed up here. The programs only read the target's memory.
+/* Exact off-CPU intervals of goroutines: opened where a goroutine leaves its CPU, closed where it resumes, split into the stages
+ * in between, and summed up here. The programs only read the target's memory.
  *
  * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c spans.c record.c objects.c
  * goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds (KIND_*), counters (STAT_*) and
- * sizes (MAX_*, BUCKETS) are definitions by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in
- * at_load.h. The entries of the maps are given when they are made, by gotrace/kernel/program.py: the 1 here stands for that.
+ * sizes (MAX_*, BUCKETS) are defined by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in
+ * at_load.h. gotrace/kernel/program.py sets the number of entries of a map when it creates the map: the 1 here is a placeholder.
  */
 #include <linux/types.h>
 #include "at_load.h"
@@ -29,11 +29,11 @@ BPF_TABLE("hash", u64, struct goroutine, goroutines, 1);
 BPF_TABLE("hash", u32, struct thread, threads, 1);
 BPF_TABLE("lru_hash", u64, struct wait, waits, 1);
 BPF_TABLE("hash", u64, struct stack, stacks, 1);
-BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for what is beyond, if MORE_ROWS */
-/* Where the chain of frame pointers is not to be relied on, since code that is not Go's has broken it: how far above the stack pointer
- * the return address of a function lies, by the return address into it (BY_SIZES); and of a function in which a thread stops, by the block
- * of code, LEAF_BLOCK | pc >> LEAF_BLOCK_BITS, where it is the same in the whole block, else by the instruction, LEAF_PC | pc
- * (BY_LEAF_SIZES). Filled by user space when it has met such a stack; what has been filled is in the first element of `by_sizes`. */
+BPF_TABLE("hash", u64, struct stack, more_stacks, 1); /* for those that do not fit, if MORE_ROWS */
+/* Used where code that is not Go's has broken the chain of frame pointers: how far above the stack pointer a function's return address is,
+ * by the return address into the function (BY_SIZES); for a function in which a thread stops, by the block of code,
+ * LEAF_BLOCK | pc >> LEAF_BLOCK_BITS, if it is the same in the whole block, else by the instruction, LEAF_PC | pc (BY_LEAF_SIZES).
+ * User space fills it when it meets such a stack; the first element of `by_sizes` tells what has been filled. */
 BPF_TABLE("hash", u64, u64, frame_sizes, 1);
 BPF_TABLE("array", u32, u64, by_sizes, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);
@@ -57,8 +57,8 @@ BPF_TABLE("array", u32, struct told, blank_told, 1); /* never written, likewise 
 BPF_TABLE("array", u32, struct history, history, 1); /* HISTORY_CHUNKS for each CPU */
 BPF_TABLE("percpu_array", u32, struct history_head, history_heads, 1);
 
-/* What is known of an interval before its stack is walked. It is read back behind the walk: values that the verifier
- * knows would have it follow the walk's loop once for each of their combinations. */
+/* What is known of an interval before its stack is walked. It is read back after the walk: if the verifier knew the values,
+ * it would follow the walk's loop once for each of their combinations. */
 struct pending {
 	u64 g, from, weight, goid, stack, kernel_stack, waker, waker_goid, object;
 	u64 part_ns[PARTS];
@@ -69,8 +69,8 @@ struct pending {
 	u64 margin_ns;
 	u64 depth;      /* of the goroutine's stack then */
 	u64 piece_ns;   /* how much of PART_MAIN no request has been told of */
-	u64 carried_ns; /* how long this wait had lasted when it was interrupted, and is counted already */
-	u64 event_from, event_ns; /* of PART_MAIN, as the single interval that it is a part of */
+	u64 carried_ns; /* how long this wait had lasted when it was interrupted; that part is counted already */
+	u64 event_from, event_ns; /* of PART_MAIN, as the single interval to which it belongs */
 	u32 kind, reason, in_progress, syscall;
 	u32 last_part, tid;
 	u32 event_flags, recorded;
@@ -84,20 +84,20 @@ struct scratch {
 	u64 last_g0, last_m; /* bpf/wakers.c: current_goroutine */
 	volatile struct pending pending;
 	struct stack stack;
-	struct event event; /* not on the stack, of which there are 512 bytes */
-	struct interval_value zero; /* never written: new rows of `intervals` are made from it */
+	struct event event; /* not on the BPF stack, which has 512 bytes */
+	struct interval_value zero; /* never written: new rows of `intervals` are copied from it */
 	struct pt_regs regs;
 	volatile struct thread thread;
 	u8 g[MAX_G_READ + 8];
-	volatile u64 window_from, window_bytes, window_lo, window_hi; /* what of a stack is in the window */
-	volatile u32 foreseen; /* the window was read before the g, and that is where the g has its stack */
-	volatile u64 strict;     /* frame sizes go before frame pointers */
+	volatile u64 window_from, window_bytes, window_lo, window_hi; /* the part of a stack that is in `window` */
+	volatile u32 foreseen; /* the window was read before the g, and it is where the g has its stack */
+	volatile u64 strict;     /* frame sizes take precedence over frame pointers */
 	volatile u64 part_at, part_ns, part_row, part_coarse; /* bpf/spans.c, likewise */
 	volatile u32 part_number, span_slot;
 	struct span_key span;
 	struct interval_key key;
 	struct interval_key rough; /* of which stacks, object and goid are never set */
-	volatile u32 strayed;  /* the walk has read more than the window since */
+	volatile u32 strayed;  /* the walk has since read more than the window */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
 	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */
@@ -105,8 +105,8 @@ struct scratch {
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, SCRATCH_SLOTS);
 
-/* A key of four bytes in a variable of eight, which is written whole: where only half of a word on the stack was written, the
- * verifier takes the other half for what may be read, and follows all ways apart on which that differs. */
+/* A four-byte key in an eight-byte variable that is written whole. If only half of a word on the stack were written, the
+ * verifier would treat the other half as readable, and would follow all paths separately on which it differs. */
 #define NARROW(key) ((u32 *)&(key))
 
 static __always_inline void count_ns(u32 stat, u64 amount)
@@ -130,7 +130,7 @@ static __always_inline struct config *configuration(u64 now)
 	return c && c->phase == PHASE_TRACE && now >= c->window_start_ns ? c : NULL;
 }
 
-/* As --sample-period, or as user space has set it meanwhile. */
+/* --sample-period, or what user space has set since. */
 static __always_inline u64 sample_period(void)
 {
 	u64 zero = 0;
@@ -146,14 +146,14 @@ static __always_inline u32 sees_creation(void)
 	return SEES_CREATION && !(k && k->creation_unseen);
 }
 
-/* The window is over: open intervals are closed at its end, none begins. By the clock, not by a switch that user space
- * turns: so all programs agree on the instant. */
+/* Whether the window is over: open intervals are closed at its end, and none begins. Decided by the clock, not by a switch set by
+ * user space, so that all programs agree on the instant. */
 static __always_inline u32 draining(struct config *c, u64 now)
 {
 	return c->window_end_ns && now >= c->window_end_ns;
 }
 
-/* For how long the world has been stopped in all. Of a span of time it is known how much lay in pauses by asking at both
+/* How long the world has been stopped in total. The pauses within a span of time are the difference of this at its two
  * ends. */
 static __always_inline u64 stopped_until(u64 now)
 {
@@ -165,7 +165,7 @@ static __always_inline u64 stopped_until(u64 now)
 	return w->stopped_ns + (since && now > since ? now - since : 0);
 }
 
-/* For how long the process has been stopped from outside in all, likewise. */
+/* Likewise, how long the process has been stopped from outside in total. */
 static __always_inline u64 halted_until(u64 now)
 {
 	u64 zero = 0;
@@ -176,7 +176,7 @@ static __always_inline u64 halted_until(u64 now)
 	return h->total_ns + (since && now > since ? now - since : 0);
 }
 
-/* The part of `duration` between two answers of stopped_until, or of halted_until. */
+/* The part of `duration` between two results of stopped_until, or of halted_until. */
 static __always_inline u64 stopped_between(u64 before, u64 after, u64 duration)
 {
 	u64 stopped = after > before ? after - before : 0;
@@ -190,8 +190,8 @@ static __always_inline void release_scratch(struct scratch *s)
 
 static __always_inline struct scratch *acquire_scratch(void)
 {
-	/* Several slots per CPU, each with an owner: newer kernels may preempt a uprobe program for another thread's. Whoever
-	 * finds itself alone after announcing itself has the slot; if two meet, at most one has it. */
+	/* Several slots per CPU, each with an owner: newer kernels may preempt a uprobe program for another thread's. A program
+	 * that finds itself alone after announcing itself has the slot; if two meet, at most one has it. */
 	for (u32 slot = 0; slot < SCRATCH_SLOTS; slot++) {
 		u64 index = slot;
 		struct scratch *s = scratch.lookup(NARROW(index));

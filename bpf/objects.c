@@ -1,4 +1,4 @@
-/* What a file descriptor is: read from the kernel's own structs, whose offsets (K_*) are those of its BTF. */
+/* What a file descriptor is, read from the kernel's own structs; the offsets (K_*) are from its BTF. */
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -9,10 +9,10 @@
 #define POLL_FOR_READER 0x2019
 #define POLL_FOR_WRITER 0x001C
 
-/* Reads the first `bytes` of one of the kernel's structs into the scratch space: many words cost little more than one. */
+/* Reads the first `bytes` of a kernel struct into the scratch space: many words cost little more than one. */
 static __always_inline void read_struct(struct scratch *s, u64 address, u64 bytes)
 {
-	bpf_probe_read_kernel(s->window, bytes, (void *)address); /* zeros where that fails */
+	bpf_probe_read_kernel(s->window, bytes, (void *)address); /* zeros if it fails */
 }
 
 /* A word of what read_struct has read. */
@@ -21,7 +21,7 @@ static __always_inline u64 struct_word(struct scratch *s, u64 offset)
 	return *(u64 *)(s->window + offset);
 }
 
-/* struct file of the current task's descriptor, 0 if there is none. */
+/* The struct file of the current task's descriptor, 0 if there is none. */
 static __always_inline u64 file_of(struct scratch *s, u64 task, u32 fd)
 {
 	read_struct(s, kernel_word(kernel_word(task + K_TASK_FILES) + K_FILES_FDT), K_FDTABLE_READ);
@@ -31,8 +31,8 @@ static __always_inline u64 file_of(struct scratch *s, u64 task, u32 fd)
 	return kernel_word(struct_word(s, K_FDTABLE_FD) + 8 * (u64)fd);
 }
 
-/* The path that a unix socket, or else its other end, is bound to: the socket of a client has none, that of its server has.
- * Kept in `unix_paths`, since it is gone with the socket; returns its key there, 0 if there is none. */
+/* The path that a unix socket, or else its peer, is bound to: a client's socket has none, its server's has one.
+ * Kept in `unix_paths`, since it disappears with the socket; returns its key there, 0 if there is none. */
 static __always_inline u64 unix_path(u64 sk)
 {
 	u64 address, hash;
@@ -57,7 +57,7 @@ static __always_inline u64 unix_path(u64 sk)
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < UNIX_PATH_BYTES / 8; i++)
 		words[i] = 0;
-	/* sun_path, behind sun_family */
+	/* sun_path, after sun_family */
 	bpf_probe_read_kernel(s->path, length, (void *)(address + K_UNIX_ADDRESS_NAME + 2));
 	hash = mix(0, length);
 #pragma clang loop unroll(disable)
@@ -69,8 +69,8 @@ static __always_inline u64 unix_path(u64 sk)
 	return hash;
 }
 
-/* Describes a file in `objects` and returns its key there; `known` is one that is there already, 0 if none is. *socket is its
- * struct sock, 0 if it is none. All is read anew each time: a descriptor, and a struct file, may be another one's by now. */
+/* Describes a file in `objects` and returns its key there; `known` is a key that is there already, 0 if none is known. *socket is its
+ * struct sock, 0 if it is not a socket. Reads everything each time: a descriptor, or a struct file, may have been reused. */
 static __always_inline u64 object_of(struct scratch *s, u64 file, u32 fd, u64 known, u64 *socket)
 {
 	struct object o = {.fd = fd};
@@ -125,7 +125,7 @@ static __always_inline u64 object_of(struct scratch *s, u64 file, u32 fd, u64 kn
 
 /* ---- when the kernel has what a goroutine waits for -------------------------------------------------------------- */
 
-/* Describes what the descriptor of a network wait stands for, and has its arrival noted from now on. */
+/* Describes the descriptor of a network wait, and has its arrival noted from now on. */
 static __always_inline void watch(struct scratch *s, struct goroutine *state, u32 fd, u32 writer)
 {
 	u64 sk = 0, key;
@@ -164,8 +164,8 @@ static __always_inline void watch_parking(struct goroutine *state, u64 g)
 		count(STAT_ARRIVAL_UNWATCHED);
 		return;
 	}
-	/* From where the pollDesc begins for a writer, to where it ends for a reader. For a reader, whose pollDesc may begin a page,
-	 * the word below may lie in one that was never touched (runtime/netpoll.go: alloc): then from where it begins for a reader. */
+	/* From the start of the pollDesc of a writer to its end for a reader. If the pollDesc is a reader's and begins a page, the word
+	 * below may be in a page that was never touched (runtime/netpoll.go: alloc): then from its start for a reader. */
 	if (bpf_probe_read_user(s->window, PD_READ, (void *)(lock - PD_WG)) &&
 	    bpf_probe_read_user(s->window + (PD_WG - PD_RG), PD_READ - (PD_WG - PD_RG), (void *)(lock - PD_RG))) {
 		count(STAT_ARRIVAL_UNWATCHED);
@@ -181,13 +181,13 @@ out:
 	release_scratch(s);
 }
 
-/* In the context of whoever brought the data. */
+/* Runs in the context that delivered the data. */
 static __always_inline void arrived(void *ctx, u64 key, u64 sp, u32 own_frames)
 {
 	struct arrival *a = watched.lookup(&key);
 	struct scratch *s;
 	if (!a || a->when)
-		return; /* nobody of ours waits for it */
+		return; /* no goroutine of ours waits for it */
 	u64 now = bpf_ktime_get_ns();
 	a->stopped_ns = stopped_until(now);
 	a->stack = 0;
@@ -205,12 +205,12 @@ int on_data_ready(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* kprobe on ep_poll_callback (fs/eventpoll.c): DI = wait queue entry, CX = key: which events, 0 if that is not told. */
+/* kprobe on ep_poll_callback (fs/eventpoll.c): DI = wait queue entry, CX = key: which events, 0 if not known. */
 int on_poll_event(struct pt_regs *ctx)
 {
 	u64 file = kernel_word(kernel_word(ctx->di - K_EPPOLL_WAIT + K_EPPOLL_BASE) + K_EPITEM_FILE);
 	u32 events = ctx->cx;
-	/* First the reader, then the writer; a loop, so that the verifier's work is that of one. */
+	/* First the reader, then the writer; in a loop, so that the verifier's work is that of one. */
 #pragma clang loop unroll(disable)
 	for (u32 writer = 0; writer < 2; writer++)
 		if (!events || events & (writer ? POLL_FOR_WRITER : POLL_FOR_READER))

@@ -1,10 +1,10 @@
-/* A thread leaves its CPU: with which goroutine, why, and where that one's own frames begin. The goroutine is found without a trap, through
- * the thread-local g. */
+/* A thread leaves its CPU: with which goroutine, why, and where the goroutine's own frames begin. The goroutine is found without a trap,
+ * through the thread-local g. */
 
 #define PF_EXITING 4 /* include/linux/sched.h */
 #define GSYSCALL 3   /* runtime/runtime2.go: _Gsyscall */
 #define GCOPYSTACK 8 /* _Gcopystack */
-/* runtime/proc.go: oneNewExtraM: where the stack of a goroutine for threads of C begins, below its top. */
+/* runtime/proc.go: oneNewExtraM: how far below its top the stack begins of a goroutine for threads of C. */
 #define EMPTY_STACK 64
 
 static __always_inline int has_descriptor(u64 number)
@@ -15,7 +15,7 @@ static __always_inline int has_descriptor(u64 number)
 	return mask >> (number & 63) & 1;
 }
 
-/* Whether the word at that place of a goroutine's stack is a return address into Go code: there is a call in front of it. */
+/* Whether the word at `at` on a goroutine's stack is a return address into Go code: a call precedes it. */
 static __always_inline int returns_to_go(u64 at, u64 lo, u64 hi)
 {
 	u8 code[5];
@@ -30,7 +30,7 @@ static __always_inline int returns_to_go(u64 at, u64 lo, u64 hi)
 
 #define FOREIGN_WORDS 16
 
-/* Where on the goroutine's stack the word lies by which code that is not Go's, and that runs on that stack, returns to Go. 0: unknown. */
+/* Where on the goroutine's stack the word is by which foreign code that runs on that stack returns to Go. 0: unknown. */
 static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
 {
 #pragma clang loop unroll(disable)
@@ -42,9 +42,9 @@ static __always_inline u64 call_of_foreign_code(u64 sp, u64 lo, u64 hi)
 
 #define SANITIZER_WORDS 64
 
-/* Where on the goroutine's stack the return address of what called a sanitizer lies: racecall, asancall and msancall keep the stack
- * pointer in r12, or C has saved that since on the stack of g0, below where this one was when it was left (runtime/race_amd64.s,
- * asan_amd64.s). racecall has no frame; the others have one, of nothing but the caller's frame pointer. 0: unknown. */
+/* Where on the goroutine's stack the return address of a sanitizer's caller is. racecall, asancall and msancall keep the stack pointer in
+ * r12, or C has saved r12 since on the stack of g0, below where that stack was left (runtime/race_amd64.s, asan_amd64.s). racecall has no
+ * frame; the others have one with nothing but the caller's frame pointer. 0: unknown. */
 static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
 {
 	if (returns_to_go(r12 + SANITIZER_FRAME, lo, hi))
@@ -58,8 +58,8 @@ static __always_inline u64 call_of_sanitizer(u64 sp, u64 r12, u64 lo, u64 hi)
 	return 0;
 }
 
-/* The frame pointer of what called a sanitizer that has no frame of its own: C keeps it, or saves it below where it left the stack of g0
- * before it puts something else into the register. Of all words there that point to a frame that one is the lowest. */
+/* The frame pointer of the caller of a sanitizer that has no frame of its own. C keeps it, or saves it below where it left the stack of g0
+ * before it uses the register for something else. It is the lowest of all words there that point to a frame. */
 static __always_inline u64 frame_of_caller(u64 sp, u64 fp, u64 lo, u64 hi)
 {
 	u64 lowest = hi;
@@ -82,8 +82,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	u64 tls = 0, m = 0, g = 0;
 	u32 resuming = 0;
 	if ((u32)kernel_word(task + K_TASK_FLAGS) & PF_EXITING)
-		return; /* the thread ends, and its goroutine with it or has left it */
-	/* args: preempt, prev, next. A thread that is preempted on its way to sleep will run again without a wake-up. */
+		return; /* the thread exits; its goroutine exits with it or has left it */
+	/* args: preempt, prev, next. A thread preempted on its way to sleep will run again without a wake-up. */
 	u64 task_state = (u32)kernel_word(task + K_TASK_STATE);
 	u32 blocked = !ctx->args[0] && task_state;
 	u32 halted = blocked && is_halted(task, task_state);
@@ -103,9 +103,9 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		return;
 	}
 	if (!g) {
-		/* The scheduler, or an idle thread; or it was stopped in our own probe on runtime.execute (AX = the g that runs
-		 * next) or right behind it, where the kernel looks whether another is to have the CPU, and Go has not yet noted
-		 * whom it runs. */
+		/* The scheduler, or an idle thread. Or it was stopped in our own probe on runtime.execute (AX = the g that runs
+		 * next) or right after it, where the kernel checks whether to run another thread and Go has not yet recorded
+		 * which goroutine it runs. */
 		struct scratch *own = acquire_scratch();
 		if (own) {
 			if (!user_registers(&own->regs, task) && own->regs.ip - EXECUTE_AT <= EXECUTE_LENGTH)
@@ -113,7 +113,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			release_scratch(own);
 		}
 		if (!g) {
-			/* Asleep, not merely out of its time slice: then the scheduler has found nothing for it to do. */
+			/* Asleep, not just at the end of its time slice: the scheduler has found nothing for it to do. */
 			if (LEAN && blocked)
 				left_thread(thread, now);
 			return;
@@ -126,7 +126,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (resuming && (!state || !state->run_since))
 		return; /* our program has not run yet: it is still off the CPU */
 	if (state && state->flags & GOROUTINE_ENDED)
-		return; /* the thread has yet to turn to the scheduler */
+		return; /* the thread has not yet turned to the scheduler */
 	if (state && state->start_ns)
 		return; /* between its last instruction and the scheduler's next: its interval is open already */
 	struct scratch *s = acquire_scratch();
@@ -144,8 +144,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			stop_running(state, now);
 		goto out;
 	}
-	/* A thread of C that has called into Go keeps an M and a goroutine for the next time (runtime/cgocall.go: cgocallbackg). While
-	 * nothing is on that goroutine's stack the thread is about C's own business. */
+	/* A thread of C that has called into Go keeps an M and a goroutine for the next call (runtime/cgocall.go: cgocallbackg). While
+	 * that goroutine's stack is empty, the thread is outside Go. */
 	if (G_SYSCALLSP && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) == GSYSCALL && word(s, G_STACK_HI) - word(s, G_SYSCALLSP) <= EMPTY_STACK) {
 		row->flags |= THREAD_OUTSIDE;
 		if (state)
@@ -162,7 +162,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	}
 	stop_running(state, now);
 
-	/* In map memory, of which the verifier remembers nothing: see struct pending. */
+	/* In map memory, which the verifier does not track: see struct pending. */
 	volatile struct thread *t = &s->thread;
 	*(struct thread *)t = *row;
 	t->out_ns = now;
@@ -208,21 +208,21 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	} else {
 		t->woken_ns = now;
 	}
-	/* Where the goroutine's own frames begin. One walk for all cases: each costs the compiler and the verifier dearly. */
+	/* Where the goroutine's own frames begin. One walk serves all cases: each is expensive to compile and to verify. */
 	u64 lo = word(s, G_STACK_LO), hi = word(s, G_STACK_HI), checked = 0, pc = s->regs.ip, sp = s->regs.sp, fp = s->regs.bp;
 	t->how = KIND_WAKER;
 	if (pc - TEXT_LO < TEXT_HI - TEXT_LO && sp >= lo && sp < hi) {
 		t->how = KIND_SYSCALL; /* in Go code: stopped at any instruction */
 	} else if (tls == user_word(m) && word(s, G_SCHED_SP) - lo < hi - lo && word(s, G_SCHED_BP) &&
 		   ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
-		/* On g0 or in C: where it left its stack. Not so in a signal handler and in the vDSO, where the thread's g is not
-		 * g0 (m's first field): sched is then of the last switch or system call, and its frames may be gone. */
+		/* On g0 or in C: where it left its own stack. Not in a signal handler or the vDSO, where the thread's g is not g0 (m's
+		 * first field): sched is then from the last switch or system call, and its frames may be gone. */
 		pc = word(s, G_SCHED_PC);
 		sp = word(s, G_SCHED_SP);
 		fp = word(s, G_SCHED_BP);
 	} else if (tls == g && sp - lo < hi - lo && ((u32)word(s, G_ATOMICSTATUS) & 0xFFF) != GCOPYSTACK) {
-		/* Code that is not Go's, on the goroutine's own stack: generated at run time, or a plugin's. With frames of its own it is
-		 * passed by their pointers. */
+		/* Code that is not Go's, on the goroutine's own stack: generated at run time, or a plugin's. If it has frames of its own,
+		 * their pointers lead past it. */
 		u64 at = call_of_foreign_code(sp, lo, hi);
 		pc = OUTSIDE_CODE;
 		if (at && (fp < sp || at < fp + 8)) {
@@ -230,7 +230,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			t->how = KIND_TRANSIT;
 		}
 	} else if (SANITIZER && tls == g && (checked = call_of_sanitizer(sp, s->regs.r12, lo, hi))) {
-		/* On g0's stack by a way that notes nothing but the stack pointer. C may have put something else into the frame pointer. */
+		/* Went onto g0's stack in a way that records the stack pointer alone. C may have overwritten the frame pointer. */
 		pc = SANITIZER_CODE;
 		fp = SANITIZER_FRAME ? user_word(checked - 8) : frame_of_caller(sp, fp, checked, hi);
 		sp = checked;
@@ -239,19 +239,19 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		u64 caller = M_VDSO_SP ? user_word(m + M_VDSO_PC) : 0;
 		sp = M_VDSO_SP ? user_word(m + M_VDSO_SP) : 0;
 		if (sp - 16 - lo < hi - lo && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
-			/* Reading the clock in the vDSO, on g0: the caller is noted, and its frame pointer lies below the return
+			/* Reading the clock in the vDSO, on g0: the caller is recorded, and its frame pointer is below the return
 			 * address (runtime/sys_linux_amd64.s: nanotime1, time.now). */
 			pc = caller;
 			fp = user_word(sp - 16);
 		} else {
-			/* A few instructions before or after that, when the saved registers are taken or not yet there; in a
+			/* A few instructions before or after that, when the saved registers are already taken or not yet there; in a
 			 * signal handler; or while the stack is being copied. */
 			fp = sp = 0;
 			t->how = KIND_TRANSIT;
 			count(STAT_STACK_IN_TRANSIT);
 		}
 	}
-	/* Through map memory: what the verifier knows of them, and of all else here, would have it follow the walk once for each case. */
+	/* Through map memory: if the verifier tracked these, and all else here, it would follow the walk once for each case. */
 	volatile struct pt_regs *from = &s->regs;
 	from->ip = pc;
 	from->sp = sp;
@@ -277,7 +277,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		w->kernel_stack = t->kernel_stack;
 		w->object = t->object;
 	}
-	/* In place: an update would give the row a new address, and sched_waking on another CPU may hold the old one. */
+	/* In place: an update would move the row to a new address, and sched_waking on another CPU may hold the old one. */
 	row = threads.lookup(NARROW(thread));
 	if (row)
 		*row = *(struct thread *)t;

@@ -1,4 +1,4 @@
-/* Summing closed intervals up. */
+/* Sums up closed intervals. */
 
 /* gotrace/common/histogram.py: bucket_of. */
 static __always_inline u32 bucket_of(u64 value)
@@ -22,14 +22,14 @@ static __always_inline u32 bucket_of(u64 value)
 	return (exponent - SUBBITS + 1) * SUBBUCKETS + ((value >> (exponent - SUBBITS)) & (SUBBUCKETS - 1));
 }
 
-/* Returns what was there; it is `new` now if that was `expected`. */
+/* Returns the old value; the new one is `new` if the old one was `expected`. */
 static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
 {
 #if SWAPS && __clang_major__ >= 12
 	return __sync_val_compare_and_swap(where, expected, new);
 #else
-	/* The compiler (Ubuntu 22.04's) or the kernel (before 5.12) does not know the instruction. Another CPU that comes in between
-	 * two of these lines may have its larger value overwritten; gotrace/kernel/rows.py sees that by the histogram. */
+	/* The compiler (Ubuntu 22.04's) or the kernel (before 5.12) lacks the instruction. If another CPU comes between these two
+	 * lines, its larger value may be overwritten; gotrace/kernel/rows.py sees that from the histogram. */
 	u64 found = *(volatile u64 *)where;
 	if (found == expected)
 		*(volatile u64 *)where = new;
@@ -37,7 +37,7 @@ static __always_inline u64 compare_and_swap(u64 *where, u64 expected, u64 new)
 #endif
 }
 
-/* Two tries: another CPU that wins twice in a row has written maxima of its own. */
+/* Two tries: if another CPU wins twice in a row, it has written maxima of its own. */
 static __always_inline void raise(u64 *maximum, u64 to)
 {
 	u64 max = *maximum;
@@ -62,17 +62,17 @@ static __always_inline u64 square_of(u64 duration)
 
 static __always_inline void add_to_bucket(struct interval_value *value, u64 bucket, u32 number)
 {
-	asm volatile("" : "+r"(bucket)); /* else the compiler checks another number than it uses */
+	asm volatile("" : "+r"(bucket)); /* otherwise the compiler checks a different number than it uses */
 	if (bucket < BUCKETS)
 		__sync_fetch_and_add(&value->histogram[bucket], number);
 }
 
-/* A wait that is counted already as one of `carried` goes on for `duration`. */
+/* A wait that has been counted with `carried` continues for `duration`. */
 static __always_inline void prolong(struct interval_value *value, u64 carried, u64 duration, u32 in_progress)
 {
 	u64 whole = carried + duration, before = square_of(carried), after = square_of(whole);
 	__sync_fetch_and_add(&value->total_ns, duration);
-	/* A half may become less than it was; what both are worth together does not. */
+	/* One half may become smaller than it was; their combined value does not. */
 	__sync_fetch_and_add(&value->squares_low, (after & 0xFFFFFFFF) - (before & 0xFFFFFFFF));
 	__sync_fetch_and_add(&value->squares_high, (after >> 32) - (before >> 32));
 	if (in_progress)
@@ -88,7 +88,7 @@ static __always_inline u64 add(struct interval_value *value, u64 duration, u64 w
 	__sync_fetch_and_add(&value->count, weight);
 	__sync_fetch_and_add(&value->total_ns, duration * weight);
 	__sync_fetch_and_add(&value->squares_low, (square & 0xFFFFFFFF) * weight);
-	if (square >> 32) /* of an interval of 17 ms and more */
+	if (square >> 32) /* of an interval of 17 ms or more */
 		__sync_fetch_and_add(&value->squares_high, (square >> 32) * weight);
 	if (in_progress)
 		__sync_fetch_and_add(&value->in_progress, weight);
@@ -126,7 +126,7 @@ static __always_inline int admit(struct scratch *s)
 	u64 period = sample_period();
 	if (period && duration < period) {
 		/* Kept with probability duration / period, with the inverse as weight; the weight's fraction is rounded up
-		 * as often as it is large, so counts and totals are unbiased. */
+		 * with a probability equal to it, so counts and totals are unbiased. */
 		u64 chance = (u64)bpf_get_prandom_u32() * period >> 32;
 		if (chance >= duration) {
 			count(STAT_SAMPLED_OUT);
@@ -145,7 +145,7 @@ filtered:
 	return 0;
 }
 
-/* Counts each goroutine once per stack, whoever woke it and whatever it waited for. */
+/* Counts each goroutine once per stack, whatever it waited for and whatever woke it. */
 static __always_inline void add_member(struct goroutine *state, struct interval_key *key, u64 goid)
 {
 	struct member_key member = {.goid = goid};
@@ -240,7 +240,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			event->waker_goid = p->waker_goid;
 			event->key = *key;
 			event->tid = p->tid;
-			/* No wake-up: it would cost more than the rest of the probe, and the reader comes by often enough
+			/* No wake-up: it would cost more than the rest of the probe, and the reader comes often enough
 			 * (gotrace/kernel/tracer.py: take_events). */
 			if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 				count(STAT_RING_FULL);

@@ -4,31 +4,32 @@
 
 enum phase {
 	PHASE_OFF = 0,   /* not begun, or over: nothing is recorded */
-	PHASE_TRACE = 1, /* inside the window, and after it as long as open intervals are still closed at its end */
+	PHASE_TRACE = 1, /* inside the window, and after it while open intervals are still being closed at its end */
 };
 
 struct config {
 	u64 phase;
 	u64 window_start_ns; /* CLOCK_MONOTONIC, as bpf_ktime_get_ns */
-	u64 window_end_ns;   /* 0 as long as it is not known */
+	u64 window_end_ns;   /* 0 while it is not known */
 	u64 execed;          /* the target called exec: its addresses mean nothing any more */
 	u64 tgid;            /* the kernel's own number of the process, in no namespace; 0 until a probe was hit */
 };
 
-/* What user space changes while the probes are in place, where it holds the target's cost under a cap. No program writes here. */
+/* What user space changes while the probes are in place, if it caps the target's cost. No program writes here. */
 struct knobs {
 	u64 sample_ns;       /* as --sample-period; 0: every interval */
-	u64 creation_unseen; /* the probe on creation has been away: who runs for the first time may be younger than the window */
+	u64 creation_unseen; /* the probe on creation was removed for a while: a goroutine's first run may be of one younger than the window
+	*/
 };
 
 #define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
 #define GOROUTINE_UNSURE 2 /* first seen by a tracepoint: its start probe may have been hit just before the window began */
 
 #define GOROUTINE_ENDED 4
-#define GOROUTINE_STEADY 8 /* its last two waits had the stack at the same place */
+#define GOROUTINE_STEADY 8 /* the stack was at the same place in its last two waits */
 
-/* For how long the process was stopped: by a signal, a freezer or a debugger. Of its leading thread, which all of these stop with
- * the rest: so one CPU at a time writes here. */
+/* How long the process was stopped: by a signal, a freezer or a debugger. Taken from its leading thread, which all of these stop with
+ * the others: so one CPU at a time writes here. */
 struct halt {
 	u64 since; /* 0 while it may run */
 	u64 total_ns;
@@ -52,28 +53,28 @@ struct pause {
 struct goroutine {
 	u64 start_ns;   /* when it left the CPU, 0 while it runs */
 	u64 data_ns;    /* when the kernel had what it waits for, 0 if unknown */
-	u64 ready_ns;   /* when it became runnable, 0 if it did not yet */
-	u64 waker;      /* stack that made it runnable, in `stacks` */
+	u64 ready_ns;   /* when it became runnable, 0 if it has not yet */
+	u64 waker;      /* the waker's stack, in `stacks` */
 	u64 waker_goid;
 	u64 object;     /* what it waited for, in `objects` */
 	u64 arrival;    /* its key in `watched`, 0 if the kernel will not tell */
-	u64 stopped_at_start; /* how long the world had been stopped in all, then */
+	u64 stopped_at_start; /* how long the world had been stopped in total, then */
 	u64 stopped_at_data;
 	u64 stopped_at_ready;
-	u64 halted_at_start; /* how long the process had been stopped in all, then */
+	u64 halted_at_start; /* how long the process had been stopped in total, then */
 	u64 halted_at_ready;
 	u64 slice_base; /* run_ns when it was last resumed */
-	u64 long_run_ns; /* the run that ended where it left the CPU, 0 unless it was a long one */
-	u64 run_since;  /* running with a CPU since, 0 if not */
+	u64 long_run_ns; /* the run that ended when it left the CPU, 0 unless it was a long one */
+	u64 run_since;  /* when it began to run with a CPU, 0 if it does not */
 	u64 run_ns;     /* sums since it was created or the window began: running with a CPU, and in closed intervals */
 	u64 off_ns;
 	u64 last_key;   /* hash of the last interval key counted for it, and its goid: saves a look-up in `members` */
 	u64 margin_ns;  /* mode lean: how much earlier it may have left the CPU */
-	u64 last_stack; /* the last stacks of its waits and of its wakers that are known to be in `stacks`: saves look-ups there */
+	u64 last_stack; /* the last stacks of its waits and of its wakers known to be in `stacks`: saves look-ups there */
 	u64 last_waker;
 	u64 last_object; /* likewise, in `objects` */
 	u64 last_fp;    /* where the first frame of its last wait was */
-	u64 unseen_ns;  /* how long its thread had no CPU when the window began, where nobody saw what it waited for; and its goid then */
+	u64 unseen_ns;  /* how long its thread had no CPU when the window began, for an unknown cause; and its goid then */
 	u64 unseen_goid;
 	u32 kind;       /* enum StartKind of gotrace/common/vocabulary.py */
 	u32 flags;      /* GOROUTINE_* */
@@ -84,8 +85,8 @@ struct goroutine {
 };
 
 #define THREAD_BEFORE 1     /* user space found it off its CPU when the window began */
-#define THREAD_CONTINUES 2  /* it sleeps in the last wait of its goroutine again: that has not ended */
-#define THREAD_OUTSIDE 4    /* it was seen in C with no Go code below: nobody's goroutine */
+#define THREAD_CONTINUES 2  /* it sleeps again in the last wait of its goroutine, which has not ended */
+#define THREAD_OUTSIDE 4    /* it was seen in C with no Go code below: it runs no goroutine */
 #define THREAD_BASE 8       /* base_ns holds */
 #define THREAD_HALTED 16    /* it is the leading thread, and stopped */
 #define THREAD_QUEUED 32    /* user space found it running, or waiting for a CPU, when the window began; not seen since */
@@ -93,7 +94,7 @@ struct goroutine {
 /* One per thread of the process that was seen to get or to leave a CPU. */
 struct thread {
 	u64 out_ns;   /* when it left its CPU, 0 while it has one */
-	u64 woken_ns; /* when the kernel made it runnable, 0 if it did not yet */
+	u64 woken_ns; /* when the kernel made it runnable, 0 if it has not yet */
 	u64 g;
 	u64 goid;
 	u64 stack;
@@ -104,29 +105,30 @@ struct thread {
 	u64 long_run_ns;
 	u64 ran_ns;   /* CPU time of the thread, 0 if not known */
 	u64 halted_at_out;
-	u64 in_ns;    /* when it was last seen to get a CPU; 0: it has not been, so it has had one since before the window */
+	u64 in_ns;    /* when it was last seen getting a CPU; 0: never, so it has had one since before the window */
 	u64 base_ns;  /* its CPU time when the window began */
-	u64 first_sp; /* the user stack pointer where it was seen to get a CPU for the first time, if it has not left that since; else 0 */
+	u64 first_sp; /* the user stack pointer when it was first seen getting a CPU, if it has not left the CPU since; else 0 */
 	u32 kind;
 	u32 syscall;
-	u32 how; /* how its stack was found: KIND_SYSCALL from its registers, KIND_WAKER from the saved ones, KIND_TRANSIT not */
+	u32 how; /* how its stack was found: KIND_SYSCALL by its registers, KIND_WAKER by the saved ones, KIND_TRANSIT not at all */
 	u32 throttled; /* its cgroup had used up its CPU quota when it was woken */
 	u32 flags; /* THREAD_* */
 	u32 unused;
 };
 
 #define WAIT_INTERRUPTIBLE 1 /* a signal can end it */
-#define WAIT_INTERRUPTED 2   /* one did, or a stop, and what it waited in is begun again */
+#define WAIT_INTERRUPTED 2   /* a signal or a stop did, and what it waited in is started again */
 #define WAIT_COUNTED 4       /* it is in a row of `intervals`, with a weight of 1 */
-#define WAIT_SHORT 8         /* it was too short for the user's filter, so far */
+#define WAIT_SHORT 8         /* so far it is too short for the user's filter */
 #define WAIT_BEFORE 16       /* it began before the window */
 
-/* The last wait of a goroutine in the kernel, by its g: a signal may cut one in pieces, between which the goroutine may even change
- * its thread. */
+/* The last wait of a goroutine in the kernel, by its g: a signal may split one into pieces, and the goroutine may even change threads
+ * between them. */
 struct wait {
 	u64 ip, sp; /* the user registers */
-	u64 ns;     /* how long it has lasted in all */
-	u64 first_ns, part_ns, last_ns; /* when what is one interval of a timeline began, how much of it was the wait, and when its last piece ended */
+	u64 ns;     /* how long it has lasted in total */
+	u64 first_ns, part_ns, last_ns; /* of one interval of a timeline: when it began, how much of it was the wait, and when its last
+	piece ended */
 	u64 stack, kernel_stack, object;
 	u32 kind, syscall;
 	u32 flags;  /* WAIT_* */
@@ -138,7 +140,7 @@ struct wait {
 #define STACK_IN_PROLOGUE 4  /* prologue_caller is the caller of pcs[0] */
 #define STACK_LEAF_CALLER 8  /* prologue_caller is the caller of pcs[0] if that function has no frame */
 #define STACK_KERNEL 16
-#define STACK_EXACT 32       /* pcs[0] is the instruction that comes next, not a return address */
+#define STACK_EXACT 32       /* pcs[0] is the next instruction, not a return address */
 #define LONG_RUN_NS 10000000 /* runtime/proc.go: forcePreemptNS */
 #define STACK_IN_TRANSIT 64  /* the goroutine's registers were nowhere: pcs[0] is where the thread was */
 #define ASYNC_AT 2 /* pcs[] of a goroutine preempted by a signal: asyncPreempt2, asyncPreempt, the interrupted function */
@@ -152,21 +154,21 @@ struct wait {
 struct stack {
 	u32 flags;
 	u32 depth;
-	u32 span;  /* bytes from the stack pointer of pcs[0] to above the return address that was found last; 0: unknown */
+	u32 span;  /* bytes from the stack pointer of pcs[0] to above the last return address that was found; 0: unknown */
 	u32 first; /* to above the return address that the frame pointer of pcs[0] leads to */
 	u64 prologue_caller; /* stopped in a prologue by newstack, or anywhere by the kernel: the word at its stack pointer */
 	u64 async_caller;    /* preempted asynchronously: the word at the stack pointer of pcs[ASYNC_AT] */
 	u64 pcs[MAX_FRAMES]; /* leaf first */
 };
 
-/* What unix sockets are bound to. A first byte of 0 is an abstract name's. */
-#define UNIX_PATH_BYTES 128 /* 108 at most (include/uapi/linux/un.h); a power of two for the verifier's sake */
+/* What unix sockets are bound to. If the first byte is 0, it is an abstract name. */
+#define UNIX_PATH_BYTES 128 /* 108 at most (include/uapi/linux/un.h); the verifier needs a power of two */
 struct unix_path {
 	u8 path[UNIX_PATH_BYTES];
 };
 
-/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). Of a unix
- * socket `peer` begins with the key in `unix_paths`. */
+/* What a file descriptor is; ports and addresses as the kernel keeps them (the peer's port in network order). For a unix socket,
+ * `peer` begins with the key in `unix_paths`. */
 struct object {
 	u64 ino;
 	u32 dev;
@@ -181,7 +183,7 @@ struct object {
 	u8 peer[16];
 };
 
-/* The stages of an interval, in their order. */
+/* The stages of an interval, in order. */
 #define PART_MAIN 0     /* what it began as: waiting, preempted, in a system call, ... */
 #define PART_NETPOLL 1  /* the kernel has the event, the netpoller does not know yet */
 #define PART_RUNNABLE 2 /* runnable, no P took it */
@@ -197,15 +199,15 @@ struct arrival {
 	u64 stack;
 };
 
-/* The parts of an interval share stack, kind and reason; where in the kernel it was is only told of the first, who ended it
- * of that and of the wait for a P, what it waited for of the first two. */
+/* The parts of an interval share stack, kind and reason. Only the first has a kernel stack; the first and the wait for a P have a
+ * waker; the first two have an object. */
 struct interval_key {
 	u64 stack;
 	u64 kernel_stack;
 	u64 waker;
 	u64 object;
 	u64 goid;   /* 0 unless goroutines are kept apart */
-	u32 reason; /* g.waitreason if the kind is a park or may turn out as one, else 0 */
+	u32 reason; /* g.waitreason if the kind is, or may turn out to be, a park; else 0 */
 	u32 kind;
 	u32 part;
 	u32 syscall; /* its number if the kind is a system call */
@@ -220,10 +222,10 @@ struct interval_value {
 	u64 in_progress; /* intervals that began before the window or were cut by its end */
 	u64 stopped_ns;  /* part of the total inside stop-the-world pauses */
 	u64 halted_ns;   /* part of the total while the process was stopped from outside */
-	u64 late_ns;     /* part of the total after the moment at which a sleep was due to end */
+	u64 late_ns;     /* part of the total after a sleep was due to end */
 	u64 long_runs;   /* intervals that ended a run of more than LONG_RUN_NS */
 	u64 long_run_max_ns;
-	u64 margin_ns;   /* mode lean: by how much the total may be too small */
+	u64 margin_ns;   /* mode lean: how much too small the total may be */
 	u64 variance;    /* of total_ns, by sampling; in (256 ns) squared */
 	u32 histogram[BUCKETS];
 };
@@ -239,12 +241,12 @@ struct event {
 	u64 goid;
 	u64 waker_goid;
 	struct interval_key key;
-	u32 tid; /* the thread that the goroutine goes on with, as the kernel numbers it */
+	u32 tid; /* the thread on which the goroutine continues, as the kernel numbers it */
 	u32 flags; /* EVENT_* */
 };
 
 #define EVENT_MAY_GO_ON 1 /* a wait in the kernel: a signal may have interrupted it */
-#define EVENT_GOES_ON 2   /* it takes the place of the event of the same goroutine that began at the same moment */
+#define EVENT_GOES_ON 2   /* replaces the event of the same goroutine that began at the same moment */
 
 #define SPAN_FUNCTIONS 8 /* a power of two */
 #define SPAN_BEGIN 1

@@ -1,4 +1,4 @@
-/* Walking goroutines' stacks by frame pointers. */
+/* Walks goroutines' stacks by frame pointers. */
 
 static __always_inline u64 mix(u64 hash, u64 value)
 {
@@ -6,7 +6,7 @@ static __always_inline u64 mix(u64 hash, u64 value)
 	return hash ^ (hash >> 29);
 }
 
-/* What the call goes to that returns to pc; 0 if there is none, or not to a fixed place. */
+/* The target of the call that returns to pc; 0 if there is no call, or none to a fixed address. */
 static __always_inline u64 called_before(u64 pc)
 {
 	u8 code[5];
@@ -16,8 +16,8 @@ static __always_inline u64 called_before(u64 pc)
 	return pc + relative;
 }
 
-/* mcall is the only way to the scheduler but one: newstack, called by morestack in a function's prologue. There
- * sched.bp is still the caller's frame, and the return address is the word at sched.sp. */
+/* mcall is the only way to the scheduler except newstack, which morestack calls in a function's prologue. There sched.bp
+ * is still the caller's frame, and the return address is the word at sched.sp. */
 static __always_inline int called_mcall(u64 pc)
 {
 	return called_before(pc) == MCALL;
@@ -31,12 +31,12 @@ static __always_inline int called_morestack(u64 pc)
 
 static __always_inline int may_be_in_prologue(u32 kind)
 {
-	/* A mask: of a comparison the verifier would remember the outcome, and follow all below once for each. */
+	/* A mask: the verifier would remember the outcome of a comparison, and follow everything below once for each. */
 	return (1 << KIND_GOSCHED | 1 << KIND_PREEMPT_PARK | 1 << KIND_BEFORE | 1 << KIND_SCHEDULE) >> (kind & 31) & 1;
 }
 
-/* Whether the next instruction is one of those with which a prologue makes its frame or an epilogue drops it, the frame pointer being
- * the caller's: then the return address lies *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
+/* Whether the next instruction is one by which a prologue makes its frame, or an epilogue drops it, while the frame pointer is the
+ * caller's. The return address is then *size above the stack pointer. From Go 1.21: mov %rsp,%rbp. Before: mov
  * %rbp,n(%rsp), lea n(%rsp),%rbp; add $n,%rsp right before the return (cmd/internal/obj/x86: preprocess). */
 static __always_inline int frame_is_being_made(u64 pc, u64 *size)
 {
@@ -68,13 +68,13 @@ static __always_inline int frame_is_being_made(u64 pc, u64 *size)
 	return 0;
 }
 
-/* Whose stack is walked, a literal: the compiler leaves out what can't be. A thread that is stopped anywhere may be in a
- * function without a frame, then the word at the stack pointer is its caller. */
+/* Whose stack is walked, a literal: the compiler leaves out impossible cases. A thread that is stopped anywhere may be in a
+ * function without a frame; the word at the stack pointer is then its caller. */
 #define WALK_PARKED 0
 #define WALK_WAKER 1
 #define WALK_THREAD 2
 
-/* A return address, or OUTSIDE_CODE in place of what is none. Without a branch, of which the verifier would follow both ways for each frame. */
+/* A return address, or OUTSIDE_CODE if the word is not one. Without a branch: the verifier would follow both ways for each frame. */
 static __always_inline u64 return_address(u64 word)
 {
 	u64 offset = word - TEXT_LO, size = TEXT_HI - TEXT_LO;
@@ -90,8 +90,8 @@ struct walker {
 	u64 lo, hi;
 };
 
-/* Reads what of the stack lies from the first frame on: a kilobyte costs little more than a word. All values pass through map
- * memory, of which the verifier remembers nothing: what it learned of them here would have it walk the loop once for each case. */
+/* Reads the stack from the first frame on: a kilobyte costs little more than a word. All values pass through map memory, which the
+ * verifier does not track: if it knew them, it would walk the loop once for each case. */
 static __always_inline void read_window(struct scratch *s, u64 fp, u64 lo, u64 hi)
 {
 	s->window_from = fp;
@@ -105,15 +105,15 @@ static __always_inline void read_window(struct scratch *s, u64 fp, u64 lo, u64 h
 	if (bytes > WINDOW)
 		bytes = WINDOW;
 	if (!bpf_probe_read_user(s->window, bytes & (2 * WINDOW - 1), (void *)from))
-		s->window_bytes = bytes; /* else a page of it may have been swapped out */
+		s->window_bytes = bytes; /* if not, a page of it may have been swapped out */
 }
 
-/* The frame pointer is not one. Two cases are known, both at the point where the walk stands:
- * - C called back into Go: the saved frame pointer is C's, on another stack. On ours, behind cgocallback's frame, lie the
+/* The frame pointer is not one. Two cases are known, both at the current point of the walk:
+ * - C called back into Go: the saved frame pointer is C's, on another stack. On ours, after cgocallback's frame, are the
  *   program counter and the frames of the call into C (runtime/asm_amd64.s: cgocallback, asmcgocall);
  * - the collector moved the stack during an assist and the frame pointer still points into the old one (up to Go 1.20):
  *   step over the frame by its size.
- * Returns 1 if the walk goes on at w->fp, and the program counter that the first case found in *pc. */
+ * Returns 1 if the walk continues at w->fp; the first case also sets *pc to the program counter that it found. */
 static __always_inline int mend(struct walker *w, u64 *pc)
 {
 	if (CGOCALLBACK_FRAME && w->last - CGOCALLBACK_LO < CGOCALLBACK_HI - CGOCALLBACK_LO && (w->fp < w->lo || w->fp >= w->hi)) {
@@ -121,7 +121,7 @@ static __always_inline int mend(struct walker *w, u64 *pc)
 		if (behind + 8 <= w->hi && bpf_probe_read_user(&cgocall, 8, (void *)behind))
 			return 0;
 		if (cgocall - TEXT_LO >= TEXT_HI - TEXT_LO) {
-			w->fp = 0; /* a thread of C's own: there is nothing above */
+			w->fp = 0; /* a thread of C: nothing is above */
 			return 1;
 		}
 		*pc = cgocall;
@@ -153,7 +153,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 	value->first = fp + 16 - sp;
 	value->pcs[0] = pc;
 	if (whose == WALK_PARKED && kind == KIND_CREATED) {
-		/* It has not run yet: its first function, and goexit as that one's caller (runtime/sys_x86.go: gostartcall). */
+		/* It has not run yet: its first function, with goexit as the caller (runtime/sys_x86.go: gostartcall). */
 		value->flags = STACK_EXACT;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&value->pcs[1], 8, (void *)sp)) {
 			value->pcs[1] = return_address(value->pcs[1]);
@@ -178,7 +178,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		}
 	}
 	if (whose != WALK_PARKED && kind == KIND_WAKER && SWITCHED_AT && pc == SWITCHED_AT) {
-		/* Gone onto g0 through a function without a frame: its caller is the word at the saved stack pointer. */
+		/* Switched to g0 through a function without a frame: its caller is the word at the saved stack pointer. */
 		u64 caller = 0;
 		if (sp >= lo && sp + 8 <= hi && !bpf_probe_read_user(&caller, 8, (void *)sp) && caller - TEXT_LO < TEXT_HI - TEXT_LO) {
 			value->prologue_caller = caller;
@@ -211,9 +211,9 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		value->flags |= STACK_EXACT;
 		/* Calls of duffzero and duffcopy make their frame below the stack pointer (cmd/internal/obj/x86: progedit). */
 		w.below = sp - 16;
-		w.last = 0; /* no return address: no frame size is known from here */
+		w.last = 0; /* not a return address: no frame size is known from here */
 		if (leaf_size && value->flags & STACK_IN_PROLOGUE) {
-			/* The frame pointer may be anything; what the function has saved of it lies below its return address. */
+			/* The frame pointer may be anything; if the function has saved it, it is below the return address. */
 			if (at > sp)
 				w.fp = user_word(at - 8);
 			w.below = at + 8;
@@ -221,7 +221,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		}
 	}
 	if (whose == WALK_THREAD && kind == KIND_TRANSIT && sp) {
-		/* In code that is not Go's, which was called from where the word at sp says. */
+		/* In code that is not Go's; the word at sp tells from where it was called. */
 		value->pcs[0] = pc;
 		value->prologue_caller = user_word(sp);
 		value->flags |= STACK_IN_PROLOGUE;
@@ -235,7 +235,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		s->window_bytes = 0;
 		s->strayed = 1;
 	}
-	/* As long as the chain ascends inside the window. Whatever else it does is for the second loop: in one, each frame would
+	/* While the chain ascends inside the window. All other cases are for the second loop: in a single loop each frame would
 	 * double what the verifier has to follow. */
 	for (; i < MAX_FRAMES; i++) {
 		u64 at = w.fp - s->window_from, bytes = s->window_bytes;
@@ -282,7 +282,7 @@ static __always_inline u64 walk(struct scratch *s, u64 pc, u64 sp, u64 fp, u64 l
 		frame[1] = return_address(frame[1]);
 		w.below = w.fp + 16;
 found:
-		/* asyncPreempt is only ever the leaf's caller: the frame found next is the interrupted function's. */
+		/* asyncPreempt is always the leaf's caller: the next frame is the interrupted function's. */
 		if (whose != WALK_WAKER && i == ASYNC_AT)
 			async = w.below;
 		value->pcs[i] = frame[1];
@@ -296,12 +296,12 @@ found:
 broken:
 	value->flags |= STACK_UNREADABLE;
 done:
-	/* The signal struck at pcs[ASYNC_AT]; above asyncPreempt's frame lies that function's stack pointer. If it has no frame
-	 * the word there is its caller. */
+	/* The signal struck at pcs[ASYNC_AT]; that function's stack pointer is above asyncPreempt's frame. If the function has no
+	 * frame, the word there is its caller. */
 	if (async && value->pcs[ASYNC_AT - 1] - ASYNC_LO < ASYNC_HI - ASYNC_LO) {
 		u64 caller = 0;
 		s->strayed = 1;
-		/* Or further up, where the frame is being made or taken down: then the frame pointer is its caller's. */
+		/* Or further up, if the frame is being made or taken down: the frame pointer is then the caller's. */
 		u64 size = 0;
 		if (frame_is_being_made(value->pcs[ASYNC_AT], &size))
 			async += size;
@@ -311,8 +311,8 @@ done:
 		}
 	}
 	value->depth = i;
-	/* What was passed, from the stack pointer up. By which user space sees whether the frames are all that lie there, so stacks
-	 * that differ in nothing else are two. */
+	/* How far the walk got, from the stack pointer up. User space checks by it whether these are all the frames, so stacks that
+	 * differ in this alone are different ones. */
 	span = w.below - sp;
 	value->span = sp - lo < hi - lo && (s64)span > 0 ? span : 0;
 	return mix(hash, value->flags | (u64)value->span << 32);
@@ -325,7 +325,7 @@ static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 		return hash;
 	if (!stacks.insert(&hash, &s->stack) || stacks.lookup(&hash))
 		return hash;
-	/* Twice: that map grows, and may be out of memory until an interrupt brings more (kernel/bpf/memalloc.c). */
+	/* Twice: this map grows, and may be out of memory until an interrupt refills it (kernel/bpf/memalloc.c). */
 	if (MORE_ROWS &&
 	    (!more_stacks.insert(&hash, &s->stack) || !more_stacks.insert(&hash, &s->stack) || more_stacks.lookup(&hash)))
 		return hash;
@@ -333,12 +333,12 @@ static __always_inline u64 keep_stack(struct scratch *s, u64 hash)
 	return 0;
 }
 
-/* A goroutine mostly waits where it waited before. Reading the stack there first, and then the g, which says whether it is there,
- * spares the third read, by which walk_resuming sees that it has not been moved meanwhile. */
+/* A goroutine usually waits where it waited before. Reading the stack there first, and then the g, which confirms that it is there,
+ * saves the third read by which walk_resuming checks that the stack was not moved. */
 static __always_inline void foresee(struct scratch *s, struct goroutine *state)
 {
 	s->window_bytes = 0;
-	/* Not where most intervals may be dropped before their stack is looked at (admit): there it would be a read more. */
+	/* Not if most intervals may be dropped before their stack is read (admit): it would then be an additional read. */
 	if (!ONLY_GOID && !KIND_FILTER && !MIN_BLOCK_NS && state->flags & GOROUTINE_STEADY && !sample_period())
 		read_window(s, state->last_fp, state->last_fp, state->last_fp + state->last_size);
 }
@@ -357,10 +357,10 @@ static __always_inline void remember_place(struct scratch *s, struct goroutine *
 }
 
 #define GSCAN 0x1000
-#define COLLECTOR_LOOKS 64 /* some microseconds */
+#define COLLECTOR_READS 64 /* some microseconds */
 
 /* The collector may be moving the stack of a goroutine that is about to resume: for an instant its g has the new stack and the old
- * stack pointer (runtime/stack.go: copystack). Seen of goroutines before their first turn. */
+ * stack pointer (runtime/stack.go: copystack). Seen for goroutines before their first turn. */
 static __always_inline void await_stack_pointer(struct scratch *s)
 {
 #pragma unroll
@@ -372,19 +372,19 @@ static __always_inline void await_stack_pointer(struct scratch *s)
 	}
 }
 
-/* As long as the collector holds a goroutine (runtime/runtime2.go: _Gscan) it may be adjusting the frames of a stack that it has moved, one
- * by one. Go waits for that as well, in the next step that it takes (runtime/proc.go: execute, casgstatus). */
+/* While the collector holds a goroutine (runtime/runtime2.go: _Gscan), it may be adjusting the frames of a moved stack, one by one.
+ * Go waits for that as well, in its next step (runtime/proc.go: execute, casgstatus). */
 static __always_inline void await_collector(u64 g)
 {
 #pragma clang loop unroll(disable)
-	for (u32 attempt = 0; attempt < COLLECTOR_LOOKS; attempt++)
+	for (u32 attempt = 0; attempt < COLLECTOR_READS; attempt++)
 		if (!(user_word(g + G_ATOMICSTATUS) & GSCAN))
 			break;
 }
 
 /* The stack of a goroutine that is being resumed, where the scheduler saved it. The collector may still hold the goroutine,
- * and move its stack (runtime/stack.go: shrinkstack): then what was walked is free memory, and it is walked again where it
- * is now. */
+ * and move its stack (runtime/stack.go: shrinkstack): what was walked is then free memory, and the stack is walked again at
+ * its new place. */
 static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 {
 	u64 hash = 0;
@@ -399,8 +399,8 @@ static __always_inline u64 walk_resuming(struct scratch *s, u32 kind)
 			break;
 		s->foreseen = 0;
 		if (attempt)
-			break; /* nothing is made of a third look */
-		/* A chain that breaks off is read again as well. */
+			break; /* a third reading would not be used */
+		/* A chain that breaks off is also read again. */
 		if (!(s->stack.flags & STACK_UNREADABLE) && user_word(s->pending.g + G_STACK_LO) == word(s, G_STACK_LO))
 			break;
 		if (s->stack.flags & STACK_UNREADABLE)

@@ -1,5 +1,5 @@
-/* Where the kernel's tracepoints may not be used: system calls as Go sees them, two traps each. Whether the thread slept
- * can't be told, so only calls of at least MIN_SYSCALL_NS count. */
+/* System calls as Go sees them, for hosts where the kernel's tracepoints may not be used; two traps each. Whether the thread
+ * slept is not known, so only calls of at least MIN_SYSCALL_NS count. */
 
 #define MIN_SYSCALL_NS 20000 /* runtime/proc.go: sysmon takes a P away no earlier */
 
@@ -49,7 +49,7 @@ int exit_syscall(struct pt_regs *ctx)
 	state->run_since = drain ? 0 : now;
 	state->slice_base = state->run_ns;
 	if (now < from + MIN_SYSCALL_NS) {
-		state->run_ns += now > from ? now - from : 0; /* it did not sleep, as far as can be told */
+		state->run_ns += now > from ? now - from : 0; /* as far as is known, it did not sleep */
 		return 0;
 	}
 	state->off_ns += now - from;

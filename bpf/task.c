@@ -8,7 +8,7 @@
 #define STATE_FROZEN 0x8000
 #define JOBCTL_TRAP_FREEZE (1 << 23)
 
-/* Registers with which the thread entered the kernel: at the top of its kernel stack, below a padding of 16 bytes where the
+/* The registers with which the thread entered the kernel: at the top of its kernel stack, below 16 bytes of padding if the
  * kernel is built with CONFIG_X86_FRED. */
 static __always_inline int user_registers(struct pt_regs *regs, u64 task)
 {
@@ -20,13 +20,13 @@ static __always_inline int user_registers(struct pt_regs *regs, u64 task)
 	return -1;
 }
 
-/* Where it had its stack then, 0 if that is not known. */
+/* The stack pointer among them, 0 if it is not known. */
 static __always_inline u64 user_stack_pointer(u64 task)
 {
 	u64 top = kernel_word(task + K_TASK_STACK) + THREAD_SIZE;
 #pragma clang loop unroll(disable)
 	for (u32 padding = 0; padding <= 16; padding += 16) {
-		u64 tail[3] = {}; /* cs, flags, sp; behind them ss */
+		u64 tail[3] = {}; /* cs, flags, sp; ss follows */
 		if (!bpf_probe_read_kernel(tail, sizeof(tail), (void *)(top - padding - 4 * 8)) && (u16)tail[0] == USER_CS)
 			return tail[2];
 	}
@@ -42,8 +42,9 @@ static __always_inline u32 throttled(u64 task, u32 cpu)
 	return (u32)kernel_word(kernel_word(queues + 8 * (u64)cpu) + K_CFS_RQ_THROTTLE_COUNT) != 0;
 }
 
-/* Whether a thread that sleeps in this state is stopped from outside: by a signal, a debugger, or a freezer (of cgroup v2 by its job
- * control, as the sleep is an ordinary one). Of cgroup v1 before Linux 6.1 only its kernel stack tells (gotrace/model/kernelstacks.py). */
+/* Whether a thread that sleeps in this state is stopped from outside: by a signal, a debugger, or a freezer. The sleep of cgroup v2's
+ * freezer is an ordinary one; job control tells. For cgroup v1 before Linux 6.1 only the kernel stack tells
+ * (gotrace/model/kernelstacks.py). */
 static __always_inline u32 is_halted(u64 task, u64 state)
 {
 	if (state & (STATE_STOPPED | STATE_TRACED | STATE_FROZEN))

@@ -1,8 +1,8 @@
 /* What the kernel does with the threads underneath: a goroutine that Go takes for running may be blocked in a system call
  * or wait for a CPU. Raw tracepoints. */
 
-/* User space found the thread asleep before the window opened. Whether it has moved on since, and slept elsewhere, the place tells where
- * it now comes from. */
+/* User space found the thread asleep before the window opened. Where it now comes from tells whether it has moved on since, and slept
+ * elsewhere. */
 static __always_inline u32 is_stale(struct thread *t, u64 task)
 {
 	u64 g = t->g, sp = user_stack_pointer(task);
@@ -10,9 +10,9 @@ static __always_inline u32 is_stale(struct thread *t, u64 task)
 	return w && sp && (!(w->flags & WAIT_BEFORE) || w->sp != sp);
 }
 
-/* The thread gets a CPU again, in the context of the one before it; or it leaves that CPU, and nothing was seen of it in
- * between: a sandbox may keep its own tasks from running anybody's programs, and what such a task hands its CPU to is then
- * not seen. In that case the thread's CPU time since tells when it got the CPU. */
+/* The thread gets a CPU again, in the context of the previous one. Or it leaves that CPU although it was not seen to get it: a
+ * sandbox may keep its own tasks from running other programs, and when such a task hands over its CPU, that is not seen.
+ * The CPU time that the thread has used since then tells when it got the CPU. */
 static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leaves)
 {
 	struct thread *t;
@@ -23,7 +23,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		t = thread_row(thread);
 		if (t) {
 			if (t->flags & THREAD_QUEUED && !t->out_ns) {
-				/* It had no CPU then, else it would have been seen to leave it. */
+				/* It had no CPU then: otherwise it would have been seen leaving it. */
 				struct goroutine new = {.flags = GOROUTINE_UNSURE};
 				if (row_of(t->g, &new))
 					t->out_ns = c->window_start_ns;
@@ -44,7 +44,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
 	if (leaves) {
 		if (!t->ran_ns)
-			return; /* noted by user space while it looked at what was blocked when the trace began */
+			return; /* noted by user space when it read what was blocked as the trace began */
 		count(STAT_SWITCH_UNSEEN);
 		now -= kernel_word(task + K_TASK_RAN) - t->ran_ns;
 		if (now < woken)
@@ -64,9 +64,9 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	if (!woken || woken > now)
 		woken = now;
 	if (woken < from)
-		woken = from; /* the waker looked at the clock before we did */
+		woken = from; /* the waker read the clock before we did */
 	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
-	if (!state->start_ns && !state->run_since) { /* else it has left this thread since, unseen as above */
+	if (!state->start_ns && !state->run_since) { /* if not, it has since left this thread, unseen as above */
 		state->run_since = drain ? 0 : now;
 		if (!preempted)
 			state->slice_base = state->run_ns;
@@ -117,14 +117,14 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 			p->carried_ns = w->ns;
 			p->in_progress = drain && !(waited & WAIT_BEFORE);
 		} else {
-			p->part_ns[PART_MAIN] = w->ns + main_ns; /* what was too short alone */
+			p->part_ns[PART_MAIN] = w->ns + main_ns; /* with the part that was too short by itself */
 		}
 	}
 	p->event_from = from;
 	p->event_ns = p->part_ns[PART_MAIN];
 	p->event_flags = 0;
 	if (STREAM && w) {
-		/* What a stop, or anything else that takes long, has parted is two intervals of a timeline. */
+		/* A wait that a stop, or anything else that takes long, has split is two intervals of a timeline. */
 		p->event_flags = EVENT_MAY_GO_ON;
 		if (continues && from - w->last_ns < SAME_WAIT_NS) {
 			p->event_flags = waited & WAIT_COUNTED ? EVENT_MAY_GO_ON | EVENT_GOES_ON : EVENT_MAY_GO_ON;
@@ -138,7 +138,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	if (w) {
 		w->ns += main_ns;
 		if (!leaves)
-			w->flags &= ~WAIT_INTERRUPTED; /* which a signal says after this; where the end was not seen it has */
+			w->flags &= ~WAIT_INTERRUPTED; /* a signal sets it after this; if the end was not seen, it already has */
 	}
 	p->recorded = admit(s);
 	if (w && p->recorded && p->weight == 1)
@@ -150,8 +150,8 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	release_scratch(s);
 }
 
-/* The configuration once the target's own number is known. These programs run for every thread of the machine: what can be
- * asked before the clock is, is. */
+/* The configuration, once the target's own number is known. These programs run for every thread of the machine: all checks that
+ * need no clock come before reading it. */
 static __always_inline struct config *known_target(void)
 {
 	u64 zero = 0;
@@ -190,7 +190,7 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Raw tracepoint signal_deliver: a signal is taken, by the thread that it meets. */
+/* Raw tracepoint signal_deliver: the thread that a signal is meant for takes it. */
 int on_signal(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct config *c = known_target();

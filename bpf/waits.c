@@ -1,18 +1,18 @@
-/* Waits in the kernel that a signal or a stop cuts short and that go on afterwards, and stops of the whole process from outside. */
+/* Waits in the kernel that a signal or a stop cuts short and that continue afterwards, and stops of the whole process from outside. */
 
-#define RESTART_SYSCALL 219 /* with which the kernel goes on with some calls that a signal interrupted */
-#define SAME_WAIT_NS 1000000 /* so little may lie between two pieces of one interval of a timeline */
-#define HANDLER_NS 10000000 /* so long may a signal's handler have run between two halves of one wait: a hypervisor's time included */
+#define RESTART_SYSCALL 219 /* by which the kernel resumes some calls that a signal interrupted */
+#define SAME_WAIT_NS 1000000 /* the longest gap between two pieces of one interval of a timeline */
+#define HANDLER_NS 10000000 /* the longest run of a signal's handler between two halves of one wait, including a hypervisor's time */
 
-/* Whether the call that a thread is on its way out of, with these registers, is made again by the kernel: ERESTARTSYS, ERESTARTNOINTR,
- * ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h). */
+/* Whether the kernel restarts the call that a thread with these registers is leaving: ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND,
+ * ERESTART_RESTARTBLOCK (include/linux/errno.h). */
 static __always_inline u32 is_restarted(long ax)
 {
 	return ax == -512 || ax == -513 || ax == -514 || ax == -516;
 }
 
-/* A signal or a stop meets the thread that goroutine g was last on, on its way out of the kernel with these registers. If that has cut
- * the goroutine's last wait short, it goes on when the goroutine is back at that instruction. */
+/* A signal or a stop meets the thread that goroutine g was last on, as it leaves the kernel with these registers. If that has cut the
+ * goroutine's last wait short, the wait continues when the goroutine is back at that instruction. */
 static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
 {
 	struct wait *w = waits.lookup(&g);
@@ -27,7 +27,7 @@ static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
 		w->flags |= WAIT_INTERRUPTED;
 }
 
-/* The goroutine's last wait, made anew if it has none; NULL where there is no room. */
+/* The goroutine's last wait, a new one if it has none; NULL if there is no room. */
 static __always_inline struct wait *wait_of(u64 g)
 {
 	struct wait none = {}, *w = waits.lookup(&g);
@@ -44,7 +44,7 @@ static __always_inline u32 goes_on(struct wait *w, struct pt_regs *regs, u32 kin
 	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < HANDLER_NS;
 }
 
-/* The leading thread stops, and with it the process. */
+/* The leading thread stops, and the process with it. */
 static __always_inline void begin_halt(struct thread *t, u64 now)
 {
 	u64 zero = 0;

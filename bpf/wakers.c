@@ -1,6 +1,6 @@
-/* Between an interval's start and its end: who makes the goroutine runnable, and when. */
+/* Between an interval's start and its end: what makes the goroutine runnable, and when. */
 
-/* The goroutine's entry if it is off the CPU and not yet known to be runnable. One that no probe has seen has been off the
+/* The goroutine's row if it is off the CPU and not yet known to be runnable. A goroutine that no probe has seen has been off the
  * CPU since before the window. */
 static __always_inline struct goroutine *waiting(struct config *c, u64 g)
 {
@@ -8,7 +8,7 @@ static __always_inline struct goroutine *waiting(struct config *c, u64 g)
 	return state && state->start_ns && !state->ready_ns ? state : NULL;
 }
 
-/* A goroutine that comes into being: its g is new, or belonged to another that has ended. */
+/* A goroutine is created: its g is new, or belonged to another goroutine that has ended. */
 static __always_inline struct goroutine *created(u64 g, u64 now)
 {
 	struct goroutine new = {}, *state = row_of(g, &new);
@@ -27,8 +27,8 @@ static __always_inline struct goroutine *created(u64 g, u64 now)
 	return state;
 }
 
-/* m.curg of the thread whose g0 that is. g0.m is for life, and often the one that was seen last here: then m, whose first field is
- * m.g0 (runtime/runtime2.go), says so itself, in the same read. */
+/* m.curg of the thread with that g0. g0.m never changes, and is often the one that was last seen here: m, whose first field is
+ * m.g0 (runtime/runtime2.go), then confirms it in the same read. */
 static __always_inline u64 current_goroutine(struct scratch *s, u64 g0)
 {
 	if (M_CURG + 8 <= WINDOW && s->last_g0 == g0 && !bpf_probe_read_user(s->window, M_CURG + 8, (void *)s->last_m) &&
@@ -39,8 +39,8 @@ static __always_inline u64 current_goroutine(struct scratch *s, u64 g0)
 	return user_word(s->last_m + M_CURG);
 }
 
-/* Loaded twice. With AT_CREATION 0 for runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that does it.
- * With AT_CREATION 1 in runtime.newproc.func1 for the call of runtime.runqput, BX = the g of the new goroutine, or for the return
+/* Loaded twice. With AT_CREATION 0 at runtime.ready: AX = the g that becomes runnable, R14 = g0 of the thread that makes it so.
+ * With AT_CREATION 1 at the call of runtime.runqput in runtime.newproc.func1, BX = the g of the new goroutine, or at the return
  * from runtime.newproc1, AX = that g. */
 int mark_ready(struct pt_regs *ctx)
 {
@@ -50,7 +50,8 @@ int mark_ready(struct pt_regs *ctx)
 	if (!c || draining(c, now))
 		return 0;
 	count(STAT_HITS_READY);
-	u64 ax = *(volatile unsigned long *)&ctx->ax, bx = *(volatile unsigned long *)&ctx->bx; /* not one load of a chosen place */
+	u64 ax = *(volatile unsigned long *)&ctx->ax, bx = *(volatile unsigned long *)&ctx->bx; /* not a single load from a chosen address
+	*/
 	u64 g = AT_CREATION && !CREATED_IN_AX ? bx : ax, g0 = ctx->r14;
 	if (AT_CREATION) {
 		state = created(g, now);
@@ -69,7 +70,7 @@ int mark_ready(struct pt_regs *ctx)
 		count(STAT_WAKER_LOST);
 		return 0;
 	}
-	/* The scheduler itself: a timer that is due, a thread that looks for work. Its frames are on g0. */
+	/* The scheduler itself: a timer that is due, a thread that searches for work. Its frames are on g0. */
 	u64 current = current_goroutine(s, g0), hash, pc, sp, fp, lo, hi;
 	if (!current) {
 		pc = user_word(ctx->sp);
@@ -78,7 +79,7 @@ int mark_ready(struct pt_regs *ctx)
 		lo = user_word(g0 + G_STACK_LO);
 		hi = user_word(g0 + G_STACK_HI);
 	} else {
-		/* systemstack has saved where the goroutine went onto g0 (runtime/asm_amd64.s: gosave_systemstack_switch). */
+		/* systemstack has saved where the goroutine switched to g0 (runtime/asm_amd64.s: gosave_systemstack_switch). */
 		if (bpf_probe_read_user(s->g, G_READ, (void *)current)) {
 			count(STAT_WAKER_LOST);
 			goto out;
@@ -125,7 +126,7 @@ static __always_inline void harvested(struct config *c, u64 descriptor, u64 g, u
 	}
 }
 
-/* runtime.netpollready: BX = pollDesc, CX = 'r', 'w' or their sum. runtime.ready is not called for what it finds. */
+/* runtime.netpollready: BX = pollDesc, CX = 'r', 'w' or their sum. runtime.ready is not called for those that it finds. */
 int mark_netpoll(struct pt_regs *ctx)
 {
 	u64 now = bpf_ktime_get_ns();
@@ -150,7 +151,7 @@ int mark_netpoll(struct pt_regs *ctx)
 	return 0;
 }
 
-/* runtime.gdestroy, before Go 1.22 goexit0: AX = the g whose goroutine is over. */
+/* runtime.gdestroy, before Go 1.22 goexit0: AX = the g whose goroutine has ended. */
 int mark_exit(struct pt_regs *ctx)
 {
 	u64 g = ctx->ax, now = bpf_ktime_get_ns();

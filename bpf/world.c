@@ -1,4 +1,4 @@
-/* Stop-the-world pauses, from the call that asks for one to the call that ends it. Both run on g0, one pause at a time. */
+/* Stop-the-world pauses, from the call that requests one to the call that ends it. Both run on g0, one pause at a time. */
 
 /* runtime.stopTheWorldWithSema: AX = reason, from Go 1.21 on. */
 int stop_world(struct pt_regs *ctx)
@@ -37,7 +37,7 @@ int start_world(struct pt_regs *ctx)
 		now = c->window_end_ns;
 	u64 since = w->stopped_since;
 	w->stopped_since = 0;
-	/* Who asked for the pause may have looked just before the window's end was set, to an instant before that. */
+	/* The requester may have read the clock just before the window's end was set, to an earlier instant. */
 	u64 length = now > since ? now - since : 1;
 	w->stopped_ns += length;
 	u64 index = w->pauses - 1;

@@ -131,7 +131,7 @@ package_archive() {
 lists_of_release() {
     local release=$1 folder=$2 uri keys
     uri=$(package_archive)
-    [ -n "$uri" ] || die "apt knows of no archive of this release" "look into /etc/apt/sources.list*, then apt-get update"
+    [ -n "$uri" ] || die "apt knows of no archive of this release" "check /etc/apt/sources.list*, then apt-get update"
     keys=/usr/share/keyrings/$(. /etc/os-release && echo "$ID")-archive-keyring.gpg
     mkdir -p "$folder/lists/partial" "$folder/archives/partial"
     : >"$folder/status"

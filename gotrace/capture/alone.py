@@ -1,8 +1,8 @@
-"""Moments at which nobody else has the capture's file open, in which its pages can be replaced: a plain copy then never has pages of two
-moments.
+"""Moments at which no other process has the capture's file open, so that its pages can be replaced: a plain copy then never has pages of
+two moments.
 
-The kernel gives the means, a lease (fcntl(2)): it grants one only while no other descriptor is open on the file, and lets whoever opens
-the file afterwards wait until the lease is given back. It takes the file's owner or CAP_LEASE, and a local file system.
+The means is a lease (fcntl(2)): the kernel grants one only while no other descriptor is open on the file, and blocks whoever opens the
+file afterwards until the lease is given back. It takes the file's owner or CAP_LEASE, and a local file system.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 _F_SETSIG = 10
 _SHM_HELD_BYTE = 128
-"""Of ``-shm``: every SQLite connection to a database with a write-ahead log has it locked (https://sqlite.org/walformat.html)."""
+"""A byte of ``-shm`` that every SQLite connection to a database with a write-ahead log locks (https://sqlite.org/walformat.html)."""
 _FLOCK = struct.Struct("@hhqqi0q")
 
 
 class Alone:
-    """Of the file `path` that this process has open once, through SQLite."""
+    """The file `path`, which this process has open once, through SQLite."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,12 +31,12 @@ class Alone:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Whoever opens the file meanwhile waits. False: others have it open already, it is not held. True also where the file system
-        knows no leases."""
+        """Blocks whoever opens the file meanwhile. Yields False if others have it open already and it is not held. Also True if the file
+        system has no leases."""
         fd, leased, refused = self._fd, False, False
         if fd is not None:
             try:
-                # Who waits is told of by a signal, by default one that would end us.
+                # A signal reports that someone waits; the default one would end us.
                 fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
                 fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
                 leased = True
@@ -51,7 +51,7 @@ class Alone:
 
     def read_by_sqlite(self) -> bool:
         """Whether another process has the file open as a database."""
-        # Through SQLite's own descriptor: to close another of the same file would take its locks from it.
+        # Through SQLite's own descriptor: closing another one of the same file would drop SQLite's locks.
         fd = _descriptor(Path(f"{self._path}-shm"))
         if fd is None:
             return False
@@ -64,7 +64,7 @@ class Alone:
 
 
 def _descriptor(path: Path) -> int | None:
-    """That by which this process has the file open, the only one; else None."""
+    """The descriptor by which this process has the file open, if there is exactly one; else None."""
     found = []
     with contextlib.suppress(OSError):
         file = os.stat(path)

@@ -1,4 +1,4 @@
-"""Values of an untrusted capture as what they must be; whatever is none of it raises ValueError."""
+"""Values of an untrusted capture as the types that they must have; anything else raises ValueError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _MOST = (1 << 63) - 1
-"""SQLite's largest; of ns 292 years, which a million goroutines wait in a few months."""
+"""SQLite's largest integer; 292 years in ns, which a million goroutines wait in a few months."""
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -69,7 +69,7 @@ def mapping(value: object) -> dict[str, object]:
 
 
 def histogram(value: object) -> dict[int, int]:
-    """Bucket -> count, as gotrace.common.histogram has them."""
+    """Bucket -> count, as in gotrace.common.histogram."""
     found = {int(bucket): whole(count) for bucket, count in mapping(value).items()}
     if not all(0 <= bucket < BUCKETS for bucket in found):
         raise ValueError("a histogram with buckets that there are not")
@@ -77,7 +77,7 @@ def histogram(value: object) -> dict[int, int]:
 
 
 def record(kind: type[T], value: object) -> T:
-    """An instance of the dataclass `kind`, whose fields are of the types above."""
+    """An instance of the dataclass `kind`, whose fields have the types above."""
     check: dict[str, Callable[[object], object]] = {"int": whole, "str": text, "float": number, "bool": truth}
     given = mapping(value)
     types = {field.name: str(field.type) for field in fields(kind)}

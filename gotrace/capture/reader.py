@@ -1,4 +1,4 @@
-"""Reads a capture back into a profile. Needs no root and no Linux; the file is untrusted."""
+"""Reads a capture back into a profile. Needs neither root nor Linux; the file is untrusted."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _NO_ONGOING = Missing(ONGOING, "the capture is of a gotrace that added them at t
 
 
 def read_capture(path: Path) -> Profile:
-    """The profile in the capture `path`.
+    """Returns the profile in the capture `path`.
 
     Raises:
-        GotraceError: it is missing, no capture, damaged, or from a newer gotrace.
+        GotraceError: it is missing, not a capture, damaged, or from a newer gotrace.
     """
     if not path.is_file():
         raise GotraceError(f"there is no capture {path}", "record one with: sudo gotrace attach PID")
@@ -56,7 +56,7 @@ def read_capture(path: Path) -> Profile:
             return _read(db, path)
         finally:
             db.close()
-    except MemoryError:  # SQLITE_NOMEM, where a record claims to be of any size
+    except MemoryError:  # SQLITE_NOMEM, if a record claims any size
         raise GotraceError(f"{path} is not a gotrace capture, or is damaged: it takes more memory than there is") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         hint = f"if it was copied while a trace wrote it: copy it again, with {path.name}-wal" if _lacks_log(path) else None
@@ -110,7 +110,7 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    """That of the capture's schema, one that we read."""
+    """The version of the capture's schema, if we can read it."""
     application, = db.execute("PRAGMA application_id").fetchone()
     version: int
     version, = db.execute("PRAGMA user_version").fetchone()
@@ -127,7 +127,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target], frames: dict[int, Frame]) -> dict[int, StackStat]:
-    """The rows of table stack by their numbers, that of the largest total first."""
+    """The rows of table stack by their numbers, the largest total first."""
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
     later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
@@ -189,14 +189,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         if not _lacks_log(path):
             raise
-        # SQLite wants to make the log that there is not, in a folder where we may not write: nothing changes the file, then.
+        # SQLite wants to create the missing log, in a folder where we may not write: so nothing changes the file.
         db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
     return db
 
 
 def _lacks_log(path: Path) -> bool:
-    """Whether the header says that there is a write-ahead log (https://sqlite.org/fileformat2.html: file format versions), and none
-    with anything in it is beside the file, which so was copied alone."""
+    """Whether the header says that there is a write-ahead log (https://sqlite.org/fileformat2.html: file format versions), but no log with
+    anything in it is beside the file, which therefore was copied alone."""
     try:
         with open(path, "rb") as file:
             header = file.read(20)
@@ -207,8 +207,8 @@ def _lacks_log(path: Path) -> bool:
 
 
 def _together(rows: dict[int, StackStat]) -> tuple[dict[int, StackStat], list[StackStat]]:
-    """Waits in progress are rows of their own (`gotrace.capture.schema`): they are added to that of the same stack. Returns the stack of
-    each row, and the stacks, that of the largest total first."""
+    """Adds waits in progress, which are rows of their own (`gotrace.capture.schema`), to the rows of the same stacks. Returns the stack of
+    each row, and the stacks, the largest total first."""
     first_of: dict[StackKey, StackStat] = {}
     stack_of = {number: _add(first_of.setdefault(row.key, row), row) for number, row in rows.items()}
     return stack_of, sorted(first_of.values(), key=lambda stack: -stack.distribution.total_ns)
@@ -226,7 +226,7 @@ def _add(first: StackStat, stack: StackStat) -> StackStat:
 
 
 def _check_sums(db: sqlite3.Connection, sums: dict[str, object], wanted: dict[str, str], path: Path) -> None:
-    """Whether the file has the pages of one commit (`gotrace.capture.schema`)."""
+    """Checks that the file has the pages of a single commit (`gotrace.capture.schema`)."""
     for table, what in wanted.items():
         found, = db.execute(f"SELECT {what} FROM {table}").fetchone()
         if found != sums.get(table):
@@ -237,7 +237,7 @@ def _check_sums(db: sqlite3.Connection, sums: dict[str, object], wanted: dict[st
 
 
 def _refuse_computed_tables(db: sqlite3.Connection) -> None:
-    """A view or a generated column runs what it likes, for as long as it likes, when it is read."""
+    """Refuses a view or a generated column, which may run anything, for any time, when it is read."""
     db.execute("PRAGMA trusted_schema = OFF")
     for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
         if name in _TABLES and (kind != "table" or _COMPUTED.search(str(sql))):

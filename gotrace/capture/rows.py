@@ -1,4 +1,4 @@
-"""The rows of a capture: what is put is turned into them, and which are there already is remembered."""
+"""The rows of a capture: turns what is put into rows, and remembers which rows exist."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FIGURES = (
     "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
     "margin_ns", "halted_ns", "late_ns",
 )
-"""Columns of `stack` that are replaced as the trace goes on."""
+"""Columns of `stack` that are replaced during the trace."""
 _UPDATE = f"UPDATE stack SET {', '.join(f'{column}=?' for column in _FIGURES)} WHERE id=?"
 _INSERT = (
     f"INSERT INTO stack(target, state, reason, goid, frames, {', '.join(_FIGURES)}) VALUES (?,?,?,?,?{',?' * len(_FIGURES)})"
 )
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-"""One for all: `json.dumps` makes an encoder at each call."""
+"""A shared one: `json.dumps` creates an encoder at each call."""
 
 _WEIGHT = (1 << 40) - 1
-"""Of what a stack weighs in `gotrace.capture.schema.SUMS`: a million of them is far from what SQLite can add up."""
+"""Mask for the weight of a stack in `gotrace.capture.schema.SUMS`: a million weights are far below SQLite's largest sum."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Waiting:
 
 
 class CaptureRows:
-    """Of one open capture, `db`. `write` is called within a transaction; then comes `kept` when it is committed, or `roll_back`."""
+    """The rows of one open capture, `db`. Call `write` within a transaction, then `kept` when it is committed, or `roll_back`."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -60,11 +60,11 @@ class CaptureRows:
         self._requests = RequestRows(db, self._frame, self._stacks, self._targets)
 
     def write(self, waiting: Waiting, requests: Sequence[Span]) -> list[int]:
-        """Writes it all, in place of the waits in progress that were written before, and what has changed of all `requests`. Returns the
-        rows of those waits."""
+        """Writes everything, with the requests that changed, and replaces the waits in progress that were written before. Returns the rows
+        of the new ones."""
         self._before = len(self._frames), len(self._stacks), len(self._targets)
         if self._weights is None:
-            self._weigh_anew()
+            self._weigh_again()
         assert self._weights is not None
         for number in self._ongoing:
             self._db.execute("DELETE FROM stack WHERE id = ?", (number,))
@@ -98,7 +98,7 @@ class CaptureRows:
         return ongoing
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
-        """Adds those that are new, and sub-windows of all; yields those that were there, with their row."""
+        """Adds new stacks, and the sub-windows of all; yields the existing ones, with their rows."""
         for stack in stacks:
             known = self._stacks.get(stack.key)
             if known is not None:
@@ -111,7 +111,7 @@ class CaptureRows:
         if not rows:
             return
         if self._subwindow_ns.get(stack) == rows[-1].duration_ns:
-            rows = rows[-1:]  # those before are there
+            rows = rows[-1:]  # the earlier ones are written already
         else:
             self._subwindow_ns[stack] = rows[-1].duration_ns
             self._db.execute("DELETE FROM subwindow WHERE stack = ?", (stack,))
@@ -138,7 +138,7 @@ class CaptureRows:
         return known
 
     def sums(self) -> dict[str, int]:
-        """What the tables hold when this commit is done, as `gotrace.capture.schema` says."""
+        """What the tables contain after this commit, as described in `gotrace.capture.schema`."""
         return {
             "target": len(self._targets), "frame": len(self._frames), "stack": self._weight, "interval": self._last_interval,
             "pause": self._pauses, **self._requests.sums(),
@@ -153,8 +153,8 @@ class CaptureRows:
         self._weight += weight - weights[number]
         weights[number] = weight
 
-    def _weigh_anew(self) -> None:
-        """From what is committed."""
+    def _weigh_again(self) -> None:
+        """Computes the weights from what is committed."""
         self._weights, self._weight = array("q", [0]), 0
         for number, weight in self._db.execute("SELECT id, (count + total_ns) & ? FROM stack ORDER BY id", (_WEIGHT,)):
             while number >= len(self._weights):
@@ -166,7 +166,7 @@ class CaptureRows:
         self._last_interval = -1 if last is None else last
 
     def roll_back(self) -> None:
-        """Undoes what a commit had begun, also here: the rows that it added are not there."""
+        """Undoes the commit that had begun, here as well: the rows that it added do not exist."""
         with suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -182,7 +182,7 @@ class CaptureRows:
         self._weights = None
 
     def kept(self, ongoing: list[int]) -> None:
-        """What was written is committed; `ongoing` is what `write` returned."""
+        """Notes that what was written is committed; `ongoing` is what `write` returned."""
         self._ongoing, self._before = ongoing, None
 
 
@@ -197,6 +197,6 @@ def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
 
 
 def _cut(rows: dict[_Key, int], kept: int) -> None:
-    """Leaves the `kept` that were added first."""
+    """Keeps the first `kept` rows that were added."""
     for key in list(rows)[kept:]:
         del rows[key]

@@ -3,27 +3,27 @@
 ``PRAGMA application_id`` is 0x676F7472 ("gotr"), ``PRAGMA user_version`` the schema version. All durations are ns.
 
 meta      key, value (JSON): gotrace, window, losses, overhead, goroutines, running_ns, cpu_ns, filters, complete,
-          governor (null without --max-overhead, else what GovernorReport of gotrace/profile/types.py has),
-          missing (a list: the stages that the trace went without, each as Missing of that file has it), notes (lines of text),
-          ongoing (true: waits in progress are in `stack`, see below), sums (what `SUMS` below makes of each table, by which a copy that
-          was torn is known)
-target    id, and what Target of gotrace/profile/types.py has, as JSON
+          governor (null without --max-overhead, else the fields of GovernorReport in gotrace/profile/types.py),
+          missing (a list: the stages that the trace went without, with the fields of Missing in that file), notes (lines of text),
+          ongoing (true: waits in progress are in `stack`, see below), sums (the value of `SUMS` below for each table, which
+          reveals a torn copy)
+target    id, and the fields of Target in gotrace/profile/types.py, as JSON
 frame     id, name, file, line, kind (go, runtime, cgo, syscall, kernel, waker, reason, lost), inlined (0 or 1)
 stack     one row per distinct (target, frames, state, reason, goid): `frames` is a JSON list of frame ids, leaf first;
           goid is NULL unless goroutines were kept apart; count, total_ns, max_ns, squares (sum of squares of the
           durations in units of 256 ns), goroutines (distinct ones), in_progress, histogram (JSON: bucket -> count, with
-          the buckets of gotrace/common/histogram.py), stopped_ns (of total_ns, inside stop-the-world pauses), long_runs and
-          long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (half of the 95 % confidence
-          interval of total_ns in mode sample, how it is made is in gotrace/profile/estimate.py, and where short intervals were
-          sampled; in mode lean, with that, by how much total_ns may be too small; else NULL),
-          halted_ns (of total_ns, while the process was stopped from outside: by a signal, a freezer or a debugger), late_ns (of
-          total_ns, of sleeps: after the moment at which their timers were due; from Go 1.23)
-subwindow how a stack's figures changed in the course of the window: stack, start_ns from the window's start, duration_ns,
-          and count, total_ns and squares of the intervals that ended there; no row where none did. A second each; in
-          a long trace neighbours become one, so that no stack has more than 64
+          the buckets of gotrace/common/histogram.py), stopped_ns (part of total_ns inside stop-the-world pauses), long_runs
+          and long_run_max_ns (runs of more than 10 ms without a break that ended there), margin_ns (in mode sample, and if short
+          intervals were sampled, half of the 95 % confidence interval of total_ns, as in gotrace/profile/estimate.py; in mode
+          lean also how much too small total_ns may be; else NULL),
+          halted_ns (part of total_ns while the process was stopped from outside: by a signal, a freezer or a debugger), late_ns
+          (for sleeps, part of total_ns after their timers were due; from Go 1.23)
+subwindow how a stack's figures changed during the window: stack, start_ns from the window's start, duration_ns,
+          and count, total_ns and squares of the intervals that ended there; no row if none did. A second each; in
+          a long trace neighbours are merged, so that no stack has more than 64
 pause     stop-the-world pauses: target, reason, start_ns from the window's start, duration_ns
-interval  the parts of single intervals where they were asked for (--per-goroutine, --events-over): target, goid, start_ns
-          from the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread that it went on with)
+interval  the parts of single intervals, if they were requested (--per-goroutine, --events-over): target, goid, start_ns from
+          the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread on which it continued)
 span      requests: target, function; count, total_ns, max_ns, squares and histogram (as in stack) of the calls of the function that ended
           in the window; in_progress (how many had not; they are in nothing else but exemplar)
 span_bucket
@@ -41,11 +41,11 @@ exemplar  single calls, the slowest first: span, start_ns from the window's star
 exemplar_step
           their paths: number (0 is the latest step), goid, start_ns, duration_ns, state, reason, frames, object
 
-Rows of `stack` and of `span_...` are sums since the window's start and are replaced as the trace goes on. With complete = false the trace
-was cut off (kill -9, power) or still goes on: the figures are those of the last commit, at most about a second earlier, and
-meta.goroutines and stack.goroutines are not known. Waits that were in progress then are rows of their own, with count = in_progress,
-beside that of the same (target, frames, state, reason, goid): add the two. Each commit puts them anew, the last one adds them to the
-others. What is lacking of them is in meta.missing (stage "waits in progress"); without meta.ongoing there is none.
+Rows of `stack` and of `span_...` are sums since the window's start and are replaced during the trace. With complete = false the trace was
+cut off (kill -9, power) or still runs: the figures are those of the last commit, at most about a second old, and meta.goroutines and
+stack.goroutines are not known. Waits that were in progress then are rows of their own, with count = in_progress, beside the row of the
+same (target, frames, state, reason, goid): add the two. Each commit replaces them, and the last one adds them to the others.
+meta.missing (stage "waits in progress") tells which of them are missing; without meta.ongoing there are none.
 
 Version 5 has no requests: none of the tables span, cause and exemplar. Version 4 has no missing, no notes, no stack.halted_ns and no
 stack.late_ns. Version 3 has no governor and no margin_ns of sampled intervals. Version 2 has no stack.margin_ns. Version 1 has no tables

@@ -1,12 +1,12 @@
-"""Writes a capture as the trace goes on; every `commit` leaves a valid file.
+"""Writes a capture during the trace; every `commit` leaves a valid file.
 
-A commit goes to the write-ahead log and from there at once into the file, which so is a capture also without its log. Where others
-have the file open without SQLite, as to copy it, it stays as it is, for `_POSTPONED_S` at most; who opens it while it is written to
-waits until that is done (`gotrace.capture.alone`). So a copy has the pages of one commit. Others may query the capture, and even lock
-it: what can't be written is kept for the next commit.
+A commit goes to the write-ahead log and from there at once into the file, which is therefore a capture even without its log. While others
+have the file open without SQLite, for example to copy it, it stays as it is, for at most `_POSTPONED_S`; whoever opens it during a write
+waits until the write is done (`gotrace.capture.alone`). So a copy has the pages of one commit. Others may query the capture, and even
+lock it: what can't be written is kept for the next commit.
 
-`meta.sums` says what the tables hold: a copy that has pages of two commits all the same, where the file system knows no leases, SQLite
-has it open elsewhere or the copy took too long, is known by that.
+`meta.sums` says what the tables contain. It reveals a copy with pages of two commits, which is still possible if the file system has no
+leases, if SQLite has the file open elsewhere, or if the copy took too long.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from gotrace.profile.singles import GrowingWaits
 from gotrace.profile.types import Pause, Profile, SingleInterval, StackStat, Target
 
 _BUSY_MS, _LAST_BUSY_MS = 100, 5_000
-"""How long to wait for another's lock: while the trace goes on, and at its end."""
+"""How long to wait for another process's lock: during the trace, and at its end."""
 _POSTPONED_S = 10.0
-"""For how long the file is left as it is, and the log grows, because others have the file open."""
+"""How long the file is left as it is, while the log grows, because others have the file open."""
 _CLOSE_TRIES, _CLOSE_WAIT_S = 5, 0.05
 _INTERVALS_KEPT = 500_000
-"""Single intervals that wait for a commit: up to 200 MB."""
+"""The most single intervals that wait for a commit: up to 200 MB."""
 
 
 
 
 class CaptureLocked(GotraceError):
-    """Another holds the capture's write lock: the same may succeed later."""
+    """Another process holds the capture's write lock: the same may succeed later."""
 
 
 class CaptureWriter:
-    """An open capture. Stacks are identified by `StackStat.key`; putting one again replaces its figures. What is put is written by
-    the next commit that succeeds.
+    """An open capture. `StackStat.key` identifies a stack; putting it again replaces its figures. The next successful commit writes what
+    was put.
 
     Raises:
-        GotraceError: the file can't be made.
+        GotraceError: the file can't be created.
     """
 
     def __init__(self, path: Path, force: bool) -> None:
@@ -72,12 +72,12 @@ class CaptureWriter:
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA synchronous = NORMAL")
-            # Before there is a log: the file is never one without tables.
+            # Before there is a log: the file never lacks its tables.
             self._db.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {TABLES} COMMIT;"
             )
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # but by `_fold`
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # only `_fold` does it
             self._alone = Alone(path)
             self._rows = CaptureRows(self._db)
 
@@ -85,20 +85,20 @@ class CaptureWriter:
         return _Guard(self.path, self._committed)
 
     def put_target(self, target: Target) -> None:
-        """Adds a process; before its stacks."""
+        """Adds a process; call it before adding its stacks."""
         self._waiting.targets.append(target)
 
     def put_stacks(self, stacks: Iterable[StackStat]) -> None:
-        """Adds stacks, or replaces the figures of those that are there."""
+        """Adds stacks, or replaces the figures of existing ones."""
         self._waiting.stacks.update((stack.key, stack) for stack in stacks)
 
     def put_ongoing(self, stacks: list[StackStat]) -> None:
-        """Waits that are in progress, as rows of their own beside those of the same stacks, in place of those that were put before."""
+        """Sets the waits in progress, as rows of their own beside those of the same stacks; replaces those that were put before."""
         self._waiting.ongoing = stacks
 
     def put_intervals(self, pid: int, intervals: Iterable[SingleInterval]) -> None:
-        """Adds single intervals; their stacks were put before. Those that there is no room for, as no commit has succeeded for
-        long, are counted by `dropped`."""
+        """Adds single intervals, whose stacks were put before. If no commit has succeeded for long, `dropped` counts those for which there
+        is no room."""
         kept = self._waiting.intervals
         for interval in intervals:
             number = self._growing.place(pid, interval, self._intervals)
@@ -113,8 +113,8 @@ class CaptureWriter:
         self._waiting.pauses += pauses
 
     def commit(self, profile: Profile) -> None:
-        """Stores all that was put, with the window, losses, requests and the rest of `profile`, for good. Waits for another's lock, longer
-        where `profile` is complete.
+        """Stores everything that was put, with the window, losses, requests and the rest of `profile`, durably. Waits for another process's
+        lock, longer if `profile` is complete.
 
         Raises:
             GotraceError: the file can't be written: it is full, or locked. What was committed before stays valid; what was not is
@@ -151,12 +151,12 @@ class CaptureWriter:
             self._committed = True
             self._rows.kept(ongoing)
             self._waiting = Waiting()
-            # What it leaves is in the log: no failure of the commit.
+            # What it leaves is in the log: the commit has not failed.
             with suppress(sqlite3.Error):
                 self._fold()
 
     def _fold(self) -> None:
-        """Brings the log into the file, waiting for nobody, unless someone seems to copy that now."""
+        """Writes the log into the file, without waiting, unless someone seems to be copying the file."""
         with self._alone.held() as alone:
             now = time.monotonic()
             if not alone:
@@ -167,13 +167,13 @@ class CaptureWriter:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def leave(self) -> None:
-        """Leaves the capture at its last commit, wherever a commit was interrupted; nothing if it is closed."""
+        """Leaves the capture at its last commit, wherever a commit was interrupted; does nothing if it is closed."""
         with suppress(GotraceError, sqlite3.ProgrammingError):
             self.close()
 
     def close(self) -> bool:
-        """Folds the write-ahead log into the file and removes it. False: others have the capture open, so it stays beside the file
-        until they close it."""
+        """Folds the write-ahead log into the file and removes it. Returns False if others have the capture open: the log then stays beside
+        the file until they close it."""
         with self._guarded():
             try:
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -181,7 +181,7 @@ class CaptureWriter:
                     with self._alone.held() as alone:
                         if alone or not left or self._alone.read_by_sqlite():
                             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                            # Needs to be the only connection.
+                            # Works only for the last connection.
                             self._db.execute("PRAGMA journal_mode = DELETE")
                             break
                     time.sleep(_CLOSE_WAIT_S)
@@ -195,7 +195,7 @@ class CaptureWriter:
 
 
 def is_lock(error: BaseException) -> bool:
-    """Whether it is another's lock that SQLite speaks of. Python below 3.11 gives no code."""
+    """Whether SQLite reports another process's lock. Python below 3.11 gives no code."""
     return "locked" in str(error) or "busy" in str(error)
 
 

@@ -16,7 +16,7 @@ _SHORTAGES = {
     errno.EDQUOT: "free some space, or send the output elsewhere",
     errno.EAGAIN: "ulimit -u, or pids.max of gotrace's cgroup: no process or thread can be started",
 }
-"""What the system can be short of anywhere, and what to do about it."""
+"""What the system can run short of anywhere, and what to do about it."""
 
 
 def main() -> None:
@@ -55,13 +55,13 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", None, EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away (| head): nothing is left to say it to.
+        # The reader of our output has gone (| head): nothing can be said to it.
         _discard_stdout()
         return EXIT_FAILED
     except OSError as error:
         if error.errno not in _SHORTAGES:
             return _internal(error)
-        if error.filename is None:  # it may have been stdout; the interpreter would try again at its end
+        if error.filename is None:  # it may have been stdout; the interpreter would try again at exit
             _discard_stdout()
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         return _say(f"{os.strerror(error.errno)} ({errno.errorcode[error.errno]}){where}", _SHORTAGES[error.errno], EXIT_FAILED)

@@ -51,9 +51,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
-              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU: "
-                   "where it costs more, wakers, the kernel's part, short intervals, one of two probes, all but short windows and at last "
-                   "all probes are given up, as long as it does. 0: no cap.")
+              help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU. "
+                   "While it costs more, gotrace gives up, in this order: wakers, the kernel's part, short intervals, one of two probes, "
+                   "all but short windows, all probes. 0: no cap.")
 @click.option("--min-block", type=DURATION, default="0s", help="Ignore shorter intervals.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), default=Mode.EXACT.value, show_default=True,
               help="exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; "
@@ -93,7 +93,7 @@ def attach(
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
-    Without -o, a capture (.gotrace) and a flame graph (.html) are written to the current folder.
+    Without -o, a capture (.gotrace) and a flame graph (.html) are written to the current directory.
     """
     from rich.console import Console
 
@@ -106,7 +106,7 @@ def attach(
     from gotrace.run.options import AttachOptions, check_mode
     from gotrace.run.session import Session, default_outputs
 
-    # A terminal that goes away ends the trace normally (SIGHUP); a reader of our talk that does, not at all.
+    # If the terminal goes away, the trace ends normally (SIGHUP); if a reader of our messages does, it goes on.
     err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False, soft_wrap=False)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
@@ -176,12 +176,12 @@ def _handle_signals(session: Session) -> None:
     def stop(number: int, _frame: object) -> None:
         told_to_end()
         if session.stopping or session.ending:
-            if number == signal.SIGINT:  # a second Ctrl-C, or the first as the trace ends: do not wait for outputs; the probes go with us
+            if number == signal.SIGINT:  # a second Ctrl-C, or the first as the trace ends: do not wait for outputs; the probes end with us
                 raise KeyboardInterrupt
             return
         session.stop()
         if not session.running:
-            raise KeyboardInterrupt  # no exception that someone on the way might take for a failed check
+            raise KeyboardInterrupt  # not an exception that something on the way might take for a failed check
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)

@@ -1,8 +1,8 @@
-"""Ctrl-C ends gotrace within a second, also where its main thread waits for a file system that does not answer.
+"""Ctrl-C ends gotrace within a second, even if its main thread waits for a file system that does not answer.
 
-Python runs signal handlers in the main thread. While that is in an uninterruptible or killable sleep a signal stays pending; a thread of
-its own sees that, and ends the process. What it can't shorten: the kernel lets go of a process only when FUSE has answered for the
-files that it has open there (fs/fuse/file.c: fuse_flush), so of a capture on such a mount.
+Python runs signal handlers in the main thread. While that is in an uninterruptible or killable sleep, a signal stays pending. A thread of
+its own detects that, and ends the process. One delay remains: the kernel releases a process only when FUSE has answered for the files
+that the process has open there (fs/fuse/file.c: fuse_flush), such as a capture on such a mount.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import time
 
 from gotrace.common.errors import EXIT_INTERRUPTED
 
-_LOOK_S = 0.1
+_CHECK_S = 0.1
 _HUNG_S = 0.5
-"""For how long the main thread has not got any further: with the looks before and after, Ctrl-C ends within a second."""
+"""How long the main thread must have made no progress: with the checks before and after, Ctrl-C ends within a second."""
 _SLOW_S = 10.0
 _DISK = ("jbd2", "xlog", "xfs", "btrfs", "blk", "io_schedule", "submit_bio_wait", "wait_on_buffer", "bit_wait_io")
-"""What is slow at times, but comes back, by the beginning of the kernel function in which it is waited for: this machine's disks."""
+"""Beginnings of kernel functions that wait for what may be slow but does return: this machine's disks."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MASK = sum(1 << number - 1 for number in _ENDING)
 
 _ASKED = ("request_wait_answer", "fuse_", "rpc_", "nfs", "wait_for_response", "cifs", "smb", "autofs", "p9_", "ceph", "netfs")
-"""Likewise, where someone else is asked: FUSE waits for the answer so that a signal wakes it, until there is one."""
+"""Likewise, for waits on another party. FUSE waits for the answer interruptibly at first, until there is a signal, then not."""
 
 _told = threading.Event()
 
 
 def told_to_end() -> None:
-    """A signal handler says that gotrace is to end."""
+    """Notes that a signal handler has told gotrace to end."""
     _told.set()
 
 
@@ -43,7 +43,7 @@ def _watch(tid: int) -> None:
     place: tuple[str, ...] = ()
     since = 0.0
     while True:
-        time.sleep(_LOOK_S)
+        time.sleep(_CHECK_S)
         if not _told.is_set() and not _pending():
             place = ()
             continue
@@ -55,7 +55,7 @@ def _watch(tid: int) -> None:
 
 
 def _pending() -> bool:
-    """Whether a signal that is to end us has not been seen by the main thread. False where that can't be asked: no descriptor is left."""
+    """Whether the main thread has not yet seen a signal that is to end us. False if that can't be checked: no descriptor is left."""
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
             status = file.read(4096)
@@ -67,7 +67,7 @@ def _pending() -> bool:
 
 
 def _asleep(tid: int) -> tuple[str, ...]:
-    """(switches up to now, function of the kernel) of a thread that sleeps where no signal wakes it, or for a file system; else ()."""
+    """(number of switches, kernel function) of a thread that sleeps where no signal wakes it, or for a file system; else ()."""
     try:
         with open(f"/proc/self/task/{tid}/status", encoding="ascii", errors="replace") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)
@@ -85,7 +85,7 @@ def _end(where: str) -> None:
         f"error: interrupted while waiting for a file system that does not answer ({where if where.isidentifier() else 'unknown'})\n"
         "hint: outputs may be missing; no probe stays\n"
     )
-    saying = threading.Thread(target=lambda: os.write(2, text.encode()), daemon=True)  # which may wait as well
+    saying = threading.Thread(target=lambda: os.write(2, text.encode()), daemon=True)  # the write may block as well
     saying.start()
     saying.join(0.1)
     os._exit(EXIT_INTERRUPTED)

@@ -31,7 +31,7 @@ class Duration(_IntType):
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """int ns; fails for anything else, or over a week."""
+        """Returns int ns; fails for anything else, or over a week."""
         if isinstance(value, int):
             return value
         match = _DURATION.fullmatch(str(value).strip())
@@ -76,11 +76,11 @@ def _default(duration_ns: int) -> str:
 
 HOT_OPTIONS = (
     click.option("--hot-jitter", type=DURATION, default=_default(_HOT.jitter_ns), show_default=True, metavar="DURATION",
-                 help="Hot spots: a standard deviation above this in three sub-windows in a row; 0: not asked."),
+                 help="Hot spots: a standard deviation above this in three sub-windows in a row; 0: off."),
     click.option("--hot-p99", type=DURATION, default=_default(_HOT.p99_ns), show_default=True, metavar="DURATION",
-                 help="Hot spots: a p99 above this, a tenth of it in waits for a P or a CPU; 0: not asked."),
+                 help="Hot spots: a p99 above this, a tenth of it in waits for a P or a CPU; 0: off."),
     click.option("--hot-share", type=click.FloatRange(0, 100), default=100 * _HOT.share, show_default=True, metavar="PERCENT",
-                 help="Hot spots: a share above this of the off-CPU time that is not idle by design; 0: not asked."),
+                 help="Hot spots: a share above this of the off-CPU time that is not idle by design; 0: off."),
 )
 
 

@@ -24,7 +24,7 @@ def gotrace() -> None:
       gotrace diff BEFORE AFTER         two captures compared
       sudo gotrace dump PID             every goroutine's state and stack, without stopping the process
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
-      gotrace doctor                    what this host can do, and how to mend what it can't
+      gotrace doctor                    what this host can do, and how to fix what it can't
     """
 
 

@@ -1,1 +1,1 @@
-"""What all rooms know: the vocabulary, units, histograms, errors, and how files are written."""
+"""What all packages share: the vocabulary, units, histograms, errors, and how files are written."""

@@ -1,4 +1,4 @@
-"""Errors that reach a user: what failed and the fact observed, then a hint with the exact next step, then an exit code."""
+"""Errors that reach a user: what failed and the observed fact, then a hint with the exact next step, then an exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EXIT_INTERRUPTED = 130
 
 
 class GotraceError(Exception):
-    """Something failed. `hint` is the command or flag that mends it, or None where there is none."""
+    """Something failed. `hint` is the command or flag that fixes it, or None if there is none."""
 
     exit_code = EXIT_FAILED
 
@@ -19,7 +19,7 @@ class GotraceError(Exception):
 
 
 class UsageError(GotraceError):
-    """The command line asks for something that can't be meant (exit code 2)."""
+    """The command line asks for something impossible (exit code 2)."""
 
     exit_code = EXIT_USAGE
 

@@ -1,7 +1,7 @@
 """Output files: never over an existing one unasked, never through a symlink, owned by the user who called sudo.
 
-While a file is created or written the thread's file-system identity is that of the invoking user (setfsuid(2)), so the
-kernel itself refuses what that user could not do, wherever a link in the path leads.
+While a file is created or written, the thread's file-system identity is that of the invoking user (setfsuid(2)), so the kernel itself
+refuses what that user could not do, wherever a link in the path leads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def as_invoking_user(folder: Path) -> Iterator[None]:
 
 
 def _only_root_writes(folder: Path) -> bool:
-    # Nobody else can plant a link in such a folder: writing there as root, then giving the file away, is safe.
+    # No other user can plant a link in such a folder: writing there as root, then giving the file away, is safe.
     try:
         status = os.stat(folder)
     except OSError:
@@ -54,10 +54,10 @@ def _only_root_writes(folder: Path) -> bool:
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuses an output before anything is attached.
+    """Refuses an unusable output before anything is attached.
 
     Raises:
-        UsageError: it exists and `force` is off, or it is no regular file.
+        UsageError: it exists and `force` is off, or it is not a regular file.
         GotraceError: the folder is missing or can't be written to.
     """
     folder = path.parent
@@ -101,11 +101,11 @@ def create(path: Path, force: bool) -> None:
 
 
 def write(path: Path, content: bytes, force: bool) -> None:
-    """Writes a whole file at once: readers see the old one or the new one, never half.
+    """Writes a whole file at once: readers see the old one or the new one, never half of one.
 
     Raises:
         UsageError: it exists and `force` is off.
-        GotraceError: it can't be written (unwritable folder, full disk); no partial file stays.
+        GotraceError: it can't be written (unwritable folder, full disk); no partial file remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with as_invoking_user(path.parent):

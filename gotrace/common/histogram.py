@@ -15,7 +15,7 @@ BUCKETS = (MAX_BITS - SUBBITS + 1) * SUBBUCKETS
 
 
 def bucket_of(value: int) -> int:
-    """Index of the bucket that holds `value` (>= 0)."""
+    """Index of the bucket that contains `value` (>= 0)."""
     if value < SUBBUCKETS:
         return max(value, 0)
     exponent = value.bit_length() - 1

@@ -1,4 +1,4 @@
-"""Durations and shares made readable."""
+"""Makes durations and shares readable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def format_duration(duration_ns: int) -> str:
     if duration_ns < 1_000:
         return f"{duration_ns} ns"
     for scale, unit in _UNITS:
-        # 999,500 of a unit's thousandth would round to "1000": it belongs to the next unit.
+        # 999,500 thousandths of a unit would round to "1000": it belongs to the next unit.
         if duration_ns < 999.5 * scale:
             return f"{_three_digits(duration_ns / scale)} {unit}"
     return f"{duration_ns / 1_000_000_000:.0f} s"
@@ -27,7 +27,7 @@ def _three_digits(value: float) -> str:
 
 
 def format_share(part: int, whole: int) -> str:
-    """`part` of `whole` in per cent, ``12.3 %``; ``<0.1 %`` rather than a nought that is none."""
+    """`part` of `whole` in per cent, ``12.3 %``; ``<0.1 %`` rather than a zero that is not one."""
     if not whole:
         return "0.0 %"
     percent = 100 * part / whole

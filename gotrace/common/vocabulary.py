@@ -1,7 +1,7 @@
-"""The words that every part of gotrace, its capture and its JSON use: states, frame kinds, start kinds, losses.
+"""The words of every part of gotrace, its capture and its JSON: states, frame kinds, start kinds, losses.
 
-The C side (``bpf/*.c``) gets `StartKind`, `Stat` and the map sizes as ``-D`` definitions made from these enums by
-`gotrace.kernel.program`, so there is no second list to keep in step.
+The C side (``bpf/*.c``) gets `StartKind`, `Stat` and the map sizes as ``-D`` definitions that `gotrace.kernel.program` makes from these
+enums, so there is no second list to keep in step.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 
 OUTSIDE_CODE = 1
-"""In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, also a secret: it is never
-kept."""
+"""In place of program counters that are not Go's. A word of the stack that is not in Go's code may be anything, even a secret: it is
+never kept."""
 SANITIZER_CODE = 2
-"""In place of those in C that the compiler's checks of memory accesses call (``-race``, ``-asan``, ``-msan``)."""
+"""In place of program counters in C code that the compiler's checks of memory accesses call (``-race``, ``-asan``, ``-msan``)."""
 
 
 class State(str, Enum):
@@ -32,26 +32,26 @@ class Mode(str, Enum):
     EXACT = "exact"
     """Probes where goroutines leave their CPU and come back: every interval."""
     LEAN = "lean"
-    """A probe where they come back alone: one trap per interval. Its start is where the thread turned to something else."""
+    """A single probe, where they come back: one trap per interval. An interval starts where the thread turned to something else."""
     SAMPLE = "sample"
     """No probe: goroutines are read from the process's memory many times a second. Totals are estimates."""
 
 
 class Stage(str, Enum):
-    """What a trace can leave out while it goes on, and what it can't do without."""
+    """What a trace can leave out while it runs, and what it can't do without."""
 
     CORE = "core"
     """Where goroutines leave their CPU and come back."""
     WAKERS = "wakers"
     """Who makes them runnable, and when: ``ready``, ``netpollready``, ``newproc``, and when data came for a socket."""
     KERNEL = "kernel"
-    """What the kernel does with their threads: the tracepoints, and the ends of goroutines, which those need."""
+    """What the kernel does with their threads: the tracepoints, and the ends of goroutines, which the tracepoints need."""
     REQUESTS = "requests"
     """Where functions that serve requests begin and end."""
 
 
 ONGOING = "waits in progress"
-"""The stage that a capture lacks which was cut off, or is read while the trace goes on, and has not all of these."""
+"""The stage that a capture lacks if it was cut off, or is read during the trace, and does not have all waits in progress."""
 
 NETPOLL = "netpoll"
 """Reason of the part of a network wait in which the kernel had the event and the netpoller had not yet harvested it."""
@@ -62,11 +62,11 @@ WOKEN = "thread woken"
 WOKEN_THROTTLED = "thread woken, CPU quota"
 """The same, while the cgroup had used up its CPU quota."""
 CONTINUED = frozenset((NETPOLL, READY, WOKEN, WOKEN_THROTTLED))
-"""Reasons of parts that go on with an interval that another part began: they add time, but are no intervals of their own."""
+"""Reasons of parts that continue an interval begun by another part: they add time, but are not intervals of their own."""
 
 
 class FrameKind(str, Enum):
-    """What a frame of a merged stack is."""
+    """The kind of a frame of a merged stack."""
 
     GO = "go"
     RUNTIME = "runtime"
@@ -100,13 +100,13 @@ class StartKind(IntEnum):
     SYSCALL = 8
     """The thread was blocked in a system call (``sched_switch``)."""
     FAULT = 9
-    """The thread was blocked in the kernel, but not in a system call: its kernel stack says why."""
+    """The thread was blocked in the kernel, but not in a system call: its kernel stack tells why."""
     CPU = 10
     """The kernel took the CPU from the thread (``sched_switch``, runnable)."""
     WAKER = 11
-    """No interval: the stack of whoever made a goroutine runnable."""
+    """Not an interval: the stack of a goroutine's waker."""
     TRANSIT = 12
-    """No interval: a thread whose goroutine's stack was being copied or switched."""
+    """Not an interval: a thread whose goroutine's stack was being copied or switched."""
     CREATED = 13
     """``newproc``: a new goroutine waits for its first turn."""
     THROTTLED = 14
@@ -116,7 +116,7 @@ class StartKind(IntEnum):
 
 
 class Part(IntEnum):
-    """The stages of an interval in their order; ``PART_*`` in ``bpf/shared.h``."""
+    """The stages of an interval in order; ``PART_*`` in ``bpf/shared.h``."""
 
     MAIN = 0
     NETPOLL = 1
@@ -133,7 +133,7 @@ class Stat(IntEnum):
     HITS_END = 1
     INTERVALS = 2
     CREATED = 3
-    """First run of a goroutine: an end probe hit without an interval, and none is due."""
+    """First run of a goroutine: an end probe hit without an interval, as expected."""
     FORGOTTEN = 4
     """The goroutine ended while stopped (iter.Pull's coroexit): its open interval was dropped."""
     FILTERED = 5
@@ -159,15 +159,15 @@ class Stat(IntEnum):
     THREAD_STACK_UNREADABLE = 23
     PAUSE_TABLE_FULL = 24
     HITS_SYSCALL = 25
-    """Hits of the probes on system calls, where the kernel's tracepoints may not be used."""
+    """Hits of the probes on system calls, used if the kernel's tracepoints may not be."""
     START_UNSEEN = 26
-    """Mode lean: a goroutine resumed whose thread had not yet shown that it had left it."""
+    """Mode lean: a goroutine resumed before its thread had shown that it had left it."""
     SWITCH_UNSEEN = 27
-    """A thread leaves its CPU that no program saw getting it."""
+    """A thread leaves a CPU that no program saw it get."""
     SWITCHES = 28
-    """Where the cost is governed: threads of the target that left a CPU or got one."""
+    """If the cost is governed: threads of the target that left a CPU or got one."""
     ARRIVAL_UNWATCHED = 29
-    """A goroutine parks for a file, and which one could not be read."""
+    """A goroutine parks for a file that could not be read."""
     HITS_SPAN = 30
     SPAN_TABLE_FULL = 31
     SPAN_START_UNSEEN = 32
@@ -176,7 +176,7 @@ class Stat(IntEnum):
 
 
 class Loss(str, Enum):
-    """Every way in which a figure can be less than the truth. All are counted, printed and stored, also when 0."""
+    """Every way in which a figure can be less than the truth. All are counted, printed and stored, even if 0."""
 
     GOROUTINE_TABLE_FULL = "goroutine_table_full"
     STACK_TABLE_FULL = "stack_table_full"
@@ -245,7 +245,7 @@ LOSS_TEXT = {
     Loss.RUNNING_UNKNOWN: "processes whose goroutines seemed to run for longer than the process had CPU time: that time is left out",
     Loss.SWITCH_UNSEEN: "thread waits whose end the kernel did not show: it is derived from the thread's CPU time",
     Loss.STACK_TORN: "goroutines that moved while their stack was read (mode sample): counted, but with their innermost frame alone",
-    Loss.LOOK_LATE: "samples that had to wait for a CPU (mode sample): who kept it from them is seen too rarely",
+    Loss.LOOK_LATE: "samples that had to wait for a CPU (mode sample): goroutines that run are seen too rarely",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
     Loss.SPAN_TABLE_FULL: "requests not recorded: more at once, or of more durations and waits, than the table holds",
     Loss.SPAN_START_UNSEEN: "requests that ended in the window and had begun before it: they are in no figure of the requests",

@@ -18,14 +18,14 @@ _S = 1_000_000_000
 
 
 class Per(str, Enum):
-    """What figures are divided by, so that captures of unlike length or size can be compared."""
+    """What figures are divided by, so that captures of different length or size can be compared."""
 
     WINDOW = "window"
-    """A second of the window: the load is the same, is there more waiting? ns per s is also the number of goroutines that
-    wait there on average."""
+    """A second of the window: the load is the same; is there more waiting? ns per s is also the number of goroutines that wait there on
+    average."""
     GOROUTINE = "goroutine"
-    """A second of a goroutine's life: with more goroutines, does each wait more? All time that was seen, on the CPU and off
-    it, divides."""
+    """A second of a goroutine's life: with more goroutines, does each wait longer? The divisor is all time that was seen, on the CPU and
+    off it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Side:
     goroutine_ns: int
 
     def seconds(self, per: Per) -> float:
-        """How many of those seconds there are; never 0."""
+        """The number of such seconds; never 0."""
         return max(1, self.window_ns if per is Per.WINDOW else self.goroutine_ns) / _S
 
 
@@ -57,8 +57,8 @@ class Delta:
 
 @dataclass(frozen=True)
 class Change:
-    """A state, a reason or a place on both sides. A distribution is None where it does not occur; `process` is the target's
-    name where there are several."""
+    """A state, a reason or a place on both sides. A distribution is None if it does not occur there; `process` is the target's name if
+    there are several."""
 
     state: State | None
     reason: str
@@ -73,35 +73,35 @@ class Change:
     p50: Delta
     p99: Delta
     other_total: Delta
-    """The total by the way of dividing that was not chosen."""
+    """The total, divided by the other choice of `Per`."""
     idle: bool = False
     """Idle by design, on the side that is shown (after, unless it vanished)."""
 
     @property
     def new(self) -> bool:
-        """It does not occur before."""
+        """Whether it does not occur before."""
         return self.before is None and self.after is not None
 
     @property
     def vanished(self) -> bool:
-        """It does not occur after."""
+        """Whether it does not occur after."""
         return self.after is None and self.before is not None
 
     @property
     def changed(self) -> bool:
-        """Some figure differs at all."""
+        """Whether any figure differs at all."""
         return self.new or self.vanished or any(d.before != d.after for d in (self.count, self.total, self.p50, self.p99))
 
     @property
     def exceeds(self) -> bool:
-        """Some figure differs by more than noise."""
+        """Whether any figure differs by more than noise."""
         return any(d.exceeds for d in (self.count, self.total, self.p50, self.p99))
 
 
 @dataclass(frozen=True)
 class Diff:
-    """`states`, `reasons`: largest first. `stacks`: every place of either side, first those that exceed the noise, of these
-    first those that are not idle by design (`gotrace.profile.hotspots`), of these the largest change of the total first."""
+    """`states`, `reasons`: largest first. `stacks`: every place of either side, sorted by whether it exceeds the noise, then by whether it
+    is not idle by design (`gotrace.profile.hotspots`), then by the change of the total, largest first."""
 
     before: Side
     after: Side
@@ -115,7 +115,7 @@ class Diff:
 
     @property
     def empty(self) -> bool:
-        """Nothing differs at all."""
+        """Whether nothing differs at all."""
         return not any(change.changed for change in (self.total, *self.states, *self.reasons, *self.stacks))
 
 
@@ -129,7 +129,7 @@ class _Place:
 
 _Key = tuple[object, ...]
 _Keyed = tuple[_Key, _Place]
-"""What both sides have in common, and what is shown for it."""
+"""The key that both sides share, and what is shown for it."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ class _Sum:
     def add(self, stack: StackStat) -> None:
         self.distribution.add(stack.distribution)
         self.rows += stack.subwindows
-        # Each of the stacks of a place has the same goroutines.
+        # Each stack of a place has the same goroutines.
         self.goroutines = max(self.goroutines, stack.goroutines)
         self.in_progress += stack.in_progress
 
@@ -151,7 +151,7 @@ class _Sum:
 def compare(
     before: Profile, after: Profile, per: Per = Per.WINDOW, select: Callable[[Profile], Profile] = lambda profile: profile
 ) -> Diff:
-    """What changed from `before` to `after`. `select` picks the stacks to look at; what is divided by is of all of them."""
+    """Compares `before` with `after`. `select` chooses the stacks to compare; the divisor covers all stacks."""
     sides = _side(before), _side(after)
     exact = same_build(before, after)
     notes = _notes(before, after, exact)
@@ -287,7 +287,7 @@ def _notes(before: Profile, after: Profile, exact: bool) -> list[str]:
             *(f"MISSING {missing.stage}: {missing.why}: {missing.lacks}" for missing in profile.missing),
             *(f"note: {note}" for note in profile.notes), *governor_lines(profile),
         ])
-    # What both lack, in the same words, tilts no figure; a stage that one lacks and the other has does.
+    # What both lack, in the same words, skews no figure; a stage that only one lacks does.
     lacking = {name: {missing.stage for missing in profile.missing} for name, profile in (("before", before), ("after", after))}
     for name, other in (("before", "after"), ("after", "before")):
         only = sorted(lacking[name] - lacking[other])
@@ -300,8 +300,8 @@ def _notes(before: Profile, after: Profile, exact: bool) -> list[str]:
 
 
 def merged_profile(diff: Diff) -> Profile:
-    """One profile with a stack for each of `diff.stacks`, in their order: the figures are those of after, nothing where it
-    vanished. For renderers that show the other side beside it."""
+    """One profile with a stack for each of `diff.stacks`, in order: the figures are those of after, nothing if it vanished. For renderers
+    that show the other side beside it."""
     after = diff.after.profile
     pids = {target.comm: target.pid for target in reversed(after.targets)}
     first = after.targets[0].pid if after.targets else 0
@@ -316,8 +316,8 @@ def merged_profile(diff: Diff) -> Profile:
 
 
 def before_in_after(diff: Diff) -> tuple[list[int], list[int]]:
-    """Total (ns) and count of each of `diff.stacks` before, as they would be in a capture of after's length (or with as
-    many goroutine-seconds)."""
+    """Total (ns) and count of each of `diff.stacks` before, as they would be in a capture with after's length (or with as many
+    goroutine-seconds)."""
     scale = diff.after.seconds(diff.per) / diff.before.seconds(diff.per)
     pairs = [(change.before.total_ns, change.before.count) if change.before else (0, 0) for change in diff.stacks]
     return [round(total * scale) for total, _ in pairs], [round(count * scale) for _, count in pairs]

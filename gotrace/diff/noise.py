@@ -1,18 +1,18 @@
 """When a change is more than chance.
 
 Count and total
-    The standard error of each is the larger of two estimates. As if intervals came at random: the count's is its square
-    root, the total's the square root of the sum of the squared durations (a compound Poisson process; it has the number of
-    intervals and their jitter in it). And from the sub-windows of the capture, where there are at least `MIN_SUBWINDOWS`:
-    the standard deviation of what ended in each, times the square root of their number (batch means; it has bursts and
-    waves in it that are longer than an interval). A change exceeds the noise where it is more than `STANDARD_ERRORS`
-    times the two errors, added as squares.
+    The standard error of each is the larger of two estimates. One assumes that intervals come at random: the count's error is
+    its square root, the total's the square root of the sum of the squared durations (a compound Poisson process; it includes
+    the number of intervals and their jitter). The other uses the sub-windows of the capture, if there are at least
+    `MIN_SUBWINDOWS`: the standard deviation of what ended in each, times the square root of their number (batch means; it
+    includes bursts and waves that are longer than an interval). A change exceeds the noise if it is more than
+    `STANDARD_ERRORS` times the two errors, added as squares.
 
 p50 and p99
     By rank, whatever the distribution: among n durations the one of rank n·p is off by less than `STANDARD_ERRORS` times
     sqrt(n·p·(1-p)) ranks. The durations at these two ranks, widened to their histogram buckets (1/8 wide), make a range; a
-    change exceeds the noise where the ranges of before and after do not meet. Below about 900
-    intervals the range of a p99 is open above: a rise from there, or a fall to there, is never more than noise.
+    change exceeds the noise if the ranges of before and after do not meet. Below about 900 intervals the range of a p99 is
+    open above: a rise from there, or a fall to there, is never more than noise.
 
 At three standard errors one change in 370 is chance: of hundreds of stacks, expect one or two.
 """
@@ -44,14 +44,14 @@ def errors(d: Distribution, rows: Sequence[SubWindow], window_ns: int) -> tuple[
 
 
 def _deviation(values: Sequence[int], parts: int) -> float:
-    """Standard deviation of `parts` values, those not given being 0."""
+    """Standard deviation of `parts` values; those not given are 0."""
     mean = sum(values) / parts
     squares = sum((value - mean) ** 2 for value in values) + (parts - len(values)) * mean**2
     return math.sqrt(squares / (parts - 1))
 
 
 def percentile_range(d: Distribution, fraction: float) -> tuple[int, float]:
-    """Between which durations (ns) the true percentile lies; (0, inf) where nothing is known."""
+    """The range of durations (ns) that contains the true percentile; (0, inf) if nothing is known."""
     total = sum(d.histogram.values())
     if not total:
         return 0, math.inf

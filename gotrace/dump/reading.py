@@ -21,8 +21,7 @@ from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.symbolize import Symbolizer, shown_name
 from gotrace.profile.types import Frame
-from gotrace.watch.target import OpenTarget, forked_copy, open_target
-from gotrace.watch.unfinished.blocked import (
+from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
     asleep,
@@ -31,6 +30,7 @@ from gotrace.watch.unfinished.blocked import (
     stack_of_thread,
     thread_numbers,
 )
+from gotrace.watch.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
 _RETRY_S = 0.001
@@ -41,7 +41,7 @@ _DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
 
 
 def dump(pid: int) -> Dump:
-    """Every goroutine of process `pid`, each as of one moment of its own.
+    """Returns every goroutine of process `pid`, each as of its own moment.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
@@ -69,7 +69,7 @@ class _Reading:
 
     def dump(self) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
-        wanted = [index for index in scanner.look() if scanner.heads[index].status in _ALIVE]
+        wanted = [index for index in scanner.sample() if scanner.heads[index].status in _ALIVE]
         asked = {index: scanner.heads[index] for index in wanted}
         calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
         snapshots = self._snapshots(wanted)
@@ -82,13 +82,13 @@ class _Reading:
         for index, snapshot in snapshots.items():
             head = snapshot.head
             if head.status not in _ALIVE:
-                continue  # it has ended meanwhile
+                continue  # it has ended in the meantime
             same = asked[index] == head
             _, call, own = calls[index] if index in calls and (same or head.status == Status.RUNNING) else (0, None, None)
             if call is None and head.status == Status.SYSCALL:
                 call = IN_SOME_CALL
             if head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK:
-                continue  # a thread of C's own, about C's business
+                continue  # a thread of C that is outside Go
             about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
             found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
@@ -113,7 +113,7 @@ class _Reading:
         return found
 
     def _asleep(self, indexes: list[int]) -> dict[int, tuple[int, Asleep, RawStack | None]]:
-        """By index, the thread of those goroutines whose thread sleeps in the kernel, in what, and where Go takes the goroutine for
+        """For goroutines whose thread sleeps in the kernel, by index: the thread, what it sleeps in, and, if Go takes the goroutine for
         running, its stack by the thread's registers."""
         offset, pid = self._binary.layout.m_procid, self._target.process.pid
         if offset is None or not indexes:
@@ -143,7 +143,7 @@ class _Reading:
         return self._there is not None and offset is not None and self._memory.u64(head.m + offset) not in self._there
 
     def _details(self, indexes: list[int]) -> dict[int, dict[str, int]]:
-        """The fields of the g that only a dump wants; those that the layout does not have are left out."""
+        """The fields of the g that only a dump needs; those that the layout lacks are left out."""
         layout = self._binary.layout
         offsets = [(name, offset) for name in _DETAILS if (offset := getattr(layout, f"g_{name}")) is not None]
         goid = layout.g_goid
@@ -175,7 +175,7 @@ class _Reading:
             state, reason = NO_THREAD, ""
         labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
         self._losses["labels_unread"] += labels is None
-        # The first one is the runtime's own doing: Go's tracebacks do not say who created it either.
+        # The runtime itself creates the first one: Go's tracebacks do not say who created it either.
         created_by, created_at = self._creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
         return GoroutineState(
             head.goid, state, reason, self._waited(head, more.get("waitsince", 0)), more.get("parentGoid", 0), created_by,
@@ -183,15 +183,15 @@ class _Reading:
         )
 
     def _waited(self, head: Head, since: int) -> int | None:
-        """To a cycle of the collector, as in Go's own tracebacks: in a goroutine that it meets waiting for the first time it
-        notes when the cycle before ended (runtime/mgcmark.go: markroot; mgc.go: gcMark sets work.tstart). By the clock that
-        we have too: nanotime is CLOCK_MONOTONIC."""
+        """How long it has waited, to within a cycle of the collector, as in Go's own tracebacks. When the collector first meets a waiting
+        goroutine, it notes when the previous cycle ended (runtime/mgcmark.go: markroot; mgc.go: gcMark sets work.tstart). The clock is ours
+        as well: nanotime is CLOCK_MONOTONIC."""
         waited = time.monotonic_ns() - since
         return waited if since and waited >= 0 and head.status in (Status.WAITING, Status.SYSCALL, Status.LEAKED) else None
 
     def _creator(self, pc: int) -> tuple[str, str]:
         calls = self._model.calls(CodePoint(pc - self._target.bias)) if pc else []
-        # As in Go's tracebacks: the function that the code is in, and the line that it is from (printcreatedby1).
+        # As in Go's tracebacks: the function that contains the code, and the line of the code (printcreatedby1).
         return (shown_name(calls[-1].function), f"{calls[0].file}:{calls[0].line}") if calls else ("", "")
 
     def _function(self, pc: int) -> str:

@@ -29,7 +29,7 @@ def _frame(frame: Frame) -> dict[str, object]:
 
 
 def print_dump(dump: Dump, console: Console) -> None:
-    """Goroutines that are the same but for their numbers together, the most frequent first."""
+    """Prints goroutines that differ only in their numbers together, the most frequent first."""
     target = dump.target
     count = len(dump.goroutines)
     console.print(Text(

@@ -8,14 +8,14 @@ from gotrace.profile.types import Frame, Target
 
 RUNNING = "running"
 NO_THREAD = "no thread"
-"""Go takes it for running, or for in a system call, on a thread that does not exist: in a forked copy of a process."""
+"""Go takes it for running, or in a system call, on a thread that does not exist: in a forked copy of a process."""
 
 
 @dataclass(frozen=True)
 class GoroutineState:
-    """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () of one that runs: its stack changes while
-    it is read. `wait_ns` is how long it has waited, to a cycle of the garbage collector, None where that can't be known. 0 and "" where
-    the version does not keep it, or where there is none."""
+    """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () if it runs: its stack changes while it is
+    read. `wait_ns` is how long it has waited, to within a cycle of the garbage collector, None if not known. 0 and "" if the version does
+    not keep a field, or if there is nothing to report."""
 
     id: int
     state: str
@@ -32,7 +32,7 @@ class GoroutineState:
 
 @dataclass
 class Dump:
-    """The goroutines by id. `losses` are counts by name; what they mean is in `LOSSES`. `notes` are sentences about the process."""
+    """The goroutines by id. `losses` are counts by name; `LOSSES` explains them. `notes` are sentences about the process."""
 
     version: str
     target: Target

@@ -1,4 +1,4 @@
-"""Every file format that a profile can be written as: a suffix names it, a pure function makes the bytes."""
+"""Every file format in which a profile can be written: a suffix names it, a pure function makes the bytes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
 
 
 def format_of(path: str) -> str:
-    """The format that `path`'s suffix asks for: a key of `RENDERERS`, or `CAPTURE`; ``-`` is folded text.
+    """The format of `path`'s suffix: a key of `RENDERERS`, or `CAPTURE`; ``-`` is folded text.
 
-    Raises `UsageError` where no format goes by that suffix.
+    Raises `UsageError` if no format has that suffix.
     """
     if path == "-":
         return ".folded"
     name = path.rsplit("/", 1)[-1].lower()
-    # A suffix that ends in a shorter one comes first: x.speedscope.json is never taken for a summary.
+    # Longer suffixes come before those in which they end: x.speedscope.json is never taken for a summary.
     known = sorted((*RENDERERS, CAPTURE), key=len, reverse=True)
     suffix = next((suffix for suffix in known if name.endswith(suffix)), None)
     if suffix is None:
@@ -49,11 +49,10 @@ def format_of(path: str) -> str:
 
 
 def render(profile: Profile, suffix: str, runtime: bool | None = None) -> bytes:
-    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` where there is no such format.
+    """`profile` in the format of `suffix` (as from `format_of`); raises `UsageError` if there is no such format.
 
-    `runtime`: False folds the runtime's frames away in flame graphs (page, picture, folded text), True shows them there;
-    None is each renderer's own way. The other formats have all frames: what reads them can hide some. No total depends
-    on it.
+    `runtime`: False folds the runtime's frames away in flame graphs (page, picture, folded text), True shows them there, None is each
+    renderer's default. The other formats have all frames: their readers can hide some. No total depends on it.
     """
     renderer = RENDERERS.get(suffix)
     if renderer is None:

@@ -1,4 +1,4 @@
-"""When a profile was taken, of what, and what it lacks: for the comments of exported files."""
+"""When a profile was taken, what it covers, and what it lacks: for the comments of exported files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start_ns(profile: Profile) -> int:
 
 
 def comments(profile: Profile) -> list[str]:
-    """Lines on what the profile is of, what was left out, given up and lost."""
+    """Lines on what the profile covers, and what was left out, given up and lost."""
     window = profile.window
     lines = [f"off-CPU time by gotrace {profile.version}"]
     lines += [_target_line(target) for target in profile.targets]

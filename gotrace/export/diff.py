@@ -37,8 +37,8 @@ def render_diff(diff: Diff, suffix: str) -> bytes:
 
 
 def render_diff_folded(diff: Diff) -> bytes:
-    """``root;…;leaf;[state: reason] BEFORE AFTER``, as FlameGraph's difffolded.pl prints it: nanoseconds, before
-    normalised to after, sorted."""
+    """``root;…;leaf;[state: reason] BEFORE AFTER``, as printed by FlameGraph's difffolded.pl: nanoseconds, before normalised to after,
+    sorted."""
     profile = merged_profile(diff)
     before, _ = before_in_after(diff)
     lines: dict[str, list[int]] = {}
@@ -50,12 +50,12 @@ def render_diff_folded(diff: Diff) -> bytes:
 
 
 def render_diff_html(diff: Diff) -> bytes:
-    """The interactive page with both sides: colours say growth."""
+    """The interactive page with both sides: colours show growth."""
     return render_page(diff_page_data(diff))
 
 
 def diff_page_data(diff: Diff) -> dict[str, Any]:
-    """What the page is made of, in the form that `gotrace.render.pagedata` describes for a comparison."""
+    """The data of the page, in the form that `gotrace.render.pagedata` describes for a comparison."""
     profile = merged_profile(diff)
     profile.hotspots = find_hotspots(profile)
     data = page_data(profile)
@@ -88,9 +88,8 @@ def render_diff_json(diff: Diff) -> bytes:
 def diff_dict(diff: Diff) -> dict[str, Any]:
     """The comparison as plain dicts and lists. All ``*_ns`` are nanoseconds, frames leaf first.
 
-    A change has ``before`` and ``after`` as recorded (null where it does not occur), and under ``change`` the normalised
-    figures: ``count`` and ``total_ns`` per second of what ``normalised_by`` says, and the percentiles. ``stacks`` are those
-    that differ at all.
+    A change has ``before`` and ``after`` as recorded (null if it does not occur there), and under ``change`` the normalised figures:
+    ``count`` and ``total_ns`` per second of what ``normalised_by`` names, and the percentiles. ``stacks`` are those that differ at all.
     """
     return {
         "gotrace": diff.after.profile.version,

@@ -1,4 +1,4 @@
-"""Folded stacks, one a line, for flamegraph.pl, inferno, speedscope and anything that reads text."""
+"""Folded stacks, one per line, for flamegraph.pl, inferno, speedscope and anything that reads text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gotrace.render.frames import reason_label, without_waker
 from gotrace.render.text import sanitize
 
 NAME_LIMIT = 1000
-"""Characters of one frame: readers that hold a line in memory survive a hostile symbol table."""
+"""The most characters of one frame: readers that hold a line in memory survive a hostile symbol table."""
 
 _SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]"}
 
@@ -19,9 +19,9 @@ def render_folded(profile: Profile) -> str:
     """``root;…;leaf;[state: reason];waker's leaf;…;waker's root NANOSECONDS``, sorted, equal stacks merged; values add up to the
     profile's total.
 
-    The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel,
-    ``_[w]`` waker, ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes
-    ``:``; what is not printable becomes its escape.
+    The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel, ``_[w]`` waker,
+    ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes ``:``; unprintable characters
+    are escaped.
     """
     lines: dict[str, int] = {}
     for line, stack in folded_lines(profile):

@@ -9,13 +9,13 @@ from gotrace.profile.types import StackStat
 from gotrace.render.frames import waker_of
 
 NETPOLL_BOUNDARY = "netpoll"
-"""The boundary of a wait for the netpoller: no system call."""
+"""The boundary of a wait for the netpoller: not a system call."""
 NO_CALLS = frozenset((NETPOLL_BOUNDARY, PAGE_FAULT, STOPPED, IN_KERNEL))
-"""All boundaries that are no system calls."""
+"""All boundaries that are not system calls."""
 
 
 def split_boundary(name: str) -> tuple[str, str]:
-    """A boundary frame's name without and what lies behind it: ``("read", "fd 7 → pipe")``, ``("clone(vfork)", "")``."""
+    """The two parts of a boundary frame's name, call and object: ``("read", "fd 7 → pipe")``, ``("clone(vfork)", "")``."""
     if name.endswith(VFORK):
         return name, ""
     call, bracket, rest = name.partition("(")
@@ -25,8 +25,8 @@ def split_boundary(name: str) -> tuple[str, str]:
 def boundary_labels(stack: StackStat) -> tuple[str, str]:
     """The system call and the peer that a stack waits for, each "" if there is none.
 
-    The peer of a connection is its remote end without our own port, ``tcp 127.0.0.1:6379``; of another descriptor, its
-    file. The descriptor's number is left out: it changes from run to run.
+    The peer of a connection is its remote end without our own port, ``tcp 127.0.0.1:6379``; for another descriptor it is the file. The
+    descriptor's number is left out: it changes from run to run.
     """
     boundary = next((frame for frame in stack.frames if frame.kind is FrameKind.SYSCALL), None)
     if boundary is None:

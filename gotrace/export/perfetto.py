@@ -2,7 +2,7 @@
 google/perfetto, protos/perfetto/trace.
 
 Time off the CPU is a slice; between two slices the goroutine ran, or was not seen. The tracks of the threads below show which
-goroutine each had.
+goroutine each thread ran.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from gotrace.render.frames import folded_frames, is_goroutine_root, reason_label
 from gotrace.render.text import sanitize
 
 NAME_LIMIT = 600
-"""Characters of one string: as many as the HTML page holds."""
+"""The most characters of one string: as many as the HTML page holds."""
 
 # TracePacket's fields, TrackEvent's types, and InternedData's fields.
 _CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE, _TRACK_EVENT, _INTERNED, _FLAGS, _TRACK_DESCRIPTOR = 6, 8, 10, 11, 12, 13, 60
 _BEGIN, _END, _INSTANT = 1, 2, 3
 _CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _FRAMES, _CALLSTACKS = 1, 2, 3, 5, 6, 7
 _MAPPING_PATHS, _SOURCES, _MAPPINGS, _STRINGS = 17, 18, 19, 29
-# One sequence; its first packet clears what readers have interned, all others need it.
+# One sequence; its first packet clears what readers have interned, and all others depend on it.
 _NEEDS_INTERNED = integer(_SEQUENCE, 1) + integer(_FLAGS, 2)
 _FIRST = integer(_SEQUENCE, 1) + integer(_FLAGS, 1 | 2)
 _REALTIME, _BOOTTIME = 1, 6
 _EXPLICIT_ORDER, _NEVER_MERGED = 3, 2
 _FIRST_UUID = 0x676F7472 << 32
 _KERNEL = -1
-"""In place of a pid: the mapping of what ran in the kernel."""
+"""In place of a pid: the mapping of code in the kernel."""
 
 
 def require_timeline(profile: Profile) -> None:
-    """Raises `GotraceError` if single intervals were not recorded, so that there is nothing to put on a time axis."""
+    """Raises `GotraceError` if single intervals were not recorded: there is then nothing to put on a time axis."""
     if not profile.timeline:
         raise GotraceError(
             "the capture has no single intervals, and a Perfetto trace shows nothing else",
@@ -49,14 +49,14 @@ def require_timeline(profile: Profile) -> None:
 
 
 def render_perfetto(profile: Profile) -> bytes:
-    """A ``perfetto.protos.Trace``; `require_timeline` tells whether there is anything to show in it.
+    """Returns a ``perfetto.protos.Trace``; `require_timeline` tells whether there is anything to show in it.
 
-    Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the
-    program's own), ``peer``, ``syscall``, ``woken_by`` (goroutine id) and the call stack. What still went on when the
-    window ended is not among the single intervals: where goroutines were kept apart it is made up from the sums, and
-    marked ``in_progress``; what can't be drawn so is told beside the losses. An instant ``wakes goroutine N`` on the waker's track starts
-    the arrow to the slice in which N became runnable, or to an instant where it ran at once. The threads have tracks of their own, with
-    the goroutine that each had. Stop-the-world pauses have a track, window and losses another.
+    Time 0 is the window's start. Slices are named by state and reason and carry ``function`` (the first of the program's own), ``peer``,
+    ``syscall``, ``woken_by`` (goroutine id) and the call stack. Waits in progress at the window's end are not among the single intervals:
+    if goroutines were kept apart, their slices are derived from the sums, and marked ``in_progress``; those that can't be drawn are
+    mentioned with the losses. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which N became
+    runnable, or to an instant if it ran at once. The threads have tracks of their own, with the goroutine that each ran. Stop-the-world
+    pauses have a track, window and losses another.
     """
     return _Trace(profile).encode()
 
@@ -105,7 +105,7 @@ class _Trace:
             own = {goid: found for (owner, goid), found in slices.items() if owner == pid}
             self._process(pid, processes.get(pid, ""), own)
         packets = [self._clocks(), self._first_packet(), *self._descriptors]
-        # Stable: what happens to a track at one moment stays in its order, an end before the next begin.
+        # Stable: events of a track at the same moment keep their order, an end before the next begin.
         packets += [event for _, event in sorted(self._events, key=lambda event: event[0])]
         return b"".join(chunk(1, packet) for packet in packets)
 
@@ -130,7 +130,7 @@ class _Trace:
             for pause in pauses:
                 end_ns = pause.start_ns + pause.duration_ns
                 self._span(track, pause.start_ns, end_ns, self._plain("pause", pause.reason))
-        # Tracks that are direct children of a process stand among its threads, in no order of ours.
+        # Tracks that are direct children of a process are listed among its threads, in an order that we can't set.
         parent = self._track("goroutines", process, more=integer(11, _EXPLICIT_ORDER))
         wakers = {part.waker for parts in slices.values() for part in parts if part.waker}
         tracks = {}
@@ -222,20 +222,20 @@ class _Trace:
             return b""
         ids = []
         for frame in reversed(frames):
-            # Captures share frames among stacks, of several processes as well.
+            # Captures share frames among stacks, even of several processes.
             encoded = self._frame_ids.get((pid, id(frame)))
             if encoded is None:
                 source = self._interned[_SOURCES](frame.file) if frame.file else 0
                 function = self._interned[_FUNCTIONS](frame.name or "(no name)")
                 mapping = self._interned[_MAPPINGS](_KERNEL if frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL) else pid)
                 number = self._interned[_FRAMES]((function, source, frame.line, mapping))
-                # One by one: Perfetto's decoder takes no packed list for a field that is not declared so.
+                # One by one: Perfetto's decoder accepts a packed list only for fields declared so.
                 encoded = self._frame_ids[pid, id(frame)] = integer(2, number)
             ids.append(encoded)
         return integer(56, self._interned[_CALLSTACKS](b"".join(ids)))
 
     def _first_packet(self) -> bytes:
-        """Everything interned. A frame without a mapping is dropped by trace_processor: each process has one, the kernel another."""
+        """Everything interned. trace_processor drops a frame without a mapping: each process has one mapping, the kernel another."""
         content = bytearray()
         for field in (_CATEGORIES, _NAMES, _ANNOTATION_NAMES, _FUNCTIONS, _SOURCES, _STRINGS):
             for string, number in self._interned[field].ids.items():
@@ -253,8 +253,7 @@ class _Trace:
         return chunk(_INTERNED, bytes(content)) + _FIRST
 
     def _clocks(self) -> bytes:
-        """Perfetto's default clock is 0 at the window's start; what the wall clock said then lets it show the time of
-        day."""
+        """Perfetto's default clock is 0 at the window's start; the wall clock's value at that moment lets it show the time of day."""
         clocks = [integer(1, _BOOTTIME) + integer(2, 0)]
         if start_ns(self._profile):
             clocks.append(integer(1, _REALTIME) + integer(2, start_ns(self._profile)))
@@ -274,14 +273,14 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
         parts.sort(key=lambda part: part.start_ns)
         before = 0
         for part in parts:
-            # Slices of a track must nest or follow each other; a capture says what it likes.
+            # Slices of a track must nest or follow each other; a capture may contain anything.
             part.start_ns = max(part.start_ns, before)
             before = part.end_ns = max(part.start_ns, part.end_ns)
     for key, open_parts in ({} if _gave_up_intervals(profile) else _still_open(profile)).items():
         parts = found.setdefault(key, [])
         at_ns = profile.window.duration_ns - sum(ns for ns, _ in open_parts)
         if at_ns < (parts[-1].end_ns if parts else 0):
-            continue  # then it is something else that is missing: events that were lost, or too short for --events-over
+            continue  # something else is missing then: events that were lost, or too short for --events-over
         for ns, stack in open_parts:
             parts.append(_Slice(at_ns, at_ns + ns, stack, in_progress=True))
             at_ns += ns
@@ -289,14 +288,14 @@ def _slices(profile: Profile) -> dict[tuple[int, int], list[_Slice]]:
 
 
 def _gave_up_intervals(profile: Profile) -> bool:
-    """Whether the sums hold more than single intervals and what was open at the end: estimates, and waits that pauses cut. Without
-    wakers, or without the kernel's part, they do not."""
+    """Whether the sums hold more than single intervals and what was open at the end: estimates, and waits that pauses cut. Without wakers,
+    or without the kernel's part, they do not."""
     report = profile.governor
     return report is not None and any((report.sampled_ns, report.lean_ns, report.looked_ns, report.paused_ns))
 
 
 def _not_drawn(profile: Profile, slices: dict[tuple[int, int], list[_Slice]]) -> str:
-    """What to say of waits that still went on when the window ended and have no slice; "" if there are none."""
+    """What to say of waits in progress at the window's end that have no slice; "" if there are none."""
     drawn = {id(part.stack) for parts in slices.values() for part in parts if part.in_progress}
     missing = [stack for stack in profile.stacks if stack.in_progress and id(stack) not in drawn]
     if not missing:
@@ -322,8 +321,8 @@ _OF_THREADS = frozenset((State.SYSCALL, State.RUNQUEUE))
 
 
 def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, StackStat]]]:
-    """What the sums of a goroutine's stacks hold beyond its single intervals, where that is just one part in
-    progress. Where the kernel's part was given up, waits of threads were cut then, and not by the window's end."""
+    """What the sums of a goroutine's stacks hold beyond its single intervals, if that is exactly one part in progress. If the kernel's part
+    was given up, waits of threads were cut at that point, not by the window's end."""
     cut = _OF_THREADS if profile.governor is not None and profile.governor.kernel_off_ns else frozenset()
     seen: dict[int, tuple[int, int]] = {}
     for part in profile.timeline:
@@ -343,8 +342,8 @@ def _still_open(profile: Profile) -> dict[tuple[int, int], list[tuple[int, Stack
 
 
 def _wakes(parts: Iterable[_Slice]) -> Iterator[tuple[int, int]]:
-    """Index of the slice that a wake-up leads to, and its moment: all parts of an interval name the waker, the
-    goroutine was woken where its runnable part begins, or where the last part ends if it ran at once."""
+    """Index of the slice to which a wake-up leads, and its moment. All parts of an interval name the waker; the goroutine was woken where
+    its runnable part begins, or where the last part ends if it ran at once."""
     parts = list(parts)
     for index, part in enumerate(parts):
         if not part.waker:

@@ -1,9 +1,9 @@
-"""pprof's gzip-compressed protobuf, for ``go tool pprof`` and all that reads its files. Field numbers: google/pprof,
+"""pprof's gzip-compressed protobuf, for ``go tool pprof`` and everything that reads its files. Field numbers: google/pprof,
 proto/profile.proto.
 
-Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so
-that the two can be merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1. No
-default type is named, as there: readers show the last, delay. Stacks begin and end where Go's do.
+Sample types, their order and the period are those of Go's block profile (runtime/pprof: printCountCycleProfile), so the two can be
+merged and compared: ``contentions/count``, ``delay/nanoseconds``, period ``contentions/count`` 1. No default type is named, as there:
+readers show the last, delay. Stacks begin and end where Go's do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gotrace.render.frames import is_goroutine_root
 from gotrace.render.text import sanitize
 
 NAME_LIMIT = 1000
-"""Characters of one string."""
+"""The most characters of one string."""
 
 # Profile's fields.
 _SAMPLE_TYPE, _SAMPLE, _MAPPING, _LOCATION, _FUNCTION, _STRING = 1, 2, 3, 4, 5, 6
@@ -39,20 +39,19 @@ internal/sync/mutex.go (before Go 1.24 sync/mutex.go) skip as many frames. None 
 
 
 def render_pprof(profile: Profile) -> bytes:
-    """A gzip-compressed ``perftools.profiles.Profile``.
+    """Returns a gzip-compressed ``perftools.profiles.Profile``.
 
-    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary
-    and ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels:
-    ``state``, ``reason``, ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is
-    no part of the sample's; ``by main.send``), ``goroutine`` (a number) where those are kept apart, ``process`` where there
-    are several. pprof makes frames of labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no
-    frame is named as a reason or a waker is: the boundary is ``read (system call)``. Inlined calls are lines of their
-    caller's location; kernel functions are in a mapping ``[kernel]``. The duration is the time in which waits were seen, so
-    that rates hold. Comments: window, filters and losses.
+    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary and
+    ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels: ``state``, ``reason``,
+    ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is not part of the sample's;
+    ``by main.send``), ``goroutine`` (a number) if goroutines are kept apart, ``process`` if there are several. pprof makes frames of
+    labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no frame has the name of a reason or a waker: the
+    boundary is ``read (system call)``. Inlined calls are lines of their caller's location; kernel functions are in a mapping
+    ``[kernel]``. The duration is the time in which waits were seen, so that rates are right. Comments: window, filters and losses.
 
-    Stacks are cut as in Go's own profiles: without ``runtime.goexit``, and without the way from the operation that waits
-    into the scheduler. It is done here and not asked for in ``drop_frames``: pprof takes that of the first of several files
-    alone, and other readers do not know it.
+    Stacks are cut as in Go's own profiles: without ``runtime.goexit``, and without the way from the operation that waits into the
+    scheduler. This is done here and not by ``drop_frames``: from several files pprof uses only that of the first, and other readers do
+    not know it.
     """
     return gzip.compress(_Encoder(profile).encode(), compresslevel=6, mtime=0)
 
@@ -100,7 +99,7 @@ class _Encoder:
     def _string(self, value: str) -> int:
         index = self._strings.get(value)
         if index is None:
-            # Never twice the same string: two names that differ only beyond the limit are one from here on.
+            # Never the same string twice: two names that differ only beyond the limit are one from here on.
             value = sanitize(value, NAME_LIMIT)
             index = self._strings.setdefault(value, len(self._strings))
         return index
@@ -109,13 +108,13 @@ class _Encoder:
         return integer(1, self._string(kind)) + integer(2, self._string(unit))
 
     def _mapping(self, number: int, name: str, build_id: str) -> None:
-        # has_functions and its like keep pprof from looking for symbols itself.
+        # has_functions and the like keep pprof from searching for symbols itself.
         content = integer(1, number) + integer(5, self._string(name)) + integer(6, self._string(build_id))
         self._tables += chunk(_MAPPING, content + b"".join(integer(field, 1) for field in (7, 8, 9, 10)))
 
     def _stack(self, stack: StackStat) -> bytes:
         """The packed ids of the locations."""
-        # Captures share their frames among stacks: an object that was seen is found without hashing what it holds.
+        # Captures share frames among stacks: a known object is found without hashing its contents.
         seen = self._seen.setdefault(stack.pid, {})
         ids = []
         for group in _physical_frames(stack.frames):
@@ -172,12 +171,12 @@ class _Encoder:
 
 
 def _watched_ns(profile: Profile) -> int:
-    """The part of the window that the sums are of."""
+    """The part of the window that the sums cover."""
     return min(profile.window.attached_ns or profile.window.duration_ns, profile.window.duration_ns)
 
 
 def _boundary_name(boundary: str) -> str:
-    """``read (system call)``, ``page fault (kernel)``: no reason is called so."""
+    """``read (system call)``, ``page fault (kernel)``: no reason has such a name."""
     name = split_boundary(boundary)[0]
     if not name or name == IN_KERNEL:
         return name
@@ -192,8 +191,8 @@ _CODE = frozenset((FrameKind.GO, FrameKind.RUNTIME))
 
 
 def _as_go_has_it(frames: Sequence[Frame]) -> list[Frame]:
-    """The stack without the waker's, from the operation that waits to the goroutine's first function. What the thread did
-    in the kernel stays. The mark of a wait for the netpoller is no function: label ``peer`` says what it says."""
+    """The stack without the waker's, from the operation that waits to the goroutine's first function. The kernel part of the thread's stack
+    stays. The mark of a wait for the netpoller is not a function: label ``peer`` has what it says."""
     own = [
         frame for frame in frames
         if frame.kind is not FrameKind.WAKER
@@ -211,7 +210,7 @@ _BENEATH = frozenset((FrameKind.KERNEL, FrameKind.SYSCALL))
 
 
 def _physical_frames(frames: Sequence[Frame]) -> list[tuple[Frame, ...]]:
-    """Inlined calls together with the function whose code they are in, innermost first, as a Location's lines are."""
+    """Inlined calls together with the function that contains their code, innermost first, as in a Location's lines."""
     groups: list[tuple[Frame, ...]] = []
     inlined: list[Frame] = []
     for frame in _as_go_has_it(frames):

@@ -1,7 +1,7 @@
-"""Writes Protocol Buffers' wire format: as much of it as pprof and Perfetto files need.
+"""Writes Protocol Buffers' wire format, as far as pprof and Perfetto files need it.
 
-Source: protobuf.dev/programming-guides/encoding. A field is a tag (number << 3 | wire type) and a value; 0 is a varint,
-1 eight bytes, 2 a length and that many bytes. Decoders take fields in any order and the last of several for a scalar.
+Source: protobuf.dev/programming-guides/encoding. A field is a tag (number << 3 | wire type) and a value; type 0 is a varint, 1 eight
+bytes, 2 a length and that many bytes. Decoders accept fields in any order, and the last of several for a scalar.
 """
 
 from __future__ import annotations

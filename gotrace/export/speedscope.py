@@ -1,5 +1,4 @@
-"""speedscope's own format. Its definition: src/lib/file-format-spec.ts and the JSON schema that is published with
-it."""
+"""speedscope's own format. Its definition: src/lib/file-format-spec.ts and the JSON schema published with it."""
 
 from __future__ import annotations
 
@@ -13,20 +12,18 @@ from gotrace.render.frames import without_waker
 from gotrace.render.text import format_duration, format_share, sanitize
 
 NAME_LIMIT = 600
-"""Characters of one string: as many as the HTML page holds."""
+"""The most characters of one string: as many as the HTML page holds."""
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 def render_speedscope(profile: Profile) -> bytes:
-    """JSON (ASCII) with one sampled profile per state, largest first; weights are nanoseconds off the CPU in the
-    window.
+    """JSON (ASCII) with one sampled profile per state, largest first; weights are nanoseconds off the CPU in the window.
 
-    A sample is a stack, root first: the process where there are several, the goroutine's own functions, the kernel's,
-    why it stopped (``[waiting: chan receive]``) and, where it is known, who made it runnable (``woken by main.send``).
-    speedscope counts a function once however often it occurs in the list of frames, so a line is given only where a
-    function has one alone. What a reader has to know beside the figures stands in short form behind each profile's name, which is
-    all that the page shows of it (the name of the whole is in the browser's tab alone):
+    A sample is a stack, root first: the process if there are several, the goroutine's own functions, the kernel's, why it stopped
+    (``[waiting: chan receive]``) and, if known, its waker (``woken by main.send``). speedscope counts a function once per entry in the
+    list of frames, so a line is given only if a function has a single one. What a reader must know beside the figures follows each
+    profile's name in short form, the only place where the page shows it (the name of the whole is only in the browser's tab):
     ``waiting · 9.39 s, probes 2.56 s · LOSSES 8 stack_in_transit · only stacks matching main``.
     """
     frames = _Frames(profile)
@@ -79,7 +76,7 @@ def _name(profile: Profile) -> str:
 
 
 def _about(profile: Profile) -> str:
-    """`gotrace.export.about.comments` in short: window, mode, what is lost, left out, missing and given up."""
+    """`gotrace.export.about.comments` in short: window, mode, and what is lost, left out, missing and given up."""
     window = profile.window
     when = format_duration(window.duration_ns)
     if profile.probed_ns < window.duration_ns and window.mode != Mode.SAMPLE:
@@ -126,7 +123,7 @@ class _Frames:
     def __init__(self, profile: Profile) -> None:
         self._entries: dict[tuple[str, str], int] = {}
         self._lines: list[set[int]] = []
-        # The profile is kept, so an object's identity stays its own: captures share frames among stacks.
+        # The profile is kept, so that identities stay valid: captures share frames among stacks.
         self._profile = profile
         self._seen: dict[int, int] = {}
 
@@ -137,7 +134,7 @@ class _Frames:
             if frame.kind is FrameKind.SYSCALL:
                 name = split_boundary(name)[0]
             if frame.kind in (FrameKind.KERNEL, FrameKind.SYSCALL):
-                # speedscope colours by file: kernel functions stand apart.
+                # speedscope colours by file: kernel functions get a colour of their own.
                 file = file or "[kernel]"
             index = self._seen[id(frame)] = self._index(name, file)
             if frame.line:

@@ -17,15 +17,14 @@ SCHEMA = 1
 def summary_dict(profile: Profile) -> dict[str, Any]:
     """The summary as plain dicts and lists. All ``*_ns`` are int nanoseconds; frames are leaf first.
 
-    A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them,
-    only in waker and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then
-    the first.
+    A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them, only in waker
+    and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
     """
     return _outline(profile) | {"stacks": [_stack(stack, len(profile.targets) > 1) for stack in profile.stacks]}
 
 
 def _outline(profile: Profile) -> dict[str, Any]:
-    """All but the stacks, where there are none in the list."""
+    """All but the stacks; their list is empty."""
     total = profile.total()
     result: dict[str, Any] = {
         "gotrace": profile.version,
@@ -62,13 +61,13 @@ def _outline(profile: Profile) -> dict[str, Any]:
 
 
 def render_json(profile: Profile) -> str:
-    """`summary_dict` as JSON text with a final newline; ASCII only, so a terminal that shows it acts on nothing."""
+    """`summary_dict` as JSON text with a final newline; ASCII only, so it can't control a terminal that shows it."""
     return "".join(json_parts(profile))
 
 
 def json_parts(profile: Profile) -> Iterator[str]:
     """What `render_json` returns, stack by stack: as one tree, thousands of stacks would be hundreds of megabytes."""
-    # No string has an end of line in it, JSON writes that as an escape: so this is the one key of that name at this depth.
+    # No string contains an end of line, which JSON escapes: this is the only key of that name at this depth.
     before, key, after = json.dumps(_outline(profile), indent=1).partition('\n "stacks": [')
     yield before + key
     several, frames = len(profile.targets) > 1, dict[Frame, str]()
@@ -88,7 +87,7 @@ def _indented(text: str, depth: int) -> str:
 
 
 def _governor(profile: Profile) -> dict[str, Any] | None:
-    """None without a cap. `standard_error_ns` is that of ``totals.off_cpu_ns``, None where no interval was sampled."""
+    """None without a cap. `standard_error_ns` is that of ``totals.off_cpu_ns``, None if no interval was sampled."""
     if profile.governor is None:
         return None
     margin = profile.margin_ns

@@ -19,8 +19,8 @@ class Run:
 
 
 def runs_by_thread(timeline: Iterable[TimelineInterval], window_ns: int) -> dict[int, list[Run]]:
-    """By thread, in time order, none overlapping the next. The time that a goroutine spends in a system call is the
-    thread's too: it is blocked with it. A run whose end nobody saw lasts until the thread is seen with another goroutine."""
+    """Runs by thread, in time order, none overlapping the next. The time that a goroutine spends in a system call is also the thread's,
+    which is blocked with it. A run whose end was not seen lasts until the thread is seen with another goroutine."""
     by_goroutine: dict[tuple[int, int], list[TimelineInterval]] = {}
     for part in timeline:
         by_goroutine.setdefault((part.stack.pid, part.goid), []).append(part)

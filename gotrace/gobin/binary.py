@@ -1,4 +1,4 @@
-"""A Go executable: version, functions, layout, wait reasons and globals, each read when first asked for."""
+"""A Go executable: version, functions, layout, wait reasons and globals, each read at the first request."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class GoBinary:
     """What gotrace knows of one Go executable. Pure: works on the bytes of the file.
 
     Raises:
-        BadBinary: not a Go executable for linux/amd64 with a readable function table (constructor), or the piece asked
-            for is missing or contradicts the rest (properties).
+        BadBinary: not a Go executable for linux/amd64 with a readable function table (constructor), or the requested piece is missing
+            or contradicts the rest (properties).
     """
 
     def __init__(self, image: Image) -> None:
@@ -51,8 +51,8 @@ class GoBinary:
         return (version, "runtime.buildVersion") if version else (None, "unknown")
 
     def _version_variable(self) -> GoVersion | None:
-        # runtime.buildVersion is a string variable: a {pointer, length} pair in a data segment that points to the text.
-        # Other version texts in the file (error messages, test data) have no such header with just their length.
+        # runtime.buildVersion is a string variable: a {pointer, length} pair in a data segment that points to the text. Other version
+        # texts in the file (error messages, test data) have no such header with exactly their length.
         image, found = self.image, set()
         texts = {}
         for address, text in itertools.islice(image.search(_VERSION_TEXT), _MAX_TEXTS):
@@ -72,23 +72,23 @@ class GoBinary:
 
     @property
     def stripped(self) -> bool:
-        """No ELF symbol table (-ldflags=-s)."""
+        """Whether there is no ELF symbol table (-ldflags=-s)."""
         return not self.symbols.present
 
     @property
     def pie(self) -> bool:
-        """Position independent."""
+        """Whether it is position independent."""
         return self.image.pie
 
     @cached_property
     def cgo(self) -> bool:
-        """Links package runtime/cgo, whatever CGO_ENABLED was at build time."""
+        """Whether it links package runtime/cgo, whatever CGO_ENABLED was at build time."""
         # crosscall2 is C's way into Go (runtime/cgo/asm_amd64.s): linked exactly when package runtime/cgo is.
         return bool(self.table.functions_named("crosscall2"))
 
     @cached_property
     def code_facts(self) -> CodeFacts:
-        """What the machine code says of the layout."""
+        """What the machine code tells of the layout."""
         return derive(self.image, self.table)
 
     @cached_property
@@ -99,7 +99,7 @@ class GoBinary:
         return layouts.choose(self.version, RuntimeTypes(self.image), self.code_facts, self.image.name)
 
     def fit(self, layout: layouts.Layout, misfits: list[str]) -> None:
-        """Takes `layout` from now on, which a live process has confirmed; `misfits` says in lines what it lacks for that."""
+        """Uses `layout` from now on, which a live process has confirmed; `misfits` are lines that say what it lacks for that reason."""
         self.layout, self.misfits = layout, misfits
 
     @cached_property
@@ -114,7 +114,7 @@ class GoBinary:
 
     @cached_property
     def allgs(self) -> int:
-        """Link-time address of runtime.allgs; symbol and code must agree where both are there.
+        """Link-time address of runtime.allgs; symbol and code must agree if both exist.
 
         Raises:
             BadBinary: not found, or they disagree.
@@ -133,13 +133,13 @@ class GoBinary:
         return find_thread_local_g(self.image, self.table)
 
     def check(self) -> None:
-        """Refuses now what would else be found missing when the first stack is shown: raises BadBinary."""
+        """Refuses now what would otherwise be found missing when the first stack is shown: raises BadBinary."""
         _ = self.wait_reasons, self.stop_reasons, self.cgo, self.table.gofunc, self.table.wrapper_id
 
     def function(self, name: str) -> tuple[Function, str] | None:
         """The function `name` (``runtime.gopark``) and where it was found, or None.
 
-        The function table is the map; an ELF symbol, where there is one, must give the same address.
+        The function table is authoritative; an ELF symbol, if there is one, must give the same address.
 
         Raises:
             BadBinary: several functions have the name, or symbol and table disagree.

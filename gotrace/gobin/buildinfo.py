@@ -28,7 +28,7 @@ class GoVersion:
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What the build info says. `settings` has keys such as ``CGO_ENABLED``, ``-buildmode``, ``-ldflags``."""
+    """The contents of the build info. `settings` has keys such as ``CGO_ENABLED``, ``-buildmode``, ``-ldflags``."""
 
     version: GoVersion
     path: str
@@ -52,7 +52,7 @@ def read_buildinfo(image: Image) -> BuildInfo | None:
     if section:
         return _read(image, section.offset)
     # Without section headers: it is aligned to 16 bytes, in a segment that is writable when the program starts
-    # (cmd/link/internal/ld/data.go: buildinfo). Others, in what the program carries along, are somewhere else, as a rule.
+    # (cmd/link/internal/ld/data.go: buildinfo). Those of other programs that the file contains are usually elsewhere.
     found = []
     for address in itertools.islice(image.find_all(_MAGIC, writable=True), _MAX_FOUND):
         offset = image.file_offset(address)
@@ -71,7 +71,7 @@ def _read(image: Image, start: int) -> BuildInfo | None:
     version = parse_version(version_bytes.decode("utf-8", "replace"))
     if version is None:
         return None
-    # The module info stands between two 16-byte markers (runtime/debug/mod.go, cmd/go/internal/modload/build.go).
+    # The module info is between two 16-byte markers (runtime/debug/mod.go, cmd/go/internal/modload/build.go).
     text = modinfo[16:-16].decode("utf-8", "replace") if len(modinfo) >= 33 else ""
     path, settings = "", {}
     for line in text.split("\n"):

@@ -1,7 +1,7 @@
-"""What the machine code says of the runtime's layout and globals: the check on every table, and the last resort.
+"""What the machine code tells of the runtime's layout and globals: the check on every table, and the last resort.
 
-Each fact is read from a function whose shape has been the same from Go 1.19 to 1.27 (src/runtime/asm_amd64.s: mcall,
-gogo; proc.go: casgstatus, gopark, allgadd). A fact that is not found exactly once is None: unknown, not guessed.
+Each fact is read from a function whose shape has been the same from Go 1.19 to 1.27 (src/runtime/asm_amd64.s: mcall, gogo; proc.go:
+casgstatus, gopark, allgadd). A fact that is not found exactly once is None: unknown, not guessed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMALLEST_TLS = 4096
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """Offsets in runtime.g and runtime.m as the code uses them; None where the code did not tell."""
+    """Offsets in runtime.g and runtime.m as the code uses them; None if the code does not tell."""
 
     g_sched_sp: int | None
     g_sched_pc: int | None
@@ -67,7 +67,7 @@ def derive(image: Image, table: Pclntab) -> CodeFacts:
 
 
 def find_allgs(image: Image, table: Pclntab) -> int | None:
-    """Address of runtime.allgs (a slice of *g): the one writable triple {ptr, len, cap} that allgadd appends to."""
+    """Address of runtime.allgs (a slice of *g): the one writable triple {ptr, len, cap} to which allgadd appends."""
     found = set()
     for function in table.functions_named("runtime.allgadd"):
         targets = {target for insn in instructions(image, function) for target in _rip_targets(insn)}
@@ -92,7 +92,7 @@ def find_thread_local_g(image: Image, table: Pclntab) -> int | None:
             if source.type == X86_OP_MEM and source.mem.segment == X86_REG_FS:
                 offset = source.mem.disp + (constants.get(source.mem.base, 0) if source.mem.base else 0)
                 offset = (offset + (1 << 31)) % (1 << 32) - (1 << 31)
-                # It lies in the executable's own thread-local block, however large C code made that.
+                # It is in the executable's own thread-local block, however large C code made that.
                 return offset if -max(image.tls_size, _SMALLEST_TLS) <= offset < 0 else None
             if to.type == X86_OP_REG and source.type == X86_OP_IMM:
                 constants[to.reg] = source.imm
@@ -138,7 +138,7 @@ def _mcall_stores(image: Image, table: Pclntab) -> tuple[int, int, int] | None:
 
 
 def _systemstack_loads(image: Image, table: Pclntab) -> dict[str, int]:
-    """systemstack takes g.m, compares g with m.gsignal, takes m.g0, compares g with that and with m.curg, in this order."""
+    """systemstack loads g.m, compares g with m.gsignal, loads m.g0, compares g with that and with m.curg, in this order."""
     from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_FS
 
     for function in table.functions_named("runtime.systemstack"):
@@ -164,7 +164,7 @@ def _systemstack_loads(image: Image, table: Pclntab) -> dict[str, int]:
 
 
 def _only_store(image: Image, table: Pclntab, name: str) -> int | None:
-    """The place of the one field into which that function stores a 64-bit register."""
+    """The offset of the one field into which that function stores a 64-bit register."""
     from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_R11, X86_REG_RDI, X86_REG_RSP
 
     found = {
@@ -181,7 +181,7 @@ def _only_store(image: Image, table: Pclntab, name: str) -> int | None:
 
 
 def _self_pointer(image: Image, table: Pclntab) -> int | None:
-    """poll_runtime_pollOpen stores the pollDesc's own address in its field self, as no other: ``mov %rax, self(%rax)``."""
+    """poll_runtime_pollOpen stores the pollDesc's own address in its field self, and nowhere else: ``mov %rax, self(%rax)``."""
     from capstone.x86 import X86_OP_MEM, X86_OP_REG
 
     found = {
@@ -284,8 +284,8 @@ def _coroarg(image: Image, table: Pclntab) -> int | None:
 
 
 def _waitlock(image: Image, table: Pclntab) -> int | None:
-    """gopark stores its second argument (RBX) in m.waitlock and its first (RAX) in m.waitunlockf, which lies right before
-    it, both by the same register."""
+    """gopark stores its second argument (RBX) in m.waitlock and its first (RAX) in m.waitunlockf, right before it, both through the same
+    register."""
     from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_RAX, X86_REG_RBX, X86_REG_RSP
 
     stores: dict[int, set[tuple[int, int]]] = {X86_REG_RAX: set(), X86_REG_RBX: set()}

@@ -25,7 +25,7 @@ _MAX_ABBREV_TABLE = 1 << 16
 
 
 class RuntimeTypes:
-    """Struct types of package runtime in the DWARF of `image`. `present` is False where there is no DWARF."""
+    """Struct types of package runtime in the DWARF of `image`. `present` is False if there is no DWARF."""
 
     def __init__(self, image: Image) -> None:
         self._info = _section(image, "debug_info")
@@ -44,7 +44,7 @@ class RuntimeTypes:
             try:
                 members = self._members_at(position - 1, type_name)
             except Exception:  # noqa: BLE001
-                # The bytes were part of something else, or damaged: pyelftools then raises what it meets, also assertions.
+                # The bytes were part of something else, or damaged: pyelftools then raises anything, even assertions.
                 continue
             if members:
                 return members
@@ -59,7 +59,7 @@ class RuntimeTypes:
         header = self._header_of_unit(offset)
         if not header:
             return {}
-        # pyelftools sees the unit's header and what follows the struct: whatever that says, there is no more to read.
+        # pyelftools sees the unit's header and what follows the struct: whatever that says, there is nothing more to read.
         stream = io.BytesIO(header + self._info[offset : offset + _MAX_STRUCT])
         unit = self._unit(header, stream)
         die = DIE(unit, stream, len(header))
@@ -81,7 +81,7 @@ class RuntimeTypes:
         return members
 
     def _header_of_unit(self, offset: int) -> bytes:
-        """The header of the unit that `offset` lies in, b"" if there is none that could be read."""
+        """The header of the unit that contains `offset`, b"" if none could be read."""
         units = self._units
         index = bisect_right(units, offset) - 1
         if index < 0:
@@ -109,7 +109,7 @@ class RuntimeTypes:
         place = 8 if header[4] == 5 else 6
         at = struct.unpack_from("<I", header, place)[0]
         abbrev = self._abbrev[at : at + _MAX_ABBREV_TABLE]
-        # Of the abbreviations it sees the unit's own, so they begin at 0.
+        # It sees only this unit's abbreviations, so they begin at 0.
         stream.getbuffer()[place : place + 4] = bytes(4)
         names = DWARFInfo.__init__.__code__.co_varnames[1 : DWARFInfo.__init__.__code__.co_argcount]
         sections: dict[str, DebugSectionDescriptor | None] = {name: None for name in names if name != "config"}

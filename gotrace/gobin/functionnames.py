@@ -19,7 +19,7 @@ _MAX_RUNTIME_FUNCTIONS = 1 << 14
 
 
 class FunctionNames:
-    """Of one table."""
+    """The names of one table."""
 
     def __init__(self, records: FunctionRecords) -> None:
         self._records = records
@@ -47,7 +47,7 @@ class FunctionNames:
         return [function for function in found if function is not None]
 
     def _places(self, name_offset: int) -> range:
-        """Where in `_indexes_by_name` the functions with that name are; there may be more than are looked at."""
+        """Where in `_indexes_by_name` the functions with that name are; there may be more than will be read."""
         words = self._indexes_by_name
         return range(bisect_left(words, name_offset << 32), bisect_left(words, name_offset + 1 << 32))
 
@@ -56,8 +56,8 @@ class FunctionNames:
 
     @cached_property
     def _indexes_by_name(self) -> array[int]:
-        # A _func starts {entryoff u32, nameoff i32}. One pass over all of them costs less than a search for each name.
-        # Name offset and index share a word and are sorted: a dictionary of as many lists would be ten times as large.
+        # A _func starts with {entryoff u32, nameoff i32}. One pass over all of them costs less than a search for each name. Name offset
+        # and index share a word and are sorted: a dictionary of lists would be ten times as large.
         words = array("I")
         records, data = self._records, self._records.image.data
         start = records.in_file(records.functab)
@@ -70,7 +70,7 @@ class FunctionNames:
         ))))
 
     def offset(self, name: str) -> int | None:
-        """Where among the names it is; None if the table does not have it."""
+        """The name's offset among the names; None if the table lacks it."""
         records = self._records
         start = records.in_file(records.names)
         position = records.image.data.find(b"\0" + name.encode() + b"\0", start - 1, records.in_file(records.cus))

@@ -1,7 +1,7 @@
 """The header of Go's function table (.gopclntab) and its records of functions.
 
 Formats: src/runtime/symtab.go (pcHeader, moduledata, _func), src/internal/abi/symtab.go, cmd/link/internal/ld/pcln.go;
-magics 0xfffffff0 (Go 1.18, 1.19) and 0xfffffff1 (Go 1.20 and later). Nothing is parsed before it is asked for.
+magics 0xfffffff0 (Go 1.18, 1.19) and 0xfffffff1 (Go 1.20 and later). Nothing is parsed before it is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_RECORD = 44 + 4 * 128
 
 
 class FunctionRecords:
-    """Of one module. Addresses are link-time; `names`, `cus`, `files`, `pctab` and `functab` are those of the table's parts.
+    """The records of one module. Addresses are link-time; `names`, `cus`, `files`, `pctab` and `functab` are those of the table's parts.
 
     Raises:
         BadBinary: there is no table of a known format, or its header contradicts the file.
@@ -54,7 +54,7 @@ class FunctionRecords:
             raise BadBinary(f"{image.name}: moduledata gives a text range {self.text:#x}-{self.etext:#x} that is not code")
 
     def function_at(self, address: int) -> Function | None:
-        """The function whose code holds the link-time `address`; None outside of Go code."""
+        """The function whose code contains the link-time `address`; None outside Go code."""
         offset = address - self.text
         if offset < 0 or address >= self.etext:
             return None
@@ -65,7 +65,7 @@ class FunctionRecords:
 
     @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
     def function(self, index: int) -> Function | None:
-        """The function with that place in the table; None if its record makes no sense."""
+        """The function with that index in the table; None if its record makes no sense."""
         address = self.functab + self.func_offsets[index]
         try:
             raw = self.image.read(address, self.func_size)
@@ -89,7 +89,7 @@ class FunctionRecords:
         )
 
     def word(self, function: Function, index: int) -> int | None:
-        """The word with that place behind the function's record: offsets of its tables, then of its data; None if it can't be read."""
+        """The word with that index after the function's record: offsets of its tables, then of its data; None if it can't be read."""
         try:
             return self.image.u32(function.address + self.func_size + 4 * index)
         except BadBinary:
@@ -113,7 +113,7 @@ class FunctionRecords:
                 continue
 
     def in_file(self, address: int) -> int:
-        """Where in the file that address of the table is."""
+        """The file offset of that address of the table."""
         return self._file_offset + address - self.base
 
     @lru_cache(maxsize=65536)  # noqa: B019

@@ -20,7 +20,7 @@ from gotrace.common.errors import BadBinary
 _WHOLE = 96 << 20
 """A file up to this size is read whole: most are, and nothing is faster."""
 _KEPT, _MOST_KEPT, _PORTION = 1 << 20, 48, 1 << 22
-"""Bytes of a larger file that are kept as one, how many such, and what is read of it at once where something is searched."""
+"""Bytes of a larger file that are kept as one portion, how many portions, and how much is read at once in a search."""
 _R_X86_64_RELATIVE = 8
 _MAX_RELOCATIONS = 8_000_000
 _MAX_SEGMENTS = 256
@@ -30,10 +30,10 @@ _PF_X, _PF_W = 1, 2
 
 
 class FileBytes:
-    """The bytes of an open file, of which parts are in memory: those asked for last. Has what is used here of `bytes`. Read, not mapped:
-    a mapped file that its owner truncates would end gotrace with SIGBUS.
+    """The bytes of an open file, with the most recently used parts in memory. Has the methods of `bytes` that are used here. Read, not
+    mapped: a mapped file that its owner truncates would end gotrace with SIGBUS.
 
-    All raise BadBinary where the file can't be read as far as it went at first.
+    All raise BadBinary if the file can't be read up to its original size.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -63,7 +63,7 @@ class FileBytes:
             kept = self._read(number * _KEPT, min(_KEPT, self._size - number * _KEPT))
             if len(self._kept) >= _MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
-        self._kept[number] = kept  # it is the youngest now
+        self._kept[number] = kept  # it is now the most recently used
         return kept
 
     def _read(self, position: int, size: int) -> bytes:
@@ -78,11 +78,11 @@ class FileBytes:
         return found
 
     def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> int:
-        """As `bytes.find`, with indexes that are not negative."""
+        """Like `bytes.find`, with indexes that are not negative."""
         start, end = max(0, start), self._size if end is None else min(end, self._size)
         while start + len(pattern) <= end:
             number = start // _KEPT
-            if end <= (number + 1) * _KEPT:  # nearly always where a table is read
+            if end <= (number + 1) * _KEPT:  # almost always when a table is read
                 at, block = number * _KEPT, self._portion(number)
                 position = block.find(pattern, start - at, end - at)
                 return at + position if position >= 0 else -1
@@ -111,7 +111,7 @@ class Segment:
 
     @property
     def writable(self) -> bool:
-        """Mapped with PROT_WRITE (also what RELRO later protects)."""
+        """Mapped with PROT_WRITE (including what RELRO later protects)."""
         return bool(self.flags & _PF_W)
 
 
@@ -179,7 +179,7 @@ class Image:
 
     @cached_property
     def sections(self) -> dict[str, Section]:
-        """Section headers by name; empty where there are none or they are damaged: nothing depends on them alone."""
+        """Section headers by name; empty if there are none or they are damaged: nothing depends on them alone."""
         data = self.data
         shoff, = struct.unpack("<Q", data[40:48])
         shentsize, shnum, shstrndx = struct.unpack("<HHH", data[58:64])
@@ -212,7 +212,7 @@ class Image:
         return {o: a for o, i, a in zip(offsets, infos, addends, strict=False) if i == _R_X86_64_RELATIVE}
 
     def file_offset(self, address: int) -> int | None:
-        """Where `address` lies in the file; None if it does not (bss, unmapped)."""
+        """The file offset of `address`; None if it is not in the file (bss, unmapped)."""
         for segment in self.segments:
             if segment.address <= address < segment.address + segment.file_size:
                 return segment.offset + address - segment.address
@@ -254,12 +254,12 @@ class Image:
 
     @cached_property
     def _by_likelihood(self) -> list[Segment]:
-        # What is looked for is seldom where most of a large file's bytes are.
+        # Searches rarely succeed in the segments with most of a large file's bytes.
         return sorted(self.segments, key=lambda segment: (not segment.writable, segment.file_size))
 
     def find_all(self, pattern: bytes, writable: bool | None = None, executable: bool | None = None) -> Iterator[int]:
-        """The addresses of `pattern` in the segments, or in those that are `writable` or `executable`, or are not: in the writable
-        and in the small ones first."""
+        """The addresses of `pattern` in the segments, or only in those that are, or are not, `writable` or `executable`: the writable and
+        the small ones first."""
         for segment in self._by_likelihood:
             if writable not in (None, segment.writable) or executable not in (None, segment.executable):
                 continue
@@ -305,7 +305,7 @@ _MACHINES = {3: "386", 40: "arm", 183: "arm64", 243: "riscv64", 21: "ppc64", 22:
 
 
 def read_file(fd: int, name: str) -> Image:
-    """The Image of the open file `fd`, of which as much is in memory as is needed; raises BadBinary if it is no ELF file."""
+    """The Image of the open file `fd`, which keeps in memory only what it needs; raises BadBinary if it is not an ELF file."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise BadBinary(f"{name} is not a regular file")

@@ -18,13 +18,13 @@ from gotrace.gobin.pcvalues import PcValues
 _INLINE_TREE, _INLINE_INDEX = 3, 2
 """FUNCDATA_InlTree, PCDATA_InlTreeIndex."""
 _MAX_INLINED = 512
-"""Entries of an inline tree that are looked through; the runtime's largest has some 150."""
+"""The most entries of an inline tree that are read; the runtime's largest has about 150."""
 _MAX_COPIES = 256
 _MAX_MATCHES = 1 << 14
 
 
 class InlineTrees:
-    """Of one table."""
+    """The inline trees of one table."""
 
     def __init__(self, records: FunctionRecords, names: FunctionNames, values: PcValues) -> None:
         self._records = records
@@ -33,18 +33,18 @@ class InlineTrees:
         self._gofunc: int | None = None
 
     def tree(self, function: Function) -> int | None:
-        """Where the function's tree is; None if it has none."""
+        """The address of the function's tree; None if it has none."""
         if function.nfuncdata <= _INLINE_TREE:
             return None
         offset = self._records.word(function, function.npcdata + _INLINE_TREE)
         return None if offset in (None, 0xFFFFFFFF) else self.gofunc + offset
 
     def indexes(self, function: Function) -> int:
-        """The table of its program counters' places in the tree, as `PcValues` names it; 0 if there is none."""
+        """The table of its program counters' indexes in the tree, in the naming of `PcValues`; 0 if there is none."""
         return (self._records.word(function, _INLINE_INDEX) or 0) if function.npcdata > _INLINE_INDEX else 0
 
     def call(self, tree: int, index: int) -> tuple[int, int, int]:
-        """Of an inlined call: the offset of its name, the offset in the function of the program counter that it was called at, its
+        """For an inlined call: the offset of its name, the offset in the function of the program counter at which it was called, its
         funcID."""
         if self._records.magic == MAGIC_120:
             func_id, name_offset, parent_pc, _ = struct.unpack("<B3xiii", self._records.image.read(tree + 16 * index, 16))
@@ -53,9 +53,9 @@ class InlineTrees:
         return name_offset, parent_pc, func_id
 
     def into(self, name: str) -> list[Function]:
-        """The functions of package runtime whose code holds an inlined copy of its function `name`, in address order: the inline
-        trees name each. No other package can hold one of a function that is not exported, save by a copy within a copy, which the
-        runtime's exported functions are too large for."""
+        """The functions of package runtime whose code contains an inlined copy of its function `name`, in address order: the inline trees
+        name each. No other package can contain one of a function that is not exported, except by a copy within a copy, for which the
+        runtime's exported functions are too large."""
         offset = self._names.offset(name)
         if offset is None:
             return []
@@ -121,11 +121,11 @@ class InlineTrees:
 
     @cached_property
     def _runtime_trees(self) -> list[tuple[Function, bytes]]:
-        """The functions of package runtime that have an inline tree, with the bytes of that and of what follows it."""
+        """The functions of package runtime that have an inline tree, with the bytes of the tree and of what follows it."""
         try:
             _ = self.gofunc
         except BadBinary:
-            return []  # who attaches has refused it before (GoBinary.check)
+            return []  # attaching has refused it before (GoBinary.check)
         found = [(function, tree) for function in self._names.of_runtime() if (tree := self.tree(function)) is not None]
         starts = sorted({tree for _, tree in found})
         ends = dict(zip(starts, [*starts[1:], starts[-1] + 20 * _MAX_INLINED], strict=True)) if starts else {}
@@ -134,14 +134,14 @@ class InlineTrees:
 
     @property
     def gofunc(self) -> int:
-        """Base of the function data, moduledata.gofunc: the candidate offset whose value lies in read-only data."""
+        """Base of the function data, moduledata.gofunc: the candidate offset whose value is in read-only data."""
         if self._gofunc is None:
             self._gofunc = self._find_gofunc()
         return self._gofunc
 
     def _find_gofunc(self) -> int:
-        # The field moved between versions (see GOFUNC). The inline trees tell which one is right: every tree of the
-        # first functions that have one must hold a name that is text and a parent within its function.
+        # The field moved between versions (see GOFUNC). The inline trees tell which candidate is right: every tree of the first functions
+        # that have one must contain a name that is text and a parent within its function.
         best, best_score = 0, -1
         for offset in GOFUNC:
             try:

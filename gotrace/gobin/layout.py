@@ -1,4 +1,4 @@
-"""Where the fields of runtime.g and its neighbours lie: from DWARF, else the generated table, else the code itself.
+"""Where the fields of runtime.g and related structs are: from DWARF, else the generated table, else the code itself.
 
 Every source is checked against the machine code of the binary (`derive`), and `gotrace.proc.check` checks the result
 against the live process. A layout that contradicts the code is refused, never used.
@@ -21,7 +21,7 @@ TABLE = Path(__file__).with_name("layouts.json")
 
 @dataclass(frozen=True)
 class Layout:
-    """Byte offsets of fields. None: the version does not have the field, or (source ``code``) it is not known."""
+    """Byte offsets of fields. None: the version lacks the field, or (source ``code``) it is not known."""
 
     g_sched_sp: int
     g_sched_pc: int
@@ -59,11 +59,11 @@ class Layout:
     source: str = ""
 
     def with_field(self, name: str, offset: int | None) -> Layout:
-        """The same with the field `name`, one that may be unknown, at `offset`."""
+        """The same with the field `name`, which must be one that may be unknown, at `offset`."""
         return Layout(**(vars(self) | {name: offset}))
 
     def contradictions(self, facts: CodeFacts, everywhere: bool = False) -> list[str]:
-        """Where the code of the binary says otherwise, one text per field: of those without which there is no layout, or of all."""
+        """Where the binary's code disagrees, one text per field: for the fields without which there is no layout, or for all."""
         found = []
         for field in fields(facts):
             if field.name in _BY_CODE and not everywhere:
@@ -76,11 +76,11 @@ class Layout:
 
 
 _BY_CODE = ("g_m", "g_trackingSeq", "g_labels", "m_g0", "m_curg", "m_procid", "pd_self")
-"""Fields for which the code is believed against the table, and without which there is a layout all the same."""
+"""Fields for which the code outweighs the table, and without which there is still a layout."""
 
 
 def from_dwarf(types: RuntimeTypes) -> Layout | None:
-    """The layout that DWARF gives, or None where it lacks runtime.g."""
+    """The layout from DWARF, or None if that lacks runtime.g."""
     g, gobuf, m, poll = (types.offsets(f"runtime.{name}") for name in ("g", "gobuf", "m", "pollDesc"))
     return from_structs(g, gobuf, m, poll, "DWARF") if g and gobuf else None
 
@@ -88,7 +88,7 @@ def from_dwarf(types: RuntimeTypes) -> Layout | None:
 def from_structs(
     g: dict[str, int], gobuf: dict[str, int], m: dict[str, int], poll: dict[str, int], source: str
 ) -> Layout | None:
-    """A layout from the members of runtime.g, gobuf, m and pollDesc; None if one that is needed is missing."""
+    """A layout from the members of runtime.g, gobuf, m and pollDesc; None if a required one is missing."""
     try:
         return Layout(
             g_sched_sp=g["sched"] + gobuf["sp"],
@@ -133,9 +133,9 @@ def from_structs(
 def from_table(version: GoVersion, facts: CodeFacts | None = None, path: Path = TABLE) -> Layout | None:
     """The layout of the generated table for `version`.
 
-    The exact release if it is there. Else what those of its minor release have in common that `facts`, the code, does not
-    contradict: a field that they place differently is None. None if there is no such release, or if they differ in a field
-    without which there is no layout.
+    The exact release if it is there. Otherwise what the releases with the same minor version share and `facts`, the code, do not
+    contradict: a field with different offsets is None. None if there is no such release, or if they differ in a field without which
+    there is no layout.
     """
     entries = json.loads(path.read_text())["layouts"]
     if exact := [entry for entry in entries if str(version) in entry["releases"]]:
@@ -164,12 +164,12 @@ def _of_entry(entry: dict[str, Any], release: str) -> Layout | None:
 
 
 def of_table(version: GoVersion | None) -> Layout | None:
-    """As `from_table`, None too where the version is not known."""
+    """Like `from_table`, also None if the version is not known."""
     return from_table(version) if version is not None else None
 
 
 def newest(path: Path = TABLE) -> Layout:
-    """The table's layout of the newest release: where fields of an unknown one are looked for first."""
+    """The table's layout of the newest release: fields of an unknown one are searched for there first."""
     entry = max(json.loads(path.read_text())["layouts"], key=lambda entry: max(_minor(release) for release in entry["releases"]))
     structs = entry["structs"]
     layout = from_structs(structs["g"], structs["gobuf"], structs["m"], structs.get("pollDesc", {}), "table")
@@ -182,7 +182,7 @@ def _minor(release: str) -> int:
 
 
 def from_code(facts: CodeFacts) -> Layout | None:
-    """The layout that the machine code alone gives: the fields that exact tracing needs; None if one was not found."""
+    """The layout from the machine code alone: the fields that exact tracing needs; None if one was not found."""
     needed = {field.name: getattr(facts, field.name) for field in fields(facts)}
     if any(value is None for name, value in needed.items() if name not in ("g_coroarg", "m_waitlock", *_BY_CODE)):
         return None
@@ -193,7 +193,7 @@ def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, nam
     """The first of DWARF, table and code that knows the layout and that the code does not contradict.
 
     Raises:
-        BadBinary: none is left; the message says what each said.
+        BadBinary: none is left; the message says what each source gave.
     """
     said = []
     for source, layout in (
@@ -205,7 +205,7 @@ def choose(version: GoVersion | None, types: RuntimeTypes, facts: CodeFacts, nam
             said.append(f"{source}: none")
             continue
         if layout.source != "DWARF":
-            # The lower part of runtime.m moved even within minor releases (1.23.x, 1.24.x): only the code is to be believed.
+            # The lower part of runtime.m moved even within minor releases (1.23.x, 1.24.x): only the code can be trusted.
             known = {name: value for name in _BY_CODE if (value := getattr(facts, name)) is not None}
             layout = replace(layout, m_waitlock=facts.m_waitlock, **known)
         contradictions = layout.contradictions(facts)

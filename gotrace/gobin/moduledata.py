@@ -27,7 +27,7 @@ _AFTER_MAGIC = struct.pack("<BBBB", 0, 0, 1, 8)
 
 
 def locate(image: Image) -> tuple[int, int, int]:
-    """(address of the function table, magic, address of the module data that points to it). A file may hold other programs' tables, as
+    """(address of the function table, magic, address of the module data that points to it). A file may contain other programs' tables, as
     data: its own is the one to which module data in its own memory points, for code in its own memory."""
     found: dict[int, tuple[int, int, int]] = {}
     obfuscated, plausible = 0, 0
@@ -37,7 +37,7 @@ def locate(image: Image) -> tuple[int, int, int]:
         plausible += 1
         if plausible > _MAX_HEADERS:
             raise BadBinary(
-                f"{image.name}: more than {_MAX_HEADERS} places look like a Go function table, of which gotrace looks no further"
+                f"{image.name}: more than {_MAX_HEADERS} places look like a Go function table; gotrace searches no further"
             )
         moduledata = _moduledata(image, address)
         if moduledata is None:
@@ -87,12 +87,12 @@ def _headers(image: Image) -> Iterator[tuple[int, int]]:
             yield section.address, magic
             if magic in (MAGIC_118, MAGIC_120) and _moduledata(image, section.address) is not None:
                 return  # no need to search the file
-    # External linking of a PIE merges it into .data.rel.ro; sections may also be gone: look for the header itself.
+    # External linking of a PIE merges it into .data.rel.ro; sections may also be gone: search for the header itself.
     for magic in (MAGIC_120, MAGIC_118):
         for address in image.find_all(struct.pack("<IBBBB", magic, 0, 0, 1, 8)):
             if _header_magic(image, address):
                 yield address, magic
-    # Obfuscators change the magic. What is left of the header is looked for where module data points to.
+    # Obfuscators change the magic. The rest of the header is searched for at the addresses to which module data points.
     seen = 0
     for address in image.find_all(_AFTER_MAGIC, writable=None):
         seen += 1
@@ -104,7 +104,7 @@ def _headers(image: Image) -> Iterator[tuple[int, int]]:
 
 
 def _header_magic(image: Image, address: int) -> int:
-    """The magic of the header at `address`, 0 if what follows it is not that of a table."""
+    """The magic of the header at `address`, 0 if what follows it is not a table's header."""
     header = image.read_up_to(address, 72)
     if len(header) < 72 or address % 8:
         return 0
@@ -119,8 +119,8 @@ def _header_magic(image: Image, address: int) -> int:
 
 
 def _format(image: Image, address: int) -> int:
-    """The magic of the format that the table at `address` has in truth, 0 if it is neither: a function's record has 40 bytes in the older
-    one, 44 in the newer one, so only with the right size are the ends of all records where the next begin."""
+    """The magic of the true format of the table at `address`, 0 if it has neither: a function's record has 40 bytes in the older format, 44
+    in the newer one, so only with the right size do all records end where the next ones begin."""
     count, = struct.unpack("<Q", image.read(address + 8, 8))
     functab = address + struct.unpack("<Q", image.read(address + 64, 8))[0]
     entries = struct.unpack(f"<{2 * min(count, 256)}I", image.read_up_to(functab, 8 * min(count, 256)))
@@ -133,18 +133,18 @@ def _format(image: Image, address: int) -> int:
                 break
             npcdata, nfuncdata = struct.unpack_from("<I", raw, 28)[0], raw[-1]
             following = functab + place + size + 4 * (npcdata + nfuncdata) if npcdata <= 64 and nfuncdata <= 64 else 0
-            good += not places.isdisjoint((following - functab, -(-(following - functab) // 8) * 8))  # aligned to 8 in the older one
+            good += not places.isdisjoint((following - functab, -(-(following - functab) // 8) * 8))  # aligned to 8 in the older format
         if 2 * good > len(entries) // 2:
             return magic
     return 0
 
 
 def _moduledata(image: Image, table: int) -> int | None:
-    """The module data that points to that table: {pcHeader *pcHeader; funcnametab []byte; ...}, two pointers that are known, side by side,
-    whose text range is code of this file. None if there is none.
+    """The module data that points to that table: {pcHeader *pcHeader; funcnametab []byte; ...}, two known pointers side by side, whose text
+    range is code of this file. None if there is none.
 
     Raises:
-        BadBinary: there are several, and it can't be told which is this file's.
+        BadBinary: there are several, and which one is this file's can't be decided.
     """
     names, = struct.unpack("<Q", image.read(table + 32, 8))
     first, second, found = table, table + names, set()

@@ -38,7 +38,7 @@ class Pclntab(FunctionRecords):
         return self._by_name.functions(name)
 
     def inlined_into(self, name: str) -> list[Function]:
-        """The functions of package runtime whose code holds an inlined copy of its function `name`, in address order."""
+        """The functions of package runtime whose code contains an inlined copy of its function `name`, in address order."""
         return self._inlined.into(name)
 
     def inlined_anywhere(self, name: str, most: int = 4) -> list[Function]:
@@ -59,8 +59,8 @@ class Pclntab(FunctionRecords):
 
     @cached_property
     def wrapper_id(self) -> int | None:
-        """The funcID of compiler-made wrappers in this binary (internal/abi/symtab.go: the last of the list, 21 to 23 by
-        version): newstack and goexit1 are assembly's ways into Go and have an ABI wrapper of the same name each."""
+        """The funcID of compiler-made wrappers in this binary (internal/abi/symtab.go: the last of the list, 21 to 23 by version): newstack
+        and goexit1 are called from assembly, and each has an ABI wrapper of the same name."""
         ids = set()
         for name in ("runtime.newstack", "runtime.goexit1"):
             functions = self.functions_named(name)
@@ -108,7 +108,7 @@ class Pclntab(FunctionRecords):
         return max(self._values.values(function, function.pcsp)[1], default=0)
 
     def stack_deltas(self, function: Function) -> tuple[array[int], array[int]]:
-        """Up to which address each run of instructions with the same `stack_delta` goes, and that."""
+        """The end address of each run of instructions with the same `stack_delta`, and that delta."""
         return self._values.values(function, function.pcsp)
 
     def _file_line(self, function: Function, pc: int) -> tuple[str, int]:

@@ -14,7 +14,7 @@ _MAX_PCVALUE_STEPS = 1 << 15
 
 
 class PcValues:
-    """Those that begin at `pctab` in the image. A table is named by its offset there."""
+    """The tables that begin at `pctab` in the image. A table is named by its offset there."""
 
     def __init__(self, image: Image, pctab: int) -> None:
         self._image = image
@@ -22,20 +22,20 @@ class PcValues:
 
     @lru_cache(maxsize=65536)  # noqa: B019
     def value(self, function: Function, table: int, pc: int) -> int | None:
-        """That of the program counter `pc`; None if the table has none."""
+        """The value for the program counter `pc`; None if the table has none."""
         ends, values = self.values(function, table)
         index = bisect_right(ends, pc)
         return values[index] if index < len(ends) else None
 
     @lru_cache(maxsize=512)  # noqa: B019 - few: a hostile table has 32,768 runs
     def values(self, function: Function, table: int) -> tuple[array[int], array[int]]:
-        """Up to which address each run of the table within `function` goes, and its value."""
+        """The end address of each run of the table within `function`, and its value."""
         # Pairs of (zig-zag value delta, pc delta) varints, ended by a value delta of 0 (runtime/symtab.go: step).
         stream = self._image.read_up_to(self._pctab + table, 1 << 16)
         position, address, value = 0, function.entry, -1
         ends, values = array("Q"), array("q")
         for step in range(_MAX_PCVALUE_STEPS):
-            # Nearly all are of one byte: no call for those.
+            # Almost all have one byte: no call for those.
             if position < len(stream) and stream[position] < 0x80:
                 delta, position = stream[position], position + 1
             else:

@@ -1,9 +1,9 @@
-"""The running version's own wait reasons, runtime.waitReasonStrings, and its reasons to stop the world,
-runtime.stwReasonStrings (from Go 1.21), found by their contents.
+"""The running version's own wait reasons, runtime.waitReasonStrings, and its reasons to stop the world, runtime.stwReasonStrings (from Go
+1.21), found by their contents.
 
-The numbers change between releases and once within one (1.23.x), the texts of the first entries never did
-(src/runtime/runtime2.go, Go 1.19 to 1.27): entry 0 is empty, entry 1 is "GC assist marking", entry 2 "IO wait"; the other table begins with
-"unknown", "GC mark termination", "GC sweep termination".
+The numbers change between releases and once within one (1.23.x); the texts of the first entries never did (src/runtime/runtime2.go, Go
+1.19 to 1.27): entry 0 is empty, entry 1 is "GC assist marking", entry 2 "IO wait"; the other table begins with "unknown", "GC mark
+termination", "GC sweep termination".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_wait_reasons(image: Image) -> tuple[str, ...]:
 
 
 def read_stop_reasons(image: Image) -> tuple[str, ...]:
-    """The table of reasons to stop the world, indexed by runtime.stwReason; () where the version has none."""
+    """The table of reasons to stop the world, indexed by runtime.stwReason; () if the version has none."""
     for header in _string_headers(image, _STOP_FIRST[1]):
         table = _read_texts(image, header - 16)
         if table[: len(_STOP_FIRST)] == tuple(text.decode() for text in _STOP_FIRST):
@@ -41,9 +41,9 @@ def read_stop_reasons(image: Image) -> tuple[str, ...]:
 
 
 def _string_headers(image: Image, text: bytes) -> Iterator[int]:
-    """Where string variables with that text are. A string header is {pointer, length}; the text is looked for first, as it is rarer than
-    its length, and then what points to it. Variables are in writable segments; what another program's variables would point to,
-    which the file carries along as data, is elsewhere."""
+    """Where string variables with that text are. A string header is {pointer, length}; the text is searched for first, because it is rarer
+    than its length, and then pointers to it. Variables are in writable segments; variables of another program that the file contains as
+    data would point elsewhere."""
     length = len(text).to_bytes(8, "little")
     for address in itertools.islice(image.find_all(text, executable=False), _MAX_MATCHES):
         found = set()

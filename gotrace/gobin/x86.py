@@ -1,7 +1,7 @@
 """Where in a function a uprobe is cheap and safe: the first instruction that the kernel emulates instead of stepping.
 
-A probe on an emulated instruction costs one trap, on any other two (a single step out of line), 15 to 30 times more in
-a virtual machine. The set is that of branch_setup_xol_ops() and push_setup_xol_ops() in arch/x86/kernel/uprobes.c.
+A probe on an emulated instruction costs one trap, on any other two (a single step out of line), which takes 15 to 30 times longer in a
+virtual machine. The set is that of branch_setup_xol_ops() and push_setup_xol_ops() in arch/x86/kernel/uprobes.c.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def branch_targets(insns: list[CsInsn]) -> set[int]:
 
 
 def probe_site(image: Image, function: Function, register: str, frame_allowed: bool = False) -> ProbeSite:
-    """The first emulated instruction of `function` at which `register` and the stack pointer are as at its entry; with
+    """The first emulated instruction of `function` at which `register` and the stack pointer have the same values as at its entry; with
     `frame_allowed` the function's frame may have been made.
 
     Raises:
@@ -141,8 +141,8 @@ def call_site(image: Image, caller: Function, callee: Function) -> ProbeSite:
 
 
 def inlined_call_site(image: Image, table: Pclntab, caller: Function, callee: Function, inlined: str) -> ProbeSite | None:
-    """The one instruction of `caller` that calls `callee` within an inlined copy of the function named `inlined`; None if there is
-    not exactly one."""
+    """The one instruction of `caller` that calls `callee` within an inlined copy of the function named `inlined`; None if there is not
+    exactly one."""
     found = [
         insn for insn in instructions(image, caller)
         if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)
@@ -156,8 +156,8 @@ def inlined_call_site(image: Image, table: Pclntab, caller: Function, callee: Fu
 
 
 def first_emulated_after(image: Image, caller: Function, callee: Function, register: str) -> ProbeSite | None:
-    """The first emulated instruction of `caller` behind its one call of `callee`, if `register` still has the result there, and
-    nothing jumps to between the two: it runs exactly once for each call. None else."""
+    """The first emulated instruction of `caller` after its one call of `callee`, if `register` still has the result there and nothing jumps
+    between the two: it runs exactly once per call. Otherwise None."""
     insns = instructions(image, caller)
     calls = [index for index, insn in enumerate(insns) if insn.mnemonic == "call" and insn.op_str == hex(callee.entry)]
     targets = branch_targets(insns)

@@ -1,1 +1,1 @@
-"""Holds what tracing costs a target under a cap."""
+"""Caps what tracing costs a target."""

@@ -1,4 +1,4 @@
-"""What tracing one process costs it: traps and programs, by stage, beside the CPU time that it uses itself."""
+"""What tracing one process costs it: traps and programs, by stage, and the CPU time that it uses itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from gotrace.kernel.records import ProgramRuns
 from gotrace.watch.probed import ProbedProcess
 
 _ASSUMED_PROGRAM_NS = 1000
-"""What a program runs per hit, where the kernel does not time programs: more than any on average."""
+"""How long a program runs per hit, if the kernel does not time programs: more than any program's average."""
 _PASSING_NS, _ENOUGH = 300.0, 20
-"""What a tracepoint takes at most for a thread of another process, and how many make a mean."""
+"""The most that a tracepoint takes for a thread of another process, and how many make a mean."""
 UNTIMED = 1.35
-"""What tracing costs a target, over the traps and programs that can be timed: each trap leaves caches and predictors to others,
-and Go's scheduler spins for longer when its steps take longer. ``scripts/bench --only untimed`` prints it: CPU time per unit of
-work, traced less untraced, over what traps and programs account for; 1.3 for a channel ping-pong and for goroutines that come
+"""The cost of tracing for a target, as a multiple of the traps and programs that can be timed. Each trap leaves caches and predictors
+to others, and Go's scheduler spins longer when its steps take longer. ``scripts/bench --only untimed`` prints it: CPU time per unit
+of work, traced minus untraced, divided by the time of traps and programs; 1.3 for a channel ping-pong and for goroutines that come
 and go (Linux 6.18 in a virtual machine with two CPUs; single pairs from 1.2 to 1.45)."""
 
 
 class LoadMeter:
-    """Of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the kernel times programs."""
+    """The meter of one process. `trap_ns`: the cost of a hit without its program, measured on this host. `timed`: the kernel times
+    programs."""
 
     def __init__(self, process: ProbedProcess, trap_ns: int, timed: bool) -> None:
         self._process = process
@@ -34,7 +35,7 @@ class LoadMeter:
         self._passing_ns = _PASSING_NS
 
     def read(self) -> Load:
-        """All since the process was loaded."""
+        """The load since the process was loaded."""
         process = self._process
         stats = process.counters()
         if self._timed:
@@ -60,17 +61,17 @@ class LoadMeter:
         return Load(time.monotonic_ns(), process.cpu_used_ns(), *(round(UNTIMED * cost) for cost in costs))
 
     def in_pause(self, before: Load) -> Load:
-        """The load in a pause that `before` led into: no probe is hit, so only the target's own time has gone on since."""
+        """The load in a pause after `before`: no probe is hit, so only the target's own time has grown since."""
         return replace(before, elapsed_ns=time.monotonic_ns(), cpu_ns=self._process.cpu_used_ns())
 
     def _tracepoints_ns(self, switches: int) -> int:
-        """What the tracepoints took for the target's threads since the last call: of all that they ran less what they take where
-        they find that it is another process's thread, which is what they took in the cheapest span of time."""
+        """How long the tracepoints ran for the target's threads since the last call. It is their total minus what they take for a thread of
+        another process, which is what they took in the cheapest span of time."""
         total = self._process.tracer.tracepoint_runs()
         new, before = total - self._passed, self._switches
         self._passed, self._switches = total, switches
         if new.hits >= _ENOUGH:
             self._passing_ns = min(self._passing_ns, new.run_ns / new.hits)
-        # Two switches, off a CPU and on it again, come with one wake-up at most.
+        # Two switches, off a CPU and on it again, come with at most one wake-up.
         others = max(0, new.hits - (switches - before) * 3 // 2)
         return max(0, round(new.run_ns - others * self._passing_ns))

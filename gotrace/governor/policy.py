@@ -1,18 +1,16 @@
 """The governor (``--max-overhead``): how much tracing may cost the target, and what to give up when it costs more. Pure.
 
-The cost is the CPU time that our probes take from the target: for each hit the trap, as measured on this host before the
-trace, and what the BPF programs ran, as the kernel timed them, with an addition for what can't be timed
-(gotrace/governor/load.py: UNTIMED). Of the tracepoints on threads, through which all processes pass, the target's part is counted;
-what runs where data arrives, in the context of whoever sends it, is not. The cap is a share of the CPU time that the target
-used *for itself*: what the kernel accounts to it, less our cost. That ratio does not depend on how much the trace slows the
-target down: each of its steps costs the same whether steps come fast or slowly. A target that uses less than `FLOOR` CPUs is
-taken to use that much.
+The cost is the CPU time that our probes take from the target: for each hit the trap, as measured on this host before the trace, and the
+run time of the BPF programs, as timed by the kernel, plus an addition for what can't be timed (gotrace/governor/load.py: UNTIMED). All
+processes pass through the tracepoints on threads; only the target's part counts. What runs where data arrives, in the context of the
+sender, does not count. The cap is a share of the CPU time that the target used *for itself*: what the kernel accounts to it, minus our
+cost. That ratio does not depend on how much the trace slows the target down: each of its steps costs the same whether steps come fast
+or slowly. A target that uses less than `FLOOR` CPUs is taken to use that much.
 
-The ladder: what is given up, in order, is who made goroutines runnable; what the kernel does with their threads; every
-single short interval (`SAMPLE_NS`, unbiased); the probes on where intervals begin, which is then inferred (mode ``lean``); all
-probes for most of the time, in windows with pauses between them, each as long as it takes the target to use so much CPU time for
-itself that the window before was worth its cost; at last all probes for good: goroutines are looked at from without (mode
-``sample``).
+The ladder. Given up are, in this order: the wakers; what the kernel does with threads; each short interval by itself (`SAMPLE_NS`,
+unbiased); the probes on the starts of intervals, which are then inferred (mode ``lean``); all probes for most of the time, in windows
+with pauses between them, each pause long enough for the target to use as much CPU time for itself as justifies the previous window;
+finally all probes for good: goroutines are sampled from outside (mode ``sample``).
 """
 
 from __future__ import annotations
@@ -24,25 +22,25 @@ from enum import IntEnum
 from gotrace.common.vocabulary import Stage
 
 FLOOR = 1.0
-"""CPUs that every target is taken to use: a service that mostly waits has thousands of waits in a second and hardly uses its
-CPU. Measured against that, a cap would take away what it is traced for, to spare some thousandths of a CPU."""
+"""CPUs that every target is taken to use. A service that mostly waits has thousands of waits per second and uses almost no CPU. Relative
+to that use, a cap would give up what the service is traced for, to save some thousandths of a CPU."""
 SAMPLE_NS = 100_000
-"""Sampling period of the third rung: of a stack with a total of T, the standard error is sqrt(period / T): 1 % of one second."""
+"""Sampling period of the third rung. For a stack with a total of T, the standard error is sqrt(period / T): 1 % for one second."""
 _SAMPLED_PROGRAM = 0.5
-"""What sampling leaves of the core's programs, at most: no stack is walked, nothing is summed up."""
+"""What remains of the core's programs when intervals are sampled, at most: no stack is walked, nothing is summed up."""
 _RECENT_NS = 300_000_000
 _QUIET = 0.4
-"""Of the cap: what a rung must cost for a while before the next lower one is tried. Each makes tracing cheaper by no more."""
+"""As a share of the cap: a rung must cost no more than this for a while before the next lower one is tried. No rung saves more."""
 _PATIENCE_NS = 3_000_000_000
 _MOST_PATIENCE_NS = 60_000_000_000
 _CYCLE_NS = 1_000_000_000
 _SHORTEST_NS, _LONGEST_NS = 20_000_000, 500_000_000
 LONGEST_PAUSE_NS = 10_000_000_000
-"""After which the shortest window counts as too dear."""
+"""If a pause would have to be longer, the shortest window counts as too expensive."""
 
 
 class Rung(IntEnum):
-    """What is given up; each rung includes those before it, but that windows have the probes on starts again."""
+    """What is given up. Each rung includes those before it, except that the windows have the probes on starts again."""
 
     NOTHING = 0
     WAKERS = 1
@@ -64,14 +62,14 @@ RUNG_TEXT = {
                      "short waits",
     Rung.PROBES: "without probes: its memory is sampled, and all figures of that time are estimates",
 }
-"""What is traced on each, for one line."""
+"""What is traced on each rung, in one line."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What tracing cost in a span of time, and what the target used in it, our cost included; all ns. `core_trap_ns` are the
-    traps of the probes that can't be left out, `core_program_ns` their programs; `starts_ns` are the traps among them that mode lean
-    does without (what their programs did is then done where goroutines resume)."""
+    """What tracing cost in a span of time, and what the target used in it, our cost included; all in ns. `core_trap_ns` are the traps of
+    the probes that can't be left out, `core_program_ns` their programs. `starts_ns` are those of these traps that mode lean does not need;
+    the work of their programs then happens where goroutines resume."""
 
     elapsed_ns: int = 0
     cpu_ns: int = 0
@@ -89,7 +87,7 @@ class Load:
 
     @property
     def cost_ns(self) -> int:
-        """All of it."""
+        """The total cost."""
         return self.core_trap_ns + self.core_program_ns + self.wakers_ns + self.kernel_ns
 
     @property
@@ -103,7 +101,7 @@ class Load:
         return self.cost_ns / self.own_ns if self.own_ns > 0 else 0.0
 
     def cost_on(self, rung: Rung) -> float:
-        """What the same would have cost on a rung below the last one, if it was measured on none above it."""
+        """What the same would have cost on a rung below the last one, if it was measured on no rung above it."""
         cost = float(self.cost_ns)
         if rung >= Rung.WAKERS:
             cost -= self.wakers_ns
@@ -124,14 +122,14 @@ def stages_on(rung: Rung) -> frozenset[Stage]:
 
 @dataclass
 class Governor:
-    """Says after each span of time on which rung of the ladder to be. `cap` is a share (0.05 for 5 %); `rungs` are those that
-    make a difference to this trace."""
+    """Decides after each span of time which rung of the ladder is next. `cap` is a share (0.05 for 5 %); `rungs` are those that make a
+    difference to this trace."""
 
     cap: float
     rungs: tuple[Rung, ...] = tuple(Rung)
     rung: Rung = Rung.NOTHING
     share: float = 0.0
-    """What tracing cost of late, as far as `observe` was told."""
+    """What tracing has cost lately, as far as `observe` was told."""
     _recent: deque[Load] = field(default_factory=deque)
     _quiet_ns: int = 0
     _patience_ns: int = _PATIENCE_NS
@@ -139,8 +137,8 @@ class Governor:
     _descended: bool = False
 
     def observe(self, load: Load, lasted_ns: int = 0) -> Rung:
-        """Takes the load of one more span of time, in which probes were placed on the present rung, and returns the rung for
-        the next one. `lasted_ns`: how long that was with the pause before it, if there was one."""
+        """Takes the load of one more span of time, in which probes were placed on the present rung, and returns the rung for the next one.
+        `lasted_ns`: its length including the pause before it, if there was one."""
         lasted_ns = lasted_ns or load.elapsed_ns
         self._recent.append(load)
         recent = sum(self._recent, Load())
@@ -179,17 +177,16 @@ class Governor:
     # -- windows and pauses --------------------------------------------------------------------------------------------
 
     def window_ns(self, least_ns: int = 0) -> int:
-        """How long the next window is to be, from what tracing cost in the last one: so that one window a second is within
-        the cap."""
+        """The length of the next window, from what tracing cost in the last one, such that one window per second is within the cap."""
         share = self.share or 1.0
         return max(least_ns, min(_LONGEST_NS, max(_SHORTEST_NS, round(_CYCLE_NS * self.cap / share))))
 
     def repaid(self, since: Load) -> bool:
-        """Whether a pause may end: what was spent since the last window was opened is within the cap."""
+        """Whether a pause may end: the cost since the last window opened is within the cap."""
         return since.cost_ns <= self.cap * since.own_ns
 
     def give_windows_up(self) -> Rung:
-        """No pause is long enough to repay a window: goes on to the rung behind."""
+        """Moves to the rung after windows: no pause is long enough to repay a window."""
         self._learn_patience()
         self._move(Rung.PROBES)
         return self.rung

@@ -1,4 +1,4 @@
-"""Holds the cost of one traced process under a cap: measures, asks the governor, and does what it says."""
+"""Caps the cost of one traced process: measures, asks the governor, and does what it says."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from gotrace.watch.sampled import SampleOptions
 
 _TICK_NS, _CALM_TICK_NS = 50_000_000, 100_000_000
 _CALM = 0.7
-"""Of the cap: what costs no more is looked at less often, as looking has a cost of its own."""
+"""As a share of the cap: below this, the cost is measured less often, because measuring has a cost of its own."""
 _SLACK_NS = 10_000_000
-"""So much sooner does no harm, where that spares waking up twice."""
+"""How early work may be done to avoid waking up twice."""
 _PAUSE_TICK_S = 0.02
 _WINDOWS_PER_BLOCK = 4
-"""With --min-block, how many such waits a window has room for."""
+"""With --min-block, for how many such waits a window has room."""
 
 
 class Regulator:
-    """The governor of one process. `trap_ns`: what a hit costs beside its program, as measured on this host. `timed`: the
-    kernel times programs. `say` is told of each change in one line. `looks`: how to look at goroutines without probes.
+    """The governor of one process. `trap_ns`: the cost of a hit without its program, measured on this host. `timed`: the kernel times
+    programs. `say` gets one line for each change. `sample_options`: how to sample goroutines without probes.
 
-    `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
+    Call `begin` when the window opens, then `tick` whenever it says, `finish` at the end, `report` at any time.
     """
 
     def __init__(
-        self, process: ProbedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], looks: SampleOptions,
+        self, process: ProbedProcess, cap: float, trap_ns: int, timed: bool, say: Callable[[str], None], sample_options: SampleOptions,
         sampled_anyway: bool = False,
     ) -> None:
         self.process = process
         self._cap = cap
         self._meter = LoadMeter(process, trap_ns, timed)
         self._say = say
-        self._least_ns = _WINDOWS_PER_BLOCK * looks.min_block_ns
-        self._looks = looks
+        self._least_ns = _WINDOWS_PER_BLOCK * sample_options.min_block_ns
+        self._sample_options = sample_options
         self._windowed = False
         self._sampled_anyway = sampled_anyway
         self._steps: list[GovernorStep] = []
@@ -48,7 +48,7 @@ class Regulator:
         self._broken = self._finished = False
 
     def begin(self) -> None:
-        """The window is open."""
+        """Starts it, once the window is open."""
         stages = self.process.tracer.probes.stages
         self._had = stages
         self.governor = Governor(self._cap, tuple(rung for rung in Rung if self._makes_a_difference(rung, stages)))
@@ -80,13 +80,13 @@ class Regulator:
         if time.monotonic_ns() >= self._due - (0 if windows else _SLACK_NS):
             try:
                 if not windows:
-                    self._look()
+                    self._measure()
                 elif self.process.steering.paused:
                     self._maybe_resume()
                 else:
                     self._close_window()
             except GotraceError as error:
-                # The probes are gone: with the process, or because the kernel takes them no longer.
+                # The probes are gone: with the process, or because the kernel no longer accepts them.
                 self._broken = True
                 if not self.process.execed:
                     if isinstance(error, ProbesDoNotArrive):
@@ -98,22 +98,22 @@ class Regulator:
         return max(0.0, (self._due - time.monotonic_ns()) / 1e9)
 
     def _without_probes(self, error: ProbesDoNotArrive) -> None:
-        """A window would be full of waits that no probe has seen the end of: goroutines are looked at instead, to the end."""
+        """Samples goroutines to the end: a window would be full of waits whose end no probe has seen."""
         process, rung = self.process, self.governor.rung
         if not process.steering.paused:
             process.steering.pause()
-        process.steering.stop_looking()
+        process.steering.stop_sampling()
         self._say(f"governor: {error}: from here on the process's memory is sampled")
         process.missing.append(Missing(
             "probes", str(error), "from then on intervals are estimated from samples of its memory", process.process.pid,
         ))
         if rung is not Rung.PROBES:
             self._note(rung, self.governor.give_windows_up())
-        process.steering.look(self._looks)
+        process.steering.start_sampling(self._sample_options)
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self._before, self._now = self._now, self._meter.read()
         rung = self.governor.rung
         wanted = self.governor.observe(self._now - self._before)
@@ -134,12 +134,12 @@ class Regulator:
         if not process.steering.paused and (wanted >= Rung.CONTINUITY or Rung.STARTS in (rung, wanted)):
             process.steering.pause()
         if wanted is Rung.PROBES:
-            process.steering.look(self._looks)
+            process.steering.start_sampling(self._sample_options)
         elif wanted is Rung.CONTINUITY:
-            self._since = self._before  # what led to it is to be repaid as well
+            self._since = self._before  # the cost that led to this is to be repaid as well
             self._windowed = False
-            process.steering.stop_looking()
-        elif process.steering.paused:  # lean: other programs over the same tables, in a window of their own
+            process.steering.stop_sampling()
+        elif process.steering.paused:  # lean: different programs over the same tables, in a window of their own
             process.steering.resume(0, lean=wanted is Rung.STARTS)
         if wanted < Rung.STARTS:
             stages = stages_on(wanted) & self._had
@@ -166,7 +166,7 @@ class Regulator:
         process.steering.pause()
         self._now = self._meter.read()
         if governor.observe(inside, (self._now - self._since).elapsed_ns) is not Rung.CONTINUITY:
-            # Traced as on that rung from the next window on, which has no end.
+            # From the next window on, which has no end, traced as on that rung.
             self._note(Rung.CONTINUITY, governor.rung)
             self._open(0)
         else:
@@ -192,7 +192,7 @@ class Regulator:
         self._due = time.monotonic_ns() + (length_ns or _TICK_NS)
 
     def finish(self) -> None:
-        """The trace is about to end: nothing is changed any more, and the costs up to now are the whole."""
+        """The trace is about to end: nothing changes any more, and the costs up to now are final."""
         self._last = self._meter.read()
         self._finished = True
 
@@ -205,7 +205,7 @@ class Regulator:
         return self._last - self._first
 
     def report(self) -> GovernorReport:
-        """What was done up to now."""
+        """What was done so far."""
         process, now = self.process, self.process.end_ns or time.monotonic_ns()
         spent = self._on_rungs | {self.governor.rung: self._on_rungs[self.governor.rung] + max(0, now - self._entered)}
         load = self.whole()
@@ -220,7 +220,7 @@ class Regulator:
             sampled_ns=0 if self._sampled_anyway else since(Rung.SINGLE),
             lean_ns=spent[Rung.STARTS], looked_ns=process.steering.looked_ns, paused_ns=process.steering.paused_ns,
             windows=process.window.count,
-            unlooked_windows=process.window.parked.unlooked, steps=tuple(self._steps),
+            unlooked_windows=process.window.parked.partly_read, steps=tuple(self._steps),
         )
 
 

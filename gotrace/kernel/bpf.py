@@ -23,7 +23,7 @@ EXIT_0 = bytes.fromhex("b700000000000000 9500000000000000")
 
 
 class MapType(IntEnum):
-    """Those of enum bpf_map_type that gotrace uses."""
+    """The members of enum bpf_map_type that gotrace uses."""
 
     HASH = 1
     ARRAY = 2
@@ -32,7 +32,7 @@ class MapType(IntEnum):
 
 
 class ProgramType(IntEnum):
-    """Those of enum bpf_prog_type that gotrace uses. Uprobe programs are of type KPROBE."""
+    """The members of enum bpf_prog_type that gotrace uses. Uprobe programs are of type KPROBE."""
 
     KPROBE = 2
     RAW_TRACEPOINT = 17
@@ -40,7 +40,7 @@ class ProgramType(IntEnum):
 
 
 class AttachType(IntEnum):
-    """Those of enum bpf_attach_type that gotrace uses. NONE: the program says nothing of how it will be attached."""
+    """The members of enum bpf_attach_type that gotrace uses. NONE: the program does not say how it will be attached."""
 
     NONE = 0
     TRACE_FENTRY = 24
@@ -65,14 +65,14 @@ def bpf(command: int, attr: bytes) -> int:
 
 
 def bpf_buffer(command: int, buffer: ct.Array[ct.c_char]) -> int:
-    """As `bpf`, with a buffer that the kernel may write to."""
+    """Like `bpf`, with a buffer that the kernel may write to."""
     result = _syscall()(_SYS_BPF, command, buffer, len(buffer))
     return result if result >= 0 else -ct.get_errno()
 
 
 @cache
 def _syscall() -> Callable[..., int]:
-    # Once: each CDLL makes a class for its functions, which takes longer than the call.
+    # Once: each CDLL creates a class for its functions, which takes longer than the call.
     return ct.CDLL(None, use_errno=True).syscall
 
 
@@ -84,8 +84,8 @@ def _name(name: str) -> bytes:
 
 
 def create_map(kind: int, key_size: int, value_size: int, entries: int, name: str, on_demand: bool = False) -> int:
-    """A new map's descriptor. `on_demand`: a hash map gets memory for an element when that is put in, not for all at once; from
-    Linux 6.1 on in any program (kernel/bpf/memalloc.c).
+    """Returns a new map's descriptor. `on_demand`: a hash map gets memory for an element when it is inserted, not for all at once; usable
+    in any program from Linux 6.1 on (kernel/bpf/memalloc.c).
 
     Raises:
         BpfError: the kernel refuses.
@@ -103,7 +103,7 @@ def _element(fd: int, key: ct.Array[ct.c_char], value: ct.Array[ct.c_char], flag
 
 
 def write_element(fd: int, key: bytes, value: bytes, only_new: bool = False) -> None:
-    """Sets one element; raises BpfError, with `only_new` also (EEXIST) if it is there."""
+    """Sets one element; raises BpfError, with `only_new` also (EEXIST) if it exists."""
     result = bpf(_MAP_UPDATE, _element(fd, key_buffer := _held(key), value_buffer := _held(value), _NO_EXIST * only_new))
     del key_buffer, value_buffer  # alive until here
     if result < 0:
@@ -111,20 +111,20 @@ def write_element(fd: int, key: bytes, value: bytes, only_new: bool = False) -> 
 
 
 def delete_element(fd: int, key: bytes) -> None:
-    """Removes one element, if it is there.
+    """Removes one element, if it exists.
 
     Raises:
         BpfError: the kernel refuses.
     """
     key_buffer = _held(key)
-    # Nothing behind the key: the kernel refuses what it has no use for (kernel/bpf/syscall.c: CHECK_ATTR).
+    # Nothing after the key: the kernel refuses fields that it does not use (kernel/bpf/syscall.c: CHECK_ATTR).
     result = bpf(_MAP_DELETE, struct.pack("<I4xQ", fd, ct.addressof(key_buffer)))
     if result < 0 and result != -errno.ENOENT:
         raise BpfError(-result, "BPF map delete")
 
 
 def read_element(fd: int, key: bytes, size: int) -> bytes:
-    """The raw bytes of one element; raises BpfError if it is absent. A per-CPU map needs `size` for all possible CPUs."""
+    """Returns the raw bytes of one element; raises BpfError if it is absent. A per-CPU map needs `size` for all possible CPUs."""
     value = ct.create_string_buffer(size)
     key_buffer = _held(key)
     result = bpf(_MAP_LOOKUP, _element(fd, key_buffer, value))
@@ -138,8 +138,8 @@ def _held(data: bytes) -> ct.Array[ct.c_char]:
 
 
 def read_table(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, memoryview]]:
-    """All (key, value) of the hash map `fd`, as raw bytes, in batches (Linux 5.6): one system call for hundreds of
-    entries. A value is only valid until the next one is asked for.
+    """Yields all (key, value) of the hash map `fd`, as raw bytes, in batches (Linux 5.6): one system call for hundreds of entries. A
+    value is only valid until the next one is requested.
 
     Raises:
         BpfError: the kernel refuses batch look-ups.
@@ -156,7 +156,7 @@ def read_table(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes,
             ct.addressof(values), capacity, fd, 0, 0,
         ))
         number = -bpf_buffer(_MAP_LOOKUP_BATCH, attr)
-        if number == errno.ENOSPC:  # one hash bucket holds more than the buffer: a larger one, from the same place
+        if number == errno.ENOSPC:  # one hash bucket holds more than the buffer: try a larger one from the same place
             capacity *= 4
             keys = ct.create_string_buffer(capacity * key_size)
             values = ct.create_string_buffer(capacity * value_size)
@@ -180,7 +180,7 @@ def read_table(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes,
 def load_program(
     kind: int, code: bytes, name: str, attach_type: AttachType = AttachType.NONE, function: int = 0
 ) -> int:
-    """The descriptor of a verified program. `function` is the kernel's, by its number in BTF, for a TRACING program.
+    """Returns the descriptor of a verified program. `function` is a kernel function's number in BTF, for a TRACING program.
 
     Raises:
         BpfError: the verifier refuses; its report is in `log`.
@@ -197,7 +197,7 @@ def load_program(
     fd = attempt(None)
     if fd < 0:
         log = ct.create_string_buffer(_LOG_BYTES)
-        # The report costs time, so it is asked for only now; ENOSPC says that it was cut short.
+        # The report costs time, so it is requested only now; ENOSPC means that it was cut short.
         again = attempt(log)
         if again >= 0:
             return again
@@ -219,7 +219,7 @@ def attach_raw_tracepoint(name: str, program_fd: int) -> int:
 
 
 def attach_fentry(program_fd: int) -> int:
-    """Runs a program that was loaded as TRACE_FENTRY, at the function it was loaded for, until the returned descriptor is
+    """Runs a program that was loaded as TRACE_FENTRY, at the function for which it was loaded, until the returned descriptor is
     closed.
 
     Raises:
@@ -232,7 +232,7 @@ def attach_fentry(program_fd: int) -> int:
 
 
 def attach_uprobe_link(path: str, offset: int, pid: int, program_fd: int) -> int:
-    """As `gotrace.kernel.perf_event.open_uprobe`, by a link (Linux 6.6) of a program that was loaded as
+    """Like `gotrace.kernel.perf_event.open_uprobe`, but by a link (Linux 6.6), for a program that was loaded as
     TRACE_UPROBE_MULTI.
 
     Raises:
@@ -265,7 +265,7 @@ def attach_kprobe_link(function: str, program_fd: int) -> int:
 
 
 def possible_cpus() -> int:
-    """How many CPUs a per-CPU map has a slot for.
+    """The number of CPUs for which a per-CPU map has a slot.
 
     Raises:
         OSError: /sys/devices/system/cpu/possible can't be read.

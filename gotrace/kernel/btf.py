@@ -39,7 +39,7 @@ class Btf:
         self._lib.btf__free(self._btf)
 
     def offset(self, struct: str, *path: str) -> int | None:
-        """Byte offset of ``struct.path[0].path[1]...``; anonymous members are looked through. None if there is none."""
+        """Byte offset of ``struct.path[0].path[1]...``; searches anonymous members. None if there is no such field."""
         number = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _STRUCT)
         total = 0
         for name in path:
@@ -58,7 +58,7 @@ class Btf:
         return number if number > 0 else None
 
     def _type(self, number: int) -> tuple[int, int, int, int] | None:
-        """(name offset, info, size or type, address) of a type, behind typedefs and qualifiers."""
+        """(name offset, info, size or type, address) of a type, with typedefs and qualifiers resolved."""
         for _ in range(_MAX_DEPTH):
             address = self._lib.btf__type_by_id(self._btf, number)
             if not address:

@@ -1,4 +1,4 @@
-"""What one probe hit costs on this host: a self-test on a few bytes of code of our own, before the target is touched."""
+"""Measures what one probe hit costs on this host: a self-test on a few bytes of our own code, before the target is touched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROUNDS = 4000
 
 
 def trap_cost_ns() -> int | None:
-    """Nanoseconds that one hit of a uprobe costs here beside what its program takes; None where it can't be measured."""
+    """Nanoseconds that one hit of a uprobe costs here, without its program's run time; None if it can't be measured."""
     try:
         return measure_trap_ns()
     except (OSError, ValueError):
@@ -22,7 +22,7 @@ def trap_cost_ns() -> int | None:
 
 
 def measure_trap_ns() -> int:
-    """As `trap_cost_ns`, but raises OSError where a probe on our own process does not work."""
+    """Like `trap_cost_ns`, but raises OSError if a probe on our own process does not work."""
     with probed_code() as (path, loop):
         bare = _time(loop)
         program = load_program(ProgramType.KPROBE, EXIT_0, "empty", program_attach_type())

@@ -1,4 +1,4 @@
-"""Has bpf/*.c compiled by bcc in a process of its own (gotrace/kernel/compiler.py), while this one goes on."""
+"""Has bcc compile bpf/*.c in a process of its own (gotrace/kernel/compiler.py), while this one goes on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MapShape:
 
 @dataclass(frozen=True)
 class CompiledPrograms:
-    """What came out: instructions by entry point, with indices into `maps` where they name a map."""
+    """The result: instructions by entry point, with indices into `maps` where they refer to a map."""
 
     bcc_version: str
     maps: tuple[MapShape, ...]
@@ -44,8 +44,8 @@ class CompiledPrograms:
 
 
 class Compilation:
-    """A compiler at work, unless the same was compiled before. `result` waits for it; `close` ends it. Starting it raises
-    nothing but Refused."""
+    """A running compiler, unless the same request was compiled before. `result` waits for it; `close` ends it. Starting it raises
+    only Refused."""
 
     def __init__(self) -> None:
         folder = source_folder()
@@ -53,7 +53,7 @@ class Compilation:
         self._kept = KeptResult(folder, repr((SOURCES, defined)))
         kept = self._kept.read()
         if kept is not None:
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we once wrote: compiled anew
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # not what we wrote: compile again
                 self._work: CompiledPrograms | _Compiler = _programs(kept)
                 return
         flags = ["-Wno-everything", *(f"-D{name}={value}" for name, value in defined)]
@@ -61,7 +61,7 @@ class Compilation:
         self._work = _Compiler(json.dumps(request).encode())
 
     def result(self) -> CompiledPrograms:
-        """The compiled programs, once they are there.
+        """Waits for the compiled programs and returns them.
 
         Raises:
             Refused: bcc is missing, is PyPI's unrelated package of that name, or rejects the source.
@@ -105,12 +105,12 @@ class _Compiler:
     def __init__(self, request: bytes) -> None:
         self._said = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            # -I: no module from the current folder or the environment into a process of root's. A session of its own:
-            # Ctrl-C is for the one who waits for it.
+            # -I: no module from the current directory or the environment gets into a process of root's. A session of its own: Ctrl-C is
+            # for the process that waits for it.
             [sys.executable, "-I", str(_COMPILER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
             start_new_session=True,
         )
-        assert self._process.stdin is not None and self._process.stdout is not None  # pipes both
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self._answer = self._process.stdout
         try:
             self._process.stdin.write(request)
@@ -119,7 +119,7 @@ class _Compiler:
             pass  # it ended at once: `Compilation.result` tells why
 
     def answer(self) -> bytes:
-        """What it writes to stdout, to the end; raises Refused where nothing comes for `_TIMEOUT_S`."""
+        """What it writes to stdout, up to the end; raises Refused if nothing comes for `_TIMEOUT_S`."""
         output = bytearray()
         while True:
             if not select.select([self._answer], [], [], _TIMEOUT_S)[0]:
@@ -161,7 +161,7 @@ def _first_error(text: str) -> str:
 
 
 def keep_log(text: str) -> str:
-    """Writes a report to a new file under the temporary folder and returns its path."""
+    """Writes a report to a new file in the temporary directory and returns its path."""
     with tempfile.NamedTemporaryFile("w", prefix="gotrace-bpf-", suffix=".log", delete=False) as file:
         file.write(text)
         return file.name

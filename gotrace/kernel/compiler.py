@@ -1,11 +1,11 @@
-"""Runs bcc in a process of its own: C in, instructions and map shapes out. Not imported: `gotrace.kernel.program` starts
-it as a script, so that LLVM's memory (some 100 MB) goes away with it and the target's binary is read meanwhile.
+"""Runs bcc in a process of its own: C in, instructions and map shapes out. Not imported: `gotrace.kernel.program` starts it as a
+script, so that LLVM's memory (some 100 MB) is freed with it and the target's binary is read in parallel.
 
 Reads one JSON object from stdin: ``{"folder": PATH, "sources": [FILE...], "flags": [FLAG...], "programs": [NAME...], "parent":
-PID}``; the kernel kills it when that process, which started it, ends.
-Writes one to stdout: ``{"bcc": VERSION, "maps": [[NAME, TYPE, KEY_SIZE, VALUE_SIZE, ENTRIES]...], "programs": {NAME: HEX}}``, in
-which the immediate of an instruction that names a map is its index in ``maps``; or ``{"error": TEXT, "hint": TEXT}``. What
-the compiler says goes to stderr.
+PID}``; the kernel kills the compiler when the parent, which started it, ends.
+Writes one to stdout: ``{"bcc": VERSION, "maps": [[NAME, TYPE, KEY_SIZE, VALUE_SIZE, ENTRIES]...], "programs": {NAME: HEX}}``. The
+immediate of an instruction that refers to a map is the map's index in ``maps``. In case of an error it writes
+``{"error": TEXT, "hint": TEXT}``. The compiler's own messages go to stderr.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Request(TypedDict):
 
 
 def _import_bcc() -> ModuleType | dict[str, str]:
-    """The module, or the answer that says why there is none."""
+    """The module, or the answer that tells why there is none."""
     try:
         import bcc
         from bcc import BPF, lib  # noqa: F401 - PyPI's package of this name has neither
@@ -62,7 +62,7 @@ def _compile(bcc: ModuleType, request: _Request) -> dict[str, object]:
     for name in request["sources"]:
         with open(os.path.join(folder, name), "rb") as file:
             source += file.read()
-    # The maps that bcc makes here have one entry and go away with this process.
+    # The maps that bcc creates here have one entry and disappear with this process.
     bpf = bcc.BPF(text=source, cflags=["-I" + folder, *request["flags"]])
     maps: list[tuple[str, int, int, int, int]] = []
     index_of_fd: dict[int, int] = {}
@@ -73,7 +73,7 @@ def _compile(bcc: ModuleType, request: _Request) -> dict[str, object]:
         ("leaf_size_id", ctypes.c_size_t), ("max_entries_id", ctypes.c_int),
     ):
         function = getattr(lib, "bpf_table_" + name)
-        # bcc declares only those that its own classes call.
+        # bcc declares only those functions that its own classes call.
         function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_size_t], result
     for index in range(lib.bpf_num_tables(bpf.module)):
         name = lib.bpf_table_name(bpf.module, index).decode()
@@ -96,7 +96,7 @@ def _compile(bcc: ModuleType, request: _Request) -> dict[str, object]:
 
 def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before that
+    if os.getppid() != parent:  # it had already ended
         os._exit(1)
 
 

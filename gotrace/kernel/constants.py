@@ -12,7 +12,7 @@ from gotrace.plan.probes import Plan, ProbeSet
 
 _MAX_REASONS = 64
 _IO_WAIT = 2
-"""g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons reads no table in which it is another."""
+"""g.waitreason of "IO wait" in Go 1.19 to 1.27; gotrace.gobin.waitreasons rejects a table with a different number."""
 _MAX_G = 4096
 """Bytes of a g; Go 1.27 needs 464."""
 _MAX_PD_READ = 1024
@@ -23,9 +23,9 @@ def constants(
     pid: int, plan: Plan, layout: Layout, bias: int, options: Options, kernel: dict[str, int], by_file: bool = False,
     may_grow: bool = False, threads: bool = True,
 ) -> dict[str, int]:
-    """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets
-    of the kernel's structs, empty without the kernel stage; `by_file`: a kprobe tells when files have events; `may_grow`: maps
-    may get their memory on demand; `threads`: what the kernel does with threads is told.
+    """The values of bpf/at_load.h's constants. `pid` is the target's in our own PID namespace; `kernel` are the offsets in the kernel's
+    structs, empty without the kernel stage; `by_file`: a kprobe reports events of files; `may_grow`: maps may get their memory on
+    demand; `threads`: tracepoints report what the kernel does with threads.
 
     Raises:
         Refused: a g of this layout is larger than the program can read.
@@ -49,7 +49,7 @@ def constants(
 
 
 def _of_structs(layout: Layout, plan: Plan) -> dict[str, int]:
-    """Where the fields of the runtime's structs are; 0 for those that the layout does not have."""
+    """Where the fields of the runtime's structs are; 0 for those that the layout lacks."""
     read = {
         "G_STACK_LO": layout.g_stack_lo,
         "G_STACK_HI": layout.g_stack_hi,
@@ -142,5 +142,5 @@ def _of_options(options: Options) -> dict[str, int]:
 
 
 def _moved(address: int, bias: int) -> int:
-    """Where it is in the process, 0 if it is not known."""
+    """The address in the process, 0 if it is not known."""
     return address + bias if address else 0

@@ -1,4 +1,4 @@
-"""What began before a window and no program saw begin: user space puts it into the tables as the window opens."""
+"""What began before a window, where no program saw it: user space adds it to the tables as the window opens."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from gotrace.kernel.tablewriter import TableWriter
 
 
 class EarlierState:
-    """Threads that are blocked or wait for a CPU, and a process that is stopped. Times are of CLOCK_MONOTONIC."""
+    """Threads that are blocked or wait for a CPU, and a process that is stopped. Times are CLOCK_MONOTONIC."""
 
     def __init__(self, maps: Maps, writer: TableWriter) -> None:
         self._maps = maps
         self._writer = writer
 
     def add_blocked(self, thread: BlockedThread, since_ns: int) -> None:
-        """Makes it known that a thread has been off its CPU; nothing, if the kernel side knows better already."""
+        """Records that a thread has been off its CPU; does nothing if the kernel side has seen more of it."""
         kernel = stack_hash(thread.kernel_stack) if thread.kernel_stack else 0
         object_number = 0
         flags = thread.stack.exact, thread.stack.unreadable
@@ -48,7 +48,7 @@ class EarlierState:
                 self._maps.put("stacks", kernel, pack_stack(thread.kernel_stack))
             if thread.object is not None:
                 object_number = self._writer.put_object(thread.object)
-            # It may have gone on before the window opens, and stopped elsewhere: no probe saw that.
+            # It may have moved on before the window opens, and stopped elsewhere: no probe saw that.
             self._maps.put("goroutines", thread.g, Goroutine(flags=GOROUTINE_UNSURE))
         entry = Thread(
             out_ns=since_ns, g=thread.g, goid=thread.goid, stack=number, kernel_stack=kernel,
@@ -60,8 +60,8 @@ class EarlierState:
             wait = Wait(
                 ip=thread.pc, sp=thread.sp, stack=number, kernel_stack=kernel, object=object_number, kind=thread.kind,
                 syscall=thread.syscall,
-                # The runtime may preempt it before the window opens, and another thread take it back to where it waits: that goes on
-                # with it.
+                # The runtime may preempt it before the window opens, and another thread resume its wait: that counts as the
+                # same wait.
                 flags=WAIT_BEFORE | WAIT_SHORT | WAIT_INTERRUPTED | (WAIT_INTERRUPTIBLE if thread.interruptible else 0),
             )
             with contextlib.suppress(BpfError):
@@ -73,8 +73,8 @@ class EarlierState:
             self._maps.write("threads", struct.pack("<I", tid), bytes(entry), only_new=True)
 
     def add_blocked_late(self, thread: BlockedThread, start_ns: int) -> bool:
-        """`add_blocked` for a thread that was found after the window opened at `start_ns`, if the kernel side has seen nothing of it
-        since: a thread that had a CPU then has been seen to leave it. Returns whether it has noted that."""
+        """`add_blocked` for a thread that was found after the window opened at `start_ns`, if the kernel side has not seen it since: a
+        thread that had a CPU then was seen leaving it. Returns whether it was recorded."""
         key = struct.pack("<I", thread.tid)
         entry: Thread | None = None
         with contextlib.suppress(BpfError):
@@ -83,17 +83,17 @@ class EarlierState:
             # The leading thread's row also says that the process is stopped.
             if entry.out_ns or entry.in_ns or entry.flags & (THREAD_OUTSIDE | THREAD_HALTED):
                 return False
-            # It may get a CPU right now: then the kernel side makes a row of its own, which is left as it is.
+            # It may get a CPU right now: the kernel side then makes a row of its own, which stays as it is.
             self._maps.delete("threads", key)
         self.add_blocked(thread, start_ns)
         return True
 
     def add_thread_base(self, tid: int, cpu_ns: int, g: int = 0, goid: int = 0) -> None:
-        """Makes known how much CPU time a thread had used when the window began, and the goroutine that it ran or was to run, 0 if none or
-        not known; nothing, if it was seen since."""
+        """Records how much CPU time a thread had used when the window began, and the goroutine that it ran or was about to run, 0 if there
+        is none or it is not known; does nothing if the thread has been seen since."""
         entry = Thread(base_ns=cpu_ns, flags=THREAD_BASE)
         if g:
-            # If it waits for a CPU, that is since before the window; where it is then nobody knows.
+            # If it waits for a CPU, it has done so since before the window; where it stopped is not known.
             entry.g, entry.goid, entry.kind = g, goid, StartKind.CPU
             entry.flags |= THREAD_QUEUED | THREAD_BEFORE
             with contextlib.suppress(BpfError):
@@ -101,7 +101,7 @@ class EarlierState:
         self._put_thread(tid, entry)
 
     def add_halt(self, leader: int, since_ns: int) -> None:
-        """Makes it known that the process has been stopped since then; `leader` is the thread that says when it goes on. After
+        """Records that the process has been stopped since then; `leader` is the thread that shows when it continues. Call it after
         `add_blocked`, which may have given that thread a row."""
         self._maps.write("halt", ONLY, bytes(Halt(since=since_ns)))
         self._put_thread(leader, Thread())
@@ -112,30 +112,30 @@ class EarlierState:
             self._maps.write("threads", key, bytes(entry))
 
     def is_halted_since(self, since_ns: int) -> bool:
-        """Whether what `add_halt` noted still holds, as far as the kernel side has seen."""
+        """Whether what `add_halt` recorded still holds, as far as the kernel side has seen."""
         noted: int = self._maps.read("halt", ONLY, Halt).since
         return noted == since_ns
 
     def forget_halt(self) -> None:
-        """Takes `add_halt` back: the process had gone on before."""
+        """Undoes `add_halt`: the process had already continued."""
         self._maps.write("halt", ONLY, bytes(Halt()))
 
     def forget_blocked(self, tid: int, since_ns: int) -> None:
-        """Takes `add_blocked` back, unless the kernel side has made the entry its own."""
+        """Undoes `add_blocked`, unless the kernel side has taken over the entry."""
         key = struct.pack("<I", tid)
         with contextlib.suppress(BpfError):
             entry = self._maps.read("threads", key, Thread)
             if entry.out_ns != since_ns:
                 return
             self._maps.delete("threads", key)
-            # If it has parked since, and never moves, no probe sees it: then it is not to look like one that was seen.
+            # If it has parked since, and never moves, no probe sees it: it must not pass for one that was seen.
             g = struct.pack("<Q", entry.g)
             state = self._maps.read("goroutines", g, Goroutine)
             if not (state.start_ns or state.run_since or state.run_ns or state.off_ns):
                 self._maps.delete("goroutines", g)
 
     def forget_queued(self, tid: int) -> None:
-        """Takes back that the thread has a goroutine: by now it is another's, or the kernel side has seen the thread."""
+        """Undoes that the thread has a goroutine: by now another thread has it, or the kernel side has seen the thread."""
         key = struct.pack("<I", tid)
         with contextlib.suppress(BpfError):
             entry = self._maps.read("threads", key, Thread)

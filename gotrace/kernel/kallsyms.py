@@ -25,8 +25,8 @@ class KernelFunction:
 
 
 class KernelSymbols:
-    """Reads the table when first asked. `restricted`: the kernel hides its addresses (kernel.kptr_restrict), so nothing has
-    a name."""
+    """The kernel's symbols; reads the table at the first request. `restricted`: the kernel hides its addresses (kernel.kptr_restrict), so
+    nothing has a name."""
 
     def __init__(self, path: Path = KALLSYMS) -> None:
         self._path = path
@@ -44,7 +44,7 @@ class KernelSymbols:
         return not self._addresses
 
     def function(self, address: int) -> KernelFunction | None:
-        """The function that `address` lies in, None if it is not known."""
+        """The function that contains `address`, None if it is not known."""
         self.load()
         index = bisect_right(self._addresses, address) - 1
         if index < 0 or address - self._addresses[index] > _FARTHEST:
@@ -72,12 +72,12 @@ class KernelSymbols:
         return self._text[start : self._text.index(b"\n", start)].decode("utf-8", "replace")
 
     def load(self) -> None:
-        """Reads the table now: most of a quarter of a second, on a busy host more."""
+        """Reads the table now: takes almost a quarter of a second, on a busy host more."""
         if self._loaded:
             return
         addresses, lengths, text = array("Q"), array("I"), bytearray(b"\n")
         try:
-            # Some lines at a time: all together they would be 40 MB of objects, for a moment; one by one takes four times as long.
+            # A few lines at a time: all at once would be 40 MB of objects, for a moment; one by one takes four times as long.
             with self._path.open("rb") as table:
                 while some := table.readlines(_AT_ONCE):
                     # "ffffffff81000000 T _text", for a module "... t name\t[module]".
@@ -94,7 +94,7 @@ class KernelSymbols:
             addresses, lengths, text = array("Q"), array("I"), bytearray(b"\n")
         starts = array("I", accumulate((length + 1 for length in lengths), initial=1))
         order = sorted(range(len(addresses)), key=addresses.__getitem__)
-        first = next((at for at, index in enumerate(order) if addresses[index]), 0)  # those without an address lie before it
+        first = next((at for at, index in enumerate(order) if addresses[index]), 0)  # those without an address come before it
         self._addresses = array("Q", (addresses[index] for index in order[first:]))
         self._starts = array("I", (starts[index] for index in order[first:]))
         self._text = bytes(text)

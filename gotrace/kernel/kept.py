@@ -1,7 +1,7 @@
-"""What the compiler made last time, kept beside the code that it was made from.
+"""The compiler's last result, kept beside the code from which it was compiled.
 
-Whoever can write there can change gotrace itself, so nothing is trusted that was not trusted before; still, a file that
-others than its owner can write, or that belongs to somebody else than the sources, is not read.
+Anyone who can write there can change gotrace itself, so nothing is trusted that was not trusted before. Still, a file is not read
+if others than its owner can write it, or if its owner is not that of the sources.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[0-9a-f]{32}\.json")
 
 
 class KeptResult:
-    """The compiler's answer for the sources in `folder` with what else it was asked, `request`."""
+    """The compiler's answer for the sources in `folder` and the rest of the `request`."""
 
     def __init__(self, folder: Path, request: str) -> None:
         self._folder = folder / _FOLDER
@@ -32,7 +32,7 @@ class KeptResult:
         digest = hashlib.sha256(request.encode())
         for path in [*sorted(folder.rglob("*.[ch]")), Path(__file__).with_name("compiler.py")]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-        # Another bcc, or another interpreter, compiles anew.
+        # A different bcc or interpreter compiles again.
         spec = importlib.util.find_spec("bcc")
         about = os.stat(spec.origin) if spec is not None and spec.origin else None
         digest.update(repr((sys.version, about and (about.st_size, about.st_mtime_ns))).encode())
@@ -55,7 +55,7 @@ class KeptResult:
         return answer if isinstance(answer, dict) and answer.keys() >= {"bcc", "maps", "programs"} else None
 
     def write(self, answer: bytes) -> None:
-        """Keeps it, and only it; where the folder can't be written, nothing is kept."""
+        """Keeps this answer alone; if the folder can't be written, nothing is kept."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o755, exist_ok=True)
             status = os.lstat(self._folder)

@@ -1,4 +1,4 @@
-"""Turns compiled programs into loaded ones: makes the maps, writes the constants in, has the kernel verify them."""
+"""Turns compiled programs into loaded ones: creates the maps, writes the constants in, and has the kernel verify the programs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from gotrace.kernel.uprobes import program_attach_type
 _LDDW = 0x18
 _PSEUDO_MAP_FD = 1
 _KPROBES = frozenset(("on_poll_event",))
-"""Programs of type KPROBE that are for functions of the kernel, all others are for uprobes."""
+"""Programs of type KPROBE that are for functions of the kernel; all others are for uprobes."""
 _LARGE = 1 << 18
-"""Elements. Larger maps, for hundreds of thousands of goroutines of which most never move, get memory for what is in them."""
+"""Elements. Larger maps, for hundreds of thousands of goroutines that mostly never move, get memory only for what they contain."""
 _GROWING = frozenset(("more_intervals", "more_stacks"))
 _HINTS = {
     errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
@@ -32,14 +32,14 @@ _HINTS = {
 
 @dataclass
 class LoadedPrograms:
-    """Descriptors of maps and programs by name. Closing them removes all from the kernel."""
+    """Descriptors of maps and programs by name. Closing them removes everything from the kernel."""
 
     maps: dict[str, int] = field(default_factory=dict)
     programs: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, MapShape] = field(default_factory=dict)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Closes them. May be called twice."""
         for table in (self.programs, self.maps):
             while table:
                 os.close(table.popitem()[1])
@@ -49,13 +49,13 @@ def load(
     compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], entries: dict[str, int],
     beside: Callable[[], None] | None = None,
 ) -> LoadedPrograms:
-    """Makes the maps (`entries` by name, else as the C source says), then loads `programs`. `beside` is called while the
-    verifier is busy, on another thread: not before, because where memory is short for a map, the kernel fails the call, but
-    kills whoever touches a new page meanwhile.
+    """Creates the maps (with `entries` by name, otherwise as in the C source), then loads `programs`. `beside` is called on another thread
+    while the verifier is busy. It is not called earlier: if memory is too short for a map, the kernel fails the call, but kills a
+    process that touches a new page meanwhile.
 
     Raises:
         Refused: the kernel refuses a map or a program.
-        Exception: what `beside` raised.
+        Exception: whatever `beside` raises.
     """
     _lift_limits()
     loaded = LoadedPrograms()
@@ -87,7 +87,7 @@ def _make_maps(loaded: LoadedPrograms, compiled: CompiledPrograms, entries: dict
 def load_programs(
     compiled: CompiledPrograms, programs: dict[str, ProgramType], constants: dict[str, int], maps: dict[str, int],
 ) -> dict[str, int]:
-    """Has `programs` verified for maps that are there; returns their descriptors by name.
+    """Has `programs` verified for existing maps; returns their descriptors by name.
 
     Raises:
         Refused: the kernel refuses one; none is left then.
@@ -95,7 +95,7 @@ def load_programs(
     fds = [maps[shape.name] for shape in compiled.maps]
     loaded: dict[str, int] = {}
     with _refusals():
-        # Side by side: the verifier takes its time with each.
+        # In parallel: the verifier takes a while for each.
         uprobe_type = program_attach_type()
         with ThreadPoolExecutor(len(programs)) as pool:
             loading = {}
@@ -127,10 +127,10 @@ def _refusals() -> Iterator[None]:
 
 
 def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> bytes:
-    """The instructions with the constants' values and the maps' descriptors in their places.
+    """Returns the instructions with the constants' values and the maps' descriptors filled in.
 
     Raises:
-        KeyError: a constant without a value.
+        KeyError: a constant has no value.
     """
     names = constant_names()
     out = bytearray(code)
@@ -152,7 +152,7 @@ def relocated(code: bytes, constants: dict[str, int], map_fds: list[int]) -> byt
 
 
 def _lift_limits() -> None:
-    # Kernels before 5.11 account maps as locked memory; every process that is traced takes some fifty descriptors.
+    # Kernels before 5.11 account maps as locked memory; every traced process takes about fifty descriptors.
     for what, wishes in (
         (resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, None)), (resource.RLIMIT_NOFILE, (None,)),
     ):

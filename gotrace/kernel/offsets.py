@@ -1,4 +1,4 @@
-"""Which fields of the kernel's structs the programs read, and where they lie in the running kernel."""
+"""Which fields of the kernel's structs the programs read, and their offsets in the running kernel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_SK_V6_RCV_SADDR": ("sock", "__sk_common", "skc_v6_rcv_saddr"),
     "K_SK_V6_DADDR": ("sock", "__sk_common", "skc_v6_daddr"),
 }
-# A kernel may lack these: task.state was called so up to Linux 5.13; IPv6, CPU quotas and unix sockets are options.
+# A kernel may lack these: task.state had this name up to Linux 5.13; IPv6, CPU quotas and unix sockets are options.
 _OLDER = {"K_TASK_STATE": ("task_struct", "state")}
 _QUOTA = ("K_TASK_WAKE_CPU", "K_TASK_GROUP", "K_GROUP_CFS_RQ", "K_CFS_RQ_THROTTLE_COUNT")
 _POLL = ("K_EPPOLL_WAIT", "K_EPPOLL_BASE", "K_EPITEM_FILE")
@@ -56,7 +56,7 @@ _OPTIONAL = frozenset((
     "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX,
 ))
 
-# How many bytes of a struct hold what is read of it at once, and how many the programs have room for.
+# How many bytes of a struct cover what is read from it at once, and for how many the programs have room.
 _READS = {
     "K_FDTABLE_READ": ("K_FDTABLE_MAX_FDS", "K_FDTABLE_FD"),
     "K_FILE_READ": ("K_FILE_INODE", "K_FILE_PRIVATE"),
@@ -72,7 +72,7 @@ def kernel_offsets() -> dict[str, int]:
     """Byte offsets by constant.
 
     Raises:
-        Refused: the kernel has no BTF, or a field is not where it has been in all kernels since 5.12.
+        Refused: the kernel has no BTF, or a field is not where all kernels since 5.12 have had it.
     """
     found: dict[str, int] = {}
     missing: set[str] = set()
@@ -87,7 +87,7 @@ def kernel_offsets() -> dict[str, int]:
                 missing.add(name)
                 offset = 0
             found[name] = offset
-    # All fields of a group, or none is used.
+    # Either all fields of a group are used, or none.
     for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR")):
         if missing & set(group):
             found[switch] = 0

@@ -1,8 +1,8 @@
-"""uprobes and kprobes through perf_event_open(2), with the errno and the file descriptor in our own hands.
+"""uprobes and kprobes through perf_event_open(2), with direct access to the errno and the file descriptor.
 
-bcc's own attach falls back to tracefs when this call fails and writes there again when it detaches, which raises where
-tracefs is not mounted; closing the descriptor is all that is needed. The event filters by the address space of `pid`
-(kernel/trace/trace_uprobe.c: uprobe_perf_filter), so every thread of the process, also later ones, is covered.
+bcc's own attach falls back to tracefs when this call fails, and writes there again when it detaches, which raises if tracefs is not
+mounted; closing the descriptor is all that is needed. The event filters by the address space of `pid`
+(kernel/trace/trace_uprobe.c: uprobe_perf_filter), so it covers every thread of the process, including later ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Attr(ct.Structure):
 
 
 class ProbeError(OSError):
-    """The kernel refused a probe; `errno` says why."""
+    """The kernel refused a probe; `errno` tells why."""
 
     errno: int
     strerror: str
@@ -55,8 +55,8 @@ def open_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
 
 
 def hold_uprobe(path: str, offset: int, tid: int) -> int:
-    """Has the kernel keep a breakpoint at file offset `offset` of `path` in the memory of thread `tid`, also after that thread has
-    ended, until the returned descriptor is closed. The event runs nothing and counts nothing: it is disabled.
+    """Has the kernel keep a breakpoint at file offset `offset` of `path` in the memory of thread `tid`, even after the thread has ended,
+    until the returned descriptor is closed. The event is disabled: it runs and counts nothing.
 
     Raises:
         ProbeError: with the errno of the failing call.
@@ -70,8 +70,8 @@ def hold_uprobe(path: str, offset: int, tid: int) -> int:
 
 
 def uprobe_errno() -> int:
-    """Why the kernel would not take a uprobe from us: the errno for one in a file that can't exist. ENOENT and ENOTDIR
-    mean that it asked for the file, so we may; EACCES and EPERM are its answers to those who may not. Nothing is placed.
+    """Why the kernel would refuse us a uprobe: the errno for one in a file that can't exist. ENOENT and ENOTDIR mean that it searched for
+    the file, so we may place uprobes; EACCES and EPERM mean that we may not. Nothing is placed.
     """
     if not UPROBE_TYPE.exists():
         return errno.ENODEV

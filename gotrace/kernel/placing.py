@@ -18,17 +18,17 @@ from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.overlay import lower_files, mount_of
 
 POLL_CALLBACK = "ep_poll_callback"
-"""What the kernel calls when a file in an epoll set has events (fs/eventpoll.c)."""
+"""The kernel calls it when a file in an epoll set has events (fs/eventpoll.c)."""
 TRACEPOINTS = {"on_switch": "sched_switch", "on_waking": "sched_waking", "on_signal": "signal_deliver"}
 _STAGE_OF_ROLE = {"ready": Stage.WAKERS, "create": Stage.WAKERS, "exit": Stage.KERNEL, "syscall": Stage.KERNEL, "span": Stage.REQUESTS}
-"""All other probes are of the core."""
+"""All other probes belong to the core."""
 _BUSY = ("mark_ready", "start_gopark", "start_schedule", "start_park", "end_execute")
-"""Programs whose probes are hit most. They are placed last and removed first: placing takes milliseconds, and a probe costs from
+"""Programs whose probes are hit most. They are placed last and removed first: placing takes milliseconds, and a probe has a cost from
 then on."""
 
 
 def stage_of(role: str) -> Stage:
-    """The stage to which a probe of the plan belongs."""
+    """The stage of a probe of the plan."""
     return _STAGE_OF_ROLE.get(role.partition(" ")[0], Stage.CORE)
 
 
@@ -41,18 +41,17 @@ _ERRNO_TEXT = {
     errno.EOPNOTSUPP: "the instruction there can't be probed by this kernel",
 }
 _BREAKPOINT = 0xCC
-"""int3, which the kernel puts on the first byte of what is probed (arch/x86/kernel/uprobes.c)."""
+"""int3, which the kernel puts on the first byte of a probed instruction (arch/x86/kernel/uprobes.c)."""
 
 
 class ProbesDoNotArrive(Refused):
-    """The kernel took the probes, but the process does not run the code that they are in."""
+    """The kernel accepted the probes, but the process does not run the code that contains them."""
 
 
 class PlacedProbes:
-    """The probes and tracepoints that are placed. Whatever happens to this process, the kernel removes them with its file
-    descriptors.
+    """The probes and tracepoints that are placed. However this process ends, the kernel removes them with its file descriptors.
 
-    `programs` are the descriptors of those that are loaded, by name: of the kernel's own events those are used that have one.
+    `programs` are the descriptors of those that are loaded, by name; of the kernel's own events, those with a program here are used.
     `tracepoints`: those on threads are among them.
     """
 
@@ -74,7 +73,7 @@ class PlacedProbes:
         """Places the probes; they record nothing before `begin`.
 
         Raises:
-            Refused: the kernel does not take one; those placed before are removed.
+            Refused: the kernel refuses one; those placed before are removed.
         """
         if not by_link() and not UPROBE_TYPE.exists():
             raise Refused("this kernel has no uprobe events (perf PMU 'uprobe')", "gotrace doctor")
@@ -86,11 +85,11 @@ class PlacedProbes:
         self.place(frozenset(Stage))
 
     def place(self, stages: frozenset[Stage]) -> None:
-        """Places the probes of these stages, none of which is placed.
+        """Places the probes of these stages, none of which is placed yet.
 
         Raises:
-            Refused, TargetGone: the kernel does not take one, or they are not in the code that the process runs
-                (`ProbesDoNotArrive`); those placed before are removed, of all stages.
+            Refused, TargetGone: the kernel refuses one, or they are not in the code that the process runs (`ProbesDoNotArrive`);
+                the probes of all stages are removed then.
         """
         probes = sorted(self._plan.probes, key=lambda probe: _BUSY.index(probe.program) if probe.program in _BUSY else -1)
         probes = [probe for probe in probes if stage_of(probe.role) in stages]
@@ -114,7 +113,7 @@ class PlacedProbes:
         return self._exe_path if self._lower is None else f"/proc/self/fd/{self._lower}"
 
     def _place(self, probes: list[Probe], path: str) -> int:
-        """Returns the number of descriptors that hold them."""
+        """Places them; returns the number of descriptors that hold them."""
         before = len(self._placed)
         for probe in probes:
             try:
@@ -129,11 +128,11 @@ class PlacedProbes:
         return len(self._placed) - before
 
     def absent(self, probes: list[Probe] | None = None) -> list[Probe]:
-        """Those of the probes (None: all that are placed) that are not in the process's code. The kernel installs a breakpoint in
-        all mappings of the file before it accepts a probe, so what is not there is in another file than the process runs, or the
-        process runs no file's code. A process that is gone has none missing.
+        """Returns the probes (None: all that are placed) that are not in the process's code. The kernel installs a breakpoint in all
+        mappings of the file before it accepts a probe; one that is missing is in a file that the process does not run, or the process runs
+        code that is in no file. For a process that is gone, none is missing.
 
-        The check costs the target nothing: its memory is only read.
+        The check costs the target nothing: only its memory is read.
         """
         if probes is None:
             probes = [probe for probe in self._plan.probes if stage_of(probe.role) in {stage for stage, _ in self._placed}]
@@ -142,12 +141,12 @@ class PlacedProbes:
         except (ProcessLookupError, PermissionError):
             return []
         missing = [probe for probe, byte in zip(probes, found, strict=True) if byte is None or byte[0] != _BREAKPOINT]
-        # All at once unreadable: it has ended, or runs another program.
+        # If all are unreadable, it has ended, or runs another program.
         return [] if missing and all(byte is None for byte in found) else missing
 
     def _place_below(self, probes: list[Probe], placed: int) -> None:
-        """The probes, with so many descriptors, are not where the process runs: tries the files below its executable, where it lies on
-        overlayfs."""
+        """Tries the files below the process's executable, if that is on overlayfs: the probes, held by `placed` descriptors, are not in the
+        code that the process runs."""
         self._remove_last(placed)
         fd = os.open(self._exe_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -198,21 +197,21 @@ class PlacedProbes:
     @property
     def thread_stage(self) -> Stage:
         """The stage of the tracepoints on threads."""
-        # Mode lean takes the starts of intervals from them.
+        # Mode lean infers the starts of intervals from them.
         return Stage.CORE if self._plan.probe_set is ProbeSet.LEAN else Stage.KERNEL
 
     @property
     def watches_exec(self) -> bool:
-        """Whether the kernel tells when the process calls exec."""
+        """Whether the kernel reports when the process calls exec."""
         return self._watch_exec is not None
 
     @property
     def stages(self) -> frozenset[Stage]:
-        """The stages of which something is placed."""
+        """The stages with something placed."""
         return frozenset(stage for stage, _ in self._placed)
 
     def _attach_data_ready(self) -> None:
-        # Without either the time until the kernel had the data is not split from the time until the netpoller did.
+        # Without either, the time until the kernel had the data and the time until the netpoller noticed are not separate.
         if "on_poll_event" in self._programs:
             with contextlib.suppress(ProbeError):
                 self._placed.append((Stage.WAKERS, open_kprobe(POLL_CALLBACK, self._programs["on_poll_event"])))
@@ -231,7 +230,7 @@ class PlacedProbes:
         self.remove(frozenset(Stage))
 
     def remove(self, stages: frozenset[Stage]) -> None:
-        """Removes the probes of these stages, all at once: each perf event takes the kernel a grace period."""
+        """Removes the probes of these stages, all at once: for each perf event the kernel needs a grace period."""
         fds = [fd for stage, fd in reversed(self._placed) if stage in stages]
         self._placed = [(stage, fd) for stage, fd in self._placed if stage not in stages]
         if fds:

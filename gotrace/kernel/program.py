@@ -16,12 +16,12 @@ from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_S
 
 MAX_G_READ = 248
 MAX_FRAME_SIZES = 1 << 13
-"""Return addresses of which the kernel side knows the frame."""
+"""How many return addresses the kernel side knows the frame of."""
 _MORE_ROWS = 3 << 14
-"""Rows of stacks, with wakers and what else is told apart, beyond `Options.max_stacks`: in a map that gets memory for what is in it."""
+"""Rows of stacks, with their wakers and the like, beyond `Options.max_stacks`: in a map that gets memory only for what it contains."""
 _MOST_GOROUTINES = 1 << 22
-"""Of which any was seen to move, and pairs of those with a stack. An empty map for so many takes the kernel 64 MB, whatever the target
-says of itself."""
+"""How many goroutines can be seen to move, and pairs of goroutine and stack. An empty map of this size takes the kernel 64 MB,
+whatever the target claims about itself."""
 _MOST_REQUESTS = 1 << 14
 """Goroutines that have served one, of all functions."""
 _HISTORY_BYTES = 1 << 26
@@ -45,17 +45,17 @@ VARIANTS = {
     "mark_ready": ("mark_ready", {"AT_CREATION": 0}),
     "mark_created": ("mark_ready", {"AT_CREATION": 1}),
 }
-"""Programs of a plan that are an entry point with constants of their own; all others have its name."""
+"""Programs of a plan that are an entry point with constants of their own; all others have the entry point's name."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
 
-    `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single
-    intervals of at least that length, None streams none. `wakers`: what makes goroutines runnable is told. `governed`:
-    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause while it traces. `spans`: requests are told, with
-    the `exemplars` slowest.
+    `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
+    least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
+    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: record requests, with the
+    `exemplars` slowest.
     """
 
     min_block_ns: int = 0
@@ -76,7 +76,7 @@ class Options:
 
 
 def source_folder() -> Path:
-    """The folder with our C: inside an installed package, else beside it in a checkout.
+    """The folder with our C: inside an installed package, or beside it in a checkout.
 
     Raises:
         Refused: the installation is incomplete.
@@ -90,13 +90,13 @@ def source_folder() -> Path:
 
 @cache
 def constant_names() -> tuple[str, ...]:
-    """The constants of bpf/at_load.h, in its order: their numbers are their places."""
+    """The constants of bpf/at_load.h, in that order: a constant's number is its index."""
     text = (source_folder() / "at_load.h").read_text()
     return tuple(re.findall(r"^#define (\w+) AT_LOAD\(\1\)", text, re.MULTILINE))
 
 
 def definitions(swaps: bool) -> dict[str, int]:
-    """The -D definitions, by name: the same for every target. `swaps`: the kernel lets programs compare and swap."""
+    """The -D definitions, by name, which are the same for every target. `swaps`: the kernel lets programs compare and swap."""
     defined = {
         "SWAPS": int(swaps),
         "LOAD_MARK": LOAD_MARK,
@@ -127,7 +127,7 @@ FD_SYSCALLS = frozenset((
 
 
 def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
-    """How many entries each map gets that is not sized by the C source. `may_grow`: such may get their memory on demand."""
+    """The number of entries of each map that the C source does not size. `may_grow`: such maps may get their memory on demand."""
     goroutines = min(options.max_goroutines, _MOST_GOROUTINES)
     return {
         "goroutines": goroutines,

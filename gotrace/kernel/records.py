@@ -1,4 +1,4 @@
-"""What the kernel side hands on: plain records with addresses, no symbols."""
+"""The records of the kernel side: addresses, no symbols."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gotrace.common.vocabulary import Part
 class RawStack:
     """Program counters, leaf first.
 
-    `leaf_caller` is the caller of ``pcs[0]``: surely where the goroutine stopped in a prologue (`in_prologue`), else only
-    if that function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that one has no frame, or no whole one.
-    0: none. `exact`: ``pcs[0]`` is the instruction that comes next, not a return address. `kernel`: the kernel's own.
-    `in_transit`: the thread was switching stacks or in a signal handler, ``pcs[0]`` is its own place.
-    `span`: bytes from the stack pointer at ``pcs[0]`` to above the outermost return address, 0 if not known; `first`: to above the one that
-    the frame pointer there leads to.
+    `leaf_caller` is the caller of ``pcs[0]``: certainly if the goroutine stopped in a prologue (`in_prologue`), otherwise only if that
+    function has no frame. `async_caller` is the caller of ``pcs[ASYNC_AT]`` if that has no frame, or no complete one. 0: none.
+    `exact`: ``pcs[0]`` is the next instruction, not a return address. `kernel`: the stack is the kernel's.
+    `in_transit`: the thread was switching stacks or in a signal handler, and ``pcs[0]`` is the thread's own place.
+    `span`: bytes from the stack pointer at ``pcs[0]`` to above the outermost return address, 0 if not known; `first`: to above the one to
+    which the frame pointer there leads.
     """
 
     pcs: tuple[int, ...]
@@ -38,8 +38,8 @@ NO_STACK = RawStack((), unreadable=True)
 
 @dataclass(frozen=True, slots=True)
 class KernelObject:
-    """What a file descriptor was: `mode`, `ino`, `dev` of its inode; of a socket its family, type, state and addresses
-    (raw bytes, 4 or 16 of them used) with ports; of a unix socket the path that it or its other end is bound to."""
+    """What a file descriptor was: `mode`, `ino`, `dev` of its inode; for a socket also family, type, state, and addresses (raw bytes, 4
+    or 16 of them used) with ports; for a unix socket the path that it or its peer is bound to."""
 
     fd: int
     mode: int
@@ -56,7 +56,7 @@ class KernelObject:
 
 
 class RowKey(NamedTuple):
-    """What makes a row of the kernel's table distinct: ``struct interval_key``."""
+    """The key of a row of the kernel's table: ``struct interval_key``."""
 
     stack: int
     kernel_stack: int
@@ -71,9 +71,8 @@ class RowKey(NamedTuple):
 
 @dataclass(slots=True)
 class IntervalRow:
-    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2, and so is
-    `variance`, that of the total where short intervals were sampled. `margin_ns`: by how much the total may be too small
-    (mode ``lean``)."""
+    """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2. `variance`, in the same unit,
+    is that of the total if short intervals were sampled. `margin_ns`: how much too small the total may be (mode ``lean``)."""
 
     key: RowKey
     stack: RawStack
@@ -96,14 +95,14 @@ class IntervalRow:
 
     @property
     def part(self) -> Part:
-        """Which stage of the intervals this is."""
+        """The stage of the intervals."""
         return Part(self.key.part)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelEvent:
-    """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread that the goroutine went on with; `may_go_on`
-    and `goes_on` are those of `SingleInterval`."""
+    """One part of a closed interval, streamed. `key` is that of its row, `tid` the thread on which the goroutine continued; `may_go_on` and
+    `goes_on` are those of `SingleInterval`."""
 
     start_ns: int
     duration_ns: int
@@ -117,9 +116,9 @@ class KernelEvent:
 
 @dataclass(frozen=True, slots=True)
 class OpenInterval:
-    """An interval that was still open: the goroutine struct, how it began, and how far it got. Times of CLOCK_MONOTONIC; 0
-    where a stage was not reached. `waker` and `object` are numbers in the kernel's tables. `stopped_at_*`: how long the world
-    had been stopped in all at that stage. `margin_ns`: by how much it may have begun earlier (mode ``lean``)."""
+    """An interval that was still open: the goroutine struct, how it began, and how far it got. Times are CLOCK_MONOTONIC, 0 for a stage
+    that was not reached. `waker` and `object` are numbers in the kernel's tables. `stopped_at_*`: how long the world had been stopped
+    in total at that stage. `margin_ns`: how much earlier it may have begun (mode ``lean``)."""
 
     g: int
     kind: int
@@ -149,8 +148,8 @@ class WorldPause:
 @dataclass(frozen=True, slots=True)
 class OpenThread:
     """A thread off its CPU with a goroutine that Go takes for running. `carried_ns`: how long the same wait had lasted before a signal
-    interrupted it; `counted`: that much of it is in a row already, `before`: it began before the window. `halted_at_out`: how long the
-    process had been stopped in all."""
+    interrupted it; `counted`: a row already has that part; `before`: it began before the window. `halted_at_out`: how long the process
+    had been stopped in total."""
 
     g: int
     goid: int
@@ -173,9 +172,9 @@ class OpenThread:
 
 @dataclass(frozen=True, slots=True)
 class BlockedThread:
-    """A thread that sleeps in the kernel with a goroutine, as found from outside. `tid` is its number in our PID namespace; `kind` a
-    StartKind: SYSCALL, FAULT or STOPPED; `pc` and `sp` are its user registers; `interruptible`: a signal ends its sleep;
-    `number` is what /proc/PID/task/TID/syscall said: that of the call, -1 for none."""
+    """A thread that sleeps in the kernel with a goroutine, found from outside. `tid` is its number in our PID namespace; `kind` is a
+    StartKind: SYSCALL, FAULT or STOPPED; `pc` and `sp` are its user registers; `interruptible`: a signal ends its sleep; `number` is
+    the call's in /proc/PID/task/TID/syscall, -1 if there is none."""
 
     tid: int
     g: int
@@ -202,8 +201,8 @@ class RunnableThread:
 
 @dataclass(frozen=True, slots=True)
 class RunningTime:
-    """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run
-    began, 0 if it does not run. `partial`: it was born inside the window, or ended."""
+    """How long the goroutine in one g ran with a CPU and was off it in closed intervals; `since_ns` is when its present run began, 0 if it
+    does not run. `partial`: it was created inside the window, or ended in it."""
 
     g: int
     run_ns: int
@@ -214,7 +213,7 @@ class RunningTime:
 
 @dataclass(frozen=True, slots=True)
 class UnseenWait:
-    """A goroutine was found on a thread that had no CPU for the first `duration_ns` of the window; what it waited for nobody saw."""
+    """A goroutine was found on a thread that had no CPU for the first `duration_ns` of the window, for an unknown cause."""
 
     goid: int
     duration_ns: int
@@ -222,7 +221,7 @@ class UnseenWait:
 
 @dataclass(frozen=True)
 class ProgramRuns:
-    """How often programs ran, and how long in all, ns."""
+    """How often programs ran, and how long in total, in ns."""
 
     hits: int = 0
     run_ns: int = 0

@@ -6,12 +6,12 @@ import mmap
 import struct
 
 _HEADER = 8
-"""Length of a record, with the bits for one that is still being written and one that is void, and its place."""
+"""A record's length, with one bit for a record that is still being written and one for a void record, and its place."""
 _POSITION = struct.Struct("<Q")
 
 
 class RingBuffer:
-    """The consumer's side of the ring buffer map `fd` of `size` bytes of data (a power of two), whose records are all of one size."""
+    """The consumer's side of the ring buffer map `fd` with `size` bytes of data (a power of two); all records have the same size."""
 
     def __init__(self, fd: int, size: int) -> None:
         page = mmap.PAGESIZE
@@ -21,14 +21,14 @@ class RingBuffer:
         self._producer = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
 
     def take(self, size: int) -> bytes:
-        """All records that are complete now, of `size` bytes each, in a row; gives their place in the buffer back."""
+        """Returns all complete records, of `size` bytes each, in a row; frees their place in the buffer."""
         position, = _POSITION.unpack_from(self._consumer, 0)
-        # Read once: the producer may go on for ever. On x86 a later load is not moved before an earlier one.
+        # Read once: the producer may go on forever. On x86 a later load is not moved before an earlier one.
         end, = _POSITION.unpack_from(self._producer, 0)
         stride = (_HEADER + size + 7) // 8 * 8
         at = mmap.PAGESIZE + position % self._size
         raw = self._producer[at : at + (end - position) // stride * stride]
-        # A program may have been interrupted in the midst of a record: those behind it wait for the next call.
+        # A program may have been interrupted inside a record: those after it wait for the next call.
         complete = 0
         for length in memoryview(raw).cast("I")[:: stride // 4].tolist():
             if length != size:

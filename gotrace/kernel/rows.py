@@ -31,7 +31,7 @@ _MASK = (1 << 64) - 1
 
 
 def parse_events(raw: bytes) -> list[KernelEvent]:
-    """Records of the ring buffer, in a row, as `RingBuffer.take` returns them."""
+    """Parses records of the ring buffer, in a row, as `RingBuffer.take` returns them."""
     return [
         KernelEvent(
             start, duration, goid, waker_goid, RowKey(*key), tid, bool(flags & EVENT_MAY_GO_ON), bool(flags & EVENT_GOES_ON)
@@ -41,10 +41,10 @@ def parse_events(raw: bytes) -> list[KernelEvent]:
 
 
 def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
-    """An element of the map of intervals; what its key names in other maps is not filled in."""
+    """Parses an element of the map of intervals; what its key names in other maps is not filled in."""
     count, total, maximum, low, high, in_progress, stopped, halted, late, *rest = _FIGURES.unpack_from(raw)
     long_runs, long_run_max, margin, variance = rest
-    # A row fills a few buckets that lie together: the zeros before and behind are not looked at one by one.
+    # A row fills a few adjacent buckets: the zeros before and after them are not checked one by one.
     buckets = bytes(raw[_HISTOGRAM])
     first, end = (len(buckets) - len(buckets.lstrip(b"\0"))) // 4, (len(buckets.rstrip(b"\0")) + 3) // 4
     filled = memoryview(buckets)[4 * first : 4 * end].cast("I")
@@ -61,7 +61,7 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
 
 
 def parse_stack(raw: bytes) -> RawStack:
-    """A `struct stack`."""
+    """Parses a `struct stack`."""
     flags, depth, span, first, leaf_caller, async_caller = struct.unpack_from("<IIIIQQ", raw)
     depth = min(depth, Stack.pcs.size // 8)
     pcs = struct.unpack_from(f"<{depth}Q", raw, Stack.pcs.offset)
@@ -73,19 +73,19 @@ def parse_stack(raw: bytes) -> RawStack:
 
 
 def pack_stack(pcs: tuple[int, ...], exact: bool = False, unreadable: bool = False) -> Stack:
-    """The other way round, of program counters that were read from memory."""
+    """The reverse, for program counters that were read from memory."""
     value = Stack(depth=min(len(pcs), MAX_FRAMES), flags=(STACK_EXACT if exact else 0) | (STACK_UNREADABLE if unreadable else 0))
     value.pcs[: value.depth] = pcs[: value.depth]
     return value
 
 
 def parse_object(raw: Object, path_of: Callable[[int], bytes | None]) -> KernelObject:
-    """A `struct object`; `path_of` looks the path of a Unix socket up by its number."""
+    """Parses a `struct object`; `path_of` returns the path of a unix socket by its number."""
     path, peer = "", bytes(raw.peer)
     if raw.family == socket.AF_UNIX:
         kept = path_of(int.from_bytes(peer[:8], "little"))
         if kept is not None:
-            # An abstract name begins with a zero byte and has no end mark; it is shown as ss(8) does.
+            # An abstract name begins with a zero byte and has no terminator; it is shown as in ss(8).
             text = b"@" + kept[1:].rstrip(b"\0") if kept[:1] == b"\0" else kept.partition(b"\0")[0]
             path = text.decode("utf-8", "replace")
     return KernelObject(
@@ -95,7 +95,7 @@ def parse_object(raw: Object, path_of: Callable[[int], bytes | None]) -> KernelO
 
 
 def pack_object(thing: KernelObject) -> Object:
-    """The other way round, of a file that was found in /proc."""
+    """The reverse, for a file that was found in /proc."""
     raw = Object(
         fd=thing.fd, mode=thing.mode, ino=thing.ino, dev=thing.dev, family=thing.family, type=thing.type,
         state=thing.state, local_port=thing.local_port,
@@ -112,7 +112,7 @@ def _mix(value: int, word: int) -> int:
 
 
 def stack_hash(pcs: tuple[int, ...]) -> int:
-    """What bpf/stack.c calls a whole stack of these program counters, so one read from memory gets the same number."""
+    """The hash that bpf/stack.c gives a whole stack of these program counters: a stack read from memory gets the same number."""
     value = 0
     for pc in pcs:
         value = _mix(value, pc)

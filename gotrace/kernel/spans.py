@@ -1,20 +1,13 @@
-"""What the BPF programs have recorded of requests, and the ring of what has happened, by which their causes are found (bpf/spans.c)."""
+"""What the BPF programs have recorded of requests (bpf/requests.c)."""
 
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from gotrace.kernel.bpf import BpfError, possible_cpus
-from gotrace.kernel.maps import ONLY, Maps
-from gotrace.kernel.program import history_chunks
+from gotrace.kernel.maps import Maps
 from gotrace.kernel.structs import (
-    HAPPENED_INTERVAL,
-    HAPPENED_REQUEST,
-    HISTORY_RECORDS,
     OpenSpan,
     SpanFunction,
     SpanPlace,
@@ -25,15 +18,8 @@ from gotrace.kernel.structs import (
     ToldKey,
 )
 
-_RECORD = struct.Struct("<5QII")
 _ROW = struct.Struct("<4Q")
 _KEY = struct.Struct("<QII")
-_SIZE = HISTORY_RECORDS * _RECORD.size
-_U32 = (1 << 32) - 1
-_WRITERS = 64
-"""So many of the last records of a CPU may still be being written."""
-_AFTER_A_GAP = 5
-"""Parts of one interval, which are recorded in a row when the last of them has ended."""
 UNKNOWN_ROW = (1 << 64) - 1
 """In place of a row: waits of which not even state and reason were kept."""
 
@@ -72,43 +58,6 @@ class OpenRequest:
     off_ns: int
     request: int
     waits: dict[int, tuple[int, int]]
-
-
-class PartRecord(NamedTuple):
-    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key, `what` has its kind, reason and part."""
-
-    start_ns: int
-    duration_ns: int
-    goid: int
-    waker_goid: int
-    row: int
-    what: int
-
-    @property
-    def kind(self) -> int:
-        """How the interval began: a value of `StartKind`."""
-        return self.what >> 2 & 0xFF
-
-    @property
-    def reason(self) -> int:
-        """The wait reason's number."""
-        return self.what >> 10 & 0xFF
-
-    @property
-    def part(self) -> int:
-        """A value of `Part`."""
-        return self.what >> 18
-
-
-class Completed(NamedTuple):
-    """A request that has ended. `request` is the argument of its function."""
-
-    start_ns: int
-    duration_ns: int
-    goid: int
-    request: int
-    bucket: int
-    function: int
 
 
 @dataclass(frozen=True)
@@ -182,65 +131,3 @@ class SpanTables:
         """The probes are away: the end of no request that is in progress will be seen. `forgotten` counts them."""
         self.forgotten += sum(not request.over_ns for request in self.read_open())
         self._maps.clear("spans", SpanPlace, OpenSpan)
-
-
-class HistoryReader:
-    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read; `known_since_ns`: all
-    parts that ended later have been handed out, or will be."""
-
-    def __init__(self, maps: Maps) -> None:
-        self.lost = 0
-        self.known_since_ns = 0
-        self._maps = maps
-        self._chunks = history_chunks()
-        self._next = [0] * possible_cpus()
-        self._unwritten = [0] * possible_cpus()
-
-    def read(self) -> tuple[list[PartRecord], list[Completed]]:
-        """What was recorded since the last call, by all CPUs; of each CPU in the order of its records."""
-        parts: list[PartRecord] = []
-        requests: list[Completed] = []
-        heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
-        for cpu, head in enumerate(heads):
-            if head > self._next[cpu]:
-                self._read_cpu(cpu, head, parts, requests)
-        return parts, requests
-
-    def _read_cpu(self, cpu: int, head: int, parts: list[PartRecord], requests: list[Completed]) -> None:
-        start = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
-        gap = _AFTER_A_GAP if start > self._next[cpu] else 0
-        self.lost += start - self._next[cpu]
-        number = start
-        for number, fields in self._records(cpu, start, head):
-            what = fields[5]
-            if fields[6] != number & _U32:
-                if number > head - _WRITERS and number != self._unwritten[cpu]:
-                    self._unwritten[cpu] = number  # being written: the next time
-                    number -= 1
-                    break
-                self.lost += 1  # written anew meanwhile
-                gap = _AFTER_A_GAP
-            elif what & 3 == HAPPENED_INTERVAL:
-                part = PartRecord._make(fields[:6])
-                parts.append(part)
-                if gap:
-                    gap -= 1
-                    self.known_since_ns = max(self.known_since_ns, part.start_ns + part.duration_ns)
-            elif what & 3 == HAPPENED_REQUEST:
-                start_ns, duration_ns, goid, request, bucket = fields[:5]
-                requests.append(Completed(start_ns, duration_ns, goid, request, bucket, what >> 2))
-        if gap:
-            self.known_since_ns = time.monotonic_ns()
-        self._next[cpu] = number
-
-    def _records(self, cpu: int, start: int, end: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Records [start, end) of a CPU's ring, each with the number that it has if it is the one that is meant."""
-        for chunk in range(start // HISTORY_RECORDS, (end - 1) // HISTORY_RECORDS + 1):
-            key = struct.pack("<I", cpu * self._chunks + chunk % self._chunks)
-            try:
-                raw = self._maps.raw("history", key, _SIZE)
-            except BpfError:
-                return
-            low, high = max(start - chunk * HISTORY_RECORDS, 0), min(end - chunk * HISTORY_RECORDS, HISTORY_RECORDS)
-            records = memoryview(raw)[low * _RECORD.size : high * _RECORD.size]
-            yield from enumerate(_RECORD.iter_unpack(records), chunk * HISTORY_RECORDS + low + 1)

@@ -1,4 +1,4 @@
-"""The kernel's own accounts of BPF programs: how often each ran, how long, how many hits it had to skip."""
+"""The kernel's own accounting of BPF programs: how often each ran, how long, and how many hits it had to skip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Info(ct.Structure):
 
 
 def program_stats(fd: int) -> ProgramStats:
-    """The accounts of the program `fd`; zeros where the kernel does not tell."""
+    """The accounting of the program `fd`; zeros if the kernel does not tell."""
     info = _Info()
     if bpf(_BPF_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, ct.sizeof(info), ct.addressof(info))) < 0:
         return ProgramStats(0, 0, 0)

@@ -21,12 +21,12 @@ PARTS = 4
 SCRATCH_SLOTS = 4
 MAX_PAUSES = 1 << 14
 NO_SYSCALL = 0xFFFFFFFF
-"""In place of a system call's number where it is not known."""
+"""In place of a system call's number that is not known."""
 SPAN_FUNCTIONS, SPAN_WAITS = 8, 32
 HAPPENED_INTERVAL, HAPPENED_REQUEST = 1, 2
 HISTORY_RECORDS = 1024
 ASYNC_AT = 2
-"""Where a goroutine's stack that a signal interrupted has the interrupted function."""
+"""The index of the interrupted function in the stack of a goroutine that a signal interrupted."""
 
 
 def _words(*names: str) -> list[tuple[str, type]]:

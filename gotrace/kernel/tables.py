@@ -1,4 +1,4 @@
-"""Reads what the BPF programs have recorded. Nothing here knows of symbols."""
+"""Reads what the BPF programs have recorded, without symbols."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import chain, islice
 from gotrace.common.vocabulary import Loss, StartKind, Stat
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.earlier import EarlierState
+from gotrace.kernel.history import HistoryReader
 from gotrace.kernel.maps import ONLY, Maps
 from gotrace.kernel.records import (
     NO_STACK,
@@ -23,7 +24,7 @@ from gotrace.kernel.records import (
     WorldPause,
 )
 from gotrace.kernel.rows import parse_object, parse_row, parse_stack
-from gotrace.kernel.spans import HistoryReader, SpanTables
+from gotrace.kernel.spans import SpanTables
 from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
@@ -47,7 +48,7 @@ from gotrace.kernel.structs import (
 from gotrace.kernel.tablewriter import TableWriter
 
 _UNSEEN_NS = 1_000_000
-"""Shorter waits that nobody saw begin are within what it takes to open a window."""
+"""Shorter waits without a seen start are within the time that it takes to open a window."""
 _LOSSES = {
     Stat.GOROUTINE_TABLE_FULL: Loss.GOROUTINE_TABLE_FULL,
     Stat.STACK_TABLE_FULL: Loss.STACK_TABLE_FULL,
@@ -78,7 +79,7 @@ _INTERVALS = ("intervals", "more_intervals")
 
 
 class Tables:
-    """The maps of one trace, given by name, as records. `writer` adds to them, `earlier` what began before the window. Times are of
+    """The maps of one trace, given by name, as records. `writer` adds to them, `earlier` adds what began before the window. Times are
     CLOCK_MONOTONIC."""
 
     def __init__(self, maps: dict[str, int]) -> None:
@@ -96,8 +97,8 @@ class Tables:
     # -- sums ----------------------------------------------------------------------------------------------------------
 
     def read_rows(self, at_most: int = 0) -> list[IntervalRow]:
-        """The sums of those rows that changed since they were read last. With `at_most` no more than so many, and the next such
-        call goes on where this one stopped: fewer means that the table's end was reached. Without it all, each as of now."""
+        """Returns the sums of those rows that changed since they were last read. With `at_most` it returns no more than that, and the next
+        such call continues there; fewer mean that the table's end was reached. Without it, all rows, each as of now."""
         if self._pass is None or not at_most:
             self._pass = self._changed_rows()
         rows = list(islice(self._pass, at_most or None))
@@ -106,14 +107,14 @@ class Tables:
         return rows
 
     def close(self) -> None:
-        """No more rows are read: what is remembered of them is let go."""
+        """Reads no more rows, and frees what is remembered of them."""
         self._seen.clear()
         self._stacks.clear()
         self._objects.clear()
 
     def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._maps.table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
-            # Count and total: a wait that goes on after an interruption adds to the one alone, one of no length to the other.
+            # Count and total: a wait that continues after an interruption changes the total alone, one of length zero the count alone.
             figures = hash(bytes(raw[:16]))
             if self._seen.get(raw_key) == figures:
                 continue
@@ -150,7 +151,7 @@ class Tables:
         return self._objects[number]
 
     def read_members(self) -> Iterator[tuple[int, int]]:
-        """(`member_hash`, goid) of every goroutine that was counted for a stack; some may come twice."""
+        """Yields (`member_hash`, goid) of every goroutine that was counted for a stack; some may come twice."""
         return (struct.unpack("<QQ", key) for key, _ in self._maps.table("members", MemberKey, ct.c_uint64))
 
     def read_stats(self) -> dict[Stat, int]:
@@ -168,13 +169,13 @@ class Tables:
     # -- what is going on ----------------------------------------------------------------------------------------------
 
     def read_open(self) -> tuple[dict[int, OpenInterval], set[int], list[UnseenWait]]:
-        """The intervals that are open, by g address, the addresses of all goroutines in the table, and waits of at least a millisecond that
-        nobody saw begin."""
+        """The open intervals by g address, the addresses of all goroutines in the table, and waits of at least a millisecond whose start
+        was not seen."""
         opened, known, unseen = {}, set(), []
         for raw_key, raw in self._maps.table("goroutines", ct.c_uint64, Goroutine):
             g = int.from_bytes(raw_key, "little")
             known.add(g)
-            if any(bytes(raw[_START])):  # of many none is open
+            if any(bytes(raw[_START])):  # most goroutines have no open interval
                 entry = Goroutine.from_buffer_copy(raw)
                 opened[g] = OpenInterval(
                     g, entry.kind, entry.start_ns, entry.data_ns, entry.ready_ns, entry.waker, entry.object,
@@ -193,7 +194,7 @@ class Tables:
         return 0 if raw is None else Goroutine.from_buffer_copy(raw).start_ns
 
     def read_running(self) -> list[RunningTime]:
-        """The accounts of all goroutines in the table."""
+        """The running times of all goroutines in the table."""
         return [
             RunningTime(int.from_bytes(key, "little"), e.run_ns, e.off_ns, e.run_since, bool(e.flags & (GOROUTINE_BORN | GOROUTINE_ENDED)))
             for key, e in self._maps.structs("goroutines", ct.c_uint64, Goroutine)
@@ -211,7 +212,7 @@ class Tables:
         ]
 
     def _carried(self, thread: Thread) -> tuple[int, bool, bool]:
-        """Of a thread that sleeps in a wait again that was interrupted: `OpenThread.carried_ns`, `counted`, `before`."""
+        """`OpenThread.carried_ns`, `counted` and `before` of a thread that sleeps again in a wait that was interrupted."""
         raw = self._maps.numbered("waits", thread.g, Wait) if thread.flags & THREAD_CONTINUES else None
         if raw is None:
             return 0, False, False
@@ -219,7 +220,7 @@ class Tables:
         return wait.ns, bool(wait.flags & WAIT_COUNTED), bool(wait.flags & WAIT_BEFORE)
 
     def read_pauses(self, since: int = 0) -> list[WorldPause]:
-        """Stop-the-world pauses from the one with number `since` on; the last one may still last."""
+        """Stop-the-world pauses from number `since` on; the last one may still last."""
         began = self._maps.read("world", ONLY, World).pauses
         found = []
         for index in range(since, min(began, MAX_PAUSES)):
@@ -228,13 +229,13 @@ class Tables:
         return found
 
     def stopped_ns(self, until_ns: int) -> int:
-        """How long the world had been stopped in all, as bpf/maps.c: stopped_until counts it."""
+        """How long the world had been stopped in total, counted as in bpf/maps.c: stopped_until."""
         world = self._maps.read("world", ONLY, World)
         total: int = world.stopped_ns + (max(0, until_ns - world.stopped_since) if world.stopped_since else 0)
         return total
 
     def halted_ns(self, until_ns: int) -> int:
-        """How long the process had been stopped from outside in all, as bpf/maps.c: halted_until counts it."""
+        """How long the process had been stopped from outside in total, counted as in bpf/maps.c: halted_until."""
         return self._maps.halted_ns(until_ns)
 
     def threads_outside(self) -> int:

@@ -1,4 +1,4 @@
-"""Adds to the kernel's tables what was found in memory or /proc, and clears them between two windows."""
+"""Adds what was found in memory or /proc to the kernel's tables, and clears them between two windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gotrace.kernel.structs import (
 
 
 class TableWriter:
-    """Of one trace."""
+    """Writes the tables of one trace."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
@@ -33,21 +33,21 @@ class TableWriter:
         self._walked_by = 0
 
     def put_object(self, thing: KernelObject) -> int:
-        """Adds a file or socket to the kernel's table and returns its number there; raises BpfError if that is full."""
+        """Adds a file or socket to the kernel's table and returns its number there; raises BpfError if the table is full."""
         raw = pack_object(thing)
         number = stack_hash(tuple(word for word, in struct.iter_unpack("<Q", bytes(raw))))
         self._maps.put("objects", number, raw)
         return number
 
     def put_stack(self, pcs: tuple[int, ...], exact: bool = False) -> int:
-        """Adds a stack, leaf first, to the kernel's table and returns its number there; raises BpfError if that is full."""
+        """Adds a stack, leaf first, to the kernel's table and returns its number there; raises BpfError if the table is full."""
         number = stack_hash(pcs)
         self._maps.put("stacks", number, pack_stack(pcs, exact))
         return number
 
     def put_frame_sizes(self, sizes: dict[int, int]) -> None:
-        """Has stacks walked by the sizes of these frames, by their return addresses, or by the block of code that a thread stops in, where
-        they have one of them (`StackModel.frame_sizes`). They are never forgotten."""
+        """Has stacks walked by the sizes of these frames: by return address, or by the block of code in which a thread stops
+        (`StackModel.frame_sizes`). They are kept for the whole trace."""
         new = sizes.keys() - self._frame_sizes
         if not new:
             return
@@ -60,8 +60,8 @@ class TableWriter:
         self._maps.write("by_sizes", ONLY, struct.pack("<Q", self._walked_by))
 
     def forget(self, end_ns: int) -> None:
-        """Clears what is known of goroutines and threads, and ends at `end_ns` a stop of the world that lasts. Only between two
-        windows, when no probe is placed: what happens until the next one opens is not seen."""
+        """Clears what is known of goroutines and threads, and ends a stop of the world that still lasts at `end_ns`. Only between two
+        windows, when no probe is placed: nothing is seen until the next one opens."""
         for name, key, value in (
             ("goroutines", ct.c_uint64, Goroutine), ("threads", ct.c_uint32, Thread), ("last_g", ct.c_uint32, ct.c_uint64),
             ("waits", ct.c_uint64, Wait), ("watched", ct.c_uint64, Arrival),

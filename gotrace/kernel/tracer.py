@@ -1,4 +1,4 @@
-"""Loads the BPF programs for one process, opens and closes windows. What they record is read through `Tracer.tables`."""
+"""Loads the BPF programs for one process, opens and closes windows. `Tracer.tables` reads what they record."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from gotrace.plan.probes import Plan
 
 _PATIENCE = 10
 _EVENT_BYTES = 1 << 25
-"""Events that are held between two calls of `read_events`: 300,000."""
+"""How many bytes of events are held between two calls of `read_events`: 300,000 events."""
 _MARGIN_NS = 3_000_000
-"""Time to tell the kernel side of the window's edges before they come."""
+"""How early the kernel side is told of a window's start and end."""
 _PARK_PROGRAMS = frozenset(("start_park", "start_gopark"))
-"""Those that note what a goroutine waits for (bpf/objects.c: watch_parking)."""
+"""The programs that note what a goroutine waits for (bpf/objects.c: watch_parking)."""
 ARRIVAL_PROGRAMS = ("on_data_ready", "on_poll_event")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is traced. `pid` and `exe_path` are those that we see; `kernel` are the offsets of the kernel's structs, empty to do
-    without what needs them."""
+    """What is traced. `pid` and `exe_path` are as we see them; `kernel` are the offsets in the kernel's structs, empty to do without what
+    needs them."""
 
     pid: int
     exe_path: str
@@ -58,9 +58,9 @@ class _Loaded:
 
 
 class Tracer:
-    """The kernel side of one traced process: `load`, `probes.attach`, `begin`, then `tables.read_rows` as often as wanted,
-    `drain`, `detach`, `close`. Between two windows another plan may be followed (`follow`), with the same tables.
-
+    """The kernel side of one traced process: `load`, `probes.attach`, `begin`, then `tables.read_rows` as often as needed, `drain`,
+    `detach`, `close`. Between two windows it can switch to another plan (`follow`), with the same tables.
+    `sees_threads`: the kernel's tracepoints are used; `knows_files`: files and sockets are known.
     `sees_threads`: the kernel's tracepoints are used; `knows_files`: files and sockets are told.
     """
 
@@ -82,15 +82,15 @@ class Tracer:
     def load(
         cls, subject: Subject, plan: Plan, options: Options, compiled: CompiledPrograms, beside: Callable[[], None] | None = None,
     ) -> Tracer:
-        """Makes the maps and has the programs verified, calling `beside` meanwhile. Raises Refused if the kernel does not take a
-        map or a program."""
+        """Creates the maps and has the programs verified, calling `beside` in parallel. Raises Refused if the kernel refuses a map or a
+        program."""
         kprobe, may_grow = _has_kprobes(subject), maps_may_grow()
         programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
         if _uses_tracepoints(subject, plan):
             programs |= dict.fromkeys(TRACEPOINTS, ProgramType.RAW_TRACEPOINT)
-            # Every packet of the machine passes these: only where what goroutines wait for is noted. A kprobe sees all kinds of
-            # files, the tracepoint sockets alone.
+            # They run for every packet of the machine: used only if it is noted what goroutines wait for. A kprobe sees all kinds of
+            # files, the tracepoint only sockets.
             if options.wakers and programs.keys() & _PARK_PROGRAMS:
                 programs |= {"on_poll_event": ProgramType.KPROBE} if kprobe else {"on_data_ready": ProgramType.RAW_TRACEPOINT}
         fixed = constants(subject.pid, plan, subject.layout, subject.bias, options, subject.kernel, kprobe, may_grow)
@@ -109,9 +109,9 @@ class Tracer:
         return _Loaded(plan, programs, PlacedProbes(subject.pid, subject.exe_path, plan, programs, tracepoints, subject.bias))
 
     def follow(self, plan: Plan) -> None:
-        """Has `probes` be those of this plan, of which nothing is placed yet: the one that was loaded, or one without stages,
-        whose programs are loaded when it is asked for first. Only while nothing else is placed; the kernel's tables stay. Raises
-        Refused if the kernel does not take a program."""
+        """Makes `probes` those of this plan, with nothing placed yet. The plan is the one that was loaded, or one without stages, whose
+        programs are loaded at the first request. Only while nothing else is placed; the kernel's tables stay. Raises Refused if the
+        kernel refuses a program."""
         known = next((known for known in self._sets if known.plan is plan), None)
         if known is None:
             subject, compiled = self._subject, self._compiled
@@ -126,12 +126,11 @@ class Tracer:
         self.probes = known.probes
 
     def begin(self, tgid: int = 0, length_ns: int = 0) -> int:
-        """Opens a window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0
-        if it is not known: then the first probe that is hit finds it. A window of `length_ns` ends by itself; 0: one that
-        `drain` ends."""
+        """Opens a window and returns its start (CLOCK_MONOTONIC ns). `tgid` is the kernel's own number of the process, 0 if it is not
+        known: the first hit of a probe then finds it. A window of `length_ns` ends by itself; with 0, `drain` ends it."""
         start = time.monotonic_ns() + _MARGIN_NS
         end = start + length_ns if length_ns else 0
-        # Ahead of time, so that all programs begin at the same instant. In two steps: one that sees the phase must see the
+        # Ahead of time, so that all programs begin at the same instant. In two steps: a program that sees the phase must see the
         # rest.
         self._set(phase=PHASE_OFF, window_start_ns=start, window_end_ns=end, tgid=tgid)
         self._set(phase=PHASE_TRACE, window_start_ns=start, window_end_ns=end, tgid=tgid)
@@ -139,13 +138,13 @@ class Tracer:
         return start
 
     def set_knobs(self, sample_ns: int, creation_unseen: bool = False) -> None:
-        """What the programs do from now on, where they are governed: `sample_ns` as --sample-period, 0 for every interval;
-        `creation_unseen`: the probe on the creation of goroutines has been away."""
+        """Sets what the programs do from now on, if they are governed: `sample_ns` is as --sample-period, 0 for every interval;
+        `creation_unseen`: the probe on the creation of goroutines was removed for a while."""
         write_element(self._loaded.maps["knobs"], bytes(4), bytes(Knobs(sample_ns, creation_unseen)))
 
     def drain(self) -> int:
-        """Ends the window and returns its end. Intervals that are open are closed at that end when their goroutine
-        resumes, so the stacks of those that have not resumed can be read from memory in peace."""
+        """Ends the window and returns its end. Open intervals are closed at that end when their goroutine resumes, so there is time to read
+        the stacks of those that have not resumed from memory."""
         config = self._config()
         now, planned = time.monotonic_ns(), int(config.window_end_ns)
         if config.phase != PHASE_TRACE or 0 < planned <= now:  # never begun, or over; or the target called exec
@@ -161,14 +160,14 @@ class Tracer:
     def stop(self) -> None:
         """Records nothing from here on."""
         config = self._config()
-        # Only the phase changes: programs under way still read the rest.
+        # Only the phase changes: programs that are running still read the rest.
         config.phase = PHASE_OFF
         write_element(self._loaded.maps["config"], bytes(4), bytes(config))
         self._await_programs()
 
     def _await_programs(self) -> None:
-        """Waits for programs that were under way: a thread may have lost its CPU in the midst of one. What they record
-        counts, and half of it would be wrong."""
+        """Waits for programs that are running: a thread may have lost its CPU inside one. What they record counts, and half of it would be
+        wrong."""
         for attempt in range(_PATIENCE):
             if not any(self._busy(slot) for slot in range(SCRATCH_SLOTS)):
                 return
@@ -200,7 +199,7 @@ class Tracer:
 
     @property
     def execed(self) -> bool:
-        """Whether the target replaced itself by exec: the trace ended there."""
+        """Whether the target replaced itself by exec, which ended the trace."""
         return bool(self._config().execed)
 
     def program_fds(self) -> list[int]:
@@ -208,7 +207,7 @@ class Tracer:
         return [each.programs[name] for each in self._sets for name in {probe.program for probe in each.plan.probes}]
 
     def runs(self) -> dict[str, ProgramRuns]:
-        """What the uprobes of each role have done while the kernel timed programs (gotrace/kernel/stats.py)."""
+        """The runs of the uprobes of each role while the kernel timed programs (gotrace/kernel/stats.py)."""
         found: dict[str, ProgramRuns] = {}
         for each in self._sets:
             for program, role in {probe.program: probe.role for probe in each.plan.probes}.items():
@@ -216,7 +215,7 @@ class Tracer:
         return found
 
     def tracepoint_runs(self) -> ProgramRuns:
-        """The same of the tracepoints on threads, which are those of all processes."""
+        """The same for the tracepoints on threads, which run for all processes."""
         fds = [each.programs[name] for each in self._sets for name in TRACEPOINTS if name in each.programs]
         return sum(map(_runs_of, fds), ProgramRuns())
 
@@ -225,8 +224,8 @@ class Tracer:
         return [item for each in self._sets for item in each.programs.items()]
 
     def take_events(self) -> bool:
-        """Makes room for events in the ring buffer; returns whether it was filling fast. Those that were taken wait for
-        `read_events`; of more than a bounded number the rest stays where it is, until the kernel counts what finds no room."""
+        """Makes room for events in the ring buffer; returns whether it was filling fast. The events wait for `read_events`. Beyond a
+        bounded number they stay in the buffer, until the kernel counts those that find no room."""
         if self._ring is None or sum(map(len, self._events)) > _EVENT_BYTES:
             return False
         self._events.append(self._ring.take(ct.sizeof(Event)))
@@ -246,12 +245,12 @@ class Tracer:
 
 
 def _has_kprobes(subject: Subject) -> bool:
-    """Whether the kernel tells by a kprobe when files have events."""
+    """Whether a kprobe reports when files have events."""
     return bool(subject.kernel) and bool(subject.kernel["K_EPITEM_FILE"]) and KPROBE_TYPE.exists()
 
 
 def _uses_tracepoints(subject: Subject, plan: Plan) -> bool:
-    """Whether what the kernel does with threads comes from its tracepoints."""
+    """Whether the kernel's tracepoints report what it does with threads."""
     return bool(subject.kernel) and not plan.has("syscall")
 
 

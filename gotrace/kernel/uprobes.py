@@ -1,7 +1,7 @@
 """The one way in which this kernel lets us place a uprobe, found by trying: a BPF link, else a perf event.
 
-From Linux 6.15 on, and in the stable kernels that took the change (ba677dbe77af, "perf: Revert to requiring CAP_SYS_ADMIN for
-uprobes"), a perf event takes CAP_SYS_ADMIN. A link (Linux 6.6) takes CAP_BPF and CAP_PERFMON, as the perf event did before.
+From Linux 6.15 on, and in stable kernels with the same change (ba677dbe77af, "perf: Revert to requiring CAP_SYS_ADMIN for
+uprobes"), a perf event needs CAP_SYS_ADMIN. A link (Linux 6.6) needs CAP_BPF and CAP_PERFMON, as a perf event did before.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from gotrace.kernel.perf_event import UPROBE_TYPE, ProbeError, hold_uprobe, open
 from gotrace.proc.memory import living_thread
 
 LOOP = bytes.fromhex("55 5d 48 ff cf 75 f9 c3")
-"""f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The push is emulated, as what is probed in the target is."""
+"""f(n): 1: push %rbp; pop %rbp; dec %rdi; jnz 1b; ret. The push is emulated, like the probed instructions of the target."""
 
 MAIN_THREAD_ENDED = "its main thread has ended, by which the kernel knows the process"
 _TRIES = 8
 
 
 def by_link() -> bool:
-    """Whether uprobes are placed by links: wherever those work, for all threads of a process (until Linux 6.10 they saw only
-    one: 46ba0e49b642). They cost the target a little less, and the kernel removes them all at once; perf events one by one, each
+    """Whether uprobes are placed by links: wherever they work, for all threads of a process (until Linux 6.10 they saw only one:
+    46ba0e49b642). They cost the target a little less, and the kernel removes them all at once; it removes perf events one by one, each
     with a grace period of its own."""
     return link_obstacle() == ""
 
 
 def program_attach_type() -> AttachType:
-    """What a uprobe's program has to be loaded as."""
+    """The type as which a uprobe's program must be loaded."""
     return AttachType.TRACE_UPROBE_MULTI if by_link() else AttachType.NONE
 
 
 def attach_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
-    """Runs the program, loaded as `program_attach_type` says, whenever a thread of `pid` reaches file offset `offset` of `path`;
-    closing the returned descriptor removes the probe.
+    """Runs the program, loaded as `program_attach_type`, whenever a thread of `pid` reaches file offset `offset` of `path`; closing the
+    returned descriptor removes the probe.
 
     Raises:
         ProbeError: with the errno of the failing call.
@@ -64,14 +64,14 @@ def attach_uprobe(path: str, offset: int, pid: int, program_fd: int) -> int:
 
 
 def hold_breakpoint(path: str, offset: int, pid: int) -> int | None:
-    """What a probe of `attach_uprobe` needs beside it in a process whose main thread has ended, None in any other.
+    """Holds what a probe of `attach_uprobe` needs in addition if the process's main thread has ended; None in any other process.
 
-    A link runs its program in all threads of the process, whichever of them live (kernel/trace/bpf_trace.c: uprobe_prog_run), but a
-    breakpoint it wants only in the memory of the main thread, which has none any more (uprobe_multi_link_filter). A perf event of
-    a thread that lives wants one in that thread's memory (trace_uprobe.c: uprobe_perf_filter), and the same breakpoint serves both.
+    A link runs its program in all threads of the process, no matter which of them live (kernel/trace/bpf_trace.c: uprobe_prog_run), but
+    wants a breakpoint only in the memory of the main thread, which has none any more (uprobe_multi_link_filter). A perf event for a living
+    thread wants one in that thread's memory (trace_uprobe.c: uprobe_perf_filter), and the same breakpoint serves both.
 
     Raises:
-        ProbeError: with the errno of the failing call; EOPNOTSUPP where probes are no links: a perf event sees one thread alone then.
+        ProbeError: with the errno of the failing call; EOPNOTSUPP if probes are not links: a perf event then sees one thread alone.
     """
     for _ in range(_TRIES):
         thread = living_thread(pid)
@@ -82,14 +82,14 @@ def hold_breakpoint(path: str, offset: int, pid: int) -> int | None:
         try:
             return hold_uprobe(path, offset, thread)
         except ProbeError as error:
-            if error.errno != errno.ESRCH:  # else that thread has ended as well
+            if error.errno != errno.ESRCH:  # ESRCH: that thread has ended as well
                 raise
     raise ProbeError(errno.ESRCH, "its threads end faster than they can be found")
 
 
 @cache
 def link_obstacle() -> str:
-    """Why links can't be used for uprobes, "" if they can: one is placed on a few bytes of code of our own."""
+    """Why links can't be used for uprobes, "" if they can: one is placed on a few bytes of our own code."""
     try:
         counter = create_map(MapType.ARRAY, 4, 8, 1, "hits")
     except BpfError as error:
@@ -133,7 +133,7 @@ def probed_code() -> Iterator[tuple[str, Callable[[int], None]]]:
     """
     import ctypes
 
-    # Executable memory must be a file for a uprobe. This one has no name: however we end, nothing is left of it.
+    # Executable memory must be a file for a uprobe. This one has no name: however we end, nothing of it is left.
     with tempfile.TemporaryFile() as file:
         file.write(LOOP.ljust(mmap.PAGESIZE, b"\0"))
         file.flush()

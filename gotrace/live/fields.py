@@ -1,7 +1,7 @@
 """Fields of runtime.g that no machine code confirms, compared with the goroutines of the live process.
 
-A table is of one release of Go; who builds Go himself may have put fields of his own into the struct. What follows them has moved then,
-and reads as something else. Rules from src/runtime/runtime2.go and proc.go (newproc1, dolockOSThread, reentersyscall), Go 1.19 to 1.27.
+A table is for one release of Go; a custom build of Go may have additional fields in the struct. The fields after them have then moved,
+and read as something else. Rules from src/runtime/runtime2.go and proc.go (newproc1, dolockOSThread, reentersyscall), Go 1.19 to 1.27.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from gotrace.proc.memory import Memory
 _EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
 _TRIES, _RETRY_S = 3, 0.002
 CHECKED = 64
-"""Goroutines that are looked at."""
+"""How many goroutines are checked."""
 _READ = 1024
-"""Bytes of a g that are read: the fields are looked for where they may have moved to as well."""
+"""How many bytes of a g are read: enough to find fields that may have moved."""
 _MOST_IDS = 1 << 48
 _SOON_NS = 86_400_000_000_000
 _ONLY_TOLD = ("g_startpc", "g_gopc", "g_parentGoid")
-"""Fields that may be looked for where the table does not fit: what they hold is like nothing else in the struct."""
+"""Fields that may be searched for if the table does not fit: their contents resemble nothing else in the struct."""
 _TOLD_BY_CODE = ("g_goid", "g_waitreason", "g_trackingSeq", "g_labels")
 _TOLD_BY_TABLE = ("g_startpc", "g_gopc", "g_parentGoid", "g_waitsince", "g_lockedm", "g_labels")
-"""What only a dump shows."""
+"""Fields that only a dump shows."""
 
 
 def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int]) -> tuple[Layout, list[str]]:
-    """The layout without the fields that do not fit the goroutines at these addresses, and a line for each of those. Fields that have
-    moved are followed, where the live goroutines confirm it.
+    """Returns the layout without the fields that do not fit the goroutines at these addresses, and a line for each of those fields. Follows
+    fields that have moved, if the live goroutines confirm it.
 
     Raises:
         ProcessLookupError, PermissionError: the memory can't be read.
@@ -46,19 +46,19 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
         code - known for name in _TOLD_BY_CODE
         if (code := getattr(facts, name)) is not None and (known := getattr(table, name)) is not None and code != known
     })
-    # Struct fields of eight bytes move by a multiple of that.
+    # Struct fields of eight bytes move by a multiple of eight.
     shifts = sorted({shift for by in moved for shift in (by, -(-by // 8) * 8)})
     lines, misfits, unsure = [], [], []
     for name, rule in check.rules().items():
         offset, told = getattr(layout, name), getattr(facts, name, None)
         if told is not None:
-            continue  # by the code
+            continue  # known by the code
         good, bad = check.count(offset, rule) if offset is not None else (0, 0)
         if offset is not None and not bad:
             if not good:
                 unsure.append(name)
             continue
-        found = check.look_for(name, rule, table, shifts)
+        found = check.search_for(name, rule, table, shifts)
         if offset is not None:
             misfits.append(offset)
         if found is None and offset is not None:
@@ -66,14 +66,14 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
         if found is not None or offset is not None:
             layout = layout.with_field(name, found)
     if moved and layout.source != "machine code":
-        # Somewhere behind the last field that is where the table has it.
+        # Somewhere after the last field that is where the table has it.
         confirmed = (known for name in _TOLD_BY_CODE if (known := getattr(table, name)) is not None and getattr(facts, name) == known)
         misfits.append(1 + max(confirmed))
     for name in unsure:
-        # No goroutine contradicts it, but none confirms it either, and what lies before it has moved.
+        # No goroutine contradicts it, but none confirms it either, and fields before it have moved.
         if not misfits or getattr(layout, name) < min(misfits):
             continue
-        found = check.look_for(name, check.rules()[name], table, shifts)
+        found = check.search_for(name, check.rules()[name], table, shifts)
         if found is not None:
             layout = layout.with_field(name, found)
         else:
@@ -82,7 +82,7 @@ def fitted(memory: Memory, binary: GoBinary, bias: int, goroutines: Sequence[int
             layout = layout.with_field(name, None)
     if layout.source == "machine code" and (unknown := [name for name in _TOLD_BY_TABLE if getattr(layout, name) is None]):
         names = ", ".join(name.replace("_", ".", 1) for name in unknown)
-        lines.append(f"{names}: not known for {binary.version or 'this Go version'}, of which the table has no layout that fits the code")
+        lines.append(f"{names}: not known for {binary.version or 'this Go version'}: the table has no layout for it that fits the code")
     return layout, lines
 
 
@@ -97,14 +97,14 @@ class _Check:
         self._now = time.monotonic_ns() + 1_000_000_000
 
     def rules(self) -> dict[str, Callable[[bytes, int], bool | None]]:
-        """By field, what a value says: True that it is one, False that it is not, None nothing."""
+        """By field, what a value tells: True that it fits, False that it does not, None nothing."""
         return {
             "g_startpc": self._startpc, "g_gopc": self._gopc, "g_parentGoid": self._parent, "g_waitsince": self._since,
             "g_lockedm": self._machine, "g_labels": self._labels, "g_syscallsp": self._syscall_sp, "g_m": self._machine,
             "g_sleepWhen": self._due,
         }
 
-    def look_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
+    def search_for(self, name: str, rule: Callable[[bytes, int], bool | None], table: Layout, shifts: Sequence[int]) -> int | None:
         """Where else the field is, if all live goroutines agree."""
         known: int | None = getattr(table, name)
         if name not in _ONLY_TOLD or known is None:
@@ -116,7 +116,7 @@ class _Check:
         return None
 
     def count(self, offset: int, rule: Callable[[bytes, int], bool | None]) -> tuple[int, int]:
-        """How many goroutines confirm and contradict that the field lies there. One may be read in motion: so what contradicts is read
+        """How many goroutines confirm and contradict that the field is there. A goroutine may be read in motion: a contradiction is read
         again."""
         good = 0
         doubtful = [address for address in self._addresses if address in self._raw]
@@ -156,11 +156,11 @@ class _Check:
         return None if not pc else self._binary.table.function_at(pc - self._bias) is not None or self._foreign(pc)
 
     def _foreign(self, pc: int) -> bool | None:
-        """None, which is no answer, for an address that may be a plugin's code: no small number, and no heap of Go's."""
+        """None, which is no answer, for an address that may be a plugin's code: not a small number, and not on Go's heap."""
         return None if 1 << 46 <= pc < 1 << 47 else False
 
     def _parent(self, raw: bytes, offset: int) -> bool | None:
-        # Not that it is less than its own: each P hands out numbers from a batch of its own.
+        # Not that it is less than its own: each P assigns numbers from a batch of its own.
         parent = _word(raw, offset)
         return None if not parent else parent < self._most and parent != _word(raw, self._binary.layout.g_goid)
 
@@ -184,13 +184,13 @@ class _Check:
         return pointer < 1 << 47 and read_labels(self._memory, pointer, self._binary.version) is not None
 
     def _due(self, raw: bytes, offset: int) -> bool | None:
-        """Of a goroutine in time.Sleep the moment of its end, on a clock that began when the host was started; its neighbours are
-        pointers."""
+        """For a goroutine in time.Sleep it is the moment at which the sleep ends, on a clock that began when the host was started; its
+        neighbours are pointers."""
         layout, due = self._binary.layout, _word(raw, offset)
         reasons, reason = self._binary.wait_reasons, raw[layout.g_waitreason]
         status = int.from_bytes(raw[layout.g_atomicstatus :][:4], "little") & ~SCAN_BIT
         if status != Status.WAITING or reason >= len(reasons) or reasons[reason] != "sleep" or not due:
-            return None  # the scavenger, which has a timer of its own, has 0 there
+            return None  # 0 for the scavenger, which has a timer of its own
         if due >= 1 << 63 or due % 8 == 0 and due < 1 << 47 and self._memory.read(due, 8) is not None:
             return False
         return True if self._now - _SOON_NS < due < self._now + _SOON_NS else None

@@ -1,7 +1,7 @@
 """The goroutines of a live process, read from its memory: state, wait reason and stack, without stopping anything.
 
-Reads race with the program: a goroutine that moves while it is read gives a torn record. Callers that need certainty
-check afterwards that it did not move (`gotrace.run.session` does so with the kernel's goroutine table).
+Reads race with the program: a goroutine that moves while it is read gives a torn record. Callers that need certainty check afterwards
+that it did not move (`gotrace.run.session` does so with the kernel's goroutine table).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _MAX_STACK_READ = 1 << 20
 _CHECKED = 256
 _BATCH = 4096
 _SPARE = 1 << 16
-"""Goroutines that are believed in any case: what the kernel says of a process's memory lags behind by some pages to a CPU."""
+"""This many goroutines are believed in any case: the kernel's figures for a process's memory lag by some pages per CPU."""
 _MAX_STEPS = 1 << 18
 EMPTY_STACK = 64
 _ABOVE_SP = 1024
-"""Bytes of a stack that are read first: most have their root there."""
+"""How many bytes of a stack are read first: most have their root there."""
 OFF_CPU = frozenset((Status.RUNNABLE, Status.WAITING, Status.PREEMPTED, Status.LEAKED))
 _VALID = frozenset(Status)
 _EMPTY = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
 
 
 class Goroutine(NamedTuple):
-    """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one); `tick` is that of `Head`."""
+    """One g. `pc`, `sp`, `bp` are the saved registers (sched, or the syscall's if it is in one); `tick` is that of `Head`."""
 
     address: int
     goid: int
@@ -52,28 +52,28 @@ class Goroutine(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Its goroutine is gone and the g waits for the next one."""
+        """Whether its goroutine is gone and the g waits for the next one."""
         return self.status in _EMPTY
 
     @property
     def outside_go(self) -> bool:
-        """It is that of a thread of C that called into Go once and is about C's own business: in a system call, as Go sees it, with an
+        """Whether it belongs to a thread of C that once called into Go and is now outside Go: in a system call, as Go sees it, with an
         empty stack (runtime/proc.go: oneNewExtraM)."""
         return self.status == Status.SYSCALL and 0 <= self.stack_hi - self.sp <= EMPTY_STACK
 
     @property
     def waits_for_first_turn(self) -> bool:
-        """It was created and has not run yet."""
+        """Whether it was created and has not run yet."""
         return self.status == Status.RUNNABLE and not self.bp and bool(self.pc)
 
     @property
     def has_run(self) -> bool:
-        """False for a goroutine that was created and waits for its first turn (sched.bp is still 0)."""
+        """False if the goroutine was created and waits for its first turn (sched.bp is still 0)."""
         return self.bp != 0 or self.status == Status.SYSCALL
 
 
 class GoroutineReader:
-    """Reads the goroutines of the process behind `memory`, an instance of `binary` loaded at `bias`."""
+    """Reads the goroutines of the process behind `memory`, which runs `binary`, loaded at `bias`."""
 
     def __init__(self, memory: Memory, binary: GoBinary, bias: int) -> None:
         self._memory = memory
@@ -89,20 +89,20 @@ class GoroutineReader:
         self._struct = GStruct(layout)
 
     def count(self) -> int:
-        """How many g structs the runtime ever made; 0 if it can't be read or makes no sense."""
+        """How many g structs the runtime has ever made; 0 if that can't be read or makes no sense."""
         length = int.from_bytes(self._length.read() or b"", "little")
         return length if self._has_room(length) else 0
 
     def _has_room(self, length: int) -> bool:
-        """Whether so many g structs fit into the process's memory. Each is one of its own: a list that is longer is a lie, and what
-        we keep for each goroutine would take our memory, and the kernel's, in its place."""
+        """Whether that many g structs fit into the process's memory. A longer list is a lie, and what we and the kernel keep for each
+        goroutine would take our memory instead."""
         if length > self._room:
             self._room = anonymous_memory(self._memory.pid) // self._size + _SPARE
         return length <= min(self._room, _MAX_GOROUTINES)
 
     def addresses(self, most: int = _MAX_GOROUTINES) -> array[int]:
-        """The addresses of all g structs that the runtime ever made (runtime.allgs), of the first `most` in a longer list;
-        they are recycled, never freed."""
+        """The addresses of all g structs that the runtime has ever made (runtime.allgs), at most the first `most`; they are recycled, never
+        freed."""
         found = array("Q")
         header = self._memory.read(self._binary.allgs + self._bias, 16)
         if header is None:
@@ -117,7 +117,7 @@ class GoroutineReader:
         return found
 
     def in_states(self, wanted: frozenset[Status]) -> Iterator[Goroutine]:
-        """Those in one of these states. Of the others nothing but that is read."""
+        """The goroutines in one of these states. Of the others only the state is read."""
         addresses, offset = self.addresses(), self._layout.g_atomicstatus
         for start in range(0, len(addresses), WORDS_AT_ONCE):
             batch: Sequence[int] = addresses[start : start + WORDS_AT_ONCE]
@@ -141,12 +141,12 @@ class GoroutineReader:
         return Goroutine(address, head.goid, head.status, head.reason, head.pc, head.sp, head.bp, head.lo, head.hi, head.m, head.tick)
 
     def first_frames(self, goroutine: Goroutine) -> tuple[int, ...]:
-        """Of one that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""
+        """For a goroutine that has not run yet: its first function, and what that returns to (runtime/sys_x86.go: gostartcall)."""
         raw = self._memory.read(goroutine.sp, 8) if goroutine.stack_lo <= goroutine.sp <= goroutine.stack_hi - 8 else None
         return (goroutine.pc, int.from_bytes(raw, "little")) if raw else (goroutine.pc,)
 
     def thread_of(self, goroutine: Goroutine) -> int:
-        """The thread that the goroutine is on (m.procid: in the process's own PID namespace), 0 if none or not known."""
+        """The goroutine's thread (m.procid: its number in the process's own PID namespace), 0 if there is none or it is not known."""
         offset = self._layout.m_procid
         if not goroutine.m or offset is None:
             return 0
@@ -154,16 +154,16 @@ class GoroutineReader:
         return int.from_bytes(raw, "little") if raw is not None else 0
 
     def is_on_system_stack(self, goroutine: Goroutine) -> bool:
-        """Whether its saved registers are those of where it went onto its thread's own stack (runtime/asm_amd64.s:
-        gosave_systemstack_switch), and not of its last switch."""
+        """Whether its saved registers are from its switch to its thread's own stack (runtime/asm_amd64.s: gosave_systemstack_switch), and
+        not from its last switch away."""
         function = self._binary.table.function_at(goroutine.pc - self._bias)
         return function is not None and function.name == "runtime.systemstack_switch"
 
     def stack(self, goroutine: Goroutine, exact: bool = False) -> tuple[int, ...] | None:
         """Program counters of a goroutine that is not running, leaf first; None if they make no sense (torn read).
 
-        Unwound with the frame sizes of the function table, so also from a prologue, a frameless function or, on Go 1.22
-        and older, a syscall, where there is no frame pointer to follow. `exact`: `pc` is the instruction that comes next.
+        Unwound with the frame sizes of the function table, so it also works from a prologue, a frameless function or, on Go 1.22 and older,
+        a syscall, where there is no frame pointer to follow. `exact`: `pc` is the next instruction.
         """
         lo, hi = goroutine.stack_lo, goroutine.stack_hi
         if not lo <= goroutine.sp < hi:
@@ -176,7 +176,7 @@ class GoroutineReader:
         return pcs if exact else self._checked(goroutine, pcs)
 
     def stacks(self, goroutines: list[Goroutine]) -> list[tuple[int, ...] | None]:
-        """As `stack`, of many at a fraction of the cost."""
+        """Like `stack`, for many goroutines at a fraction of the cost."""
         ranges = [(each.sp, max(0, min(each.stack_hi - each.sp, _ABOVE_SP))) if each.stack_lo <= each.sp else (0, 0) for each in goroutines]
         found = []
         for each, (_, size), raw in zip(goroutines, ranges, self._memory.read_many(ranges), strict=False):
@@ -186,7 +186,7 @@ class GoroutineReader:
         return found
 
     def _checked(self, goroutine: Goroutine, pcs: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """A stack with code that is not Go's is believed only if its goroutine has not moved: else it may be another's remains."""
+        """Believes a stack with foreign code only if its goroutine has not moved: otherwise it may be the remains of another stack."""
         if pcs is None or OUTSIDE_CODE not in pcs:
             return pcs
         now = self.read([goroutine.address])
@@ -196,7 +196,7 @@ class GoroutineReader:
         """Compares the layout with the live process: states, ids, back pointers and stack bounds must make sense.
 
         Raises:
-            Refused: they do not, so the layout is not this process's.
+            Refused: they do not; the layout is not this process's.
         """
         sample = self.addresses(_CHECKED)
         if not sample:
@@ -207,11 +207,11 @@ class GoroutineReader:
                 "the list of goroutines is empty or unreadable: the Go runtime has not started, or its layout is unknown"
             )
         raws = self._memory.read_many([(address, self._size) for address in sample])
-        # Not that goroutine 1 is among them: it ends where main calls runtime.Goexit, and in a C archive once it is initialised.
+        # Goroutine 1 need not be among them: it ends if main calls runtime.Goexit, and in a C archive after its initialisation.
         for address, raw in zip(sample, raws, strict=False):
             problem = "it can't be read" if raw is None else self._problem(address, raw)
             if problem:
-                # One reread: the first may have met a goroutine in motion.
+                # One reread: the goroutine may have been in motion at first.
                 again = self._memory.read(address, self._size)
                 problem = "it can't be read" if again is None else self._problem(address, again)
             if problem:
@@ -238,7 +238,7 @@ class GoroutineReader:
 
 
 class Unwinder:
-    """Walks goroutine stacks by the frame sizes of the function table; what a program counter means is looked up once."""
+    """Walks goroutine stacks by the frame sizes of the function table; remembers what each program counter means."""
 
     def __init__(self, binary: GoBinary, bias: int) -> None:
         self._binary = binary
@@ -249,11 +249,11 @@ class Unwinder:
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
 
     def unwind(self, pc: int, stack: bytes, sp: int = 0, interrupted: bool = False, bp: int = 0) -> tuple[int, ...] | None:
-        """Program counters from `pc` down to the goroutine's root; `stack` holds its memory from the stack pointer `sp` up.
-        `interrupted`: `pc` is the instruction that comes next, as of a thread's registers. `bp` is the frame pointer there, 0 if not known.
+        """Program counters from `pc` down to the goroutine's root; `stack` is the memory from the stack pointer `sp` up. `interrupted`:
+        `pc` is the next instruction, as in a thread's registers. `bp` is the frame pointer there, 0 if not known.
 
-        OUTSIDE_CODE stands for code that is not in the function table, between the frames that it was called from and that it
-        called; at the end, where nothing is found above it. None if the chain leaves the stack before it reaches the root.
+        OUTSIDE_CODE stands for code that is not in the function table, between its caller and its callee; at the end, if nothing is found
+        above it. None if the chain leaves the stack before it reaches the root.
         """
         if len(self._steps) > _MAX_STEPS:
             self._steps.clear()
@@ -283,7 +283,7 @@ class Unwinder:
             if position >= size:
                 return tuple(pcs) if step.callback else None
             if step.callback and self._is_outside(words[position]):
-                return tuple(pcs)  # a thread of C's own: there is nothing above
+                return tuple(pcs)  # a thread of C: nothing is above
             pc = words[position]
             position += 1
             exact = step.interrupted
@@ -294,9 +294,9 @@ class Unwinder:
         return self._binary.table.function_at(pc - 1 - self._bias) is None
 
     def _above(self, words: memoryview, position: int, sp: int, bp: int) -> int:
-        """Where on a stack the next return address into Go lies, above code that is not Go's, whose own return address is the word
-        before `position` (at 0: it is the leaf, with the frame pointer `bp`); 0 if there is none. By that code's frame pointer, where it
-        has one: what it called has saved it. Else the first such word."""
+        """Where on a stack the next return address into Go is, above foreign code. That code's own return address is the word before
+        `position` (at 0: it is the leaf, with the frame pointer `bp`). 0 if there is none. Found by that code's frame pointer, if it has
+        one, which its callee has saved; otherwise it is the first such word."""
         size = len(words)
         if position >= 2 or bp:
             frame = ((words[position - 2] if position >= 2 else bp) - sp) // 8
@@ -312,7 +312,7 @@ class Unwinder:
         return 0
 
     def _returns_to_go(self, pc: int) -> bool:
-        """Whether it is an address in a Go function, and behind a call; or that to which a goroutine's first function returns."""
+        """Whether it is an address in a Go function, after a call; or the one to which a goroutine's first function returns."""
         function = self._binary.table.function_at(pc - 1 - self._bias)
         if function is None:
             return False
@@ -334,8 +334,8 @@ class Unwinder:
         if delta is None or delta < 0 or delta % 8:
             return None
         if function.name == "runtime.cgocallback":
-            # What it "returns" to is a mark of where the goroutine went into C (runtime/asm_amd64.s: gosave); the caller
-            # follows behind asmcgocall's frame. The BPF walk leaves the mark out as well.
+            # What it "returns" to marks where the goroutine went into C (runtime/asm_amd64.s: gosave); the caller follows after
+            # asmcgocall's frame. The BPF walk leaves the mark out as well.
             delta += 8 + self._asmcgocall_frame
         # Where a signal struck, the "return address" is the interrupted instruction itself (runtime/traceback.go).
         interrupted = function.name in ("runtime.asyncPreempt", "runtime.sigpanic")

@@ -1,4 +1,4 @@
-"""What of runtime.g says where its goroutine is, out of the struct's bytes."""
+"""The part of runtime.g that tells where its goroutine is, parsed from the struct's bytes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Status(IntEnum):
 
 
 class Head(NamedTuple):
-    """`pc`, `sp`, `bp` are the saved registers (sched, or the syscall's where it is in one), `lo` and `hi` the stack's bounds, `m`
-    the address of its M, 0 if the layout does not have that. `tick` counts, modulo 256, how often it has left the CPU
-    (g.trackingSeq, runtime/proc.go: casgstatus); -1 where the layout does not have it."""
+    """`pc`, `sp`, `bp` are the saved registers (sched, or the syscall's if it is in one), `lo` and `hi` the stack's bounds, `m` the address
+    of its M, 0 if the layout lacks it. `tick` counts, modulo 256, how often it has left the CPU (g.trackingSeq, runtime/proc.go:
+    casgstatus); -1 if the layout lacks it."""
 
     goid: int
     status: int
@@ -53,7 +53,7 @@ class Head(NamedTuple):
 
 
 class GStruct:
-    """Takes the first `size` bytes of a g apart. `has_tick`: the layout has that field.
+    """Parses the first `size` bytes of a g. `has_tick`: the layout has that field.
 
     Raises:
         Refused: the layout makes no sense.
@@ -77,7 +77,7 @@ class GStruct:
         self._syscall = itemgetter(*(order[name] for name in _SYSCALL if name in order)) if order.keys() >= set(_SYSCALL[:2]) else None
 
     def parse(self, raw: bytes | bytearray, offset: int = 0) -> Head:
-        """`raw` are at least `size` bytes from `offset` on."""
+        """Parses `raw`, which has at least `size` bytes from `offset` on."""
         values = self._struct.unpack_from(raw, offset)
         goid, status, reason, pc, sp, bp, lo, hi = self._always(values)
         status &= ~SCAN_BIT

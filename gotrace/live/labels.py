@@ -49,7 +49,7 @@ def _from_list(memory: Memory, pointer: int) -> _Pairs | None:
 
 
 def _from_map(memory: Memory, pointer: int) -> _Pairs | None:
-    """Of a map[string]string (runtime/map.go: hmap, bmap); label maps do not change once they are in a g."""
+    """Reads a map[string]string (runtime/map.go: hmap, bmap); label maps do not change once they are in a g."""
     table = memory.u64(pointer)
     if not table:
         return [] if table == 0 else None

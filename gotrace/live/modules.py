@@ -1,7 +1,7 @@
-"""Go modules that a process has loaded beside its executable: plugins, and shared objects linked by -linkshared.
+"""Go modules that a process has loaded in addition to its executable: plugins, and shared objects linked by -linkshared.
 
-The runtime chains their module data by moduledata.next, its last field (src/runtime/symtab.go). Where that lies differs by version: it is
-the pointer, in the struct or right behind it, that leads to other module data.
+The runtime chains their module data by moduledata.next, its last field (src/runtime/symtab.go), whose offset differs by version. It is the
+pointer, in the struct or right after it, that leads to other module data.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from gotrace.gobin.moduledata import MAGIC_118, MAGIC_120
 from gotrace.proc.memory import Memory
 
 _READ = 1024
-"""Bytes of a moduledata, and of what follows; Go 1.27 needs some 650."""
+"""Bytes of a moduledata, and of what follows; Go 1.27 needs about 650."""
 _TEXT = 176
-"""moduledata.text, with etext behind it, from Go 1.18 to 1.27."""
+"""moduledata.text, followed by etext, from Go 1.18 to 1.27."""
 _MOST = 64
 _HEADER = struct.Struct("<IBBBB8Q")
 
 
 def other_modules(memory: Memory, first: int) -> list[int]:
-    """Where the code of each module begins but that of the module data at `first`."""
+    """The start of each module's code, except that of the module data at `first`."""
     seen, texts, left = {first}, [], [first]
     while left and len(seen) <= _MOST:
         raw = memory.read(left.pop(), _READ) or b""
-        # Four kilobytes of pointers at most are looked at for each module, with one system call for each step.
+        # At most four kilobytes of pointers are checked for each module, with one system call per step.
         words = dict.fromkeys(struct.unpack(f"<{len(raw) // 8}Q", raw))
         candidates = [word for word in words if word % 8 == 0 and 4096 <= word < 1 << 47 and word not in seen]
         heads = memory.read_many([(word, _TEXT + 16) for word in candidates])
@@ -37,7 +37,7 @@ def other_modules(memory: Memory, first: int) -> list[int]:
 
 
 def _is_moduledata(memory: Memory, head: bytes) -> bool:
-    """{pcHeader *pcHeader; funcnametab []byte; ...}: the header's own offset says where the names begin."""
+    """{pcHeader *pcHeader; funcnametab []byte; ...}: the header's own offset tells where the names begin."""
     header, names = struct.unpack_from("<QQ", head)
     text, etext = struct.unpack_from("<QQ", head, _TEXT)
     if not (header < names < header + (1 << 32) and 0 < text < etext < 1 << 47):

@@ -1,4 +1,4 @@
-"""Which descriptors goroutines wait for in the netpoller, read from the process: for waits that no probe saw begin."""
+"""Which descriptors goroutines wait for in the netpoller, read from the process: for waits whose start no probe saw."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from gotrace.proc.epoll import watched_descriptors
 from gotrace.proc.memory import Memory
 
 _PACKINGS = ((19, 3), (24, 9))
-"""Bits of the tag, and how many low bits of the address are always 0: up to Go 1.24, from Go 1.25 on (runtime/tagptr_64bit.go:
+"""Bits of the tag, and how many low bits of the address are always 0: up to Go 1.24, and from Go 1.25 on (runtime/tagptr_64bit.go:
 tagBits, tagAlignBits)."""
 
 
 def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
-    """Descriptor by g address, of the goroutines that are parked in a pollDesc now.
+    """Descriptors by g address, of the goroutines that are parked in a pollDesc now.
 
     Raises:
         ProcessLookupError: the process is gone.
@@ -24,8 +24,8 @@ def waiting_for(pid: int, memory: Memory, layout: Layout) -> dict[int, int]:
         watched = watched_descriptors(pid)
     except FileNotFoundError:
         raise ProcessLookupError(f"process {pid} is gone") from None
-    # The runtime gives epoll_ctl the address of its pollDesc, from Go 1.21 on packed with a sequence number
-    # (runtime/netpoll_epoll.go: netpollopen). Which of the candidates is one, it says itself.
+    # The runtime gives epoll_ctl the address of its pollDesc, packed with a sequence number from Go 1.21 on
+    # (runtime/netpoll_epoll.go: netpollopen). A true pollDesc among the candidates confirms itself.
     candidates = [(fd, pointer) for fd, data in watched for pointer in {data, *_unpacked(data)} if pointer]
     size = max(at_fd, at_rg, at_wg, at_self) + 8
     found: dict[int, int] = {}

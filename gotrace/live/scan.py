@@ -1,7 +1,7 @@
-"""Looks at all goroutines again and again, at the cost of those that changed.
+"""Samples all goroutines repeatedly, at the cost of those that changed.
 
-The g structs lie in a few spans of the heap (runtime/proc.go: malg), so a span is one range to read, and a span whose bytes
-are those of the last look is done with one comparison. Only what differs is taken apart.
+The g structs are in a few spans of the heap (runtime/proc.go: malg), so a span is one range to read, and a span with the same bytes as
+in the last sample is done with one comparison. Only what differs is parsed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gotrace.gobin.layout import Layout
 from gotrace.live.goroutines import GoroutineReader, Unwinder
 from gotrace.live.gstruct import GStruct, Head, Status
 from gotrace.proc.memory import FixedRanges, Memory
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 
 _LARGEST_GAP = 1024
 _LARGEST_RANGE = 8192
@@ -23,11 +23,11 @@ _COPIES_PER_CALL = 128
 _MOST_BATCHES = 32
 _LARGE_GROWTH = 1000
 _WHOLE_STACK = 8192
-"""Stacks up to this are read whole: then it does not matter that the stack pointer has moved since it was read."""
+"""Stacks up to this size are read whole: it then does not matter if the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
 _MAX_STACK_READ = 1 << 20
 _NOT_READ = Head(0, -1, 0, 0, 0, 0, 0, 0, 0, -1)
-"""The head of one that no sample has met yet: in no state, with no stack."""
+"""The head of a goroutine that no sample has met yet: in no state, with no stack."""
 
 
 class Copy(NamedTuple):
@@ -52,16 +52,16 @@ class _Batch:
 
 
 class Scanner:
-    """The goroutines of one process, by index into runtime.allgs, which only grows. What takes long gives `promptness` back."""
+    """The goroutines of one process, by index into runtime.allgs, which only grows. Long work gives `priority` back."""
 
     def __init__(
-        self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout, promptness: Promptness | None = None,
+        self, memory: Memory, reader: GoroutineReader, unwinder: Unwinder, layout: Layout, priority: SamplePriority | None = None,
     ) -> None:
         self._memory = memory
         self._reader = reader
         self._unwinder = unwinder
         self._struct = GStruct(layout)
-        self._promptness = promptness or Promptness()
+        self._priority = priority or SamplePriority()
         self._addresses = array("Q")
         self._batches: list[_Batch] = []
         self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
@@ -69,15 +69,15 @@ class Scanner:
 
     @property
     def has_tick(self) -> bool:
-        """Whether short stays at one place can be told from a long one."""
+        """Whether short stays at one place can be distinguished from a long one."""
         return self._struct.has_tick
 
     def address(self, index: int) -> int:
-        """Of the g."""
+        """The address of the g."""
         return self._addresses[index]
 
-    def look(self) -> list[int]:
-        """The indexes of those whose `heads` changed since the last look.
+    def sample(self) -> list[int]:
+        """Takes a sample; returns the indexes of those whose `heads` have changed since the last one.
 
         Raises:
             ProcessLookupError: the process is gone.
@@ -86,16 +86,16 @@ class Scanner:
         count = self._reader.count()
         if count > len(self._addresses):
             if count - len(self._addresses) > _LARGE_GROWTH:
-                self._promptness.give_back()
+                self._priority.give_back()
             self._add(self._reader.addresses())
         changed: list[int] = []
         for batch in self._batches:
             whole = batch.ranges.read()
             if whole is None:
-                self._look_each(batch, changed)
+                self._read_each(batch, changed)
             elif whole != batch.whole:
                 self._compare(batch, whole, changed)
-            self._promptness.check()
+            self._priority.check()
         return changed
 
     def _compare(self, batch: _Batch, whole: bytes, changed: list[int]) -> None:
@@ -115,19 +115,19 @@ class Scanner:
                     heads[index] = head
                     changed.append(index)
 
-    def _look_each(self, batch: _Batch, changed: list[int]) -> None:
+    def _read_each(self, batch: _Batch, changed: list[int]) -> None:
         batch.whole = b""
         for (_, _, places), span in zip(batch.spans, batch.ranges.read_each(), strict=True):
             if span is not None:
                 self._compare_span(span, b"", places, changed)
 
     def _head(self, raw: bytes | bytearray, offset: int = 0) -> Head:
-        """Two equal ones are the same stay. Without a tick, what stays away for less than a look looks like one."""
+        """Two equal heads are the same stay. Without a tick, a stay elsewhere that no sample meets goes unnoticed."""
         head = self._struct.parse(raw, offset)
         return head if head.status == Status.WAITING or not head.reason else head._replace(reason=0)
 
     def _add(self, addresses: array[int]) -> None:
-        """The list only grows; a large addition is a reason to find the neighbours anew."""
+        """Adds goroutines: the list only grows; after a large addition the spans are determined again."""
         known = len(self._addresses)
         if addresses[:known] != self._addresses:
             known = 0  # half a list was read
@@ -161,16 +161,16 @@ class Scanner:
         return spans
 
     def copies(self, indexes: list[int]) -> dict[int, Copy]:
-        """The goroutines with their stacks, each as of one moment: its g is read before and after the stack, in the same
-        system call, and nothing may have changed. Their `heads` become those; who can't be read is left out."""
+        """The goroutines with their stacks, each as of one moment: its g is read before and after the stack, in the same system call, and
+        must not have changed. Their `heads` are updated; those that can't be read are left out."""
         found: dict[int, Copy] = {}
         for start in range(0, len(indexes), _COPIES_PER_CALL):
             self._copy(indexes[start : start + _COPIES_PER_CALL], found)
-            self._promptness.check()
+            self._priority.check()
         return found
 
     def copied(self, index: int) -> int:
-        """How many bytes of its stack `copies` would take, at most."""
+        """The most bytes of its stack that `copies` would take."""
         head = self.heads[index]
         return max(0, min(head.hi - head.sp, _MAX_STACK_READ))
 
@@ -205,7 +205,7 @@ class Scanner:
             found[index] = Copy(head, bytes(memoryview(buffer)[stack + head.sp - start : after]) if whole else None)
 
     def _copy_parts(self, indexes: list[int], found: dict[int, Copy]) -> None:
-        """Where one of them can't be read, or they are too many at once: half by half."""
+        """Copies half by half, if one of them can't be read, or they are too many at once."""
         if len(indexes) > 1:
             middle = len(indexes) // 2
             self._copy(indexes[:middle], found)
@@ -223,5 +223,5 @@ class Scanner:
 
 
 def waits_for_first_turn(head: Head) -> bool:
-    """It was created and has not run yet (runtime/proc.go: newproc1; sched.bp is set at the first switch away)."""
+    """Whether it was created and has not run yet (runtime/proc.go: newproc1; sched.bp is set at the first switch away)."""
     return head.status == Status.RUNNABLE and not head.bp and bool(head.pc)

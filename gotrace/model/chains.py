@@ -1,8 +1,8 @@
-"""Whether the frames that a walk has found on a goroutine's stack are all that lie there.
+"""Whether a walk has found all frames that lie on a goroutine's stack.
 
 The walk follows frame pointers. Code that is not Go's, or assembly that uses the register for something else, may leave an older frame's
-in it: then the chain ends at the root, and frames in between are missing. What the walk has passed is a number of bytes; the function
-table says how many each frame has. In a stack that is whole the two are equal.
+pointer in it: the chain then still ends at the root, but frames in between are missing. The walk knows how many bytes it has passed, and
+the function table how many each frame has. In a complete stack the two are equal.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gotrace.kernel.records import RawStack
 from gotrace.kernel.structs import LEAF_BLOCK, LEAF_BLOCK_BITS, LEAF_PC
 
 ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtime.cgocallback", "crosscall2"))
-"""Where a stack may end: the goroutine's first frame, the scheduler's, and, on a thread that C made, the way from C into Go."""
+"""Where a stack may end: the goroutine's first frame, the scheduler's, or, on a thread that C made, the way from C into Go."""
 INTERRUPTED = frozenset(("runtime.asyncPreempt", "runtime.sigpanic"))
-"""What a signal calls: the frame above is the interrupted instruction (runtime/preempt.go, signal_amd64.go)."""
+"""Called by a signal: the frame above is the interrupted instruction (runtime/preempt.go, signal_amd64.go)."""
 NO_ADDRESSES = frozenset((OUTSIDE_CODE, SANITIZER_CODE))
 _OWN_FRAMES = INTERRUPTED | ROOTS | {
     "runtime.cgocallback", "runtime.asmcgocall", "runtime.systemstack", "runtime.mcall", "runtime.morestack",
@@ -33,14 +33,14 @@ _WORD = 8
 
 @dataclass(frozen=True, slots=True)
 class CodePoint:
-    """A program counter at its link-time address. `exact`: the instruction itself, not a return address behind it."""
+    """A program counter at its link-time address. `exact`: the instruction itself, not the return address after it."""
 
     pc: int
     exact: bool = False
 
 
 class Chains:
-    """Chains of callers of one process's goroutines, an instance of `binary` loaded at `bias`."""
+    """The chains of callers of one process's goroutines; the process runs `binary`, loaded at `bias`."""
 
     def __init__(self, binary: GoBinary, bias: int) -> None:
         self._binary = binary
@@ -48,26 +48,26 @@ class Chains:
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
         self.frame_sizes: dict[int, int] = {}
-        """Of the frames in stacks that broke off: by return address, how far above the stack pointer their own return address lies. And
-        of functions that threads were stopped in: the same by block of code or instruction, as in bpf/maps.c."""
+        """The frames in stacks that broke off, by return address: how far above the stack pointer their own return address lies. Likewise
+        the functions that threads were stopped in, by block of code or instruction, as in bpf/maps.c."""
 
     def at_root(self, points: Sequence[CodePoint]) -> bool:
-        """Whether it ends where a stack may."""
+        """Whether the chain ends where a stack may."""
         function = self.function(points[-1]) if points else None
         return function is not None and function.name in ROOTS
 
     def ends_in_callback(self, points: Sequence[CodePoint]) -> bool:
-        """Whether its last frame is that by which C calls Go."""
+        """Whether the last frame is the one by which C calls Go."""
         function = self.function(points[-1]) if points else None
         return function is not None and function.name in ("runtime.cgocallback", "crosscall2")
 
     def function(self, point: CodePoint) -> Function | None:
-        """The function that the point is in."""
+        """The function that contains the point."""
         return self._binary.table.function_at(point.pc - (not point.exact))
 
     def adds_up(self, stack: RawStack, points: Sequence[CodePoint]) -> bool:
-        """Whether the frames fill what the walk has passed. True as well where that can't be known, as of code that is not Go's; but
-        what such code was called from can't be a call of a Go function, which has a frame of its own."""
+        """Whether the frames fill what the walk has passed. Also True where that can't be known, as for code that is not Go's; but such
+        code can't have been called by a call of a Go function, which has a frame of its own."""
         if any(below.pc == OUTSIDE_CODE and self._calls_go(above) for below, above in zip(points, points[1:], strict=False)):
             return False
         if not stack.span or stack.in_transit or len(points) < 2:
@@ -76,21 +76,21 @@ class Chains:
         known = [size + _WORD for size in sizes if size is not None]
         if len(known) < len(sizes) or sum(known) == stack.span:
             return True
-        # Assembly may move the stack pointer by what is no constant, in a leaf: then its frame pointer is right, and its caller calls it.
+        # In a leaf, assembly may move the stack pointer by a variable amount: its frame pointer is then right, and its caller calls it.
         return points[0].exact and sum(known[1:]) == stack.span - stack.first and self._surely_calls(points[1], points[0])
 
     def _frame(self, point: CodePoint, index: int, stack: RawStack) -> int | None:
-        """Bytes between the stack pointer there and the return address; None if not known."""
+        """The bytes from the stack pointer there to the return address; None if not known."""
         if point.pc in NO_ADDRESSES:
             return 0 if index == 0 and stack.in_prologue else None
         function = self.function(point)
         if index == 0 and not point.exact and self._is_entry(point.pc):
-            return 0  # runtime.systemstack_switch, up to Go 1.20: a mark, at which nothing is on the stack
+            return 0  # runtime.systemstack_switch, up to Go 1.20: a mark, with nothing on the stack
         size = self._binary.table.stack_delta(point.pc - (not point.exact))
         if function is None or size is None or size < 0 or size % _WORD:
             return None
         if function.name == "runtime.cgocallback":
-            # A mark of where the goroutine went into C, and the frame of asmcgocall (runtime/asm_amd64.s).
+            # It marks where the goroutine went into C; the frame of asmcgocall follows (runtime/asm_amd64.s).
             return size + _WORD + self._asmcgocall_frame
         return size
 
@@ -99,7 +99,7 @@ class Chains:
         return function is not None and function.entry == pc
 
     def _surely_calls(self, caller: CodePoint, callee: CodePoint) -> bool:
-        """Whether a call of just that function stands in front of the return address."""
+        """Whether a call of exactly that function stands before the return address."""
         function = self.function(callee)
         if function is None or caller.pc in NO_ADDRESSES or callee.pc in NO_ADDRESSES:
             return False
@@ -108,25 +108,25 @@ class Chains:
         return self._called(caller.pc) == function.entry
 
     def _called(self, to: int) -> int | None:
-        """Where the call goes that returns to `to`; None if it is none with a fixed address."""
+        """The target of the call that returns to `to`; None if it is not a call to a fixed address."""
         code = self._binary.image.read_up_to(to - 5, 5)
         return to + int.from_bytes(code[1:], "little", signed=True) if len(code) == 5 and code[0] == 0xE8 else None
 
     def _calls_go(self, caller: CodePoint) -> bool:
-        """Whether what stands there calls a Go function that has a frame."""
+        """Whether the call there goes to a Go function that has a frame."""
         target = None if caller.exact or caller.pc in NO_ADDRESSES else self._called(caller.pc)
         called = self._binary.table.function_at(target) if target is not None else None
         return called is not None and self._binary.table.frame_size(called) > 0
 
     def certain(self, points: Sequence[CodePoint]) -> int:
-        """How many frames of a chain that does not add up are its own beyond doubt: each called by the next."""
+        """How many frames of a chain that does not add up certainly belong to it: each is called by the next."""
         for index, (callee, caller) in enumerate(zip(points, points[1:], strict=False), 1):
             if not self._surely_calls(caller, callee):
                 return index + (caller.pc == OUTSIDE_CODE)
         return len(points)
 
     def believed(self, points: Sequence[CodePoint]) -> int:
-        """How many frames of a stack that broke off are its own: up to where the frame before was not called from."""
+        """How many frames of a stack that broke off belong to it: up to the first that does not call the frame before it."""
         for index, (callee, caller) in enumerate(zip(points, points[1:], strict=False), 1):
             if caller.exact or caller.pc in NO_ADDRESSES or callee.pc in NO_ADDRESSES:
                 continue
@@ -138,7 +138,7 @@ class Chains:
             if target is not None:
                 if target == function.entry or self._binary.table.function_at(target) in (None, function):
                     continue
-                # Another one: it may have jumped on, as wrappers and stubs do. Then it has no frame of its own.
+                # A different function: it may have jumped on, as wrappers and stubs do. It then has no frame of its own.
                 other = self._binary.table.function_at(target)
                 if other is not None and self._binary.table.frame_size(other) == 0:
                     continue
@@ -148,7 +148,7 @@ class Chains:
         return len(points)
 
     def learn(self, points: Sequence[CodePoint]) -> None:
-        """The chain of frame pointers has been broken there. From now on it can be passed by the sizes of these frames."""
+        """Notes the sizes of these frames, where the chain of frame pointers broke off: with them the next walk can pass."""
         for point in points[1:]:
             function = self.function(point)
             size = self._binary.table.stack_delta(point.pc - 1) or 0
@@ -159,8 +159,8 @@ class Chains:
             self._learn_leaf(points[0].pc)
 
     def _learn_leaf(self, pc: int) -> None:
-        """A function may use the frame pointer as it likes while it calls nothing: wherever a thread stops in it, its caller is found by
-        how far its return address is."""
+        """Notes how far the return address is at every point of a leaf function. A function that calls nothing may use the frame pointer as
+        it likes; wherever a thread stops in it, its caller is found that way."""
         function, width = self._binary.table.function_at(pc), 1 << LEAF_BLOCK_BITS
         size = self._binary.table.stack_delta(pc)
         if function is None or function.name in _OWN_FRAMES or size is None or size < 0 or size % _WORD:

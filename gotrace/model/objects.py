@@ -16,17 +16,17 @@ _FAMILIES = {AF_UNIX: "unix", AF_NETLINK: "netlink", 17: "packet", 40: "vsock"}
 
 
 class Names(Protocol):
-    """What /proc calls open files (`gotrace.proc.descriptors`)."""
+    """The names of open files, as /proc has them (`gotrace.proc.descriptors`)."""
 
     def name(self, fd: int, ino: int) -> str:
-        """The name of the file behind `fd`, "" if it is not inode `ino` any more."""
+        """The name of the file behind `fd`, "" if it is no longer inode `ino`."""
 
     def unix_path(self, ino: int) -> str:
         """The path that the unix socket with that inode is bound to, "" if none."""
 
 
 def describe(thing: KernelObject, names: Names) -> str:
-    """The descriptor with the file or socket behind it."""
+    """The descriptor with its file or socket."""
     what = _socket(thing, names) if stat.S_ISSOCK(thing.mode) else _file(thing, names)
     return f"fd {thing.fd} → {what}" if what else f"fd {thing.fd}"
 

@@ -1,4 +1,4 @@
-"""From a goroutine read in memory to the same stacks, states and reasons that probes give."""
+"""From a goroutine read in memory to the same stacks, states and reasons as from probes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ KIND_OF_STATUS: dict[int, StartKind] = {
     Status.WAITING: StartKind.PARK, Status.LEAKED: StartKind.PARK, Status.PREEMPTED: StartKind.PREEMPT_PARK,
     Status.SYSCALL: StartKind.SYSCALL,
 }
-"""How one in that state left the CPU. RUNNABLE says nothing of it."""
+"""How a goroutine in that state left the CPU. RUNNABLE does not tell."""
 
 
 def interpret(
     model: StackModel, head: Head, pcs: tuple[int, ...] | None, call: int, goid: int = 0, thing: KernelObject | None = None,
     kind: StartKind | None = None, kernel: tuple[int, ...] = (), own: RawStack | None = None,
 ) -> tuple[IntervalRow, GoStack]:
-    """A goroutine off the CPU as the row that a probe would have made of it, and that row's stack.
+    """Returns a goroutine off the CPU as the row that a probe would have recorded, with that row's stack.
 
-    `pcs` is None where the stack could not be read; `call` is the number of the system call that it is in, `thing` the file
-    that it is about. Of one whose thread sleeps in the kernel `kind` says in what, `kernel` are the functions that it is in there, and
-    `own` is its stack where that was found by the thread's registers.
+    `pcs` is None if the stack could not be read; `call` is the number of the system call that it is in, `thing` the file concerned. If its
+    thread sleeps in the kernel, `kind` says in what, `kernel` are the kernel functions that it is in, and `own` is its stack if it was
+    found by the thread's registers.
     """
     created = waits_for_first_turn(head)
     if kind is None:
@@ -33,7 +33,7 @@ def interpret(
     row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, in_kernel, object=thing)
     found = model.interpret(row)
     if kind is StartKind.BEFORE and found.state is State.WAITING:
-        # It has waited and is ready: the stack is still that of the wait.
+        # It has waited and is runnable: the stack is still that of the wait.
         row = IntervalRow(row.key._replace(part=Part.RUNNABLE), stack)
         found = model.interpret(row)
     return row, found

@@ -1,7 +1,7 @@
 """From raw kernel records to goroutine stacks: the true chain of callers, the state and the reason of each part.
 
-State machine of a goroutine as the probes see it (runtime/proc.go); what is not listed is counted as an anomaly, by the
-BPF programs (`start_while_stopped`, `end_while_running`):
+State machine of a goroutine as the probes see it (runtime/proc.go). The BPF programs count any other transition as an anomaly
+(`start_while_stopped`, `end_while_running`):
 
     running --park_m--> waiting            --execute--> running
     running --goschedImpl, goyield_m, preemptPark--> preempted --execute--> running
@@ -10,7 +10,7 @@ BPF programs (`start_while_stopped`, `end_while_running`):
     new g   --newproc--> runnable          --execute (sched.bp is 0)--> running
     new g   --coroswitch_m (sched.bp is 0)--> running
 
-Within an interval, in this order, each at most once; the parts sum to the interval:
+Within an interval, in this order, each at most once; the parts add up to the interval:
 
     waiting  --sk_data_ready--> netpoll    --netpollready--> runnable
     waiting, preempted --ready, netpollready--> runnable
@@ -65,7 +65,7 @@ REASON_OF_KIND = {
     StartKind.THROTTLED: (State.RUNQUEUE, CPU_QUOTA),
     StartKind.CREATED: (State.RUNNABLE, CREATED),
 }
-"""State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or preemption."""
+"""State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or a preemption."""
 
 _PARTS = {
     Part.NETPOLL: (State.NETPOLL, NETPOLL),
@@ -91,18 +91,18 @@ _LEAF_KINDS = (
 )
 _IN_KERNEL = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.STOPPED))
 IN_KERNEL = "[kernel]"
-"""The boundary of a thread that sleeps in the kernel, in no system call, where its kernel stack does not say for what."""
+"""The boundary of a thread that sleeps in the kernel outside system calls, where its kernel stack does not tell why."""
 VFORK = "(vfork)"
 _REMEMBERED = 1024
-"""Results of each kind that are kept: 10 MB where all stacks are 128 frames deep."""
+"""How many results of each kind are kept: 10 MB if all stacks are 128 frames deep."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 _GIVES_UP = _VOLUNTARY | {"runtime.asyncPreempt2"}
 
 
 @dataclass(slots=True)
 class GoStack:
-    """A goroutine's stack where it left the CPU, leaf first, and why; `waker` is that of who made it runnable, `boundary`
-    what it was doing in the kernel (``read``, ``page fault``, "" if nothing). `broken` says what is missing at its root."""
+    """A goroutine's stack where it left the CPU, leaf first, and why. `waker` is the stack of its waker, `boundary` what it was doing in
+    the kernel (``read``, ``page fault``, "" if nothing). `broken` says what is missing at its root."""
 
     points: tuple[CodePoint, ...]
     state: State
@@ -111,17 +111,17 @@ class GoStack:
     waker: tuple[CodePoint, ...] = ()
     broken: str = field(default="")
     incomplete: bool = False
-    """Its chain of callers ends before a root, and the kernel side has not seen that."""
+    """Its chain of callers ends before a root, and the kernel side did not notice."""
 
 
 class StackModel:
-    """Interprets the records of one process. `kernel` names the functions on kernel stacks, which say why a thread sleeps."""
+    """Interprets the records of one process. `kernel` names the functions on kernel stacks, which tell why a thread sleeps."""
 
     def __init__(self, binary: GoBinary, bias: int, kernel: KernelSymbols | None = None) -> None:
         self._binary = binary
         self._kernel = kernel
         self._bias = bias
-        # A stack comes with many wakers and sockets, a leaf with many stacks.
+        # A stack comes with many wakers and sockets, and a leaf with many stacks.
         self._chain = lru_cache(_REMEMBERED)(self._find_chain)
         self._names_at = lru_cache(_REMEMBERED)(self._find_names)
         self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
@@ -130,11 +130,11 @@ class StackModel:
 
     @property
     def frame_sizes(self) -> dict[int, int]:
-        """By which the kernel side can pass what has broken stacks off (`Chains.frame_sizes`)."""
+        """The frame sizes by which the kernel side can pass the places where stacks broke off (`Chains.frame_sizes`)."""
         return self._chains.frame_sizes
 
     def interpret(self, row: IntervalRow) -> GoStack:
-        """The stack with its callers complete, its state and its reason."""
+        """Returns the stack with all its callers, its state and its reason."""
         points = self._chain(row.stack)
         state, reason = self._why(row, points)
         whole = self._chains.adds_up(row.stack, points)
@@ -169,8 +169,8 @@ class StackModel:
         return "netpoll" if row.object is not None else ""
 
     def _in_kernel(self, row: IntervalRow) -> tuple[str, str]:
-        """Why a thread slept in the kernel, and what it was in: a system call, a fault. By what its kernel stack shows; nothing is
-        concluded from there being nothing else."""
+        """Why a thread slept in the kernel, and what it was in: a system call, a fault. Decided by what its kernel stack shows; nothing is
+        concluded from what is absent."""
         if row.key.kind == StartKind.STOPPED:
             return STOPPED, STOPPED
         names = self._kernel_names(row.kernel_stack) if row.kernel_stack is not None else ()
@@ -178,7 +178,7 @@ class StackModel:
         if why == STOPPED:
             return STOPPED, STOPPED
         if row.key.kind == StartKind.FAULT:
-            # Later parts of an interval have no kernel stack.
+            # Only the first part of an interval has a kernel stack.
             return why or UNKNOWN, PAGE_FAULT if is_fault(names) else IN_KERNEL if row.part is Part.MAIN else ""
         call = _syscall(row.key.syscall)
         return MEMORY_LIMIT if why == MEMORY_LIMIT else call, f"{call}{VFORK}" if waits_for_vfork(names) else call
@@ -196,7 +196,7 @@ class StackModel:
         of_thread = exact and stack.span
         for index, pc in enumerate(stack.pcs):
             if index == 1 and of_thread and not stack.first:
-                continue  # about to call duffzero or duffcopy: their frame is there, below the stack pointer, and nothing above it yet
+                continue  # about to call duffzero or duffcopy: their frame is below the stack pointer, and nothing is above it yet
             if pc in NO_ADDRESSES or not table.text <= pc - bias < table.etext:
                 pc = pc if pc in NO_ADDRESSES else OUTSIDE_CODE
                 if not points or points[-1].pc not in NO_ADDRESSES:
@@ -218,8 +218,8 @@ class StackModel:
         return self._with_async_caller(stack, tuple(points))
 
     def _with_async_caller(self, stack: RawStack, points: tuple[CodePoint, ...]) -> tuple[CodePoint, ...]:
-        """A signal that strikes as a frame is being made, or taken down, finds the caller's frame pointer: then its caller is not in the
-        chain. Whether that is so the sizes of the frames tell."""
+        """Inserts the caller that is missing if a signal struck while a frame was being made or taken down: the frame pointer was then
+        still the caller's. The sizes of the frames tell whether it is missing."""
         at = ASYNC_AT
         if not stack.async_caller or len(points) <= at or not points[at].exact:
             return points
@@ -238,7 +238,7 @@ class StackModel:
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
             return State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
-            # By the leaf or the copies of functions that are inlined there, and by nothing else: who knows what parks in a plugin.
+            # By the leaf, or by functions inlined there, and nothing else: it is not known what parks in a plugin.
             gave_up = names & _GIVES_UP or (names and (row.stack.in_prologue or self._called_morestack(points[0])))
             told = next((known for name, known in _LEAF_KINDS if name in names), StartKind.GOSCHED if gave_up else None)
             if told is None:
@@ -249,7 +249,7 @@ class StackModel:
             text = reasons[row.key.reason] if row.key.reason < len(reasons) else ""
             return State.WAITING, text or UNKNOWN
         if kind is StartKind.GOSCHED:
-            # Called through mcall from Gosched and its kin, from asyncPreempt2, or by newstack in a function's prologue.
+            # Called through mcall from Gosched and the like, from asyncPreempt2, or by newstack in a function's prologue.
             asked = not row.stack.in_prologue and "runtime.asyncPreempt2" not in names
             return State.PREEMPTED, GOSCHED if asked or names & _VOLUNTARY else PREEMPTED
         return REASON_OF_KIND[kind]
@@ -258,7 +258,7 @@ class StackModel:
         return frozenset(call.function for call in self.calls(point))
 
     def _find_called_morestack(self, point: CodePoint) -> bool:
-        """Whether the goroutine was preempted in a function's prologue: there it calls runtime.morestack, which calls newstack."""
+        """Whether the goroutine was preempted in a function's prologue, which calls runtime.morestack, which calls newstack."""
         code = self._binary.image.read_up_to(point.pc - 5, 5)
         if point.exact or len(code) < 5 or code[0] != 0xE8:
             return False
@@ -270,8 +270,8 @@ class StackModel:
         return self._binary.table.expand(point.pc, not point.exact)
 
     def is_wrapper(self, call: Call) -> bool:
-        """Whether the compiler made the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out
-        (runtime/traceback.go: elideWrapperCalling)."""
+        """Whether the compiler generated the function (gowrap1, ABI wrappers): Go's own tracebacks leave those out (runtime/traceback.go:
+        elideWrapperCalling)."""
         return call.func_id == self._binary.table.wrapper_id
 
 

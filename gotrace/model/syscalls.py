@@ -49,10 +49,10 @@ _NAMES = {start + index: name for start, names in _RUNS for index, name in enume
 
 
 def syscall_name(number: int) -> str:
-    """``read`` for 0; ``syscall 999`` for one that is not known."""
+    """``read`` for 0; ``syscall 999`` for an unknown number."""
     return _NAMES.get(number, f"syscall {number}")
 
 
 def syscall_names() -> frozenset[str]:
-    """All names that are known."""
+    """All known names."""
     return frozenset(_NAMES.values())

@@ -28,9 +28,9 @@ _STARTS = {
 }
 _REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
 _SINGLE = frozenset(("runtime.gopark", "runtime.schedule"))
-"""Starts that are all a set has, and whose inlined copies can't be probed: a goroutine that they miss runs on for ever."""
+"""Starts that are the only probe of their set, and whose inlined copies can't be probed: a goroutine that they miss runs on forever."""
 _GIVEN_G = frozenset(("runtime.gosched_m", "runtime.gopreempt_m"))
-"""What mcall calls, with the g in AX, and does nothing but to give the CPU up."""
+"""Called by mcall, with the g in AX; they do nothing but give up the CPU."""
 _ON_G0 = (
     "runtime.park_m", "runtime.goyield_m", "runtime.preemptPark", "runtime.exitsyscall0", "runtime.exitsyscallNoP",
     "runtime.coroswitch_m", "runtime.goschedImpl",
@@ -48,7 +48,7 @@ _NEWER = "gotrace supports Go 1.19 to 1.27; what it learnt of this binary: gotra
 
 
 def start_probes(binary: GoBinary, probe_set: ProbeSet) -> Found:
-    """Where goroutines leave their threads.
+    """The probes where goroutines leave their threads.
 
     Raises:
         BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
@@ -85,8 +85,8 @@ def start_probes(binary: GoBinary, probe_set: ProbeSet) -> Found:
 
 
 def _inlined_starts(binary: GoBinary, symbol: str, program: str, site: ProbeSite) -> Found:
-    """Probes on the copies of a start that the compiler has inlined (PGO). In each, casgstatus(g, ...) is the first that makes
-    the g another's to take; its first argument is in AX, as the start's own."""
+    """Probes on the copies of a start that the compiler has inlined (PGO). In each copy, casgstatus(g, ...) is the first call that lets
+    others take the g; its first argument is in AX, like the start's own."""
     probes, left_out = [], []
     for copy in binary.table.inlined_into(symbol) if symbol in _ON_G0 else ():
         found, change = None, binary.function("runtime.casgstatus")
@@ -110,7 +110,7 @@ def _inlined_in(copies: list[Function]) -> str:
 
 
 def end_probe(binary: GoBinary) -> Probe:
-    """Where goroutines resume.
+    """The probe where goroutines resume.
 
     Raises:
         BadBinary: it can't be probed.
@@ -128,11 +128,11 @@ def end_probe(binary: GoBinary) -> Probe:
 
 
 def exit_probe(binary: GoBinary) -> Found:
-    """Where goroutines end: gdestroy (Go 1.22) ends coroutines too, goexit0 does all before it existed."""
+    """The probe where goroutines end: gdestroy (Go 1.22) also ends coroutines; before it existed, goexit0 does everything."""
     left_out: list[LeftOut] = []
     symbol = "runtime.gdestroy" if binary.function("runtime.gdestroy") else "runtime.goexit0"
     if symbol == "runtime.gdestroy" and (copies := binary.table.inlined_into(symbol)):
-        # In goexit0 it does not matter, if that is probed instead; in a coroutine's end it does.
+        # If goexit0 is probed instead, it does not matter; for a coroutine's end it does.
         left_out.append(LeftOut(symbol, _inlined_in(copies), "ends of coroutines", _NO_END))
         symbol = "runtime.goexit0"
     function, found_by = needed(binary, symbol)
@@ -140,7 +140,7 @@ def exit_probe(binary: GoBinary) -> Found:
 
 
 def ready_probes(binary: GoBinary) -> Found:
-    """runtime.ready, and netpollready for network events, which do not pass it (proc.go: injectglist)."""
+    """runtime.ready, and netpollready for network events, which do not pass through it (proc.go: injectglist)."""
     layout = binary.layout
     probes, left_out = [], []
     for symbol, program, registers, needed in (
@@ -155,7 +155,7 @@ def ready_probes(binary: GoBinary) -> Found:
         if copies := binary.table.inlined_into(symbol):
             left_out.append(LeftOut(symbol, _inlined_in(copies), "wakers", _NO_WAKERS))
             continue
-        # Of several registers each must still hold its argument: the earliest common site is the same for all.
+        # Each of several registers must still hold its argument: the earliest common site is the same for all.
         sites = {probe_site(binary.image, found[0], register) for register in registers}
         if len(sites) != 1:
             left_out.append(LeftOut(symbol, "no instruction at which all its arguments are in their registers", "wakers", _NO_WAKERS))
@@ -167,8 +167,8 @@ def ready_probes(binary: GoBinary) -> Found:
 
 
 def creation_probe(binary: GoBinary) -> Found:
-    """Where newproc hands a new goroutine to its P: the call of runqput (AX = p, BX = g) in the closure that it runs on g0.
-    newproc1 itself would not do: at its entry there is no g yet."""
+    """The probe where newproc hands a new goroutine to its P: the call of runqput (AX = p, BX = g) in the closure that it runs on g0.
+    newproc1 itself does not serve: at its entry there is no g yet."""
     symbol = "runtime.newproc.func1"
     caller, callee = binary.function(symbol), binary.function("runtime.runqput")
     if caller is None or callee is None or binary.layout.g_m is None or binary.layout.m_curg is None:
@@ -178,7 +178,7 @@ def creation_probe(binary: GoBinary) -> Found:
     try:
         site = call_site(binary.image, caller[0], callee[0])
     except BadBinary as error:
-        # Inlined, as in most builds with PGO. The new goroutine is what newproc1 has returned, and nobody else's before runqput.
+        # Inlined, as in most builds with PGO. The new goroutine is what newproc1 returned, and belongs to nobody else before runqput.
         made, register = binary.function("runtime.newproc1"), "rax"
         found = first_emulated_after(binary.image, caller[0], made[0], register) if made is not None else None
         if found is None:
@@ -188,8 +188,8 @@ def creation_probe(binary: GoBinary) -> Found:
 
 
 def pause_probes(binary: GoBinary) -> Found:
-    """Where the world is asked to stop, and where it goes again: startTheWorldWithSema calls wakep when it has woken every P
-    that has work, right after it has looked at the clock for the runtime's own metrics (/sched/pauses)."""
+    """Where the world is asked to stop, and where it starts again: startTheWorldWithSema calls wakep after waking every P that has work,
+    right after it has read the clock for the runtime's own metrics (/sched/pauses)."""
     stop, start, wakep = (
         binary.function(f"runtime.{name}") for name in ("stopTheWorldWithSema", "startTheWorldWithSema", "wakep")
     )
@@ -206,7 +206,7 @@ def pause_probes(binary: GoBinary) -> Found:
 
 
 def syscall_probes(binary: GoBinary) -> Found:
-    """Both run on the goroutine's own stack. Up to Go 1.20 their first emulated instruction lies behind the prologue."""
+    """Both run on the goroutine's own stack. Up to Go 1.20 their first emulated instruction is after the prologue."""
     found = []
     for symbol, program in (("runtime.reentersyscall", "enter_syscall"), ("runtime.exitsyscall", "exit_syscall")):
         function, found_by = needed(binary, symbol)
@@ -219,7 +219,7 @@ def needed(binary: GoBinary, symbol: str) -> tuple[Function, str]:
     """The function and how it was found.
 
     Raises:
-        BadBinary: it was not.
+        BadBinary: it was not found.
     """
     found = binary.function(symbol)
     if found is None:

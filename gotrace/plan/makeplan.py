@@ -1,4 +1,4 @@
-"""Makes the plan of a binary: its probes, and what else the kernel side needs to know of it."""
+"""Makes the plan of a binary: its probes, and what else the kernel side needs to know of the binary."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gotrace.plan.spans import Spans, find_spans
 _SLEEP = "sleep"
 """The wait reason of time.Sleep (runtime/runtime2.go: waitReasonSleep)."""
 _SANITIZERS = {"-race": "runtime.racefuncenter", "-asan": "runtime.doasanread", "-msan": "runtime.domsanread"}
-"""Functions that only such a build has (runtime/race_amd64.s, asan.go, msan.go)."""
+"""Functions that exist only in such a build (runtime/race_amd64.s, asan.go, msan.go)."""
 
 
 def make_plan(
     binary: GoBinary, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True, exits: bool = True,
     syscalls: bool = False, requests: bool = False, spans: Sequence[str] = (),
 ) -> Plan:
-    """The plan for `binary`; with `wakers` also the probes on what makes goroutines runnable, with `exits` that on their
-    end, without which their last run can't be timed, with `syscalls` those on system calls as Go sees them: the fallback
-    where the kernel's tracepoints may not be used, with `requests` those on the calls of known servers, and those on the calls of the
-    functions `spans`, named in full.
+    """The plan for `binary`; with `wakers` also the probes on what makes goroutines runnable; with `exits` the probe on their end, without
+    which their last run can't be timed; with `syscalls` the probes on system calls as Go sees them, the fallback if the kernel's
+    tracepoints may not be used; with `requests` the probes on calls of known servers, and those on calls of the functions `spans`,
+    which are full names.
 
     Raises:
         BadBinary: a function that the set needs is missing, ambiguous, or has code that can't be probed cheaply.
@@ -68,7 +68,7 @@ def make_plan(
 
 
 def sanitizer_of(binary: GoBinary) -> str:
-    """The flag of ``go build`` with which the program checks its accesses to memory (``-race``), "" if it does not."""
+    """The flag of ``go build`` with which the program checks its memory accesses (``-race``), "" if it does not."""
     for flag, function in _SANITIZERS.items():
         if binary.table.functions_named(function):
             return flag

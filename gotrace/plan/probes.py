@@ -6,20 +6,19 @@ Probe sets (``--probes``):
     One probe for every way off the CPU (park, Gosched, yield, both preemptions, a syscall that lost its P, coroutine
     switch): each start names its kind and costs one trap. The default.
 ``schedule``
-    ``runtime.schedule`` alone: whichever way a goroutine left its thread, the scheduler runs next. One probe for all,
-    but a look-up of the thread's last goroutine more per event, and the kind is inferred from the stack.
+    ``runtime.schedule`` alone: in whatever way a goroutine left its thread, the scheduler runs next. One probe for all ways,
+    but each event needs a look-up of the thread's last goroutine, and the kind is inferred from the stack.
 ``gopark``
     ``runtime.gopark`` alone: waits only. Gosched, preemption, lost Ps and coroutines are not seen.
 ``lean``
-    No start probe (``--mode lean``): a goroutine has left its thread when that resumes the next one, or falls asleep without
-    one (``sched_switch``). The start is late by the time in which the scheduler looked for work, and the kind is inferred.
+    No start probe (``--mode lean``): a goroutine has left its thread when the thread resumes the next one, or falls asleep without
+    one (``sched_switch``). The start is late by the time that the scheduler searched for work, and the kind is inferred.
 
-All end at ``runtime.execute``. Beside them stand those on what makes a goroutine runnable (``runtime.ready``,
+All end at ``runtime.execute``. Further probes are on what makes a goroutine runnable (``runtime.ready``,
 ``runtime.netpollready``, the call in ``runtime.newproc.func1``), on its end (``runtime.gdestroy``) and on stop-the-world pauses.
- Coroutines (iter.Pull) are switched past it, by ``runtime.coroswitch_m``: one hit there ends
-the interval of the side that goes on and begins that of the side that stops. ``runtime.gogo``, which sees every resume,
-is not used: every growth of a stack passes it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the
-sets.
+Coroutines (iter.Pull) are switched by ``runtime.coroswitch_m``, which bypasses ``runtime.execute``: one hit there ends the interval
+of the side that resumes and begins that of the side that stops. ``runtime.gogo``, which sees every resume, is not used: every growth
+of a stack passes through it too, and each hit is a trap. scripts/compare-probes measures completeness and cost of the sets.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A probe that this binary does not get, and why. Where a trace lacks something without it, `stage` says what it would have
-    told of, and `lacks` what the figures lack; else both are ""."""
+    """A probe that this binary does not get, and why. If a trace lacks something without it, `stage` is what it would have covered, and
+    `lacks` is what the figures lack; otherwise both are ""."""
 
     symbol: str
     reason: str
@@ -107,7 +106,7 @@ class SpanFunction:
 
 @dataclass(frozen=True)
 class Range:
-    """Link-time addresses [low, high); empty where the binary lacks the function."""
+    """Link-time addresses [low, high); empty if the binary lacks the function."""
 
     low: int = 0
     high: int = 0
@@ -115,9 +114,9 @@ class Range:
 
 @dataclass(frozen=True)
 class Callback:
-    """Where C called back into Go (runtime/asm_amd64.s: cgocallback): the goroutine's stack goes on behind a gap that frame
-    pointers do not cross. The sizes are those of the frames around it, cgocallback's in front, asmcgocall's (0 up to Go
-    1.20) and cgocall's behind; all 0 without cgo."""
+    """Where C called back into Go (runtime/asm_amd64.s: cgocallback): the goroutine's stack continues after a gap that frame pointers do
+    not cross. The sizes are those of the frames around it: cgocallback's before it, asmcgocall's (0 up to Go 1.20) and cgocall's after
+    it; all 0 without cgo."""
 
     cgocallback: Range = Range()
     frame: int = 0
@@ -129,11 +128,11 @@ class Callback:
 class Plan:
     """All that the kernel side needs to know of a binary. Addresses are link-time.
 
-    `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it goes onto g0, where the functions
-    by which it does so have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go
-    1.20 its frame pointer goes stale when the collector moves the stack during the assist (systemstack did not restore it), and the walk
-    steps over the frame instead. `morestack` are runtime.morestack and morestack_noctxt, by which a function's prologue comes to the
-    scheduler. `sanitizer_frame` is the size of the frame from which -race, -asan or -msan call C; None in other builds.
+    `frameless_switch` is runtime.systemstack_switch, the mark that a goroutine leaves when it switches to g0, if the functions that do so
+    have no frames (up to Go 1.20), else 0. `assist` is runtime.gcAssistAlloc with the size of its frame: up to Go 1.20 its frame pointer
+    goes stale when the collector moves the stack during the assist (systemstack did not restore it), and the walk steps over the frame.
+    `morestack` are runtime.morestack and morestack_noctxt, through which a function's prologue reaches the scheduler. `sanitizer_frame`
+    is the size of the frame from which -race, -asan or -msan call C; None in other builds.
     `spans` are the functions whose calls are followed, by number, and `unwinds` where several of those calls end at once.
     """
 
@@ -172,10 +171,10 @@ class Plan:
 
 
 def bytes_differ(probe: Probe, live: bytes | None) -> str:
-    """"" if the process's memory at the probed function is what the file says, else what differs.
+    """Returns "" if the process's memory at the probed function is what the file says, else what differs.
 
-    A single int3 (0xCC) at the probed instruction, or at the function's entry, is another tracer's uprobe: the kernel
-    lets both live side by side.
+    A single int3 (0xCC) at the probed instruction, or at the function's entry, is another tracer's uprobe: the kernel lets both live
+    side by side.
     """
     site, expected = probe.site, probe.site.prologue
     if live is None or len(live) != len(expected):

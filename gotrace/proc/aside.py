@@ -1,8 +1,8 @@
-"""Work that a file system may keep waiting for ever, done in a process of its own.
+"""Work that a file system may block forever, done in a process of its own.
 
-A thread in an uninterruptible sleep (a FUSE request that its daemon has taken, NFS on a hard mount) can't be ended, and neither can
-its process: a signal, even SIGKILL, is looked at when the answer is there. So only a child process may wait, and is left alone where
-it does not come back.
+A thread in an uninterruptible sleep (a FUSE request that its daemon has taken, NFS on a hard mount) can't be ended, and neither can its
+process: a signal, even SIGKILL, takes effect only when the answer arrives. So only a child process may wait; if it does not return, it
+is abandoned.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 
 SILENT_S = 5.0
-"""For how long a file system may be silent."""
+"""How long a file system may be silent."""
 _COPIED = 4 << 20
 
 
@@ -25,11 +25,11 @@ class NoAnswer(Exception):
 
 
 def aside(work: Callable[[Callable[[], None]], None], silent_s: float = SILENT_S) -> None:
-    """Runs `work` in a child process; it gets a function to call whenever something has come of it.
+    """Runs `work` in a child process; it gets a function to call whenever it has made progress.
 
     Raises:
-        NoAnswer: nothing came of it for `silent_s`.
-        OSError: what `work` raised.
+        NoAnswer: `work` made no progress for `silent_s`.
+        OSError: raised by `work`.
     """
     here, there = os.pipe()
     with warnings.catch_warnings():
@@ -71,13 +71,13 @@ def _run(work: Callable[[Callable[[], None]], None], there: int) -> None:
         code = error.errno or errno.EIO
     finally:
         try:
-            os.write(there, b"%d" % code)  # at once: a pipe takes up to PIPE_BUF bytes whole
+            os.write(there, b"%d" % code)  # at once: a pipe takes up to PIPE_BUF bytes in one piece
         finally:
             os._exit(0)
 
 
 def _forget(child: int, ended: bool) -> None:
-    """It may close a file that the file system does not let go: it is not waited for longer than a moment."""
+    """Abandons a child that may be closing a file that the file system does not release: waits for it only a moment."""
     if not ended:
         os.kill(child, signal.SIGKILL)
     deadline = time.monotonic() + 0.05
@@ -86,13 +86,13 @@ def _forget(child: int, ended: bool) -> None:
 
 
 def copy_file(path: str, name: str, most: int, user: tuple[int, int] | None = None) -> int:
-    """A descriptor of a copy in memory of the file at `path`, of at most `most` + 1 bytes; raises as `aside`. With `user`, a uid and a
-    gid, it is that user who reads it."""
+    """Returns a descriptor of an in-memory copy of the file at `path`, of at most `most` + 1 bytes; raises as `aside`. With `user`, a uid
+    and a gid, that user reads it."""
     copy = os.memfd_create(name[-200:], os.MFD_CLOEXEC)
 
     def work(going_on: Callable[[], None]) -> None:
         if user is not None:
-            # No debugger of theirs gets at this process: with new ids it is no longer dumpable (kernel/cred.c: commit_creds).
+            # Their debugger can't attach to this process: with new ids it is no longer dumpable (kernel/cred.c: commit_creds).
             os.setgroups([])
             os.setresgid(user[1], user[1], user[1])
             os.setresuid(user[0], user[0], user[0])
@@ -114,7 +114,7 @@ def copy_file(path: str, name: str, most: int, user: tuple[int, int] | None = No
 
 
 def asked(path: str) -> None:
-    """Opens the file at `path` and reads a page, so that it is known whether that works; raises as `aside`."""
+    """Opens the file at `path` and reads a page, to find out whether that works; raises as `aside`."""
 
     def work(_going_on: Callable[[], None]) -> None:
         os.read(os.open(path, os.O_RDONLY | os.O_CLOEXEC), 4096)

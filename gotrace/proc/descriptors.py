@@ -1,8 +1,8 @@
 """What a process's open descriptors are, as /proc shows them now.
 
-No file system is asked: the target may be blocked on one that does not answer (a network file system, FUSE), and whoever asks for
-the attributes of a file there is blocked as well. Names are those of the links /proc/PID/fd/N, inode and mount stand in
-/proc/PID/fdinfo/N, device and kind of the mount in /proc/PID/mountinfo; the kernel has all of these in memory (proc(5)).
+No file system is asked: the target may be blocked on one that does not answer (a network file system, FUSE), and asking for the
+attributes of a file there would block as well. Names are those of the links /proc/PID/fd/N, inode and mount are in
+/proc/PID/fdinfo/N, device and type of the mount in /proc/PID/mountinfo; the kernel has all of these in memory (proc(5)).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_MOUNTS = 1 << 17
 _LONGEST = 4096
 
 LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "devtmpfs", "overlay"))
-"""File systems whose inode in memory tells a file's type, without a word to anyone else."""
+"""File systems whose in-memory inode tells a file's type, without asking anything else."""
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE, _STATX_INO = -100, 0x4000, 0x1, 0x100
 _FAMILIES = {"UNIX": 1, "UNIX-STREAM": 1, "NETLINK": 16, "PACKET": 17, "AF_VSOCK": 40}
 """AF_* by the names of net/*: struct proto."""
@@ -32,9 +32,8 @@ _FAMILIES = {"UNIX": 1, "UNIX-STREAM": 1, "NETLINK": 16, "PACKET": 17, "AF_VSOCK
 
 @dataclass(frozen=True)
 class OpenFile:
-    """The file behind a descriptor. `name` is the text of its link; `mode`, `ino` and `dev` (the kernel's own encoding, as
-    super_block.s_dev) are 0 where they can't be told without asking a file system. `family`: of a socket that is none of the
-    internet's."""
+    """The file behind a descriptor. `name` is the text of its link; `mode`, `ino` and `dev` (in the kernel's own encoding, as
+    super_block.s_dev) are 0 if they can't be known without asking a file system. `family`: of a socket that is not an internet socket."""
 
     name: str
     mode: int = 0
@@ -54,12 +53,12 @@ class Mount:
 
 def open_file(pid: int, fd: int) -> OpenFile | None:
     """What descriptor `fd` of process `pid` is now, None if it is closed. Never waits for a file system."""
-    pid = living_thread(pid) or pid  # a main thread that has ended has none any more
+    pid = living_thread(pid) or pid  # a main thread that has ended has no descriptors any more
     path = f"/proc/{pid}/fd/{fd}"
     try:
         name = os.readlink(path)
         facts = _fdinfo(pid, fd)
-        if not name.startswith("/"):  # socket:[1], pipe:[2], anon_inode:[eventpoll]: the kernel's own, which has them in memory
+        if not name.startswith("/"):  # socket:[1], pipe:[2], anon_inode:[eventpoll]: the kernel's own, in memory
             status = os.stat(path)
             family = _family(path) if stat.S_ISSOCK(status.st_mode) else 0
             return OpenFile(name, status.st_mode, status.st_ino, _kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), family)
@@ -89,12 +88,12 @@ def _fdinfo(pid: int, fd: int) -> dict[str, int]:
 
 
 def mount_of(pid: int, mount: int) -> Mount | None:
-    """The mount with that number in the namespace of process `pid`; None if it is none of those (a memfd's is the kernel's own)."""
+    """The mount with that number in the namespace of process `pid`; None if there is none (a memfd's mount is internal to the kernel)."""
     return _mount(pid, mount, int(time.monotonic()))
 
 
 def mount_of_open(pid: int, own_fd: int) -> Mount | None:
-    """Where the file of a descriptor of ours lies, in the namespace of process `pid`."""
+    """The mount that holds the file of our descriptor, in the namespace of process `pid`."""
     found = _fdinfo(os.getpid(), own_fd).get("mnt_id")
     return mount_of(pid, found) if found is not None else None
 
@@ -118,7 +117,7 @@ def _kernel_dev(major: int, minor: int) -> int:
 
 
 def _cached_type(path: str) -> tuple[int, int]:
-    """(file type, inode) as the kernel remembers them (statx(2): AT_STATX_DONT_SYNC), zeros where it does not."""
+    """(file type, inode) as the kernel remembers them (statx(2): AT_STATX_DONT_SYNC), zeros if it does not."""
     try:
         statx = ct.CDLL(None).statx
     except AttributeError:  # a C library older than this call
@@ -148,7 +147,7 @@ class Descriptors:
     def name(self, fd: int, ino: int) -> str:
         """The path (or ``pipe:[n]``, ``anon_inode:[eventfd]``) behind `fd`; "" if it is not inode `ino` any more.
 
-        Of a unix socket its bound path or that of its peer's end, where it has one.
+        For a unix socket, its bound path or its peer's, if there is one.
         """
         known = self._names.get((fd, ino))
         if known is None:
@@ -164,8 +163,8 @@ class Descriptors:
         return self.unix_path(ino) or file.name if file.name.startswith("socket:") else file.name
 
     def unix_path(self, ino: int) -> str:
-        """The path that the unix socket with that inode is bound to, "" if none. Read anew for an inode that is not known,
-        up to once a second."""
+        """The path that the unix socket with that inode is bound to, "" if none. For an unknown inode the list is read again, at most once
+        a second."""
         if ino not in self._unix and time.monotonic() >= self._unix_again:
             self._unix_again = time.monotonic() + 1
             try:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 _UNLIMITED = 1 << 62
 _NEAR = 1 << 20
-"""So near, and a copy of a few pages is not to be had: the kernel charges cgroups in batches of 64 pages per CPU."""
+"""This close to the limit, a few pages can't be had for a copy: the kernel charges cgroups in batches of 64 pages per CPU."""
 
 
 def memory_limit(pid: int) -> str:
-    """What is to be said of a memory cgroup of the process, or of one above it, that is at its limit: "/x is at its limit (60 of 60
-    MB)". "" if none is."""
+    """Describes a memory cgroup of the process, or one above it, that is at its limit: "/x is at its limit (60 of 60 MB)". "" if none
+    is."""
     for version, name in _groups(pid):
         for top in _mounts(version):
             inside = name

@@ -17,7 +17,7 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 
 
 class Memory:
-    """The address space of `pid`. Reads may be torn: the process goes on running."""
+    """The address space of `pid`. Reads may be torn: the process keeps running."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -41,13 +41,13 @@ class Memory:
         return None if raw is None else int.from_bytes(raw, "little")
 
     def read_many(self, ranges: list[tuple[int, int]]) -> list[bytes | None]:
-        """Each (address, size) of `ranges`, None where it can't be read whole; 1024 of them cost one system call."""
+        """Each (address, size) of `ranges`, None if it can't be read whole; 1024 of them cost one system call."""
         results: list[bytes | None] = [None] * len(ranges)
         position = 0
         while position < len(ranges):
             part = ranges[position : position + _IOV_MAX]
             done = self._read_part(part, results, position)
-            # The kernel stops at the first range it can't read: that one stays None, the rest is asked for again.
+            # The kernel stops at the first range that it can't read: that one stays None, the rest is read next.
             position += done + (done < len(part))
         return results
 
@@ -64,12 +64,12 @@ class Memory:
         return array("I", bytes(buffer[:got])) if got == 4 * len(addresses) else None
 
     def fixed(self, ranges: list[tuple[int, int]], buffer: bytearray) -> FixedRanges:
-        """For ranges that are read again and again: what the system call wants is made once. `buffer` has room for all."""
+        """For ranges that are read repeatedly: the arguments of the system call are made once. `buffer` has room for all."""
         return FixedRanges(self, ranges, buffer)
 
     def read_into(self, buffer: bytearray, total: int, remote: array[int]) -> int:
-        """One system call: up to 1024 ranges, one after the other, into `buffer`; how many bytes were read. `remote` are the
-        address and the size of each range (struct iovec), `total` is the sum of the sizes, which `buffer` has room for.
+        """One system call: reads up to 1024 ranges, one after another, into `buffer`; returns the number of bytes read. `remote` are the
+        address and the size of each range (struct iovec), `total` is the sum of the sizes, for which `buffer` has room.
 
         Raises: as `read`.
         """
@@ -80,7 +80,7 @@ class Memory:
         if got < 0:
             number = ct.get_errno()
             if number == errno.ESRCH and (thread := living_thread(self.pid)) not in (0, self._thread):
-                # A thread that has ended has no memory any more, also the main one: the others go on.
+                # A thread that has ended, even the main one, has no memory any more; the others still have it.
                 self._thread = thread
                 return self.read_into(buffer, total, remote)
             if number == errno.ESRCH:
@@ -108,7 +108,7 @@ def _iovecs(ranges: list[tuple[int, int]]) -> array[int]:
 
 
 def anonymous_memory(pid: int) -> int:
-    """Bytes of the process's memory that are no file's, in memory or swapped; 0 if it has ended."""
+    """Bytes of the process's memory that belong to no file, in memory or swapped; 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(errors="replace")
         if "RssAnon:" not in text and (thread := living_thread(pid)):  # the main thread has ended
@@ -122,7 +122,7 @@ def anonymous_memory(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Mapping:
-    """One line of /proc/PID/maps. `inode` is 0 for memory that is no file's."""
+    """One line of /proc/PID/maps. `inode` is 0 for memory that belongs to no file."""
 
     start: int
     end: int
@@ -134,7 +134,7 @@ class Mapping:
 
 
 def mappings(pid: int) -> Iterator[Mapping]:
-    """The mappings of a process, by a thread of it that lives; none if it has ended. At most 65,536 of them."""
+    """The mappings of a process, read through one of its living threads; none if it has ended. At most 65,536 of them."""
     for thread in _threads_of(pid):
         found = False
         with contextlib.suppress(OSError), open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
@@ -153,7 +153,7 @@ def mappings(pid: int) -> Iterator[Mapping]:
 
 
 def living_thread(pid: int) -> int:
-    """A thread of the process that has not ended: the main one where that lives. 0 if none does, or if /proc does not tell."""
+    """A thread of the process that has not ended, the main one if it lives. 0 if there is none, or if /proc does not tell."""
     for thread in _threads_of(pid):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
             stat = file.read(4096)
@@ -163,18 +163,18 @@ def living_thread(pid: int) -> int:
 
 
 def has_ended(fields: list[bytes]) -> bool:
-    """Whether a thread with these fields of /proc/PID/task/TID/stat, from its state on, has ended, or is about to (PF_EXITING of
-    include/linux/sched.h): its memory, descriptors and name spaces may be gone before it is a zombie."""
+    """Whether a thread with these fields of /proc/PID/task/TID/stat, from its state on, has ended, or is about to (PF_EXITING in
+    include/linux/sched.h): its memory, descriptors and namespaces may be gone before it is a zombie."""
     return not fields or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def mapping_at(pid: int, address: int) -> Mapping | None:
-    """The mapping that holds an address."""
+    """The mapping that contains an address."""
     return next((mapping for mapping in mappings(pid) if mapping.start <= address < mapping.end), None)
 
 
 def _threads_of(pid: int) -> Iterator[int]:
-    """The main thread first; the others are looked up when they are asked for."""
+    """The main thread first; the others are listed when they are requested."""
     yield pid
     with contextlib.suppress(OSError):
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
@@ -193,7 +193,7 @@ class FixedRanges:
         self._remote = _iovecs(ranges)
 
     def read(self) -> bytes | None:
-        """All ranges, one behind the other; None if one of them can't be read.
+        """All ranges, one after another; None if one of them can't be read.
 
         Raises: as `Memory.read`.
         """
@@ -201,5 +201,5 @@ class FixedRanges:
         return bytes(memoryview(self._buffer)[: self._total]) if got == self._total else None
 
     def read_each(self) -> list[bytes | None]:
-        """Range by range, where `read` failed."""
+        """Each range by itself, for when `read` failed."""
         return self._memory.read_many(self._ranges)

@@ -1,5 +1,5 @@
-"""The files below an overlayfs mount. A process that was started before its executable was copied up goes on with the lower one,
-while its path, and /proc/PID/exe, lead to the upper one."""
+"""The files below an overlayfs mount. A process that was started before its executable was copied up still runs the lower file, while
+its path, and /proc/PID/exe, lead to the upper one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CANDIDATES = 4096
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of /proc/PID/mountinfo (proc_pid_mountinfo(5)): `root` is what of the file system is mounted at `point`."""
+    """One line of /proc/PID/mountinfo (proc_pid_mountinfo(5)): `root` is the part of the file system that is mounted at `point`."""
 
     root: str
     point: str
@@ -25,7 +25,7 @@ class Mount:
 
 
 def mount_of(pid: int, fd: int, path: str) -> Mount | None:
-    """The mount that an open file lies on, as process `pid` sees it: by the mount's number, else by `path`. None if it can't be
+    """The mount that holds an open file, as process `pid` sees it: by the mount's number, else by `path`. None if it can't be
     found."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
@@ -42,15 +42,15 @@ def mount_of(pid: int, fd: int, path: str) -> Mount | None:
         mount = Mount(_unescape(words[3]), _unescape(words[4]), rest[0], rest[2])
         if words[0] == number:
             return mount
-        # Of several at one place the last one is on top.
+        # Of several mounts at one place the last one is on top.
         if (path + "/").startswith(mount.point.rstrip("/") + "/") and (best is None or len(mount.point) >= len(best.point)):
             best = mount
     return best
 
 
 def lower_files(pid: int, mount: Mount, exe: str, exe_fd: int) -> Iterator[int]:
-    """Descriptors of the files that may be below `exe`, uppermost first: of the same size, but not the same file. The caller closes
-    each. A layer that can't be reached from here is passed over."""
+    """Descriptors of the files that may be below `exe`, uppermost first: of the same size, but not the same file. The caller closes each.
+    Skips layers that can't be reached from here."""
     size, device, inode = _identity(exe_fd)
     seen = {(device, inode)}
     for number, path in enumerate(_paths(pid, mount, exe)):
@@ -76,7 +76,7 @@ def lower_layers(options: str) -> list[str]:
         if not equals or name not in ("lowerdir", "lowerdir+", "datadir+"):
             continue
         value = _unescape(value)
-        # The kernel's own escapes: a colon or a backslash in a name has a backslash before it (fs/overlayfs/params.c).
+        # The kernel's own escapes: a backslash precedes a colon or a backslash in a name (fs/overlayfs/params.c).
         layers = re.split(r"(?<!\\):+", value) if name == "lowerdir" else [value]
         found += [re.sub(r"\\(.)", r"\1", layer) for layer in layers if layer]
     return found[:_LAYERS]
@@ -87,11 +87,11 @@ def _paths(pid: int, mount: Mount, exe: str) -> Iterator[str]:
     if exe.startswith(mount.point.rstrip("/") + "/"):
         within = exe[len(mount.point.rstrip("/")) :]
     insides = [mount.root.rstrip("/") + within]
-    # The path of an executable in another root may have a beginning that the mount point has not.
+    # The path of an executable in another root may have a beginning that the mount point lacks.
     parts = exe.strip("/").split("/")
     insides += ["/" + "/".join(parts[at:]) for at in range(min(len(parts), 32))]
     insides = list(dict.fromkeys(insides))
-    # Layers are named as whoever mounted saw them: from its root, or relative to where it stood.
+    # Layers have the names that the mounting process saw: from its root, or relative to its directory.
     roots = list(dict.fromkeys(("", f"/proc/{pid}/root", "/proc/1/root")))
     point = mount.point.rstrip("/")
     bases = [str(parent) for parent in Path(point or "/").parents] + ["/var/lib/docker/overlay2"]

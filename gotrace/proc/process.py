@@ -1,4 +1,4 @@
-"""The target process as /proc shows it: who it is, whether it can be traced, where its executable is loaded."""
+"""The target process as /proc shows it: its identity, whether it can be traced, where its executable is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PT_LOAD, _PF_X = 1, 1
 _PF_KTHREAD = 0x00200000
 _LONGEST = 4096
 MOST_COPIED = 1 << 30
-"""Bytes of an executable that are copied to memory, where it is not read in place."""
+"""The most bytes of an executable that are copied to memory, if it is not read in place."""
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Process:
     start_code: int
     start_stack: int
     path_fd: int = -1
-    """Names the executable without having opened it (O_PATH), where `exe_fd` is a copy; -1 where it is the file itself."""
+    """Refers to the executable without having opened it (O_PATH), if `exe_fd` is a copy; -1 if that is the file itself."""
 
     @property
     def exe_path(self) -> str:
-        """A path, for this process only, to the very file that was read, also when it was deleted, replaced, is in a
-        container, or the process has called exec since."""
+        """A path, for this process only, to the very file that was read, even if it was deleted or replaced, is in a container, or the
+        process has called exec since."""
         return f"/proc/self/fd/{self.exe_fd if self.path_fd < 0 else self.path_fd}"
 
     def alive(self) -> bool:
@@ -52,12 +52,12 @@ class Process:
         return not select.select([self.pidfd], [], [], 0)[0]
 
     def main_thread_ended(self) -> bool:
-        """Whether the main thread has ended and others run (pthread_exit in main)."""
+        """Whether the main thread has ended while others run (pthread_exit in main)."""
         return living_thread(self.pid) not in (0, self.pid)
 
     def entry_address(self) -> int:
-        """Run-time address of the ELF entry point: AT_ENTRY of the auxiliary vector, or where only the owner of the process
-        may read that, by where its code was loaded.
+        """Run-time address of the ELF entry point: AT_ENTRY of the auxiliary vector, or, if only the owner of the process may read that,
+        from where its code was loaded.
 
         Raises:
             GotraceError: neither can be read.
@@ -73,7 +73,7 @@ class Process:
         return self.start_code - lowest + entry
 
     def same_program(self) -> bool:
-        """Whether the process still runs the program it ran when it was opened (it may call exec at any time)."""
+        """Whether the process still runs the program that it ran when it was opened (it may call exec at any time)."""
         return self.alive() and _identity(self.pid) == (self.auxv, self.start_code, self.start_stack)
 
     def close(self) -> None:
@@ -126,8 +126,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
         others = of_thread[of_thread.rindex(b")") + 2 :].split() if of_thread else fields
         fields = [*fields[:23], others[23], fields[24], others[25], *fields[26:]]
     status = _status(pid)
-    # Stack addresses are random for every exec, so those in the vector, and start_stack where only the owner may read
-    # that, tell one program of the process from the next.
+    # Stack addresses are random for every exec. Those in the vector, or start_stack if only the owner may read the vector, tell
+    # one program of the process from the next.
     auxv = _auxv(pid)
     try:
         exe = os.readlink(f"/proc/{thread}/exe")
@@ -158,8 +158,8 @@ def _inspect(pid: int, pidfd: int) -> Process:
 
 
 def _open_executable(pid: int, name: str) -> tuple[int, int]:
-    """(descriptor to read it by, O_PATH descriptor or -1). What may lie on a file system that does not answer is neither opened nor
-    read by this process: it could not be ended then, and the end of a process waits for FUSE where it has a file open there."""
+    """(descriptor to read it by, O_PATH descriptor or -1). A file on a file system that may not answer is neither opened nor read by this
+    process: it could not be ended then, and a process with a file open on FUSE can't end before FUSE answers."""
     link = f"/proc/{pid}/exe"
     path_fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
     mount = None
@@ -167,7 +167,7 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
         mount = mount_of_open(pid, path_fd)
         if mount is None or mount.kind not in LOCAL:
             return _copy(pid, path_fd, name, mount), path_fd
-        if mount.kind == "overlay":  # what lies below it may be anything
+        if mount.kind == "overlay":  # below it may be anything
             asked(link)
         exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     except NoAnswer:
@@ -188,7 +188,7 @@ def _copy(pid: int, path_fd: int, name: str, mount: Mount | None) -> int:
     except PermissionError:
         if mount is None or not mount.kind.startswith("fuse"):
             raise
-    # Whom the file system serves the kernel asks first, and root is nobody to it (fs/fuse/dir.c: fuse_allow_current_process).
+    # The kernel checks first whom the file system serves, and root is not exempt (fs/fuse/dir.c: fuse_allow_current_process).
     status = _status(pid)
     user = int(status.get("Uid", "0").split()[0]), int(status.get("Gid", "0").split()[0])
     try:
@@ -218,7 +218,7 @@ def _identity(pid: int) -> tuple[bytes, int, int]:
 
 
 def _code_segment(exe_fd: int) -> tuple[int | None, int]:
-    """(lowest address of executable code in an ELF64 file, its entry point), as fs/binfmt_elf.c finds start_code."""
+    """(lowest address of executable code in an ELF64 file, its entry point), found like start_code in fs/binfmt_elf.c."""
     head = os.pread(exe_fd, 64, 0).ljust(64, b"\0")
     entry, headers = struct.unpack_from("<QQ", head, 24)
     size, count = struct.unpack_from("<HH", head, 54)
@@ -234,7 +234,7 @@ def _auxv(pid: int) -> bytes:
 
 
 def read_short(path: str, most: int = _LONGEST) -> bytes:
-    """The first `most` bytes of a file of /proc, b"" if it can't be read. Asked for at every sample, so without a pathlib.Path."""
+    """The first `most` bytes of a file of /proc, b"" if it can't be read. Called for every sample, so without a pathlib.Path."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

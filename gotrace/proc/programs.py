@@ -1,4 +1,4 @@
-"""Which other programs belong to a process that is no Go program itself: what a loader runs in it, and its descendants."""
+"""Other programs of a process that is not a Go program itself: what a loader runs in it, and its descendants."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _is_go(fd: int) -> bool:
 
 
 def _bias(fd: int, mapping: Mapping) -> int | None:
-    """How far from its link-time addresses the file was loaded. None if it is no program but a library."""
+    """The distance of the file from its link-time addresses. None if it is a library, not a program."""
     head = os.pread(fd, 64, 0).ljust(64, b"\0")
     kind, = struct.unpack_from("<H", head, 16)
     headers, = struct.unpack_from("<Q", head, 32)

@@ -12,7 +12,7 @@ _TABLES = (("tcp", 2, 1), ("tcp6", 10, 1), ("udp", 2, 2), ("udp6", 10, 2))
 
 @dataclass(frozen=True)
 class Socket:
-    """`family` and `type` as socket(2) takes them; addresses raw, as on the wire; `state` as in include/net/tcp_states.h."""
+    """`family` and `type` as in socket(2); addresses raw, as on the wire; `state` as in include/net/tcp_states.h."""
 
     family: int
     type: int
@@ -24,9 +24,9 @@ class Socket:
 
 
 def internet_sockets(pid: int, inodes: set[int]) -> dict[int, Socket]:
-    """Those with one of `inodes`, by inode; those that are gone are missing."""
+    """The sockets with one of `inodes`, by inode; those that are gone are missing."""
     found: dict[int, Socket] = {}
-    pid = living_thread(pid) or pid  # a main thread that has ended is in no network any more
+    pid = living_thread(pid) or pid  # a main thread that has ended is in no network namespace any more
     for table, family, kind in _TABLES:
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii", errors="replace") as file:
@@ -48,7 +48,7 @@ def internet_sockets(pid: int, inodes: set[int]) -> dict[int, Socket]:
 
 
 def _address(text: str) -> tuple[bytes, int]:
-    # Words of 32 bits in the host's byte order (net/ipv4/tcp_ipv4.c: get_tcp4_sock), the port in ours.
+    # 32-bit words in the host's byte order (net/ipv4/tcp_ipv4.c: get_tcp4_sock), the port in ours.
     address, _, port = text.partition(":")
     raw = bytes.fromhex(address)
     return b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4)), int(port, 16)

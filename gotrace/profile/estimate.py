@@ -1,25 +1,25 @@
-"""Totals from looks at goroutines, with how far off they may be: the arithmetic of `gotrace attach --mode sample`.
+"""Totals from samples of goroutines, with their margins: the arithmetic of `gotrace attach --mode sample`.
 
-What a total is. A goroutine that is off the CPU in the looks a … b is taken for off the CPU from the middle between the
-looks a-1 and a to the middle between b and b+1. So every look stands for the time around it, and a total is right on
-average: also that of waits much shorter than the time between two looks, of which only some are seen. The moments of the
-looks are random within their period, so that no rhythm of the program hides between them.
+What a total is. A goroutine that is off the CPU in the samples a … b is taken to be off the CPU from the middle between the samples a-1
+and a to the middle between b and b+1. So every sample stands for the time around it, and a total is right on average, even that of
+waits much shorter than the time between two samples, only some of which are seen. The moments of the samples are random within their
+period, so that no rhythm of the program hides between them.
 
-How far off it may be (`StackStat.margin_ns`, half of the 95 % interval). Let x(i) be how many goroutines look i found at a
-stack. The total is the integral of x by its values at those moments; its variance is estimated from the differences of
-neighbours, sum((x(i) - x(i-1))² · gap(i)²) / 2, the usual estimator for systematic samples (Wolter, Introduction to Variance
-Estimation, chapter on systematic sampling):
-- looks are not independent where one wait spans many of them, and are not taken for it: such a wait adds its two ends, one
-  that spans the whole window adds nothing;
+How far off it may be (`StackStat.margin_ns`, half of the 95 % interval). Let x(i) be how many goroutines sample i found at a stack. The
+total is the integral of x by its values at those moments; its variance is estimated from the differences of neighbours,
+sum((x(i) - x(i-1))² · gap(i)²) / 2, the usual estimator for systematic samples (Wolter, Introduction to Variance Estimation, chapter
+on systematic sampling):
+- samples are not independent where one wait spans many of them, and are not treated as such: such a wait adds its two ends, and a
+  wait that spans the whole window adds nothing;
 - goroutines that come and go together (a barrier, a broadcast) count together: k of them add k², not k;
-- waits shorter than a period add what independent looks would, p·(1-p)·period² a look.
-Where waits came and went but every look found the same, that sum is 0, which is too sure: each time the goroutine might have
-been elsewhere for a moment. So the interval is that of a score test (for a Poisson count n: n + z²/2 ± z·sqrt(n + z²/4)),
-which is never narrower than z² = 3.84 periods: so much may also have passed at a stack that no look found. Only a stack at which nothing
-came or went has an exact total.
+- waits shorter than a period add what independent samples would, p·(1-p)·period² per sample.
+If waits came and went but every sample found the same, that sum is 0, which is too optimistic: each time the goroutine might have been
+elsewhere for a moment. So the interval is that of a score test (for a Poisson count n: n + z²/2 ± z·sqrt(n + z²/4)), which is never
+narrower than z² = 3.84 periods: that much may also have passed at a stack that no sample found. Only a stack at which nothing came or
+went has an exact total.
 
-A count is the number of distinct stays that were seen: a lower bound. A stay's length, and so every percentile, is known to a
-period, and is of the stays that were seen: long ones are seen more often than short ones.
+A count is the number of distinct stays that were seen: a lower bound. A stay's length, and so every percentile, is known to within a
+period, and only for stays that were seen: long ones are seen more often than short ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Z = 1.96
 
 @dataclass(eq=False)
 class Place:
-    """A stack, and what the looks at it say. `unread`: most of the stack is not known; `incomplete`: it ends before its root."""
+    """A stack, and what the samples say of it. `unread`: most of the stack is not known; `incomplete`: it ends before its root."""
 
     stat: StackStat
     unread: bool = False
@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(eq=False, slots=True)
 class Stay:
-    """A goroutine at one place, or on the CPU (`place` is None), since `start_ns`. `key` tells it from the next one."""
+    """A goroutine at one place, or on the CPU (`place` is None), since `start_ns`. `key` distinguishes it from the next stay."""
 
     key: tuple[object, ...]
     goid: int
@@ -61,7 +61,7 @@ class Stay:
 class Estimator:
     """Sums up the stays of one process. Moments are of one clock, in ns.
 
-    Stays shorter than `min_block_ns` are left out, those of at least `stream_ns` (None: none) also listed one by one.
+    Leaves out stays shorter than `min_block_ns`, and also lists those of at least `stream_ns` one by one (None: none).
     """
 
     def __init__(self, min_block_ns: int = 0, stream_ns: int | None = None) -> None:
@@ -76,56 +76,56 @@ class Estimator:
         self._moved: dict[int, Place] = {}
         self._changed: dict[int, Place] = {}
         self._single: list[SingleInterval] = []
-        self._looks = 0
-        self._looked_ns = 0
+        self._samples = 0
+        self._sampled_ns = 0
 
     def place(self, stat: StackStat, unread: bool = False, incomplete: bool = False) -> Place:
-        """The place of that stack; `stat` becomes its figures, if it is new."""
+        """Returns the place of that stack; if it is new, `stat` becomes its figures."""
         return self._places.setdefault(stat.key, Place(stat, unread, incomplete))
 
     def begin(self, start_ns: int) -> None:
-        """The window opens: all who are somewhere have been there since before."""
+        """Opens the window: a goroutine at a place has been there since before it."""
         self._start_ns = start_ns
         for stay in self.stays.values():
             stay.start_ns, stay.begun_before = start_ns, True
 
     def arrive(self, index: int, key: tuple[object, ...], goid: int, place: Place | None, moment: int) -> None:
-        """Goroutine struct `index` is at `place` from `moment` on; where it was before has ended."""
+        """Goroutine struct `index` is at `place` from `moment` on; its previous stay has ended."""
         self.leave(index, moment)
         self.stays[index] = Stay(key, goid, moment, place)
         self._move(place, 1)
 
     def leave(self, index: int, moment: int) -> None:
-        """It is nowhere: gone."""
+        """It is at no place any more: gone."""
         stay = self.stays.pop(index, None)
         if stay is not None:
             self._move(stay.place, -1)
             self._end(stay, moment, cut=False)
 
     def correct(self, index: int, place: Place) -> None:
-        """The same stay; what is known of its stack is only now `place`."""
+        """Sets the place of the present stay to `place`: its stack is known only now."""
         stay = self.stays[index]
         self._move(stay.place, -1)
         self._move(place, 1)
         stay.place = place
 
-    def looked(self, gap_ns: int) -> None:
-        """A look is over, `gap_ns` after the one before."""
-        self._looks += 1
-        self._looked_ns += gap_ns
+    def count_sample(self, gap_ns: int) -> None:
+        """Counts a sample, `gap_ns` after the previous one."""
+        self._samples += 1
+        self._sampled_ns += gap_ns
         for place in self._moved.values():
             place.variance += place.change**2 * gap_ns**2 / 2
             place.change = 0
         self._moved.clear()
 
     def finish(self, end_ns: int) -> None:
-        """The window closes: what is still going on is counted up to here."""
+        """Closes the window: what is in progress is counted up to here."""
         for stay in self.stays.values():
             self._end(stay, end_ns, cut=True)
         self.stays.clear()
 
     def take(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since the last call, and single stays that ended since then."""
+        """Returns stacks whose figures changed since the last call, and single stays that ended since then."""
         changed = [self._figures(place) for place in self._changed.values()]
         single, self._single = self._single, []
         self._changed.clear()
@@ -136,7 +136,7 @@ class Estimator:
         return [self._figures(place) for place in self._places.values() if place.stat.distribution.count]
 
     def found(self) -> list[tuple[StackStat, set[int]]]:
-        """The same, each with the goids of those that were there."""
+        """The same, each with the goids that were seen there."""
         return [(self._figures(place), place.goids) for place in self._places.values() if place.stat.distribution.count]
 
     def _figures(self, place: Place) -> StackStat:
@@ -145,9 +145,9 @@ class Estimator:
         return place.stat
 
     def _margin_ns(self, place: Place) -> int:
-        if not place.moved or not self._looks:
+        if not place.moved or not self._samples:
             return 0
-        period = self._looked_ns / self._looks
+        period = self._sampled_ns / self._samples
         return round(_Z * math.sqrt(place.variance + (_Z * period / 2) ** 2) + _Z**2 / 2 * period)
 
     def _move(self, place: Place | None, by: int) -> None:

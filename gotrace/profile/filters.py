@@ -19,15 +19,15 @@ __all__ = ("filter_profile", "filter_requests", "parse_band", "without_runtime")
 def filter_profile(
     profile: Profile, states: tuple[State, ...] = (), reasons: tuple[str, ...] = (), match: str = "", ignore: str = ""
 ) -> Profile:
-    """A profile with only those stacks; `profile` itself stays as it is.
+    """Returns a profile with only those stacks; `profile` itself is unchanged.
 
-    `match`: some frame's name matches, as it is or as the source has it (`plain_name`); `ignore`: none does. Hot spots keep their figures
-    and point to the new places of their stacks; single intervals of other stacks go; `filters` says what was asked for. How many distinct
-    goroutines the stacks have together is not recorded: `goroutines` is then at most so many. Requests stay; what other stacks have of
-    their time is told by state and reason.
+    `match`: some frame's name matches, as it is or as in the source (`plain_name`); `ignore`: none does. Hot spots keep their figures and
+    point to the new indexes of their stacks; single intervals of other stacks are dropped; `filters` names the filters. How many distinct
+    goroutines the stacks have together is not recorded: `goroutines` is then an upper bound. Requests stay; the time of other stacks in
+    them is given by state and reason.
 
     Raises:
-        UsageError: `match` or `ignore` is no regular expression.
+        UsageError: `match` or `ignore` is not a regular expression.
     """
     matches, ignored = _matcher("--match", match), _matcher("--ignore", ignore)
     index_of: dict[int, int] = {}
@@ -66,7 +66,7 @@ def filter_profile(
 
 
 def without_runtime(profile: Profile) -> Profile:
-    """A profile in whose stacks the runtime's frames are folded away (`folded_frames`); every figure stays."""
+    """Returns a profile in whose stacks the runtime's frames are folded away (`folded_frames`); the figures stay the same."""
     return replace(profile, stacks=[replace(stack, frames=folded_frames(stack.frames)) for stack in profile.stacks])
 
 
@@ -75,7 +75,7 @@ def _matcher(flag: str, pattern: str) -> Callable[[str], bool]:
         search = re.compile(pattern).search
     except re.error as error:
         raise UsageError(f"{flag}: {pattern!r} is not a regular expression: {error}") from None
-    known: dict[str, bool] = {}  # 100,000 stacks share some thousand names
+    known: dict[str, bool] = {}  # 100,000 stacks share a few thousand names
 
     def matches(name: str) -> bool:
         found = known.get(name)

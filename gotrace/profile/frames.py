@@ -1,4 +1,4 @@
-"""What a reader wants to see of a stack: whose goroutine it is, and which frames are only the machinery of waiting."""
+"""What a reader wants to see in a stack: whose goroutine it is, and which frames are only the machinery of waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROOTS = frozenset({"runtime.goexit", "runtime.goexit0", "runtime.goexit.abi0"})
 
 
 def is_runtime(frame: Frame) -> bool:
-    """The frame is of the Go runtime, also under a name linked into another package (``sync.runtime_Semacquire``)."""
+    """Whether the frame is the Go runtime's, also under a name linked into another package (``sync.runtime_Semacquire``)."""
     if frame.kind is FrameKind.RUNTIME:
         return True
     if frame.kind is not FrameKind.GO:
@@ -23,11 +23,11 @@ def is_runtime(frame: Frame) -> bool:
 
 
 def is_runtime_waker(frame: Frame) -> bool:
-    """A frame of a waker's stack that is the runtime's, or on the kernel's way to where the data arrived."""
+    """Whether a frame of a waker's stack is the runtime's, or on the kernel's way to where the data arrived."""
     return frame.kind is FrameKind.WAKER and (frame.file == KERNEL_PATH or _is_runtime_name(frame.name))
 
 
-# Profiles of 100,000 stacks have some thousand names and ask millions of times.
+# Profiles of 100,000 stacks have a few thousand names, and ask millions of times.
 _NAMES_KEPT = 1 << 16
 
 
@@ -53,10 +53,10 @@ def package_of(function: str) -> str:
 
 @lru_cache(_NAMES_KEPT)
 def plain_name(function: str) -> str:
-    """A function's name with its import path as the source has it: ``gopkg.in/yaml.v3.Unmarshal`` of ``gopkg.in/yaml%2ev3.Unmarshal``.
+    """A function's name with its import path as in the source: ``gopkg.in/yaml.v3.Unmarshal`` for ``gopkg.in/yaml%2ev3.Unmarshal``.
 
-    The linker's names escape what could be taken for the end of the path, and what is no plain ASCII, as ``%xx``
-    (cmd/internal/objabi/path.go: PathToPrefix). The path ends at the first dot behind its last slash.
+    The linker escapes characters that could be taken for the end of the path, and all that is not plain ASCII, as ``%xx``
+    (cmd/internal/objabi/path.go: PathToPrefix). The path ends at the first dot after its last slash.
     """
     if "%" not in function:
         return function
@@ -66,7 +66,7 @@ def plain_name(function: str) -> str:
 
 
 def is_program(frame: Frame) -> bool:
-    """A function of the program or of a library that it brings along: neither the runtime's nor the standard library's."""
+    """Whether a function belongs to the program or to a library of its own, not to the runtime or the standard library."""
     if frame.kind is FrameKind.CGO:
         return True
     return frame.kind is FrameKind.GO and _is_program_name(frame.name)
@@ -78,17 +78,17 @@ def _is_program_name(name: str) -> bool:
 
 
 def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The goroutine's Go and C calls, the runtime's left out; empty for the runtime's own goroutines."""
+    """The goroutine's Go and C calls, without the runtime's; empty for the runtime's own goroutines."""
     return tuple(frame for frame in frames if frame.kind not in _BENEATH_GO and not is_runtime(frame))
 
 
 def is_goroutine_root(frame: Frame) -> bool:
-    """The return address below a goroutine's first function; every stack has it, so it tells nothing."""
+    """Whether it is the return address below a goroutine's first function; every stack has it, so it says nothing."""
     return frame.name in _ROOTS
 
 
 def is_background(stack: StackStat) -> bool:
-    """The goroutine is the runtime's own (GC workers, sweeper, scavenger, finalizer): idle by design, not by fault.
+    """Whether the goroutine is the runtime's own (GC workers, sweeper, scavenger, finalizer): idle by design, not by fault.
 
     A finalizer that waits in user code, and main blocked before its ``main.main``, are the user's business.
     """
@@ -108,15 +108,15 @@ def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 
 
 def waker_of(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The stack of who made the goroutine runnable, its root first; the runtime's frames only where there are no others."""
+    """The waker's stack, its root first; with the runtime's frames only if there are no others."""
     waker = tuple(frame for frame in frames if frame.kind is FrameKind.WAKER and not is_goroutine_root(frame))
     return tuple(frame for frame in waker if not is_runtime_waker(frame)) or waker
 
 
 def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """`frames` without the leaf-side machinery of waiting and without ``goexit``; as they are if nothing else is left.
+    """`frames` without the leaf-side machinery of waiting and without ``goexit``; all frames if nothing else would be left.
 
-    Kernel, syscall and waker frames beyond the machinery stay: they say what was waited for.
+    Kernel, syscall and waker frames beyond the machinery stay: they tell what was waited for.
     """
     kept: list[Frame] = []
     frames = (*waker_of(frames), *without_waker(frames))
@@ -134,7 +134,7 @@ def folded_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 
 
 def place_of(frames: Sequence[Frame]) -> int:
-    """Where to look first: the index of the innermost frame of the program, or else of what is not the runtime's; 0 if
+    """Where a reader should begin: the index of the innermost frame of the program, or else of the first that is not the runtime's; 0 if
     there is neither."""
     for wanted in (is_program, lambda frame: not is_runtime(frame)):
         index = next((index for index, frame in enumerate(frames) if wanted(frame)), None)

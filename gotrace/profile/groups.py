@@ -1,4 +1,4 @@
-"""Stacks as a reader counts them: one entry per place in the program, with who woke it and what it waited for as shares."""
+"""Stacks as a reader counts them: one entry per place in the program, with its wakers and objects as shares."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gotrace.profile.types import Distribution, Frame, StackStat
 
 @dataclass
 class Group:
-    """Stacks that differ only in waker and in file or socket: `members` are their indexes, in the order given. `wakers` and
-    `objects` give nanoseconds by name. The distribution, the sub-windows and the rest of `stack` are of all of them; with one member
-    it may be that one itself."""
+    """Stacks that differ only in waker and in file or socket: `members` are their indexes, in the order given. `wakers` and `objects` give
+    nanoseconds by name. The distribution, the sub-windows and the rest of `stack` cover all of them; with a single member `stack` may be
+    that member itself."""
 
     stack: StackStat
     members: list[int] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Group:
 
 
 def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
-    """Largest total first. `bounds`: margins are bounds and add up, not those of independent estimates."""
+    """Groups stacks, largest total first. `bounds`: margins are bounds and add up; otherwise they are those of independent estimates."""
     groups: dict[tuple[object, ...], Group] = {}
     bare = _Bare()
     for index, stack in enumerate(stacks):
@@ -33,7 +33,7 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
         key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
         group = groups.get(key)
         if group is None:
-            # Of tens of thousands of places most have one stack: its figures are not copied.
+            # Most of tens of thousands of places have one stack: its figures are not copied.
             group = groups[key] = Group(stack if len(frames) == len(stack.frames) and not thing else replace(stack, frames=frames))
         else:
             if len(group.members) == 1:
@@ -45,7 +45,7 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns
         waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
         if waker:
-            # Its leaf: the function that woke.
+            # The waker's leaf: the function that woke the goroutine.
             name = plain_name(waker[-1].name)
             group.wakers[name] = group.wakers.get(name, 0) + total_ns
     for group in groups.values():
@@ -56,7 +56,7 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
 
 
 def _copied(stack: StackStat) -> StackStat:
-    """Whose figures may be added to."""
+    """A copy whose figures may be added to."""
     distribution = Distribution()
     distribution.add(stack.distribution)
     return replace(stack, distribution=distribution, subwindows=list(stack.subwindows))
@@ -64,7 +64,7 @@ def _copied(stack: StackStat) -> StackStat:
 
 def _add(group: StackStat, stack: StackStat, bounds: bool) -> None:
     group.distribution.add(stack.distribution)
-    # Goroutines are counted per place in the program: each of these stacks has the same.
+    # Goroutines are counted per place in the program: each of these stacks has the same number.
     group.goroutines = max(group.goroutines, stack.goroutines)
     group.in_progress += stack.in_progress
     group.late_ns += stack.late_ns
@@ -79,7 +79,7 @@ class _Bare:
 
     def __init__(self) -> None:
         self._numbers: dict[Frame, int] = {}
-        # By identity: frames are shared by the stacks that have them, and what is kept here stays what it is.
+        # By identity: stacks share their frames, and the references kept here keep the identities valid.
         self._known: dict[int, tuple[Frame, Frame | None, int, str]] = {}
 
     def __call__(self, frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], tuple[int, ...], str]:
@@ -87,7 +87,7 @@ class _Bare:
         for frame in frames:
             known = self._known.get(id(frame))
             if known is None:
-                known = self._known[id(frame)] = self._look(frame)
+                known = self._known[id(frame)] = self._shown(frame)
             _, shown, number, what = known
             if shown is not None:
                 kept.append(shown)
@@ -95,7 +95,7 @@ class _Bare:
                 thing = what or thing
         return tuple(kept), tuple(numbers), thing
 
-    def _look(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
+    def _shown(self, frame: Frame) -> tuple[Frame, Frame | None, int, str]:
         if frame.kind is FrameKind.WAKER:
             return frame, None, -1, ""
         shown, what = frame, ""

@@ -1,42 +1,49 @@
 """Hot spots: places of a program whose waits are suspicious, not just large.
 
-A place is all stacks that differ only in who woke the goroutine and in the file or socket; its figures are those of all
-of them. Every place is asked three questions:
+A place is all stacks that differ only in waker and in the file or socket; its figures cover all of them. Every place is asked
+three questions:
 
-- Is its p99 above a threshold? For waits in which the goroutine has work and can't go on (a lock, a full channel, a
-  system call such as fsync, the collector) that is enough, and one wait is; waits for a P or a CPU are suspicious from a
-  tenth of the threshold on, if there were `MIN_COUNT`. A wait that may be one for work or for a time (channel receive, select, network,
-  sleep) must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended intervals.
-- Is its jitter, the standard deviation, above a threshold in `IN_A_ROW` sub-windows one after the other? Those are a
-  second long (longer in traces of over a minute); one with fewer than `MIN_IN_SUBWINDOW` intervals breaks the row. Where
-  the wait may be one for work the jitter must also exceed the mean.
-- Is its share above a threshold? Of the time that is not idle by design, since a thousand parked workers would
-  otherwise hide everything else; and it must come to a tenth of one goroutine's time.
+- Is its p99 above a threshold? That is enough for waits in which the goroutine has work and can't go on (a lock, a full
+  channel, a system call such as fsync, the collector), even for a single wait. Waits for a P or a CPU are suspicious from a
+  tenth of the threshold on, if there were at least `MIN_COUNT`. A wait that may be one for work or for a time (channel
+  receive, select, network, sleep) must also have a tail: a p99 of at least `TAIL` times its p50, over `MIN_COUNT` ended
+  intervals.
+- Is its jitter, the standard deviation, above a threshold in `IN_A_ROW` consecutive sub-windows? They are a second long
+  (longer in traces of over a minute); one with fewer than `MIN_IN_SUBWINDOW` intervals breaks the row. If the wait may be
+  one for work, the jitter must also exceed the mean.
+- Is its share above a threshold? The share is of the time that is not idle by design, because a thousand parked workers
+  would otherwise hide everything else. It must also be at least a tenth of one goroutine's time.
 
-Idle by design, and no hot spots but for waits with work to do: goroutines of the runtime; waits that lasted the whole
-window; waits in the loop of the function that the goroutine was started with, through nothing but the standard library's
+Idle by design, and hot spots only for waits in which there is work: goroutines of the runtime; waits that lasted the whole
+window; waits in the loop of the function with which the goroutine was started, through nothing but the standard library's
 ways to read, sleep and wait; waits of goroutines in which only the standard library runs (net/http's connections, signal
-loops): where the program waits for those, its own stack says so.
+loops): if the program waits for those, its own stack says so. So are waits for work below functions that read, if no other
+wait below the function with which their goroutines were started takes longer: a loop that reads, and what it reads with.
+
+If requests are known, a wait that may be one for work is a hot spot only if a good part of it (`IN_REQUESTS`) lies in them, and shares
+are of the requests' time.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from gotrace.common.histogram import percentile
 from gotrace.common.units import format_duration
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import is_background, is_program, own_frames, package_of
-from gotrace.profile.groups import grouped
-from gotrace.profile.types import Distribution, Hotspot, Profile, StackStat, SubWindow
+from gotrace.profile.groups import Group, grouped
+from gotrace.profile.types import Distribution, Hotspot, Profile, StackKey, StackStat, SubWindow
 
 TAIL = 10
 """Work that arrives at random has exponential waits: a p99 of ln(100)/ln(2) = 6.6 times the p50."""
 MIN_COUNT = 20
 MIN_IN_SUBWINDOW = 5
 IN_A_ROW = 3
+IN_REQUESTS = 0.1
 MOST = 20
-"""More hot spots than these are a list that nobody reads."""
+"""A longer list of hot spots would not be read."""
 _SCHEDULER = frozenset((State.RUNNABLE, State.RUNQUEUE, State.NETPOLL, State.PREEMPTED))
 _SCHEDULER_FACTOR = 10
 
@@ -50,14 +57,20 @@ _OPEN_ENDED_CALLS = frozenset((
     "ppoll", "select", "pselect6", "wait4", "waitid", "futex", "nanosleep", "clock_nanosleep", "io_getevents", "pause",
     "rt_sigtimedwait",
 ))
-"""System calls that may wait for work, for a time or for somebody else's end."""
+"""System calls that may wait for work, for a time or for another party."""
 _WAYS_TO_WAIT = ("bufio/", "io/", "net/", "os/", "syscall/", "time/", "sync/", "crypto/tls/", "encoding/binary/", "internal/")
-"""The standard library's packages, with what lies below them, through which a goroutine reads, sleeps and waits."""
+"""The standard library's packages, with those below them, through which a goroutine reads, sleeps and waits."""
+
+_READS = re.compile(
+    r"(?i)(read|recv|receive|decode|next|scan|accept|poll|wait|listen|serve|run|select|get|pop|dequeue|fetch|take|consume|watch|handlestreams)"
+    r"|.*[lL]oop"
+)
+"""Names of functions that wait for work: `(*streamReader).decodeLoop`, `(*controlBuffer).get`, `(*Framer).ReadFrame`."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on a place is a hot spot; 0 leaves a question out. `share` is a fraction."""
+    """From which value on a place is a hot spot; 0 leaves a question out. `share` is a fraction."""
 
     p99_ns: int = 100_000_000
     jitter_ns: int = 50_000_000
@@ -65,22 +78,24 @@ class Thresholds:
 
 
 def find_hotspots(profile: Profile, thresholds: Thresholds = Thresholds()) -> list[Hotspot]:
-    """The hot spots of `profile`, at most `MOST`: first those with most reasons, then the largest.
+    """The hot spots of `profile`, at most `MOST`: first those with the most reasons, then the largest.
 
-    `Hotspot.stack` is the place's largest stack; `p99_ns` and `jitter_ns` are of the place, `share` is the place's part of
-    all off-CPU time.
+    `Hotspot.stack` is the place's largest stack; `p99_ns` and `jitter_ns` are the place's, `share` is its part of all off-CPU time.
     """
     all_ns = sum(stack.distribution.total_ns for stack in profile.stacks)
     places = [group for group in grouped(profile.stacks) if group.stack.distribution.count and not idle_by_design(group.stack)]
+    loops = _reading_loops(places)
+    places = [group for group in places if id(group) not in loops]
     busy_ns = sum(group.stack.distribution.total_ns for group in places)
+    inside, requests_ns = _in_requests(profile)
     found = []
     for group in places:
         stack, d = group.stack, group.stack.distribution
-        reasons = [
-            why
-            for why in (_tail(stack, thresholds), _unsteady(stack, thresholds), _large(profile, d, busy_ns, all_ns, thresholds))
-            if why
-        ]
+        within_ns = sum(inside.get(profile.stacks[index].key, 0) for index in group.members)
+        if requests_ns and may_wait_for_work(stack) and within_ns < IN_REQUESTS * d.total_ns:
+            continue
+        large = _large_in_requests(within_ns, requests_ns, thresholds) if requests_ns else _large(profile, d, busy_ns, all_ns, thresholds)
+        reasons = [why for why in (_tail(stack, thresholds), _unsteady(stack, thresholds), large) if why]
         if reasons:
             largest = max(group.members, key=lambda index: profile.stacks[index].distribution.total_ns)
             spot = Hotspot(largest, "; ".join(reasons), d.percentile_ns(0.99), d.jitter_ns, d.total_ns / all_ns if all_ns else 0.0)
@@ -89,8 +104,43 @@ def find_hotspots(profile: Profile, thresholds: Thresholds = Thresholds()) -> li
     return [spot for *_, spot in found[:MOST]]
 
 
+def _in_requests(profile: Profile) -> tuple[dict[StackKey, int], int]:
+    """How much of the time of each stack lies in requests, and the time of all requests. A span inside another is counted in both."""
+    inside: dict[StackKey, int] = {}
+    total_ns = 0
+    for span in profile.requests:
+        for bucket in span.buckets.values():
+            total_ns += bucket.total_ns
+            for key, wait in bucket.waits.items():
+                inside[key] = inside.get(key, 0) + wait.total_ns
+    return inside, total_ns
+
+
+def _large_in_requests(within_ns: int, requests_ns: int, thresholds: Thresholds) -> str:
+    if not thresholds.share or within_ns < thresholds.share * requests_ns:
+        return ""
+    return f"{100 * within_ns / requests_ns:.0f} % of the requests' time"
+
+
+def _reading_loops(places: list[Group]) -> set[int]:
+    """The ids of those in which a goroutine's outermost loop waits for work, below functions that read."""
+    largest: dict[str, Group] = {}
+    for group in places:
+        frames = own_frames(group.stack.frames)
+        if frames and may_wait_for_work(group.stack):
+            known = largest.get(frames[-1].name)
+            if known is None or known.stack.distribution.total_ns < group.stack.distribution.total_ns:
+                largest[frames[-1].name] = group
+    found = set()
+    for group in largest.values():
+        between = [frame for frame in own_frames(group.stack.frames)[:-1] if is_program(frame)]
+        if all(_READS.match(frame.name.rpartition(".")[2]) for frame in between):
+            found.add(id(group))
+    return found
+
+
 def idle_by_design(stack: StackStat) -> bool:
-    """The wait is one for work or for a time, at a place made for it: see the module's text."""
+    """Whether the wait is one for work or for a time, at a place made for it: see the module's docstring."""
     if is_background(stack):
         return True
     if not may_wait_for_work(stack):
@@ -107,7 +157,7 @@ def idle_by_design(stack: StackStat) -> bool:
 
 
 def may_wait_for_work(stack: StackStat) -> bool:
-    """Whether the goroutine may have had nothing to do: a length of such a wait alone says nothing."""
+    """Whether the goroutine may have had nothing to do: the length of such a wait alone says nothing."""
     if stack.state is State.WAITING:
         return stack.reason not in _HELD_UP
     return stack.state is State.SYSCALL and stack.reason in _OPEN_ENDED_CALLS
@@ -127,7 +177,7 @@ def _tail(stack: StackStat, thresholds: Thresholds) -> str:
         ended = d.count - stack.in_progress
         if ended < MIN_COUNT:
             return ""
-        # Those cut off by the window may be the longest, and as long as the window chose: they make no tail.
+        # Those cut off by the window may be the longest, and their length is the window's choice: they make no tail.
         p99 = percentile(d.histogram, 0.99 * ended / d.count, d.max_ns)
         if p99 < TAIL * p50:
             return ""

@@ -10,14 +10,14 @@ _MOST = 1 << 16
 
 
 class GrowingWaits:
-    """Where the last wait in the kernel of each goroutine was put. Of so many goroutines as have been seen last; a wait of another
-    that goes on is put as a second one."""
+    """Where the last wait in the kernel of each goroutine was put, for a limited number of goroutines, those seen last. If the wait of
+    another one continues, it is put as a second wait."""
 
     def __init__(self) -> None:
         self._last: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()
 
     def place(self, pid: int, interval: SingleInterval, new: int) -> int:
-        """The number under which to put the interval: that under which its beginning was put, or `new`."""
+        """Returns the number under which to put the interval: that of its beginning, or `new`."""
         if not interval.may_go_on:
             return new
         goroutine = pid, interval.goid

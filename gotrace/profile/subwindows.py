@@ -1,4 +1,4 @@
-"""How the figures of each stack changed in the course of the window: one row a second, fewer as the trace grows long."""
+"""How the figures of each stack changed during the window: one row per second, fewer in a long trace."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from gotrace.profile.types import StackStat, SubWindow
 
 FIRST_LENGTH_NS = 1_000_000_000
 MAX_SUBWINDOWS = 64
-"""More than these, and two become one: a trace of an hour has rows of 64 seconds."""
+"""If there are more, two become one: a trace of an hour has rows of 64 seconds."""
 MAX_ROWS = 100_000
-"""Of all stacks together: about 25 MB of gotrace's memory."""
+"""For all stacks together: about 25 MB of gotrace's memory."""
 
 
 class SubWindows:
-    """Keeps `StackStat.subwindows` of one process: give it the changed stacks at every reading of the kernel's sums."""
+    """Keeps `StackStat.subwindows` of one process; call it with the changed stacks at every reading of the kernel's sums."""
 
     def __init__(self) -> None:
         self._length_ns = FIRST_LENGTH_NS
         self._last_ns = 0
         self._rows = 0
-        # By identity: a stack's key is long, and the reference held here keeps the identity its own.
+        # By identity: a stack's key is long, and the reference held here keeps the identity valid.
         self._sums: dict[int, tuple[StackStat, int, int, int]] = {}
 
     def add(self, changed: Iterable[StackStat], now_ns: int) -> None:
-        """What was added to the stacks' sums since the last call goes to the sub-window that holds the middle of that
-        time. `now_ns` is from the window's start."""
+        """Adds what the stacks' sums gained since the last call to the sub-window that contains the middle of that time. `now_ns` is from
+        the window's start."""
         middle = (self._last_ns + now_ns) // 2
         self._last_ns = now_ns
         while middle // self._length_ns >= MAX_SUBWINDOWS:

@@ -1,4 +1,4 @@
-"""Go stacks to frames with names, files and lines; inlined calls expanded, what is unknown shown as such."""
+"""Go stacks to frames with names, files and lines: expands inlined calls, and shows unknown code as such."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 
 
 class Symbolizer:
-    """Frames of one process's stacks. `unknown` counts the distinct program counters that no function claims."""
+    """The frames of one process's stacks. `unknown` counts the distinct program counters without a function."""
 
     def __init__(self, model: StackModel, kernel: KernelSymbols, names: Names) -> None:
         self._model = model
         self._kernel = kernel
         self._names = names
         self._frames: dict[CodePoint, tuple[Frame, ...]] = {}
-        # One object for all stacks that a frame is in: there may be thousands.
+        # One object per frame for all stacks: there may be thousands.
         self._in_kernel: dict[int, Frame] = {}
         self._of_wakers: dict[tuple[Frame, str], Frame] = {}
         self.unknown = 0
 
     def frames(self, stack: GoStack, row: IntervalRow) -> tuple[Frame, ...]:
-        """Leaf first: the waker's stack from its root on, the kernel's, the boundary with what lies behind it, the
-        goroutine's own. Without the compiler's wrappers; a stack whose root is missing ends in a frame of kind ``lost``
-        that says why."""
+        """The frames, leaf first: the waker's stack from its root on, the kernel's, the boundary with what lies behind it, and the
+        goroutine's own, without the compiler's wrappers. A stack whose root is missing ends in a frame of kind ``lost`` that says
+        why."""
         if row.waker is not None and row.waker.kernel:
-            # The data came: what brought it. Its innermost function says where it arrived, the rest is the way there.
+            # Data arrived, by this path. Its innermost function is where the data arrived, the others are the way there.
             path = self._kernel_frames(row.waker)
             frames = [self._of_waker(frame, KERNEL_PATH) for frame in reversed(path[1:])]
             frames += [self._of_waker(frame, frame.file) for frame in path[:1]]
@@ -47,9 +47,9 @@ class Symbolizer:
             frames.append(Frame(stack.boundary + what, kind=FrameKind.SYSCALL))
         own = [frame for point in stack.points for frame in self._expand(point)]
         if row.key.kind == StartKind.CREATED and stack.points:
-            # Of `go f(x)` the compiler's wrapper is all that there is yet.
+            # For `go f(x)` the compiler's wrapper is all there is yet.
             own = [*self._physical(stack.points[0]), *(f for point in stack.points[1:] for f in self._expand(point))]
-        # On the scheduler's stack for the goroutine: the mark of where it went there is no call.
+        # On the scheduler's stack for the goroutine: the mark of where it switched is not a call.
         frames += own[1:] if own and own[0].name == "runtime.systemstack_switch" else own
         if stack.broken:
             frames.append(Frame(f"[{stack.broken}]", kind=FrameKind.LOST))
@@ -61,7 +61,7 @@ class Symbolizer:
         for point in stack.waker:
             frames += self._expand(point)
             if frames and (frames[-1].name in _FINDERS or frames[-1].name.startswith("runtime.mstart")):
-                break  # below lies the way to the scheduler, in programs with cgo in C
+                break  # below is the way to the scheduler; with cgo it goes through C
         start = next((index for index, frame in enumerate(frames) if not _leads_to_ready(frame.name)), 0)
         end = next((index for index, frame in enumerate(frames) if frame.name in _FINDERS and index > start), len(frames))
         return [self._of_waker(frame, frame.file) for frame in reversed(frames[start:end])]
@@ -74,13 +74,13 @@ class Symbolizer:
 
     def _kernel_frames(self, stack: RawStack) -> list[Frame]:
         found = [self._kernel.function(pc) for pc in stack.pcs]
-        # Above __schedule, or the function that the probe is on, lie only the kernel's ways to us.
+        # Above __schedule, or the probed function, is only the kernel's way to us.
         names = [function.name if function else "" for function in found]
         start = next((index + 1 for index, name in enumerate(names) if name.startswith("__schedule")), 0)
         if not start:
             start = names.index(POLL_CALLBACK) if POLL_CALLBACK in names else 0
             start = next((index for index, name in enumerate(names) if index >= start and not name.startswith(_WAYS_TO_US)), 0)
-        # What an interrupt came upon has nothing to do with it.
+        # What an interrupt interrupted has nothing to do with it.
         end = next((index for index, name in enumerate(names) if name.startswith(_INTERRUPT)), len(names))
         known = zip(stack.pcs[start:end], found[start:end], strict=True)
         return [self._in_kernel.get(pc) or self._new_kernel_frame(pc, function) for pc, function in known]
@@ -110,7 +110,7 @@ class Symbolizer:
                     if not self._model.is_wrapper(call)
                 )
                 if known and known[-1].inlined:
-                    # What it was inlined into is a wrapper: its caller, the next frame, is not.
+                    # It was inlined into a wrapper, which is left out: the next frame does not contain it.
                     known = (*known[:-1], replace(known[-1], inlined=False))
             elif point.pc in _OUTSIDE:
                 known = (Frame(_OUTSIDE[point.pc], kind=FrameKind.LOST),)
@@ -125,11 +125,11 @@ _WAYS_TO_US = ("bpf_", "__bpf_", "__traceiter_", "__probestub_")
 _INTERRUPT = ("asm_common_interrupt", "asm_sysvec_")
 _OUTSIDE = {OUTSIDE_CODE: "[code outside the binary]", SANITIZER_CODE: "[in the memory access checks of -race, -asan or -msan]"}
 _FINDERS = frozenset(("runtime.findRunnable", "runtime.findrunnable", "runtime.schedule"))
-"""Where the scheduler looks for work: what made the goroutine runnable was called from there."""
+"""Where the scheduler searches for work: it called from there what made the goroutine runnable."""
 
 
 def _leads_to_ready(name: str) -> bool:
-    # systemstack_switch is a mark of where a goroutine went onto the scheduler's stack, no call.
+    # systemstack_switch marks where a goroutine switched to the scheduler's stack; it is not a call.
     return name in ("runtime.systemstack_switch", "runtime.goready", "runtime.goroutineReady") or ".goready.func" in name
 
 
@@ -139,6 +139,6 @@ def kind_of(function: str) -> FrameKind:
 
 
 def shown_name(function: str) -> str:
-    """The name as Go's tracebacks print it: type arguments as ``[...]`` (runtime/traceback.go: printFuncName)."""
+    """The name as printed in Go's tracebacks: type arguments as ``[...]`` (runtime/traceback.go: printFuncName)."""
     start, end = function.find("["), function.rfind("]")
     return function[:start] + "[...]" + function[end + 1 :] if 0 <= start < end else function

@@ -1,6 +1,6 @@
-"""What a reader has to know beside the figures, as lines of text: what a trace went without, and what a cap on the cost gave up.
+"""What a reader must know beside the figures, as lines of text: what a trace went without, and what a cap on the cost gave up.
 
-The lines hold names that come from the target: who prints them makes them safe.
+The lines contain names that come from the target: the caller must make them safe before printing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from gotrace.profile.types import Missing, Profile
 
 INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit"
 _HELD = 1.5
-"""Times the cap: more than what it costs until the governor acts."""
+"""As a multiple of the cap: more than the cost until the governor acts."""
 
 
 def missing_line(profile: Profile, missing: Missing) -> str:
-    """``system calls: WHY: LACKS``, with the process where there are several."""
+    """``system calls: WHY: LACKS``, with the process if there are several."""
     which = f" of PID {missing.pid}" if missing.pid and len(profile.targets) > 1 else ""
     return f"{missing.stage}{which}: " + ": ".join(part for part in (missing.why, missing.lacks) if part)
 
@@ -26,7 +26,7 @@ def told(profile: Profile) -> list[str]:
 
 
 def nothing_line(profile: Profile) -> str:
-    """Why there is no stack."""
+    """Says why there is no stack."""
     if profile.selected is not None:
         flags, count = profile.selected
         return f"no stack matches {flags} ({count:,} stack{'' if count == 1 else 's'} in the capture)"
@@ -36,7 +36,7 @@ def nothing_line(profile: Profile) -> str:
 
 
 def governor_lines(profile: Profile) -> list[str]:
-    """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
+    """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and the margin of sampled totals."""
     report = profile.governor
     if report is None or not report.acted and report.share <= report.max_overhead:
         return []
@@ -64,7 +64,7 @@ def governor_lines(profile: Profile) -> list[str]:
         lines.append(NOT_HELD)
     if report.unlooked_windows:
         lines.append(
-            f"at the ends of {report.unlooked_windows:,} windows there were too many goroutines to look at: waits that lasted for "
+            f"at the ends of {report.unlooked_windows:,} windows there were too many goroutines to read: waits that lasted for "
             "all of such a window lack it"
         )
     return lines

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gotrace.profile.requests import Span
 
 KERNEL_PATH = "[kernel path]"
-"""`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function that had it arrive."""
+"""`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function where it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Distribution:
         for bucket, count in other.histogram.items():
             self.histogram[bucket] = self.histogram.get(bucket, 0) + count
             if not self.histogram[bucket]:
-                del self.histogram[bucket]  # a wait went on that was counted there
+                del self.histogram[bucket]  # a wait that was counted there continued
 
     def percentile_ns(self, fraction: float) -> int:
         """E.g. 0.99 for the p99; the relative error is at most 1/16."""
@@ -72,12 +72,12 @@ class Distribution:
 
 
 class SubWindow(NamedTuple):
-    """The intervals of a stack that ended in one part of the window. `start_ns` is from the window's start, `squares` is in
-    (256 ns)**2. A sub-window in which none ended has no row."""
+    """The intervals of a stack that ended in one part of the window. `start_ns` is from the window's start, `squares` is in (256 ns)**2. A
+    sub-window in which none ended has no row."""
 
     start_ns: int
     duration_ns: int
-    count: int  # type: ignore[assignment]  # tuple's method of this name is of no use here
+    count: int  # type: ignore[assignment]  # tuple's method of this name is not needed here
     total_ns: int
     squares: int
 
@@ -93,7 +93,7 @@ class SubWindow(NamedTuple):
 
 
 class StackKey(tuple[object, ...]):
-    """What makes a stack distinct. It holds all frames, so its hash is reckoned once."""
+    """What makes a stack distinct. It holds all frames, so its hash is computed once."""
 
     _hash: int | None = None
 
@@ -105,7 +105,7 @@ class StackKey(tuple[object, ...]):
 
 @dataclass(slots=True)
 class StackStat:
-    """All intervals that ended with the same stack, state and reason (and goroutine, where those are kept apart)."""
+    """All intervals that ended with the same stack, state and reason (and goroutine, if goroutines are kept apart)."""
 
     frames: tuple[Frame, ...]
     state: State
@@ -116,25 +116,25 @@ class StackStat:
     goid: int | None = None
     pid: int = 0
     stopped_ns: int = 0
-    """Part of the total that lies inside stop-the-world pauses."""
+    """Part of the total inside stop-the-world pauses."""
     long_runs: int = 0
     """How many of the intervals ended a run of more than `LONG_RUN_NS` without a break."""
     long_run_max_ns: int = 0
     subwindows: list[SubWindow] = field(default_factory=list)
     """In time order; all of one length, a multiple of a second."""
     margin_ns: int | None = None
-    """How far off the total may be: half of its 95 % confidence interval (mode ``sample``, sampled intervals); in mode
-    ``lean``, with that, by how much it may be too small, never more; None where it is exact."""
+    """How far off the total may be: half of its 95 % confidence interval (mode ``sample``, sampled intervals). In mode ``lean`` it includes
+    how much too small the total may be; it is never too large. None if the total is exact."""
     halted_ns: int = 0
     """Part of the total in which the process was stopped from outside: by a signal, a freezer or a debugger."""
     late_ns: int = 0
-    """Part of the total after the moment at which sleeps were due to end: until the runtime ran their timers. 0 where the Go version
-    (before 1.23) does not keep that moment, in mode ``sample``, and for sleeps that the window's end cut off."""
+    """Part of the total after sleeps were due to end, until the runtime ran their timers. 0 if the Go version (before 1.23) does not keep
+    that moment, in mode ``sample``, and for sleeps that the window's end cut off."""
     _key: StackKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> StackKey:
-        """What makes the stack distinct. The fields that it is made of stay as they are once it was asked for."""
+        """What makes the stack distinct. The fields in it must not change once it has been requested."""
         if self._key is None:
             self._key = StackKey((self.pid, self.frames, self.state, self.reason, self.goid))
         return self._key
@@ -146,8 +146,7 @@ LONG_RUN_NS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A stop-the-world pause, from the call that asks for it to the one that ends it. `start_ns` is from the window's
-    start."""
+    """A stop-the-world pause, from the call that requests it to the call that ends it. `start_ns` is from the window's start."""
 
     reason: str
     start_ns: int
@@ -157,9 +156,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class TimelineInterval:
-    """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` says state, reason and
-    frames; `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known, `tid`
-    the thread that it went on with afterwards, as the kernel numbers it."""
+    """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` has state, reason and frames;
+    `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known; `tid` is the thread on which it continued
+    afterwards, as the kernel numbers it."""
 
     goid: int
     start_ns: int
@@ -171,8 +170,8 @@ class TimelineInterval:
 
 class SingleInterval(NamedTuple):
     """One part of a single interval; `start_ns` is from the window's start, `stack_key` the `StackStat.key` of its stack. `may_go_on`: a
-    wait in the kernel, which a signal may have interrupted; `goes_on`: it takes the place of the goroutine's last one of these, which
-    began at the same moment."""
+    wait in the kernel, which a signal may have interrupted; `goes_on`: it replaces the goroutine's last one of these, which began at the
+    same moment."""
 
     goid: int
     start_ns: int
@@ -186,7 +185,7 @@ class SingleInterval(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """The traced process and what was learnt of its binary."""
+    """The traced process and what was learnt from its binary."""
 
     pid: int
     exe: str
@@ -202,8 +201,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Window:
-    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` where nothing was watched in between. `samples`: how
-    often all goroutines were looked at (mode ``sample``)."""
+    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` if nothing was watched for some of the time. `samples`: how often
+    all goroutines were sampled (mode ``sample``)."""
 
     start: str
     duration_ns: int
@@ -214,8 +213,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What tracing cost. The fields whose name says so are estimates; under a cap the fraction is from the governor's account,
-    which has more than hits."""
+    """What tracing cost. The fields whose name says so are estimates; under a cap the fraction is from the governor's accounting, which
+    covers more than hits."""
 
     hits: int = 0
     hits_per_s: float = 0.0
@@ -239,12 +238,12 @@ class GovernorStep:
 
 @dataclass(frozen=True)
 class GovernorReport:
-    """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both of the CPU
-    time that the targets used for themselves (gotrace/governor/policy.py). `*_off_ns`: how long a stage was not traced, of several
-    targets the longest; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long it was inferred where intervals
-    began, as in mode lean; `looked_ns`: how long there were looks from without instead of probes, as in mode sample; `paused_ns`: how
-    long there were no probes, and `windows` how many stretches there were with them. `unlooked_windows`: at how many of their ends only
-    goroutines with open intervals were looked at, as there were too many: waits of the others lack those windows."""
+    """What ``--max-overhead`` did. `max_overhead` is the cap and `share` what tracing cost in the whole window, both relative to the CPU
+    time that the targets used for themselves (gotrace/governor/policy.py). `*_off_ns`: how long a stage was not traced, the longest time of
+    all targets; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long the starts of intervals were inferred, as in mode
+    lean; `looked_ns`: how long memory was sampled instead of placing probes, as in mode sample; `paused_ns`: how long there were no probes,
+    and `windows` how many stretches with probes there were. `unlooked_windows`: at how many of their ends only goroutines with open
+    intervals were read, because there were too many: waits of the others lack those windows."""
 
     max_overhead: float
     share: float = 0.0
@@ -267,7 +266,7 @@ class GovernorReport:
 
 @dataclass(frozen=True)
 class Hotspot:
-    """A stack that is worth a look, with the reason in words. `share` is its part of all off-CPU time."""
+    """A stack worth investigating, with the reason in words. `share` is its part of all off-CPU time."""
 
     stack: int
     why: str
@@ -278,8 +277,8 @@ class Hotspot:
 
 @dataclass(frozen=True)
 class Missing:
-    """A stage that a trace went without: what (``system calls``, ``wakers``, ...), why, and what the figures therefore lack, each
-    as one line of text."""
+    """A stage that a trace went without: what (``system calls``, ``wakers``, ...), why, and what the figures lack because of it, each as
+    one line of text."""
 
     stage: str
     why: str
@@ -300,13 +299,13 @@ class Profile:
     hotspots: list[Hotspot] = field(default_factory=list)
     goroutines: int = 0
     running_ns: int | None = None
-    """Sum of the time that goroutines ran with a CPU; None where the kernel's tracepoints were left out."""
+    """Sum of the time that goroutines ran with a CPU; None if the kernel's tracepoints were left out."""
     cpu_ns: int = 0
     """CPU time of the processes in the window, as the kernel accounts it."""
     pauses: list[Pause] = field(default_factory=list)
     """Stop-the-world pauses in the order of their starts, as far as they are listed one by one."""
     timeline: list[TimelineInterval] = field(default_factory=list)
-    """Single intervals, where they were asked for (--per-goroutine, --events-over)."""
+    """Single intervals, if they were requested (--per-goroutine, --events-over)."""
     filters: list[str] = field(default_factory=list)
     governor: GovernorReport | None = None
     """None without a cap on the cost."""
@@ -315,11 +314,11 @@ class Profile:
     missing: list[Missing] = field(default_factory=list)
     """Stages that this trace went without."""
     notes: list[str] = field(default_factory=list)
-    """What else a reader has to know to understand the figures: the process was stopped, it is a forked copy, ..."""
+    """What else a reader must know to understand the figures: the process was stopped, it is a forked copy, ..."""
     requests: list[Span] = field(default_factory=list)
     """Calls of span functions, those with most time first; empty where the program has none, or they were not asked for."""
     selected: tuple[str, int] | None = None
-    """The flags by which `stacks` were chosen, and from how many; None where they are all that there are."""
+    """The flags by which `stacks` were chosen, and from how many; None if they are all stacks."""
 
     def by_state(self) -> dict[State, Distribution]:
         """Distribution of each state that occurs, largest total first."""
@@ -335,18 +334,18 @@ class Profile:
 
     @property
     def probed_ns(self) -> int:
-        """For how much of the window's `attached_ns` there were probes, and not looks from without in their place."""
+        """For how much of the window's `attached_ns` there were probes, and not samples in their place."""
         return max(0, self.window.attached_ns - (self.governor.looked_ns if self.governor else 0))
 
     @property
     def margin_ns(self) -> int | None:
-        """Half of the 95 % confidence interval of the sum of all totals, None where none is an estimate."""
+        """Half of the 95 % confidence interval of the sum of all totals, None if none is an estimate."""
         margins = [stack.margin_ns for stack in self.stacks if stack.margin_ns is not None]
         return round(math.hypot(*margins)) if margins else None
 
     @property
     def intervals(self) -> int:
-        """How many intervals: later parts of one (runnable after a wait, ...) are not counted again."""
+        """The number of intervals: later parts of one (runnable after a wait, ...) are not counted again."""
         return sum(stack.distribution.count for stack in self.stacks if stack.reason not in CONTINUED)
 
     def total(self) -> Distribution:

@@ -1,4 +1,4 @@
-"""Colours of static pictures: those of the interactive page in its light theme."""
+"""Colours of static pictures: the interactive page's in its light theme."""
 
 from __future__ import annotations
 
@@ -46,19 +46,18 @@ MEANING = {
 
 
 def frame_colours(kind: str, name: str = "") -> tuple[str, str]:
-    """Fill and ink, ``#rrggbb``. Within Go code and the runtime the package decides a shade, so that a change of
-    package shows."""
+    """Fill and ink, ``#rrggbb``. In Go code and the runtime the package selects a shade, so that a change of package is visible."""
     hue, saturation, lightness = _KIND.get(kind, _KIND[FrameKind.LOST])
     shade = _hash(package_of(name)) % 7 - 3 if name and kind in (FrameKind.GO, FrameKind.RUNTIME) else 0
     rgb = colorsys.hls_to_rgb((hue + shade * 2) / 360, (lightness + shade * 1.2) / 100, saturation / 100)
-    # Relative luminance of WCAG 2.1: letters are dark or light, whichever stands out more.
+    # Relative luminance of WCAG 2.1: letters are dark or light, whichever has more contrast.
     red, green, blue = (v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb)
     ink = "#06101a" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "#ffffff"
     return "#" + "".join(f"{round(255 * v):02x}" for v in rgb), ink
 
 
 def package_of(name: str) -> str:
-    """The import path of a Go function's name. Slashes beyond the first bracket are those of a type argument."""
+    """The import path of a Go function's name. Slashes after the first bracket belong to a type argument."""
     slash = re.split(r"[\[(]", name, maxsplit=1)[0].rfind("/")
     dot = name.find(".", slash + 1)
     return name[:dot] if dot >= 0 else ""

@@ -14,7 +14,7 @@ FRAMES_SHOWN = 5
 REASONS_SHOWN = 15
 WIDE = 120
 MARK = "*"
-"""Stands behind a change that exceeds the noise."""
+"""Follows a change that exceeds the noise."""
 NOISE = (
     f"{MARK} exceeds the noise: by more than 3 standard errors (from count, jitter and the figures second by second), or, for "
     "percentiles, by their ranks"
@@ -23,15 +23,15 @@ _DIVIDED = {Per.WINDOW: "second of the window", Per.GOROUTINE: "goroutine-second
 
 
 def print_diff(diff: Diff, console: Console, top: int = 10, everything: bool = False) -> None:
-    """Prints both sides, the totals, states, reasons and the `top` stacks that changed by more than noise (`everything`: by
-    anything). All figures per second of the window or per goroutine-second; a total per second of the window is also how
-    many goroutines wait there on average."""
+    """Prints both sides, the totals, states, reasons and the `top` stacks that changed by more than noise (`everything`: by anything). All
+    figures are per second of the window or per goroutine-second; a total per second of the window is also the number of goroutines that
+    wait there on average."""
     for name, side in (("before", diff.before), ("after", diff.after)):
         _line(_side(name, side), console)
     for note in diff.notes:
         console.print(Text(f"! {sanitize(note, 400)}", "yellow"))
     if diff.empty:
-        if diff.stacks or not diff.before.profile.stacks:  # else none was chosen, which the notes say
+        if diff.stacks or not diff.before.profile.stacks:  # if not, no stack was chosen, as the notes say
             console.print(Text("\nNo difference.", "green"))
         return
     other = Per.GOROUTINE if diff.per is Per.WINDOW else Per.WINDOW
@@ -89,7 +89,7 @@ def _table(title: str, changes: list[Change], width: int) -> Table:
 
 
 def delta_cells(change: Change) -> list[str]:
-    """Name, then before, after and change of total, count, p50 and p99: a row of a table that is not bound to a width."""
+    """Name, then before, after and change of total, count, p50 and p99: a row of a table that is not limited to a width."""
     cells = [sanitize((change.state.value if change.state else change.reason) or "(none)")]
     for delta, text in ((change.total, _amount), (change.count, "{:,.4g}".format), (change.p50, _amount), (change.p99, _amount)):
         cells += [text(delta.before), text(delta.after), _relative(delta).rstrip()]
@@ -154,7 +154,7 @@ def _amount(ns: float) -> str:
 
 
 def _relative(delta: Delta, new: bool = False, gone: bool = False) -> str:
-    """``+12 %``, ``×3.4``, ``new``, ``gone``, with `MARK` where it exceeds the noise."""
+    """``+12 %``, ``×3.4``, ``new``, ``gone``, with `MARK` if it exceeds the noise."""
     before, after = delta.before, delta.after
     if before == after:
         return "="

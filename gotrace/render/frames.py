@@ -1,4 +1,4 @@
-"""Words for a stack, beside what `gotrace.profile.frames` says of it."""
+"""Words for a stack, in addition to `gotrace.profile.frames`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = (
 
 
 def reason_label(stack: StackStat) -> str:
-    """The leaf that says why: ``[waiting: chan receive]``, or ``[runnable]`` where the state says it all."""
+    """The leaf that says why: ``[waiting: chan receive]``, or ``[runnable]`` if the state says it all."""
     if not stack.reason or stack.reason == stack.state.value:
         return f"[{stack.state.value}]"
     return f"[{stack.state.value}: {stack.reason}]"

@@ -1,9 +1,8 @@
 """The interactive flame graph: one HTML file that works offline, whatever the target calls its functions.
 
-Names reach the page only inside a block of compressed data and leave it only through textContent and canvas; the
-Content-Security-Policy names the hashes of the one script and the one style sheet, so nothing else could run even if an
-escape were missed. What the data looks like is told in `gotrace.render.pagedata`; the scripts in ``assets`` are its
-only readers.
+Names reach the page only inside a block of compressed data and leave it only through textContent and canvas. The
+Content-Security-Policy names the hashes of the one script and the one style sheet, so nothing else could run even if an escape were
+missed. `gotrace.render.pagedata` describes the data; the scripts in ``assets`` are its only readers.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ SCRIPTS = (
 
 
 def render_html(profile: Profile, runtime: bool = False) -> bytes:
-    """A self-contained HTML page (UTF-8): flame graph, table, totals, hot spots and losses of one profile. `runtime`: the
-    runtime's frames are shown from the start."""
+    """Returns a self-contained HTML page (UTF-8): flame graph, table, totals, hot spots and losses of one profile. `runtime`: show the
+    runtime's frames from the start."""
     data = _page_data(profile)
     if runtime:
         data["meta"]["runtime"] = True
@@ -48,7 +47,7 @@ def render_html(profile: Profile, runtime: bool = False) -> bytes:
 
 
 def render_page(data: dict[str, Any]) -> bytes:
-    """The page for `data`, which has the form told in `gotrace.render.pagedata`: of one profile or of a comparison."""
+    """Returns the page for `data`, in the form described in `gotrace.render.pagedata`: one profile, or a comparison."""
     assets = files("gotrace.render") / "assets"
 
     def asset(name: str) -> str:
@@ -67,17 +66,17 @@ def render_page(data: dict[str, Any]) -> bytes:
         "DATA": _packed(data),
         "SCRIPT": script,
     }
-    # One pass, so that a text with {{SCRIPT}} in it stays one.
+    # In one pass, so that a text that contains {{SCRIPT}} stays as it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], page).encode()
 
 
 def _packed(data: dict[str, Any]) -> str:
-    """`data` as JSON, compressed (zlib, RFC 1950), in base 64: nothing of it can be taken for markup.
+    """`data` as JSON, compressed (zlib, RFC 1950), in base 64: nothing in it can be taken for markup.
 
     The long columns go as small numbers, which compress well; `unpack` of ``assets/data.js`` is the inverse.
     """
     parents, frames = data["nodes"]["parent"], data["nodes"]["frame"]
-    # A frame is its place among those seen so far behind its parent's frame: a call tree has few callees per function.
+    # A frame is its index among the frames seen so far under its parent's frame: in a call tree a function has few callees.
     behind: dict[int, dict[int, int]] = {}
     places, fresh = [], []
     for parent, frame in zip(parents, frames, strict=True):

@@ -9,10 +9,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Tree(Generic[Key]):
-    """Nodes are numbers, 0 is the root, a parent's is less than its children's. A node is a function in the context of
-    its callers; `total_ns` and `count` are those of all stacks that pass through it.
+    """Nodes are numbers, 0 is the root, a parent's number is less than its children's. A node is a function in the context of its
+    callers; `total_ns` and `count` are those of all stacks that pass through it.
 
-    Columns, not objects: of a hundred thousand of those Python's garbage collector would take longer than the merging.
+    Columns, not objects: with a hundred thousand objects Python's garbage collector would take longer than the merging.
     """
 
     def __init__(self, root: Key) -> None:
@@ -46,9 +46,9 @@ class Tree(Generic[Key]):
         return len(self.key)
 
     def heaviest_first(self) -> list[Sequence[int]]:
-        """Each node's children, largest total first; those alike in the order in which they came."""
+        """Each node's children, largest total first; those with equal totals in the order in which they were added."""
         children: list[Sequence[int]] = [()] * len(self)
-        # Sorted by total once for all: each list is then filled in order.
+        # Sorted by total once for all nodes: each list is then filled in order.
         for node in sorted(range(1, len(self)), key=lambda node: -self.total_ns[node]):
             siblings = children[self.parent[node]]
             if isinstance(siblings, list):
@@ -58,7 +58,7 @@ class Tree(Generic[Key]):
         return children
 
     def sizes(self) -> list[int]:
-        """For each node how many nodes there are from it on, itself among them."""
+        """For each node the number of nodes in its subtree, itself included."""
         sizes = [1] * len(self)
         for node in range(len(self) - 1, 0, -1):
             sizes[self.parent[node]] += sizes[node]

@@ -1,44 +1,44 @@
-"""What the interactive page is made of: a profile, or two of them compared, as plain lists and dicts.
+"""The data of the interactive page: a profile, or a comparison of two, as plain lists and dicts.
 
-The page data, column-oriented, every text, function, frame and common stack prefix stored once; durations are ns:
+The page data is column-oriented, with every text, function, frame and common stack prefix stored once; durations are ns:
 
 ``kinds``
-    Names of the frame kinds; ``functions.kind`` counts in it.
+    Names of the frame kinds; ``functions.kind`` is an index into it.
 ``texts``
     Every string that came from the target, already made safe (`sanitize`) and cut to `NAME_LIMIT`.
 ``functions``
     ``name`` (text), ``kind``, ``mark`` (0 plain, 1 the runtime's, 2 a goroutine's root: what the page folds away); ``raw``: by
-    function, the name as the binary has it, where that differs.
+    function, the name as in the binary, if that differs.
 ``frames``
     ``function``, ``file`` (text), ``line`` (0: not known), ``inlined`` (0 or 1).
 ``nodes``
     The stacks as a tree, parents before children: ``parent`` (node, -1 at the root) and ``frame``.
 ``stacks``
-    One row per stack, in the order of the profile's: ``node`` (its leaf; -1: no frames), ``reason`` (the frame that says
-    why), ``state`` and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1),
-    ``goid`` (None where goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its
-    intervals ended), ``buckets`` ([bucket, count, bucket, count, ...], ascending).
+    One row per stack, in the profile's order: ``node`` (its leaf; -1: no frames), ``reason`` (the frame that says why), ``state``
+    and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1), ``goid`` (None if
+    goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its intervals ended), ``buckets``
+    ([bucket, count, bucket, count, ...], ascending).
 ``hotspots``
-    ``stack``, ``why`` (words), ``p99``, ``jitter``, ``share`` (0 to 1), in the order in which they are to be read.
+    ``stack``, ``why`` (words), ``p99``, ``jitter``, ``share`` (0 to 1), in the order in which to read them.
 ``pauses``
     Stop-the-world pauses: ``reason`` (words), ``start``, ``duration``.
 ``meta``
-    What `page_meta` makes: whose profile it is, its window, totals, filters, losses, what it went without (``missing``,
-    ``notes``) and what a cap on the cost gave up (``governor``), as lines of text. ``runtime``: True where the runtime's
-    frames are to be shown from the start.
+    The result of `page_meta`: the profile's targets, its window, totals, filters, losses, what it went without (``missing``,
+    ``notes``) and what a cap on the cost gave up (``governor``), as lines of text. ``runtime``: True if the runtime's frames are
+    to be shown from the start.
 
-A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and
-no buckets, for a stack that vanished), and there are in addition:
+A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and no buckets,
+for a stack that vanished). In addition there are:
 
 ``stacks.before``, ``stacks.before_count``
     Total and count of the same stack before, already normalised to the window of *after*; 0 for a new one.
 ``meta.diff``
-    ``{"before": meta, "after": meta}``, each as `page_meta` makes it, ``before`` with its own, not normalised, figures. Optional:
+    ``{"before": meta, "after": meta}``, each as returned by `page_meta`, ``before`` with its own figures, not normalised. Optional:
     ``"notes"``: lines of text (how it was normalised, what counts as noise);
-    ``"tables"``: ``[{"title", "columns": [text], "rows": [[text]], "marked": [row index]}]``, shown as they are, the
+    ``"tables"``: ``[{"title", "columns": [text], "rows": [[text]], "marked": [row index]}]``, shown as they are, with the
     marked rows emphasised.
 
-A maker of a comparison builds one profile with the stacks of both sides, calls `page_data` on it and adds these.
+The maker of a comparison builds one profile with the stacks of both sides, calls `page_data` on it and adds these.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, 
 from gotrace.render.text import TOLD_LIMIT, sanitize
 
 NAME_LIMIT = 600
-"""Characters of one name that the page holds."""
+"""The most characters of one name in the page."""
 PAUSES = 5_000
-"""Pauses that the page lists one by one, the first ones."""
+"""The most pauses that the page lists one by one, the first ones."""
 
 PROCESS = "process"
-"""Kind of the root frame that stands for a process: the page's own, not part of the public vocabulary."""
+"""Kind of the root frame that stands for a process: used by the page only, not part of the public vocabulary."""
 KINDS = [kind.value for kind in FrameKind] + [PROCESS]
 
-# What `folded_frames` does in Python, the page does itself when a box is ticked: the marks it needs, per function.
+# The page folds frames by itself, as `folded_frames` does in Python, when a box is ticked: the marks it needs, per function.
 _PLAIN, _RUNTIME, _GOEXIT = 0, 1, 2
 
 
@@ -90,15 +90,15 @@ class _Columns:
                 "node reason state why count total max goroutines progress background goid stopped runs run_max buckets"
             ).split()
         }
-        # By identity first, then by value: hashing frames costs more than all else here, most of it for the enum's hash.
+        # By identity first, then by value: hashing frames costs more than everything else here, mostly for the enum's hash.
         self._index_by_id: dict[int, int] = {}
         self._index_of: dict[tuple[Any, ...], int] = {}
-        # A root frame for each process, where there are several.
+        # A root frame for each process, if there are several.
         names = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
         self._process = names if len(profile.targets) > 1 else None
 
     def add(self, stack: StackStat) -> None:
-        """One more stack."""
+        """Adds a stack."""
         distribution = stack.distribution
         row = (
             self._node(stack),
@@ -121,7 +121,7 @@ class _Columns:
             column.append(value)
 
     def _node(self, stack: StackStat) -> int:
-        """That of the stack's leaf, -1 if it has no frames."""
+        """The node of the stack's leaf, -1 if it has no frames."""
         node, node_of, index_by_id, index_of = -1, self.nodes.index, self._index_by_id, self._index_of
         if self._process is not None:
             node = self.nodes((node, self._frame(Frame(self._process.get(stack.pid, f"({stack.pid})")), PROCESS)))
@@ -195,7 +195,7 @@ def page_data(profile: Profile) -> dict[str, Any]:
 
 
 def page_meta(profile: Profile) -> dict[str, Any]:
-    """Whose profile it is, its window, totals, filters, pauses, losses and all else that is to be told; made safe."""
+    """The profile's targets, window, totals, filters, pauses, losses and everything else to report; made safe."""
     return {
         "gotrace": sanitize(profile.version),
         "targets": [

@@ -15,7 +15,7 @@ from gotrace.render.text import sanitize
 
 
 def plan_dict(binary: GoBinary, plan: Plan, verified: bool) -> dict[str, object]:
-    """What ``gotrace probes --json`` prints. `verified`: checked against a live process."""
+    """The output of ``gotrace probes --json``. `verified`: checked against a live process."""
     layout = {name: value for name, value in asdict(binary.layout).items() if name != "source" and value is not None}
     return {
         "gotrace": __version__,
@@ -70,7 +70,7 @@ def _site_dict(site: SpanSite) -> dict[str, object]:
 
 
 def print_plan(binary: GoBinary, plan: Plan, verified: bool, console: Console) -> None:
-    """The same as tables."""
+    """Prints the same as tables."""
     kind = ["stripped" if binary.stripped else "with symbols"]
     kind += ["PIE"] if binary.pie else []
     kind += ["cgo"] if binary.cgo else []

@@ -79,7 +79,7 @@ class Ticker:
             self._live = None
 
     def notice(self, text: str) -> None:
-        """Says something once."""
+        """Prints a message once."""
         if not self._quiet:
             self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
 

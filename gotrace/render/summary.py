@@ -1,7 +1,6 @@
 """The summary on a terminal: what an engineer reads first, at three in the morning, in 80 columns.
 
-Names come from the target and are not to be trusted: they are sanitized and only ever printed as `Text`, never as
-rich's markup.
+Names come from the target and are untrusted: they are sanitized and only ever printed as `Text`, never as rich's markup.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _REASONS_TO_STOP = 3
 FRAMES_SHOWN = 6
 REASONS_SHOWN = 15
 WIDE = 120
-"""Columns from which on there is room for more than the necessary."""
+"""From this many columns on there is room for more than the necessary."""
 _ROOMY = 100
 _BAR = 16
 _LATE = 0.1
-"""Share of a place's sleeps from which on their timers count as late: a kernel on its own takes some 60 us to wake a thread."""
+"""From this share of a place's sleeps on their timers count as late: an idle kernel takes about 60 us to wake a thread."""
 
 _ANOMALIES = (Loss.START_WHILE_STOPPED, Loss.END_WHILE_RUNNING)
 _FRAME_STYLE = {
@@ -45,8 +44,8 @@ _FRAME_STYLE = {
 def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bool = False) -> None:
     """Prints header, requests, totals by state and by reason, hot spots, the `top` stacks, losses and overhead to `console`.
 
-    Shares are of all off-CPU time. Goroutines of the runtime itself come after the user's, in one line; every total and
-    share counts them. `runtime`: the runtime's frames are shown as well. A wider terminal gets more columns and frames.
+    Shares are of all off-CPU time. Goroutines of the runtime itself follow the user's, in one line; every total and share counts them.
+    `runtime`: also show the runtime's frames. A wider terminal gets more columns and frames.
     """
     total = profile.total()
     _print_targets(profile, console)
@@ -89,7 +88,7 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
     line = Text()
     line.append(format_duration(total.total_ns), "bold")
     line.append(f" off the CPU in {_counted(profile.intervals, 'interval')}")
-    if profile.complete:  # how many there were is known at the end only
+    if profile.complete:  # the number of goroutines is known only at the end
         line.append(f" of {_counted(profile.goroutines, 'goroutine')}")
     console.print(line)
     if profile.running_ns is not None:
@@ -123,13 +122,13 @@ def _print_header(profile: Profile, total: Distribution, console: Console) -> No
 
 
 def print_told(profile: Profile, console: Console) -> None:
-    """The stages that the trace went without, and its notes; nothing where there are none."""
+    """Prints the stages that the trace went without, and its notes; nothing if there are none."""
     for line in told(profile):
         console.print(Text(sanitize(line, TOLD_LIMIT), "bold yellow" if line.startswith("MISSING") else "yellow"), soft_wrap=True)
 
 
 def _print_pauses(profile: Profile, total: Distribution, console: Console) -> None:
-    """Stop-the-world pauses, what they cost the goroutines, and runs longer than Go's time slice; nothing where there are none."""
+    """Prints stop-the-world pauses, what they cost the goroutines, and runs longer than Go's time slice; nothing if there are none."""
     reasons = profile.pauses_by_reason()
     if reasons:
         stopped = sum(stack.stopped_ns for stack in profile.stacks)
@@ -151,7 +150,7 @@ def _print_pauses(profile: Profile, total: Distribution, console: Console) -> No
 
 
 def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, width: int) -> Table:
-    # The figures need up to 58 columns; rich would shrink those as well to make room for a long name.
+    # The figures need up to 58 columns; rich would shrink them as well to make room for a long name.
     extra = 10 if width >= _ROOMY else 0
     room = min(60, max(12, width - 58 - extra - (_BAR + 2 if width >= WIDE else 0)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -250,7 +249,7 @@ def _shares(names: Mapping[str, int], total_ns: int) -> str:
 def _frame_lines(stack: StackStat, width: int, runtime: bool) -> Iterable[Text]:
     frames = stack.frames if runtime else folded_frames(stack.frames)
     limit = FRAMES_SHOWN if width < WIDE else 2 * FRAMES_SHOWN
-    # The first frame with user code is where to look first: the one whose file and line are worth the width.
+    # A reader begins at the first frame with user code: its file and line are worth the width.
     place = place_of(frames)
     # A long way through a library must not push that frame off the list.
     start = 0 if runtime else max(0, place - limit + 2)
@@ -307,7 +306,7 @@ def _print_overhead(profile: Profile, console: Console) -> None:
 
 
 def print_governor(profile: Profile, console: Console) -> None:
-    """What ``--max-overhead`` gave up, if anything: what is missing, for how long, and how far off sampled totals may be."""
+    """Prints what ``--max-overhead`` gave up, if anything: what is missing, for how long, and the margin of sampled totals."""
     for number, line in enumerate(governor_lines(profile)):
         console.print(Text(f"{'  ' if number else ''}{line}", "bold red" if line == NOT_HELD else "yellow"))
 

@@ -1,4 +1,4 @@
-"""The static flame graph: an SVG that any viewer shows, and that a browser lets one hover, zoom and search."""
+"""The static flame graph: an SVG for any viewer, with hovering, zoom and search in a browser."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gotrace.render.merge import Tree
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 
 NAME_LIMIT = 400
-"""Characters of one name that the file holds."""
+"""The most characters of one name in the file."""
 
 WIDTH, MARGIN, ROW = 1200, 10, 17
 MIN_WIDTH = 0.1
-"""Pixels below which a frame is not drawn."""
+"""In pixels: a narrower frame is not drawn."""
 _LETTER = 7.2
-"""Pixels of a letter: 0.6 em, as in nearly all monospaced fonts."""
+"""The width of a letter in pixels: 0.6 em, as in nearly all monospaced fonts."""
 _INNER = WIDTH - 2 * MARGIN
 
 Key = tuple[str, str]
@@ -33,7 +33,7 @@ Key = tuple[str, str]
 
 @dataclass
 class _Picture:
-    """What is drawn, and what is only told."""
+    """What is drawn, and what is only mentioned."""
 
     tree: Tree[Key]
     hidden_ns: int
@@ -42,10 +42,10 @@ class _Picture:
 
 
 def render_svg(profile: Profile, runtime: bool = False) -> bytes:
-    """An SVG (UTF-8) 1200 pixels wide; the roots are at the bottom, the widths are time off the CPU in the window.
+    """Returns an SVG (UTF-8) 1200 pixels wide; the roots are at the bottom, the widths are time off the CPU in the window.
 
-    The runtime's goroutines and the frames on its way into the scheduler are left out unless `runtime`. Frames narrower
-    than 0.1 pixel are left out as well. What is left out, and what was lost, is said in the picture.
+    Without `runtime`, the runtime's goroutines and the frames on its way into the scheduler are left out. Frames narrower than 0.1 pixel
+    are always left out. The picture says what was left out, and what was lost.
     """
     picture = _merge(profile, runtime)
     boxes = list(_boxes(picture))
@@ -53,7 +53,7 @@ def render_svg(profile: Profile, runtime: bool = False) -> bytes:
     head = list(_head(profile))
     top = 30 + 16 * len(head) + 44
     bottom = top + depth * ROW
-    looks = _Looks()
+    styles = _Styles()
     foot = list(_foot(picture, boxes, profile))
     height = bottom + 40 + 16 * len(foot) + 20
     script = (files("gotrace.render") / "assets" / "static.js").read_text(encoding="utf-8")
@@ -69,13 +69,13 @@ def render_svg(profile: Profile, runtime: bool = False) -> bytes:
         *(_text(MARGIN, 44 + 16 * row, line, fill) for row, (line, fill) in enumerate(head)),
         *_state_bar(profile, 30 + 16 * len(head) + 8),
         '<g id="frames">',
-        *(_frame(box, picture.tree, bottom, looks) for box in boxes),
+        *(_frame(box, picture.tree, bottom, styles) for box in boxes),
         "</g>",
         _text(MARGIN, bottom + 20, " ", ident="details"),
         _text(WIDTH - MARGIN, bottom + 20, " ", anchor="end", ident="matched"),
         *(_text(MARGIN, bottom + 40 + 16 * row, line, fill) for row, (line, fill) in enumerate(foot)),
         *_legend(picture.tree, bottom + 40 + 16 * len(foot)),
-        # Shown by the script: without one they would do nothing.
+        # The script shows them: without a script they would do nothing.
         _text(MARGIN, 24, "Reset zoom", "#0b62a8", ident="reset", classes="control off"),
         _text(WIDTH - MARGIN, 24, "Search", "#0b62a8", anchor="end", ident="search", classes="control off"),
         _text(WIDTH - MARGIN - 60, 24, "ic", "#5a6672", anchor="end", ident="case", classes="control off"),
@@ -100,7 +100,7 @@ def _merge(profile: Profile, runtime: bool) -> _Picture:
         path: list[Key] = [(process.get(stack.pid, f"({stack.pid})"), PROCESS)] if several else []
         kept = stack.frames if runtime else folded_frames(stack.frames)
         frames = [(frame.name or "(no name)", frame.kind) for frame in reversed(kept)]
-        # What stopped the goroutine, then who made it runnable: that stack stands on its head.
+        # What stopped the goroutine, then what woke it: the waker's stack is upside down.
         path += [key for key in frames if key[1] is not FrameKind.WAKER]
         path.append((reason_label(stack), FrameKind.REASON))
         path += [key for key in frames if key[1] is FrameKind.WAKER]
@@ -110,11 +110,11 @@ def _merge(profile: Profile, runtime: bool) -> _Picture:
 
 
 _Box = tuple[int, float, float, int]
-"""Level from the root on, x and width in pixels, and the node."""
+"""Level counted from the root, x and width in pixels, and the node."""
 
 
 def _boxes(picture: _Picture) -> Iterator[_Box]:
-    """Heaviest child first. A frame that is too narrow takes what is above it with it."""
+    """Heaviest child first. If a frame is too narrow, everything above it is left out too."""
     tree = picture.tree
     children, sizes, totals = tree.heaviest_first(), tree.sizes(), tree.total_ns
     scale = _INNER / totals[0] if totals[0] else 0.0
@@ -138,7 +138,7 @@ def _boxes(picture: _Picture) -> Iterator[_Box]:
 # ---- what is drawn --------------------------------------------------------------------------------------------------
 
 
-class _Looks:
+class _Styles:
     """Label and colours of each function, made once."""
 
     def __init__(self) -> None:
@@ -146,22 +146,22 @@ class _Looks:
 
     def of(self, key: Key) -> tuple[str, str, str, str]:
         """Label, the same escaped, fill and ink."""
-        look = self._known.get(key)
-        if look is None:
+        style = self._known.get(key)
+        if style is None:
             label = sanitize(plain_name(key[0]), NAME_LIMIT)
-            look = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
-        return look
+            style = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
+        return style
 
 
-def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
+def _frame(box: _Box, tree: Tree[Key], bottom: int, styles: _Styles) -> str:
     level, x, width, node = box
     key, total_ns = tree.key[node], tree.total_ns[node]
-    label, escaped, fill, ink = looks.of(key)
+    label, escaped, fill, ink = styles.of(key)
     y = bottom - (level + 1) * ROW
     count = f"{tree.count[node]:,} interval" + ("" if tree.count[node] == 1 else "s")
     share = format_share(total_ns, tree.total_ns[0]).replace("<", "&lt;")
-    # The script takes the name from the first line: a name has no line end. From the box it takes the true width, so
-    # the gap to the next one can be told from it: a tenth, at most 0.3.
+    # The script takes the name from the first line: a name has no line end. From the box it takes the true width, from which the
+    # gap to the next one follows: a tenth, at most 0.3.
     title = f"<title>{escaped}\n{format_duration(total_ns)}, {share}, {count}</title>"
     drawn = f"{width - 0.3:.2f}" if width >= 3 else f"{0.9 * width:.3f}"
     words = _fit(label, width, key[1])
@@ -172,8 +172,7 @@ def _frame(box: _Box, tree: Tree[Key], bottom: int, looks: _Looks) -> str:
 
 
 def _fit(label: str, width: float, kind: str) -> str:
-    """As much of a name as the width holds: first the import path's folders go, then the end. The script does the
-    same."""
+    """As much of a name as the width holds: the import path's folders are dropped first, then the end. The script does the same."""
     room = int((width - 6) / _LETTER)
     if room < 3:
         return ""
@@ -215,7 +214,7 @@ def _legend(tree: Tree[Key], y: int) -> Iterator[str]:
 # ---- what is told ---------------------------------------------------------------------------------------------------
 
 _ROOM = int(_INNER / _LETTER)
-"""Letters of a line."""
+"""How many letters a line holds."""
 _ALARM, _QUIET = "#b00020", "#5a6672"
 
 
@@ -274,5 +273,5 @@ def _text(
 
 
 def _safe(text: str) -> str:
-    """Text for element content and attributes. `sanitize` has left nothing that XML 1.0 forbids."""
+    """Text for element content and attributes. `sanitize` has removed everything that XML 1.0 forbids."""
     return html.escape(text)

@@ -1,4 +1,4 @@
-"""A terminal, or a reader of our talk, that goes away while we trace: that is no reason to lose the trace."""
+"""A terminal, or a reader of our messages, that goes away during a trace: no reason to lose the trace."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 from typing import IO
 
 HUNG_UP = (errno.EIO,)
-"""What a write to a terminal that has gone answers."""
+"""The errors of a write to a terminal that has gone."""
 NOBODY_READS = (errno.EIO, errno.EPIPE)
 
 
 class LastingStream:
-    """Writes to `stream` until a write fails with one of `errors`; what comes later goes nowhere."""
+    """Writes to `stream` until a write fails with one of `errors`; discards everything after that."""
 
     def __init__(self, stream: IO[str], errors: tuple[int, ...]) -> None:
         self._stream = stream
@@ -23,7 +23,7 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As of any text stream."""
+        """As for any text stream."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -31,7 +31,7 @@ class LastingStream:
             return len(text)
 
     def flush(self) -> None:
-        """As of any text stream."""
+        """As for any text stream."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -46,12 +46,12 @@ class LastingStream:
 
 
 def lasting(stream: IO[str] | None, errors: tuple[int, ...]) -> IO[str] | None:
-    """`stream` as a LastingStream; None, as Python has it for a closed descriptor, stays None."""
+    """`stream` as a LastingStream; None, Python's value for a closed descriptor, stays None."""
     return None if stream is None else LastingStream(stream, errors)  # type: ignore[return-value]
 
 
 def discard(fd: int) -> None:
-    """What is written to `fd` from now on, also what is still buffered for it, goes nowhere."""
+    """Discards what is written to `fd` from now on, including what is still buffered for it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, fd)
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Text for people: untrusted strings made safe, beside the durations and shares of `gotrace.common.units`."""
+"""Text for people: makes untrusted strings safe. Durations and shares are in `gotrace.common.units`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from gotrace.common.units import format_duration, format_share
 __all__ = ("ERROR_LIMIT", "NAME_LIMIT", "TOLD_LIMIT", "format_duration", "format_share", "sanitize")
 
 NAME_LIMIT = 160
-"""Characters of a symbol, path or process name that reach a terminal."""
+"""The most characters of a symbol, path or process name on a terminal."""
 ERROR_LIMIT = 1000
-"""Characters of an error and of a hint, which may hold paths and a command to be copied."""
+"""The most characters of an error or a hint, which may contain paths and a command to copy."""
 TOLD_LIMIT = 600
-"""Characters of a line on what a trace went without."""
+"""The most characters of a line on what a trace went without."""
 
 
 def sanitize(text: str, limit: int = NAME_LIMIT) -> str:
-    """`text` as one line of at most `limit` characters that no terminal acts upon.
+    """`text` as one line of at most `limit` characters that can't control a terminal.
 
-    What is not printable (control characters, escapes, line ends, bidi and other format characters, lone surrogates)
-    becomes its Python escape, as ``\\x1b``. Too long a text loses its middle: the package and the method both stay.
+    Unprintable characters (control characters, escapes, line ends, bidi and other format characters, lone surrogates) become their
+    Python escape, such as ``\\x1b``. A text that is too long loses its middle: the package and the method both stay.
     """
-    # A symbol may be megabytes: cut before escaping, which multiplies the length by ten at most.
+    # A symbol may be megabytes: cut before escaping, which multiplies the length by at most ten.
     if len(text) > 2 * limit:
         text = _shorten(text, 2 * limit)
     if not text.isprintable():

@@ -1,7 +1,7 @@
 """The stacks as a tree of text: from the goroutine's first function to the wait, the largest branch first.
 
-A path without a fork runs straight down; only forks indent. The hottest path, which takes the largest branch at every
-fork, is marked with ``▶``.
+A path without a fork runs straight down; only forks indent. The hottest path, which takes the largest branch at every fork, is marked
+with ``▶``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from gotrace.render.frames import reason_label
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 
 LEAST_SHARE = 0.01
-"""Branches below this part of all off-CPU time are summed up in one line."""
+"""Branches below this share of all off-CPU time are summed up in one line."""
 DEEPEST = 12
-"""Forks below which a branch is not opened any more: its indentation would leave no room for names."""
+"""Below this many forks a branch is not opened: its indentation would leave no room for names."""
 RUNTIME_GOROUTINES = "runtime goroutines (GC, scavenger, …)"
 _MARK = "▶ "
 _STYLE = {
@@ -51,8 +51,8 @@ class _Node:
 
 
 def print_tree(profile: Profile, console: Console, branches: int = 10, runtime: bool = False) -> None:
-    """Prints the tree: at each fork at most `branches`, of at least `LEAST_SHARE`. `runtime`: with the runtime's frames, and
-    with its own goroutines opened. Files and sockets are left out of the names, wakers of the stacks."""
+    """Prints the tree: at each fork at most `branches`, each of at least `LEAST_SHARE`. `runtime`: with the runtime's frames, and with its
+    own goroutines opened. Names omit files and sockets, stacks omit wakers."""
     root = _grow(profile, runtime)
     hottest = ("  hottest path: ", "dim"), (_MARK.strip(), "red")
     console.print(Text.assemble(("Off the CPU: ", "bold"), format_duration(root.total_ns), *hottest))
@@ -95,7 +95,7 @@ class _Printer:
     def fork(self, node: _Node, indent: str, hot: bool, depth: int) -> None:
         """Prints the branches of `node`, below `indent`."""
         shown = self._worth(node, hot, depth)
-        # Not that of the runtime's own goroutines, unless there is no other.
+        # Not the runtime's own goroutines, unless there are no others.
         hottest = next((child for child in shown if child.frame.name != RUNTIME_GOROUTINES), shown[0]) if hot and shown else None
         rest_ns = node.total_ns - sum(child.total_ns for child in shown)
         rest = len(node.children) - len(shown) if rest_ns >= self._least() else 0
@@ -110,7 +110,7 @@ class _Printer:
         return LEAST_SHARE * self.whole_ns
 
     def _worth(self, node: _Node, hot: bool, depth: int) -> list[_Node]:
-        """The children to be shown: the large ones, and on the hottest path always the largest."""
+        """The children to show: the large ones, and on the hottest path always the largest."""
         ranked = node.ranked()
         if depth >= DEEPEST:
             return []
@@ -122,7 +122,7 @@ class _Printer:
         line.append(f"{share:>7}  {total:>7}  ", "not dim bold" if hot else "not dim")
         self._name(line, node, hot)
         indent += below
-        # What is left out of sight beside a single child makes no fork.
+        # What is not shown beside a single child makes no fork.
         while len(next_ones := self._worth(node, hot, depth)) == 1 and node.total_ns - next_ones[0].total_ns < self._least():
             node = next_ones[0]
             self._name(Text(indent + " " * 18, "dim"), node, hot)

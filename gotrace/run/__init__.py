@@ -1,1 +1,1 @@
-"""One trace from the options to the written outputs."""
+"""One trace, from the options to the written outputs."""

@@ -1,4 +1,4 @@
-"""What a run costs, and the profile of where it stands."""
+"""What a run costs, and its profile so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gotrace.watch.protocol import Watched
 
 
 class Accounting:
-    """Of one run, from `begin` on. `regulators` are those of its processes, where it is governed."""
+    """The accounting of one run, from `begin` on. `regulators` are those of its processes, if it is governed."""
 
     def __init__(self, options: AttachOptions, prepared: Prepared, regulators: dict[int, Regulator]) -> None:
         self._options = options
@@ -33,20 +33,20 @@ class Accounting:
         self._wall_start = datetime.now(timezone.utc)
 
     def begin(self, begin: float) -> None:
-        """The windows are open; `begin` is when they began to open (time.monotonic)."""
+        """Starts it. The windows are open; `begin` is when they began to open (time.monotonic)."""
         self._begin = begin
-        # To open a window may have taken a while.
+        # Opening a window may have taken a while.
         since_ns = time.monotonic_ns() - min(process.start_ns for process in self._processes)
         self._wall_start = datetime.now(timezone.utc) - timedelta(microseconds=since_ns // 1000)
 
     def measure_programs(self) -> None:
-        """Reads what a program has run per hit, where the kernel has timed that."""
+        """Reads how long programs ran per hit, if the kernel has timed that."""
         stats = [program_stats(fd) for process in self._processes for fd in process.program_fds()]
         runs = sum(stat.runs for stat in stats)
         self._program_ns = sum(stat.run_ns for stat in stats) / runs if runs else 0.0
 
     def progress(self, now: float) -> Progress:
-        """Where the run stands (time.monotonic)."""
+        """Where the run stands at `now` (time.monotonic)."""
         counters = self._counters()
         elapsed, intervals = now - self._begin, counters[Stat.INTERVALS]
         before, count = self._last
@@ -82,7 +82,7 @@ class Accounting:
         )
 
     def profile(self, complete: bool, timeline: list[TimelineInterval], dropped: int) -> Profile:
-        """All that is known; `dropped`: single intervals that there was no room for."""
+        """All that is known so far. `dropped`: single intervals for which there was no room."""
         processes = self._processes
         stacks = [stack for process in processes for stack in process.stacks()]
         stacks.sort(key=lambda stack: -stack.distribution.total_ns)
@@ -121,7 +121,7 @@ class Accounting:
 
 
 def _sum_of_all(times: Iterable[int | None]) -> int | None:
-    """None if one of them is not known."""
+    """The sum, None if one of them is not known."""
     total = 0
     for ns in times:
         if ns is None:

@@ -10,12 +10,12 @@ from gotrace.run.sinks import Delta, Moment, Sinks
 from gotrace.watch.protocol import Waits, Watched
 
 _READ_FOR_NS = 250_000_000
-"""What reading before a commit may take: with tens of thousands of stacks that move all the time it would take seconds, of a CPU
-that the target may want, and keep Ctrl-C waiting. The rest is read before the next ones, and at the end."""
+"""How long reading may take before a commit. With tens of thousands of changing stacks it would take seconds, of a CPU that the target
+may want, and Ctrl-C would have to wait. The rest is read before the next commits, and at the end."""
 
 
 class Handing:
-    """Of one run. `timeline` and `capture` are those of `sinks` whose own losses are the run's."""
+    """Does so for one run. `timeline` and `capture` are the members of `sinks` whose own losses count for the run."""
 
     def __init__(self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting) -> None:
         self.sinks = Sinks()
@@ -27,7 +27,7 @@ class Handing:
         self._steps: dict[int, int] = {}
 
     def batch(self) -> None:
-        """What has changed since the last batch, of all processes, and where the run stands then."""
+        """Hands on what has changed in all processes since the last batch, and where the run stands."""
         for process in self._processes:
             self._hand_on(process, *process.read(_READ_FOR_NS // len(self._processes)))
         self.sinks.commit(Moment(lambda: self.profile(complete=False), self._waits))
@@ -51,11 +51,11 @@ class Handing:
         return tuple(steps[seen:])
 
     def show(self, now: float) -> None:
-        """Where the run stands (time.monotonic)."""
+        """Shows where the run stands at `now` (time.monotonic)."""
         self.sinks.show(self._accounting.progress(now))
 
     def profile(self, complete: bool) -> Profile:
-        """All that is known."""
+        """All that is known so far."""
         dropped = self.timeline.dropped if self.timeline is not None else 0
         dropped += self.capture.writer.dropped if self.capture is not None else 0
         profile = self._accounting.profile(complete, [], dropped)

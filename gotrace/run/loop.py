@@ -1,4 +1,4 @@
-"""Drives the clock of a run: what is due, until the duration is over, someone stops it, or every process has ended."""
+"""Drives the clock of a run: does what is due until the duration is over, the run is stopped, or every process has ended."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 import time
 
 from gotrace.common.vocabulary import Loss
-from gotrace.governor.niceness import LATE_S as POLITE_LATE_S
-from gotrace.governor.niceness import Politeness
+from gotrace.governor.niceness import LATE_S as NICE_LATE_S
+from gotrace.governor.niceness import Niceness
 from gotrace.governor.regulator import Regulator
 from gotrace.kernel.stats import close as close_stats
 from gotrace.kernel.stats import enable_stats
@@ -22,7 +22,7 @@ _COMMIT_EVERY_S = 0.9
 _STATS_FOR_S = 1.0
 _SHOW_EVERY_S = 0.19
 _EXEC_EVERY_S = 0.05
-"""How often it is asked whether a process has called exec. What comes between that and the answer is not recorded (bpf/exec.c)."""
+"""How often to check for an exec. What happens between an exec and the check is not recorded (bpf/exec.c)."""
 
 
 class Stop:
@@ -48,7 +48,7 @@ class Stop:
 
 
 class Loop:
-    """Of one run whose windows are open."""
+    """The loop of one run whose windows are open."""
 
     def __init__(
         self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting, handing: Handing, stop: Stop
@@ -58,10 +58,10 @@ class Loop:
         self._accounting = accounting
         self._handing = handing
         self._stop = stop
-        self._politeness = Politeness()
+        self._niceness = Niceness()
 
     def follow(self, duration_ns: int) -> None:
-        """Until it is over; `duration_ns` 0: until it is stopped."""
+        """Runs until the trace is over; with `duration_ns` 0, until it is stopped."""
         stats_fd = enable_stats() if any(process.program_fds() for process in self._processes) else None
         begin = last_commit = last_shown = last_asked = time.monotonic()
         opened = max(process.start_ns for process in self._processes) / 1e9
@@ -78,7 +78,7 @@ class Loop:
                     self._accounting.measure_programs()
                     close_stats(stats_fd)
                     stats_fd = None
-                # Not while a short window is open: that is to be closed in time.
+                # Not while a short window is open, which must be closed in time.
                 if now - last_commit > _COMMIT_EVERY_S and not any(r.in_window for r in self._regulators.values()):
                     last_commit = now
                     self._handing.batch()
@@ -93,7 +93,7 @@ class Loop:
                             waiting.pop(fd).end()
         finally:
             self._give_back()
-            self._politeness.end()
+            self._niceness.end()
             if stats_fd is not None:
                 self._accounting.measure_programs()
             close_stats(stats_fd)
@@ -103,23 +103,23 @@ class Loop:
         wait = min(process.tick() for process in waiting.values())
         due = time.monotonic() + wait
         self._give_back()
-        self._politeness.stand_back()
+        self._niceness.stand_back()
         now = time.monotonic()
         pids = [process.process.pid for process in waiting.values()]
         return min([due, *(now + self._regulators[pid].tick() for pid in pids if pid in self._regulators)])
 
     def _wait(self, waiting: dict[int, Watched], due: float) -> None:
-        """Until that moment, the end of one of the processes or `stop`."""
+        """Waits until that moment, the end of one of the processes, or `stop`."""
         sampled = []
         for process in waiting.values():
-            if process.promptness is not None:
-                process.promptness.take()
+            if process.priority is not None:
+                process.priority.take()
                 sampled.append(process)
         due = max(due, time.monotonic())
         ended = select.select([*waiting, self._stop.fd], [], [], max(0.0, due - time.monotonic()))[0]
         late_s = 0.0 if ended else time.monotonic() - due
-        if late_s > POLITE_LATE_S:
-            self._politeness.came_late()
+        if late_s > NICE_LATE_S:
+            self._niceness.came_late()
         if late_s > LATE_S:
             for process in sampled:
                 process.losses[Loss.LOOK_LATE] = process.losses.get(Loss.LOOK_LATE, 0) + 1
@@ -129,5 +129,5 @@ class Loop:
 
     def _give_back(self) -> None:
         for process in self._processes:
-            if process.promptness is not None:
-                process.promptness.give_back()
+            if process.priority is not None:
+                process.priority.give_back()

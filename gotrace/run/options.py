@@ -1,4 +1,4 @@
-"""What a trace is to do, and what that asks of each part of it."""
+"""What a trace is to do, and what each part needs for that."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ _INFERRED = {StartKind.BEFORE, StartKind.SCHEDULE}
 
 @dataclass(frozen=True)
 class AttachOptions:
-    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all.
-    `syscalls` is ``auto`` or the value of a SyscallSource; `sample_rate_hz` is for the mode of that name; None: its
-    usual one. `max_overhead`: percent
-    of the CPU time that a target uses for itself (gotrace/governor/policy.py); 0: no cap.
+    """What a trace is to do. Durations are ns; `duration_ns` 0 means until stopped. An empty filter keeps all. `syscalls` is ``auto`` or
+    the value of a SyscallSource; `sample_rate_hz` is for mode ``sample``, None for its default. `max_overhead` is in percent of the CPU
+    time that a target uses for itself (gotrace/governor/policy.py); 0: no cap.
 
-    `requests`: those of known servers are recorded; `spans`: functions whose calls are, too. Outputs have those of at least `slower_than_ns`
-    and in the `band` between two fractions, and the `exemplars` slowest ones one by one."""
+    `requests`: record requests of known servers; `spans`: functions whose calls are recorded, too. Outputs have requests of at least
+    `slower_than_ns`, in the `band` between two fractions; the `exemplars` slowest are kept one by one."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -74,12 +73,12 @@ class AttachOptions:
 
     @property
     def stream_ns(self) -> int | None:
-        """How long a single interval is at least that is recorded as such; None: none are."""
+        """The minimum length of a single interval; None: none are recorded."""
         wanted = self.per_goroutine or self.wants_timeline
         return 0 if wanted and self.events_over_ns is None else self.events_over_ns
 
     def for_kernel(self, wait_reasons: Sequence[str]) -> Options:
-        """What is asked of the BPF programs of a process with these wait reasons, by number."""
+        """The options of the BPF programs for a process with these wait reasons, by number."""
         kinds = reasons = None
         if self.states:
             kinds = frozenset(k for state in self.states for k in _KINDS_OF_STATE.get(state, ())) | _INFERRED
@@ -91,8 +90,8 @@ class AttachOptions:
             wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed, exemplars=self.exemplars,
         )
 
-    def for_looks(self) -> SampleOptions:
-        """What is asked of mode ``sample``."""
+    def for_samples(self) -> SampleOptions:
+        """The options of mode ``sample``."""
         return SampleOptions(
             rate_hz=self.sample_rate_hz or DEFAULT_RATE_HZ, busiest=BUSIEST if self.sample_rate_hz is None else BUSIEST_AS_ASKED,
             per_goroutine=self.per_goroutine, only_goid=self.goid, min_block_ns=self.min_block_ns, stream_ns=self.stream_ns,
@@ -100,7 +99,7 @@ class AttachOptions:
         )
 
     def filters(self, syscalls: SyscallSource) -> list[str]:
-        """What is left out, in words; `syscalls` is what was chosen."""
+        """The filters in words; `syscalls` is the source that was chosen."""
         texts = [f"state {state.value}" for state in self.states] + [f"reason {reason}" for reason in self.reasons]
         for wanted, text in (
             (self.goid, f"goroutine {self.goid}"),

@@ -1,4 +1,4 @@
-"""The sinks of `gotrace attach`: the capture, a timeline, other files, and what is said while the trace goes on."""
+"""The sinks of `gotrace attach`: the capture, a timeline, other files, and the messages during the trace."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gotrace.profile.types import Profile, SingleInterval, StackStat, TimelineIn
 from gotrace.run.sinks import Delta, Moment, Progress, Sink
 
 _TIMELINE_LIMIT = 500_000
-"""Single intervals that are kept in memory for an output with a time axis: up to 200 MB."""
+"""How many single intervals are kept in memory for an output with a time axis: up to 200 MB."""
 
 
 class CaptureSink(Sink):
-    """Writes the capture. `stop` ends the trace: where the capture can't be written, as on a disk that is full, there is no use in
-    going on; `say` is told, in one line, of another's lock. After `closed`, `written` tells whether it is whole, and `remark` what
-    else is to be said."""
+    """Writes the capture. `stop` ends the trace: if the capture can't be written, as on a full disk, there is no point in going on. `say`
+    gets one line about a lock held by another process. After `closed`, `written` tells whether the capture is complete, and `remark`
+    has anything else to say."""
 
     def __init__(self, path: Path, force: bool, stop: Callable[[], None], say: Callable[[str], None]) -> None:
         self.writer = CaptureWriter(path, force)
@@ -38,19 +38,19 @@ class CaptureSink(Sink):
         return self.writer.path
 
     def opened(self, profile: Profile) -> None:
-        """Killed from here on, the run leaves a valid capture."""
+        """Makes the capture valid, even if the run is killed from here on."""
         for target in profile.targets:
             self.writer.put_target(target)
         self.writer.commit(profile)
 
     def take(self, delta: Delta) -> None:
-        """Keeps it for the next commit."""
+        """Keeps the batch for the next commit."""
         self.writer.put_stacks(delta.stacks)
         self.writer.put_intervals(delta.pid, delta.intervals)
         self.writer.put_pauses(delta.pauses)
 
     def commit(self, moment: Moment) -> None:
-        """Where another holds the capture's lock the trace goes on, and what can't be written now is for the next commit."""
+        """Commits. If another process holds the capture's lock, the trace goes on, and the next commit writes the rest."""
         ongoing: list[StackStat] = []
         try:
             profile = moment.profile()
@@ -65,11 +65,11 @@ class CaptureSink(Sink):
             if str(error) != self._uncommitted:
                 self._say(f"{error}; it is tried again")
             self._uncommitted = str(error)
-        except GotraceError:  # told at the end, where it is tried once more
+        except GotraceError:  # reported at the end, when it is tried once more
             self._stop()
 
     def closed(self, profile: Profile) -> None:
-        """The last commit; folds the log into the file."""
+        """Makes the last commit; folds the log into the file."""
         failure: GotraceError | None = None
         try:
             self.writer.put_ongoing([])
@@ -86,12 +86,12 @@ class CaptureSink(Sink):
             raise failure
 
     def interrupted(self) -> None:
-        """The capture stays as it was committed last."""
+        """Leaves the capture as it was last committed."""
         self.writer.leave()
 
 
 class TimelineSink(Sink):
-    """Keeps single intervals for an output with a time axis; `dropped` counts those that there was no room for."""
+    """Keeps single intervals for an output with a time axis; `dropped` counts those for which there was no room."""
 
     name = "the timeline"
 
@@ -101,7 +101,7 @@ class TimelineSink(Sink):
         self._growing = GrowingWaits()
 
     def take(self, delta: Delta) -> None:
-        """Adds the intervals; one that goes on takes the place of its beginning."""
+        """Adds the intervals; a longer version of an interval replaces the shorter one."""
         for interval in delta.intervals:
             end = len(self._intervals)
             at = self._growing.place(delta.pid, interval, end)
@@ -113,7 +113,7 @@ class TimelineSink(Sink):
                 self.dropped += 1
 
     def intervals(self, stacks: list[StackStat]) -> list[TimelineInterval]:
-        """Those that were kept, each with its stack, which is among `stacks`."""
+        """Returns the intervals, each with its stack, which is one of `stacks`."""
         by_key = {stack.key: stack for stack in stacks} if self._intervals else {}
         # A key holds a whole stack: it is hashed once for all intervals that share the object.
         known: dict[int, StackStat] = {}
@@ -126,7 +126,7 @@ class TimelineSink(Sink):
 
 
 class FileSink(Sink):
-    """Writes one output file at the end, in the format of its suffix; `written` tells whether it is there."""
+    """Writes one output file at the end, in the format of its suffix; `written` tells whether it exists."""
 
     def __init__(self, path: Path, runtime: bool, force: bool) -> None:
         self.path = path
@@ -142,7 +142,7 @@ class FileSink(Sink):
 
 
 class Talk(Sink):
-    """Calls back those who show how a trace goes on: `started` with what is to be told as the window opens, `progress` and `notice`."""
+    """Calls those who display the trace: `started` with the first messages as the window opens, then `progress` and `notice`."""
 
     name = "the progress display"
 
@@ -159,11 +159,11 @@ class Talk(Sink):
             self._started(told(profile))
 
     def show(self, progress: Progress) -> None:
-        """Where it stands."""
+        """Where the trace stands."""
         if self._progress is not None:
             self._progress(progress)
 
     def notice(self, text: str) -> None:
-        """Something to be said once."""
+        """A message to show once."""
         if self._notice is not None:
             self._notice(text)

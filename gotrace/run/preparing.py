@@ -1,4 +1,4 @@
-"""From options to processes that are ready to be traced: opened, planned for, and the programs loaded."""
+"""From options to processes that are ready to be traced: opened, planned for, with the programs loaded."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gotrace.watch.sampled import SampledProcess
 
 @dataclass
 class Prepared:
-    """Processes that are ready, and how: `syscalls` is where system calls are seen, `obstacle` why not by tracepoints, `by_uprobes` whether
-    that holds for a process at least; `trap_ns` what a hit costs on this host, None if not measured; `timed`: the kernel times programs
-    as long as the trace lasts."""
+    """Processes that are ready. `syscalls` is where system calls are seen, `obstacle` why not by tracepoints, `by_uprobes` whether at least
+    one process uses uprobes for them. `trap_ns` is the cost of a hit on this host, None if not measured. `timed`: the kernel times
+    programs during the whole trace."""
 
     processes: list[Watched] = field(default_factory=list)
     syscalls: SyscallSource = SyscallSource.NONE
@@ -37,14 +37,14 @@ class Prepared:
 
 
 def prepare(options: AttachOptions, prepared: Prepared, cleanup: ExitStack) -> None:
-    """Fills `prepared`, up to where it fails; `cleanup` gets what is to be undone.
+    """Fills `prepared`, up to a failure; `cleanup` gets what must be undone.
 
     Raises:
-        GotraceError: whatever speaks against the trace: host, options or a process.
+        GotraceError: the host, an option or a process does not allow the trace.
     """
     if options.mode is Mode.SAMPLE:
         for pid in options.pids:
-            _add(SampledProcess.prepare(pid, options.for_looks()), prepared, cleanup)
+            _add(SampledProcess.prepare(pid, options.for_samples()), prepared, cleanup)
         _check_reasons(options, prepared.processes)
     else:
         _prepare_probes(options, prepared, cleanup)
@@ -56,7 +56,7 @@ def _add(process: Watched, prepared: Prepared, cleanup: ExitStack) -> None:
 
 
 def _prepare_probes(options: AttachOptions, prepared: Prepared, cleanup: ExitStack) -> None:
-    compilation = Compilation()  # goes on beside what follows
+    compilation = Compilation()  # runs in parallel with what follows
     cleanup.callback(compilation.close)
     prepared.syscalls, offsets, prepared.obstacle = choose_syscall_source(options.syscalls)
     lean = options.mode is Mode.LEAN
@@ -74,7 +74,7 @@ def _prepare_probes(options: AttachOptions, prepared: Prepared, cleanup: ExitSta
         prepared.by_uprobes = prepared.by_uprobes or bool(process.obstacle)
     _check_reasons(options, prepared.processes)
     if options.governed:
-        # All the time: it is how the cost is known. Before a hit is measured, whose cost it raises.
+        # During the whole trace: the cost is known from it. Enabled before a hit is measured, because it makes hits cost more.
         timing = enable_stats()
         cleanup.callback(close_stats, timing)
         prepared.timed = timing is not None

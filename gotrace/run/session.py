@@ -29,17 +29,17 @@ from gotrace.watch.probed import ProbedProcess
 from gotrace.watch.protocol import Watched
 
 _ASSUMED_TRAP_NS = 1000
-"""Where it can't be measured: twice what it takes in a virtual machine."""
+"""If it can't be measured: twice the cost in a virtual machine."""
 _MANY_STACKS = 10_000
-"""From so many on it is said that the end takes a while."""
+"""With at least this many stacks a message says that the end takes a while."""
 
 
 class Session:
-    """One trace from `prepare` to the written outputs. Use as a context manager: leaving it removes every probe. `sinks` are handed what
-    the trace yields beside its outputs; add them before `run`.
+    """One trace from `prepare` to the written outputs. Use as a context manager: leaving it removes every probe. `sinks` get what the trace
+    yields, in addition to its outputs; add them before `run`.
 
-    After `run`, `written` are the outputs that are there, `failure` is the first error of a sink or a process (all other outputs are
-    whole), and `remarks` is what else is to be said of them, a line each.
+    After `run`, `written` are the outputs that exist, `failure` is the first error of a sink or a process (all other outputs are
+    complete), and `remarks` are further messages about them, one line each.
     """
 
     def __init__(self, options: AttachOptions) -> None:
@@ -49,7 +49,7 @@ class Session:
         self.failure: GotraceError | None = None
         self.remarks: list[str] = []
         self.running = self.ending = False
-        """Whether probes have been placed; whether the windows are closed, or being closed, and the outputs written."""
+        """Whether probes have been placed; whether the windows are closed or closing, and the outputs being written."""
         self._prepared = Prepared()
         self._regulators: dict[int, Regulator] = {}
         self._accounting = Accounting(options, self._prepared, self._regulators)
@@ -66,17 +66,17 @@ class Session:
 
     @property
     def processes(self) -> list[Watched]:
-        """Those that are traced, after `prepare`."""
+        """The processes that are traced, after `prepare`."""
         return self._prepared.processes
 
     @property
     def obstacle(self) -> str:
-        """Why system calls are not seen by tracepoints, "" if they are."""
+        """Why tracepoints do not see system calls, "" if they do."""
         return self._prepared.obstacle
 
     @property
     def capture(self) -> CaptureSink | None:
-        """The sink that writes the capture, once it is there."""
+        """The sink that writes the capture, once it exists."""
         return self._handing.capture
 
     def stop(self) -> None:
@@ -95,10 +95,10 @@ class Session:
         self.options = replace(self.options, outputs=outputs)
 
     def prepare(self) -> None:
-        """Opens, plans, checks and loads; nothing is attached yet.
+        """Opens, plans, checks and loads; attaches nothing yet.
 
         Raises:
-            GotraceError: whatever speaks against the trace: options, outputs, host or a process.
+            GotraceError: an option, an output, the host or a process does not allow the trace.
         """
         options = self.options
         if len(set(options.pids)) != len(options.pids):
@@ -113,13 +113,13 @@ class Session:
         self, started: Callable[[list[str]], None] | None = None, progress: Callable[[Progress], None] | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> Profile:
-        """Attaches, traces until the duration is over, `stop` is called or every process has ended, writes the outputs.
+        """Attaches, traces until the duration is over, `stop` is called or every process has ended, and writes the outputs.
 
-        `started` is called once the window is open, with a line of text for each stage that is known to be missing and each note: what
-        happens from then on is in the profile. `notice` is told, in a line of text, of each change that the governor makes.
+        `started` is called once the window is open, with one line for each stage known to be missing and each note; later ones are in the
+        profile. `notice` gets one line for each change that the governor makes.
 
         Raises:
-            GotraceError: a process can't be attached to, or the capture can't be made. What can't be written later is in `failure`.
+            GotraceError: a process can't be attached to, or the capture can't be created. What can't be written later is in `failure`.
             Interrupted: stopped before anything was recorded.
             KeyboardInterrupt: a signal handler raised it as the trace ended; the capture has what was committed.
         """
@@ -151,7 +151,7 @@ class Session:
     def _add_sinks(self, talk: Talk) -> None:
         options, handing = self.options, self._handing
         captures = [output for output in options.outputs if output.endswith(".gotrace")]
-        if captures:  # before `talk`, which tells that the trace goes on: killed from then on, it leaves a valid one
+        if captures:  # before `talk`, which says that the trace runs: if it is killed from then on, the capture is valid
             handing.capture = CaptureSink(Path(captures[0]), options.force, self._stop.set, talk.notice)
             handing.sinks.add(handing.capture)
         if options.wants_timeline:
@@ -168,13 +168,13 @@ class Session:
         options = self.options
         regulator = Regulator(
             process, options.max_overhead / 100, self._prepared.trap_ns or _ASSUMED_TRAP_NS, self._prepared.timed,
-            self._handing.sinks.notice, options.for_looks(), options.sample_period_ns >= SAMPLE_NS,
+            self._handing.sinks.notice, options.for_samples(), options.sample_period_ns >= SAMPLE_NS,
         )
         regulator.begin()
         self._regulators[process.process.pid] = regulator
 
     def _end(self) -> Profile:
-        """Closes the windows, writes the outputs. That takes long where there are many stacks, and may be interrupted anywhere."""
+        """Closes the windows, writes the outputs. Takes long if there are many stacks, and may be interrupted anywhere."""
         handing, sinks, capture = self._handing, self._handing.sinks, self.capture
         stacks = sum(len(process.stacks()) for process in self.processes)
         if stacks > _MANY_STACKS:
@@ -199,7 +199,7 @@ class Session:
 
 
 def default_outputs(process: Watched, now: datetime) -> tuple[str, str]:
-    """The capture and the flame graph that a trace without -o writes to the current folder."""
+    """The capture and the flame graph that a trace without -o writes to the current directory."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", process.process.comm)[:32] or "go"
     stem = f"gotrace-{safe}-{process.process.pid}-{now:%Y%m%dT%H%M%S}"
     return f"{stem}.gotrace", f"{stem}.html"

@@ -1,4 +1,4 @@
-"""What a run hands on, and to whom: batches of changes, to sinks behind one small interface. One that fails takes no other with it."""
+"""Hands batches of changes from a run to sinks, behind one small interface. If a sink fails, the others continue."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gotrace.watch.protocol import Waits
 
 @dataclass(frozen=True)
 class Delta:
-    """What has changed of one process since the last batch: stacks whose figures grew, single intervals that ended, stops of the world,
-    and steps of the governor; `losses` are all up to now."""
+    """What has changed in one process since the last batch: stacks whose figures grew, single intervals that ended, stops of the world, and
+    steps of the governor. `losses` are all losses so far."""
 
     pid: int
     stacks: list[StackStat]
@@ -37,16 +37,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where the trace stands between two batches; made only for those who ask."""
+    """Where the trace stands between two batches; computed only on request."""
 
     profile: Callable[[], Profile]
     waits: Callable[[], list[Waits]]
-    """Waits in progress, of each process: no batch has them."""
+    """Waits in progress, of each process: no batch contains them."""
 
 
 class Sink:
-    """Takes what a run yields. Each method may raise GotraceError: then the sink gets nothing more, and the run's exit code is 1. What a
-    sink keeps in memory it bounds by itself. `name` is what messages call it."""
+    """Takes what a run yields. Each method may raise GotraceError: the sink then gets nothing more, and the run's exit code is 1. A sink
+    bounds its own memory. `name` is its name in messages."""
 
     name = ""
 
@@ -57,33 +57,33 @@ class Sink:
         """A batch of changes, about once a second and at the end."""
 
     def commit(self, moment: Moment) -> None:
-        """All processes have handed on a batch: what a crash is to leave should be stored."""
+        """All processes have handed on a batch: what is to survive a crash should be stored now."""
 
     def show(self, progress: Progress) -> None:
-        """Five times a second."""
+        """Progress, five times a second."""
 
     def notice(self, text: str) -> None:
-        """Something to be said once, in one line."""
+        """A message to show once, in one line."""
 
     def closed(self, profile: Profile) -> None:
-        """The windows are closed; all has been handed on. The profile is the whole."""
+        """The windows are closed and everything has been handed on. The profile is complete."""
 
     def write(self, profile: Profile) -> None:
-        """The profile as it is to be shown: narrowed down by the filters, with hot spots."""
+        """The profile to show: narrowed down by the filters, with hot spots."""
 
     def interrupted(self) -> None:
-        """The end does not wait for outputs: what is stored stays as it is. Nothing follows."""
+        """The run ends without waiting for outputs: what is stored stays as it is. No call follows."""
 
 
 class Sinks(Sink):
-    """Hands on to all. `failures` are the errors of those that failed, in their order."""
+    """Hands on to all sinks. `failures` are the errors of those that failed, in order."""
 
     def __init__(self) -> None:
         self.failures: list[tuple[Sink, GotraceError]] = []
         self._sinks: list[Sink] = []
 
     def add(self, sink: Sink) -> None:
-        """From here on it is handed what comes."""
+        """Adds a sink, which gets everything from here on."""
         self._sinks.append(sink)
 
     def _each(self, what: Callable[[Sink], None]) -> None:
@@ -92,7 +92,7 @@ class Sinks(Sink):
                 what(sink)
             except GotraceError as error:
                 self._fail(sink, error)
-            except Exception as error:  # whatever it is, the others go on
+            except Exception as error:  # the other sinks go on in any case
                 self._fail(sink, GotraceError(f"{sink.name}: {type(error).__name__}: {error}", "the other outputs are whole"))
 
     def _fail(self, sink: Sink, error: GotraceError) -> None:

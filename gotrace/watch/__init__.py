@@ -1,1 +1,1 @@
-"""One process: opening and verifying it, and watching its goroutines by probes or by samples of its memory."""
+"""One process: opens and verifies it, and watches its goroutines by probes or by samples of its memory."""

@@ -1,4 +1,4 @@
-"""What became of a process's time: its CPU time, and for how long its goroutines ran with a CPU."""
+"""Where a process's time went: its CPU time, and how long its goroutines had a CPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from gotrace.common.vocabulary import Stat
 from gotrace.kernel.tables import Tables
+from gotrace.watch.inprogress.blocked import threads_times
 from gotrace.watch.target import cpu_time_ns
-from gotrace.watch.unfinished.blocked import threads_times
 
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a goroutine's time since the window began, ns. `partial`: it was born in it, or ended."""
+    """A goroutine's time since the window began, in ns. `partial`: it was created in the window, or ended in it."""
 
     g: int
     run_ns: int
@@ -30,33 +30,33 @@ class CpuClock:
         self._frozen = False
 
     def begin(self) -> None:
-        """The window is about to open."""
+        """Starts the clock, just before the window opens."""
         self._start_ns = cpu_time_ns(self._pid)
 
     def used_ns(self) -> int:
-        """As of the process's last sign of life; since `freeze` what it was before that."""
+        """CPU time since `begin`, as of the process's last sign of life; after `freeze` it no longer changes."""
         if not self._frozen:
             self._used_ns = max(self._used_ns, cpu_time_ns(self._pid) - self._start_ns)
         return self._used_ns
 
     def freeze(self) -> None:
-        """The window is over."""
+        """Stops the clock: the window is over."""
         self._frozen = True
 
 
 class RunQueueClock:
-    """For how long the threads of a process wait for a CPU."""
+    """How long the threads of a process wait for a CPU."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._before: dict[int, tuple[int, int]] = {}
 
     def begin(self) -> None:
-        """The window is about to open."""
+        """Starts the clock, just before the window opens."""
         self._before = threads_times(self._pid)
 
     def share(self) -> float:
-        """Of the time since `begin` in which threads could run, the share in which they had no CPU."""
+        """The share of the time since `begin` in which threads could run but had no CPU."""
         had = waited = 0
         for tid, (cpu_ns, waited_ns) in threads_times(self._pid).items():
             before = self._before.get(tid, (0, 0))
@@ -65,8 +65,8 @@ class RunQueueClock:
 
 
 def accounts(tables: Tables, start_ns: int, end_ns: int, ended: Container[int]) -> tuple[list[Account], int]:
-    """By goroutine, and for how long all have run, in the window from `start_ns` to `end_ns`. `ended` are g structs whose goroutine is
-    gone: those ran until a moment that nobody saw."""
+    """The accounts of all goroutines, and how long they ran in total, in the window from `start_ns` to `end_ns`. `ended` are g structs
+    whose goroutine has exited: when it last ran was not seen."""
     opened, _known, _unseen = tables.read_open()
     since = {thread.g: thread.out_ns for thread in tables.read_open_threads()}
     since |= {g: interval.start_ns for g, interval in opened.items()}

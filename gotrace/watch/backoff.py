@@ -1,4 +1,4 @@
-"""When to try again what did not go well."""
+"""When to try again after a failure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _LONGEST_PAUSE_S = 60.0
 
 
 class Backoff:
-    """A pause of two seconds, then twice as long for each further failure, up to a minute; of one second after what went well for more
-    than a minute."""
+    """A pause of two seconds after the first failure, twice as long after each further one, up to a minute. After more than a minute
+    without a failure it starts again at one second."""
 
     def __init__(self) -> None:
         self._pause_s = _FIRST_PAUSE_S
@@ -18,11 +18,11 @@ class Backoff:
 
     @property
     def over(self) -> bool:
-        """Whether there is no pause now."""
+        """Whether the pause is over."""
         return time.monotonic() >= self._again
 
     def failed(self) -> None:
-        """It did not go well: a pause. Nothing during one."""
+        """Begins a pause after a failure; does nothing during one."""
         now = time.monotonic()
         if now < self._again:
             return

@@ -1,4 +1,4 @@
-"""What is looked at as a trace by probes ends: whether the probes were hit and are still there, what was lost, what else was seen."""
+"""The checks at the end of a trace by probes: whether the probes were hit and are still there, what was lost, what else was seen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gotrace.watch.witness import Witness
 
 
 def check_hits(pid: int, witness: Witness | None, counters: Callable[[], dict[Stat, int]]) -> Missing | None:
-    """Probes that are in the code may still not be hit. Asked before the window closes: what ran until then has been counted."""
+    """Reports probes that are placed but are never hit. Call it before the window closes: hits are counted up to then."""
     moved = 0
     with contextlib.suppress(ProcessLookupError, PermissionError):
         moved = witness.moved() if witness is not None else 0
@@ -28,8 +28,8 @@ def check_hits(pid: int, witness: Witness | None, counters: Callable[[], dict[St
 
 
 def check_probes(target: OpenTarget, tracer: Tracer, missing: Sequence[Missing]) -> list[Missing]:
-    """What is missing beside `missing`. Probes that left the process's code in the window, as when the program moves it, saw nothing
-    from then on. Nor did they see plugins that it has opened meanwhile."""
+    """Returns what is missing in addition to `missing`: probes that left the process's code during the window, as when the program
+    moves it, and plugins opened meanwhile, which have no probes."""
     found = []
     absent = tracer.probes.absent()
     if absent:
@@ -44,7 +44,7 @@ def check_probes(target: OpenTarget, tracer: Tracer, missing: Sequence[Missing])
 
 
 def count_losses(tracer: Tracer, unread: int, losses: dict[Loss, int]) -> None:
-    """Adds what the kernel side has counted; `unread`: stacks of threads from before the window that could not be read."""
+    """Adds what the kernel side has counted. `unread`: threads from before the window whose stacks could not be read."""
     losses |= tracer.tables.losses()
     losses[Loss.THREAD_STACK_UNREADABLE] += unread
     missed = [(name, program_stats(fd).missed) for name, fd in tracer.programs()]
@@ -53,7 +53,7 @@ def count_losses(tracer: Tracer, unread: int, losses: dict[Loss, int]) -> None:
 
 
 def what_was_seen(tables: Tables, stacks: Sequence[StackStat], start_ns: int, end_ns: int) -> list[str]:
-    """Notes, a line each: for how long the process was stopped from outside, and how many threads are outside Go."""
+    """Returns notes, one line each: how long the process was stopped from outside, and how many threads are outside Go."""
     notes = []
     halted_ns = min(tables.halted_ns(end_ns), end_ns - start_ns)
     if halted_ns:

@@ -1,4 +1,4 @@
-"""From a pid to a process that can be traced by probes: opened, planned for, and the plan checked against its memory."""
+"""From a pid to a process that can be traced by probes: opens it, plans, and checks the plan against its memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_KERNEL_STAGE = (
 
 @dataclass(frozen=True)
 class Planned:
-    """`obstacle`: why system calls are seen by uprobes in this process, where the host would let them be seen by tracepoints."""
+    """`obstacle`: why uprobes trace system calls in this process although the host would allow tracepoints."""
 
     target: OpenTarget
     plan: Plan
@@ -34,11 +34,11 @@ class Planned:
 def plan_process(
     pid: int, probe_set: ProbeSet, wakers: bool, syscalls: SyscallSource, verb: str, requests: bool = False, spans: Sequence[str] = (),
 ) -> Planned:
-    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+    """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: the command in hints;
     `requests`, `spans`: as for `make_plan`.
 
     Raises:
-        Refused, TargetGone, BadBinary: it can't be traced; nothing stays open.
+        Refused, TargetGone, BadBinary: it can't be traced; everything is closed again.
         UsageError: one of `spans` can't be one.
     """
     target = open_target(pid, f"sudo gotrace {verb} {pid}")
@@ -75,7 +75,7 @@ def _verify(target: OpenTarget, plan: Plan) -> None:
 
 
 def _no_threads(binary: GoBinary) -> str:
-    """Why it can't be told which goroutine a thread runs, "" if it can."""
+    """Why the goroutine of a thread can't be determined, "" if it can."""
     if binary.thread_local_g is None:
         return "where threads keep their g was not found in the machine code"
     if None in (binary.layout.g_m, binary.layout.m_curg):

@@ -1,4 +1,4 @@
-"""One process under trace by probes: from its pid to stacks with symbols. `gotrace.run.session` runs one of these per process."""
+"""One process traced by probes, from its pid to symbolized stacks. `gotrace.run.session` runs one of these per process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gotrace.model.stacks import StackModel
 from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
 from gotrace.proc.descriptors import Descriptors
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.requests import Span
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
@@ -36,10 +36,10 @@ _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 
 
 class ProbedProcess:
-    """A process that is planned for, loaded, traced and read, in that order. After `load` there are `tracer`, `window`, `rows` and, for
-    the governor, `steering`.
+    """A process that is planned for, loaded, traced and read, in that order. `load` sets `tracer`, `window`, `rows` and, for the
+    governor, `steering`.
 
-    `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if it can't be traced; nothing is attached then.
+    `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if the process can't be traced; nothing is attached then.
     """
 
     tracer: Tracer
@@ -70,7 +70,7 @@ class ProbedProcess:
         cls, pid: int, probe_set: ProbeSet = ProbeSet.COMPLETE, wakers: bool = True,
         syscalls: SyscallSource = SyscallSource.TRACEPOINTS, verb: str = "attach", requests: bool = False, spans: Sequence[str] = (),
     ) -> ProbedProcess:
-        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: what hints name;
+        """Opens the process, reads its binary, plans, and checks plan and layout against the live process. `verb`: the command in hints;
         `requests`, `spans`: as for `make_plan`."""
         return cls(plan_process(pid, probe_set, wakers, syscalls, verb, requests, spans))
 
@@ -81,8 +81,8 @@ class ProbedProcess:
     # -- before --------------------------------------------------------------------------------------------------------
 
     def load(self, options: Options, compiled: CompiledPrograms, kernel: dict[str, int] | None = None) -> None:
-        """Has the programs verified for this process. `kernel` are the offsets of the kernel's structs for the stage of
-        tracepoints, None or empty without it."""
+        """Loads the programs, verified for this process. `kernel` are the offsets in the kernel's structs that the tracepoints need;
+        None or empty without tracepoints."""
         target, pid = self.target, self.process.pid
         try:
             goroutines = target.reader.count()
@@ -93,7 +93,7 @@ class ProbedProcess:
         offsets = (kernel or {}) if not self.obstacle else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, target.bias, offsets)
         symbols = KernelSymbols()
-        # Names are read now, and not when the window is open: then there is other work. The verifier runs without our lock.
+        # Reads the names now: while the window is open there is other work. The verifier runs without the GIL.
         self.tracer = Tracer.load(subject, self.plan, options, compiled, symbols.load if kernel else None)
         self._loaded = True
         model = StackModel(self.binary, target.bias, symbols)
@@ -109,7 +109,7 @@ class ProbedProcess:
             self.notes.append(f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame")
 
     def ready(self) -> str:
-        """What has been made ready, in words."""
+        """Says what is ready."""
         return f"{len(self.plan.probes)} probes planned, verified and loaded"
 
     def attach(self) -> None:
@@ -130,37 +130,37 @@ class ProbedProcess:
             self._requests.begin(self.window.start_ns)
 
     def tick(self) -> float:
-        """Makes room for single intervals; the kernel counts by itself. Returns the seconds until someone should look again."""
+        """Makes room for single intervals; the kernel counts by itself. Returns the seconds until the next call is due."""
         if self._requests is not None:
             self._requests.tick()
         return self.steering.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
 
     def end(self) -> None:
-        """The process is gone, or has called exec: this is the end of its window."""
+        """Ends the window: the process is gone, or has called exec."""
         self.steering.end()
         self._close_window()
 
     def _close_window(self) -> None:
-        if self.steering.looks:
-            self.steering.stop_looking()
+        if self.steering.sampling:
+            self.steering.stop_sampling()
             self.window.end_ns = self.window.end_ns or self.window.detached_since
         self.window.close()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since they were read last, and the single intervals streamed since the last call. With
-        `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest."""
-        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.looked())
+        """Returns the stacks whose figures changed since the last call, and the single intervals streamed since then. With `limit_ns` it
+        stops soon after that time; the next calls return the rest."""
+        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.sampled_stacks())
 
     def requests(self) -> list[Span]:
         """Calls of functions that serve requests, as of the last `read`."""
         return self._requests.spans(self.window.start_ns, self.window.end_ns) if self._requests is not None else []
 
     def read_pauses(self) -> list[Pause]:
-        """The stop-the-world pauses that ended since the last call; after `finish` also one that lasts."""
+        """Returns the stop-the-world pauses that ended since the last call; after `finish` also one that still lasts."""
         return self.rows.read_pauses(self.binary, self.process.pid, self.window.start_ns, self.window.end_ns if self._finished else 0)
 
     def ongoing(self) -> Waits:
-        """Waits that are in progress now. None in a pause: what was in progress as the window ended is among the stacks."""
+        """Returns the waits that are in progress. None while detached: the stacks already have what was in progress as the window ended."""
         return Waits() if self.steering.paused or self.end_ns else self.window.waits(self.rows)
 
     # -- where it stands -----------------------------------------------------------------------------------------------
@@ -172,28 +172,28 @@ class ProbedProcess:
 
     @property
     def end_ns(self) -> int:
-        """When it was over, 0 before."""
+        """When the window closed, 0 before that."""
         return self.window.end_ns
 
     @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
-        seen = self.tracer.probes.watches_exec  # else we have to ask, which takes longer
+        seen = self.tracer.probes.watches_exec  # if not, asking takes longer
         return self.tracer.execed or not (self.process.alive() if seen else self.process.same_program())
 
     @property
     def paused_ns(self) -> int:
-        """How long no probe was placed and no sample taken."""
+        """How long there were neither probes nor samples."""
         return self.steering.paused_ns
 
     @property
-    def promptness(self) -> Promptness | None:
-        """That of samples of its memory; None if there are none now."""
-        return self.steering.promptness
+    def priority(self) -> SamplePriority | None:
+        """The scheduling priority of samples; None if no samples are taken now."""
+        return self.steering.priority
 
     @property
     def samples(self) -> int:
-        """Of its memory, while no probe was placed."""
+        """How many samples of its memory were taken while no probe was placed."""
         return self.steering.samples
 
     @property
@@ -224,7 +224,7 @@ class ProbedProcess:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Closes the window, accounts for what is still parked, removes the probes; returns what `read` returns, of all stacks."""
+        """Closes the window, accounts for what is still parked, and removes the probes. Returns what `read` returns, for all stacks."""
         tracer, window = self.tracer, self.window
         alive = not self.execed and not self.steering.paused
         unhit = check_hits(self.process.pid, window.witness, self.counters) if alive else None
@@ -239,7 +239,7 @@ class ProbedProcess:
         remaining = window.read_remaining(alive)
         tracer.stop()
         count_losses(tracer, window.earlier.unread, self.losses)
-        tracer.detach()  # before all that takes time: the target pays for them as long as they are there
+        tracer.detach()  # before anything slow: the target pays for the probes while they are there
         _, intervals = self.read()
         cut = window.cut_off(remaining, window.end_ns, at_the_end=True)
         self.rows.take(list(cut.rows.values()))
@@ -253,10 +253,10 @@ class ProbedProcess:
         tally.close()
         tracer.tables.close()
         self._finished = True
-        return self.stacks(), intervals  # how many goroutines there were is known of each only now
+        return self.stacks(), intervals  # the number of goroutines is known only now
 
     def _account(self) -> None:
-        """Running time, by goroutine and in all. Without the kernel's tracepoints it is not known when a thread waits."""
+        """Sets the running time, by goroutine and in total. Without tracepoints it is not known when a thread waits."""
         window = self.window
         if not self.tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN or window.threads_unseen:
             return

@@ -1,4 +1,4 @@
-"""What `gotrace.run.session` needs of a process, however its goroutines are watched: by probes, or by looks at its memory."""
+"""What `gotrace.run.session` needs of a process, whether its goroutines are watched by probes or by samples of its memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple, Protocol
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.gobin.binary import GoBinary
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.proc.process import Process
 from gotrace.profile.requests import Span
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 
 
 class Waits(NamedTuple):
-    """Waits that are in progress, for a commit: as `stacks` of their own; in `grown` with the whole stack that they are of, where they go
-    on with a wait that is counted in it. `lacking` says what is not there."""
+    """Waits that are in progress, for a commit. `stacks` has those that stand alone; `grown` has whole stacks, where a wait prolongs one
+    that is already counted. `lacking` says what is missing."""
 
     stacks: list[StackStat] = []
     grown: list[StackStat] = []
@@ -23,7 +23,7 @@ class Waits(NamedTuple):
 
 
 class Watched(Protocol):
-    """One process from `attach` to `close`. Moments are of CLOCK_MONOTONIC, in ns; `end_ns` is 0 until its window is over."""
+    """One process from `attach` to `close`. Moments are CLOCK_MONOTONIC, in ns; `end_ns` is 0 until its window is over."""
 
     process: Process
     binary: GoBinary
@@ -40,7 +40,7 @@ class Watched(Protocol):
 
     @property
     def end_ns(self) -> int:
-        """When it was over."""
+        """When the window closed."""
 
     @property
     def pauses(self) -> list[Pause]:
@@ -48,16 +48,15 @@ class Watched(Protocol):
 
     @property
     def samples(self) -> int:
-        """How many samples of its memory there are."""
+        """How many samples of its memory were taken."""
 
     @property
     def paused_ns(self) -> int:
-        """How long nothing was watched between `start_ns` and now, or the end."""
+        """How long nothing was watched since `start_ns`, up to now or to the end."""
 
     @property
-    def promptness(self) -> Promptness | None:
-        """What is to be taken before one waits for the next look at its memory, and to be given back after `tick`; None where there
-        are no looks."""
+    def priority(self) -> SamplePriority | None:
+        """The priority to take before waiting for the next sample of its memory, and to give back after `tick`; None without samples."""
 
     @property
     def execed(self) -> bool:
@@ -67,10 +66,10 @@ class Watched(Protocol):
         """What is known of the process."""
 
     def ready(self) -> str:
-        """What has been made ready, in words."""
+        """Says what is ready."""
 
     def attach(self) -> None:
-        """Makes everything ready, so that `begin` takes no time."""
+        """Prepares everything, so that `begin` takes no time."""
 
     def begin(self) -> None:
         """Opens the window."""
@@ -79,17 +78,17 @@ class Watched(Protocol):
         """Does what is due; returns the seconds until something is due again."""
 
     def end(self) -> None:
-        """The process is gone, or has called exec: this is the end of its window."""
+        """Ends the window: the process is gone, or has called exec."""
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since they were read last, and the single intervals that ended since the last call. With
-        `limit_ns` it takes hardly longer than that, and leaves what it does not get to for the next calls."""
+        """Returns the stacks whose figures changed since the last call, and the single intervals that ended since then. With `limit_ns`
+        it stops soon after that time; the next calls return the rest."""
 
     def ongoing(self) -> Waits:
-        """Waits that are in progress now: `read`, which comes before, has none of them."""
+        """Returns the waits that are in progress. Call `read` first: it returns none of them."""
 
     def read_pauses(self) -> list[Pause]:
-        """The stop-the-world pauses that ended since the last call."""
+        """Returns the stop-the-world pauses that ended since the last call."""
 
     def stacks(self) -> list[StackStat]:
         """All stacks as of the last `read`."""
@@ -98,10 +97,10 @@ class Watched(Protocol):
         """Calls of functions that serve requests, as of the last `read`."""
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Closes the window; returns what `read` returns. Nothing is in the process any more."""
+        """Closes the window and leaves nothing in the process; returns what `read` returns."""
 
     def counters(self) -> dict[Stat, int]:
-        """Counters up to now; what is missing is 0."""
+        """Counters up to now; those that are missing are 0."""
 
     def current_losses(self) -> dict[Loss, int]:
         """Losses up to now."""

@@ -1,4 +1,4 @@
-"""From rows of the kernel's tables, and single intervals that it streams, to stacks with symbols."""
+"""From rows of the kernel's tables, and the single intervals that it streams, to symbolized stacks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gotrace.kernel.tracer import Tracer
 from gotrace.model.stacks import StackModel
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Pause, SingleInterval, StackKey, StackStat
+from gotrace.watch.inprogress.cutoff import CutOff
 from gotrace.watch.tally import Tally
-from gotrace.watch.unfinished.cutoff import CutOff
 
 _ROWS_AT_ONCE = 512
 
 
 class Rows:
-    """Of one process. `losses` are the process's, kept up to date here as far as stacks tell. `sampled_incomplete`: intervals whose stacks
-    were incomplete in samples of its memory."""
+    """The rows of one process. `losses` are the process's; those that stacks reveal are kept up to date here. `sampled_incomplete`:
+    intervals whose stacks were incomplete in samples of its memory."""
 
     def __init__(self, tracer: Tracer, model: StackModel, tally: Tally, losses: dict[Loss, int]) -> None:
         self.tally = tally
@@ -34,7 +34,7 @@ class Rows:
         self._unplaced: list[KernelEvent] = []
 
     def take(self, rows: list[IntervalRow]) -> list[StackStat]:
-        """The stacks that these rows change."""
+        """Takes these rows; returns the stacks that they change."""
         changed = self.tally.take(rows)
         self._losses[Loss.UNKNOWN_FUNCTION] = self.tally.unknown
         self._losses[Loss.STACK_INCOMPLETE] = self.tally.incomplete() + self.sampled_incomplete
@@ -42,17 +42,17 @@ class Rows:
         return changed
 
     def keep(self, cut: CutOff) -> None:
-        """Waits that a window's end has cut off: the next `read` has their stacks."""
+        """Takes waits that a window's end has cut off; the next `read` returns their stacks."""
         self._changed += self.take(list(cut.rows.values()))
 
     def put(self, stacks: Iterable[StackStat]) -> None:
-        """The next `read` has these."""
+        """Has the next `read` return these as well."""
         self._changed += stacks
 
     def read(self, limit_ns: int, start_ns: int, end_ns: int, others: Iterable[StackStat]) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since they were read last, `others` among them, and the single intervals streamed since the last
-        call. With `limit_ns` it takes hardly longer than that: where more changed, the next calls go on with the rest. The window began at
-        `start_ns` and reaches to `end_ns`, 0 for now."""
+        """Returns the stacks whose figures changed since the last call, `others` among them, and the single intervals streamed since then.
+        With `limit_ns` it stops soon after that time; the next calls return the rest. The window began at `start_ns` and ends at
+        `end_ns`, 0 for now."""
         deadline = time.monotonic_ns() + limit_ns
         found = {id(stack): stack for stack in (*self._changed, *others)}
         self._changed = []
@@ -70,14 +70,14 @@ class Rows:
             if key is not None and event.goid not in held:
                 intervals.append(_interval(event, key, start_ns))
             elif limit_ns:
-                # Its row is among those that have yet to be read. Those of a goroutine stay in their order.
+                # Its row has not been read yet. Intervals of one goroutine keep their order.
                 held.add(event.goid)
                 self._unplaced.append(event)
         self._subwindows.add(changed, (end_ns or time.monotonic_ns()) - start_ns)
         return changed, intervals
 
     def read_pauses(self, binary: GoBinary, pid: int, start_ns: int, end_ns: int) -> list[Pause]:
-        """The stop-the-world pauses that ended since the last call; with `end_ns` also one that lasts."""
+        """Returns the stop-the-world pauses that ended since the last call; with `end_ns` also one that still lasts."""
         found = self._tracer.tables.read_pauses(len(self.pauses))
         if found and not found[-1].duration_ns and not end_ns:
             found.pop()

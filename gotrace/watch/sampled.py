@@ -1,6 +1,6 @@
-"""One process whose memory is sampled many times a second, without a probe: `gotrace attach --mode sample`.
+"""One process whose memory is sampled many times a second, without probes: `gotrace attach --mode sample`.
 
-What totals, counts and lengths then mean is in `gotrace.profile.estimate`.
+`gotrace.profile.estimate` explains what totals, counts and lengths mean here.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from gotrace.common.errors import GotraceError, TargetGone
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator
 from gotrace.profile.requests import Span
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import CpuClock, RunQueueClock
+from gotrace.watch.inprogress.blocked import is_halted, kernel_names, thread_numbers
 from gotrace.watch.protocol import Waits
 from gotrace.watch.sampling.clock import SamplingClock
 from gotrace.watch.sampling.execcheck import ExecCheck
@@ -24,19 +25,18 @@ from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.sampler import Sampler
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
-from gotrace.watch.unfinished.blocked import is_halted, kernel_names, thread_numbers
 
 DEFAULT_RATE_HZ = 20.0
 _NOTED_SHARE = 0.02
-"""Of the time in which threads could run: what they wait for a CPU is told from there on."""
+"""Share of the time in which threads could run: from this share on, their waits for a CPU are noted."""
 BUSIEST, BUSIEST_AS_ASKED = 0.1, 0.5
-"""Samples take at most so much of the time of one CPU, which the target may want: by default, and where a rate was asked for."""
+"""The most CPU time that samples take, as a share of one CPU, which the target may want: by default, and where a rate was given."""
 
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """`rate_hz` samples a second, fewer where they would take more than `busiest` of the time of one CPU. `min_block_ns` and
-    `stream_ns` are those of `Estimator`. `syscalls`: the kernel is asked for what threads do in it."""
+    """`rate_hz` samples a second, fewer where they would take more than the share `busiest` of one CPU. `min_block_ns` and `stream_ns`
+    are those of `Estimator`. `syscalls`: the kernel is asked what threads are doing in it."""
 
     rate_hz: float = DEFAULT_RATE_HZ
     busiest: float = BUSIEST
@@ -48,7 +48,7 @@ class SampleOptions:
 
 
 class SampledProcess:
-    """A process that is opened and sampled. Has the shape of `gotrace.watch.probed.ProbedProcess`.
+    """A process that is opened and sampled. Has the interface of `gotrace.watch.probed.ProbedProcess`.
 
     `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if it can't be read.
     """
@@ -57,12 +57,12 @@ class SampledProcess:
         self.process, self.binary = target.process, target.binary
         self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.STACK_INCOMPLETE: 0, Loss.LOOK_LATE: 0}
         self._target = target
-        self._promptness = Promptness()
+        self._priority = SamplePriority()
         self._estimator = Estimator(options.min_block_ns, options.stream_ns)
         symbols = KernelSymbols()
         self._places = Places(target, symbols, self._estimator, options.per_goroutine)
         self._threads = Threads(target, symbols, options.syscalls)
-        self._sampler = Sampler(target, self._estimator, self._places, self._threads, self._promptness, self.losses, options.only_goid)
+        self._sampler = Sampler(target, self._estimator, self._places, self._threads, self._priority, self.losses, options.only_goid)
         self._clock = SamplingClock(options.rate_hz, options.busiest)
         self._subwindows = SubWindows()
         self._last_ns = 0
@@ -101,11 +101,11 @@ class SampledProcess:
     # -- the trace -----------------------------------------------------------------------------------------------------
 
     def ready(self) -> str:
-        """What has been made ready, in words."""
+        """Says what is ready."""
         return f"the layout of {self._target.reader.count():,} goroutine structs verified"
 
     def attach(self) -> None:
-        """Places nothing anywhere. Walks the stacks of all goroutines for the first time, before the window opens."""
+        """Walks the stacks of all goroutines for the first time, before the window opens. Places nothing."""
         self._sample()
 
     def begin(self) -> None:
@@ -122,7 +122,7 @@ class SampledProcess:
         self._plan(0)
 
     def tick(self) -> float:
-        """Takes a sample if it is time; returns the seconds until the next one is due."""
+        """Takes a sample if one is due; returns the seconds until the next one."""
         if self._clock.due:
             cpu = time.thread_time_ns()
             if self._sample():
@@ -136,27 +136,27 @@ class SampledProcess:
 
     def _sample(self) -> bool:
         moment = time.monotonic_ns()
-        self._promptness.begin()
+        self._priority.begin()
         try:
             taken = self._sampler.sample((self._last_ns + moment) // 2 if self._last_ns else moment, self._exec_check.ask)
         except (ProcessLookupError, PermissionError):
             taken = False  # the session sees that it is gone
         if taken and self._sampler.counting:
-            self._estimator.looked(moment - self._last_ns)
+            self._estimator.count_sample(moment - self._last_ns)
             self.samples += 1
         if taken:
             self._last_ns = moment
         return taken
 
     def end(self) -> None:
-        """The process is gone, or another program: this is the end of its window."""
-        self._promptness.give_back()
+        """Ends the window: the process is gone, or runs another program."""
+        self._priority.give_back()
         self.end_ns = self.end_ns or time.monotonic_ns()
         self._cpu.freeze()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Stacks whose figures changed since the last call, and single intervals where they are wanted; it takes no time worth
-        a limit."""
+        """Returns the stacks whose figures changed since the last call, and single intervals where they are wanted. It is fast, and
+        ignores the limit."""
         changed, single = self._estimator.take()
         self._subwindows.add(changed, (self.end_ns or time.monotonic_ns()) - self.start_ns)
         self.losses[Loss.UNKNOWN_FUNCTION] = self._places.unknown
@@ -167,15 +167,15 @@ class SampledProcess:
         return Waits()
 
     def read_pauses(self) -> list[Pause]:
-        """None: a stop of the world is not to be seen from samples."""
+        """None: samples can't see a stop of the world."""
         return []
 
     # -- where it stands -----------------------------------------------------------------------------------------------
 
     @property
-    def promptness(self) -> Promptness | None:
-        """What is to be taken before one waits for the next sample."""
-        return self._promptness
+    def priority(self) -> SamplePriority | None:
+        """The priority to take before waiting for the next sample."""
+        return self._priority
 
     @property
     def paused_ns(self) -> int:
@@ -184,7 +184,7 @@ class SampledProcess:
 
     @property
     def execed(self) -> bool:
-        """Whether the process has called exec, or ended: as the last sample has seen, if that was not long ago."""
+        """Whether the process has called exec, or ended, as the last sample saw it if that was not long ago."""
         return self._exec_check.execed
 
     def stacks(self) -> list[StackStat]:
@@ -192,11 +192,11 @@ class SampledProcess:
         return self._estimator.stacks()
 
     def found(self) -> list[tuple[StackStat, set[int]]]:
-        """The same, each with the goids of those that were there."""
+        """The same, each with the goids that were seen there."""
         return self._estimator.found()
 
     def counters(self) -> dict[Stat, int]:
-        """What there is of the kernel side's counters: no hits, and the intervals that were seen."""
+        """The counters that exist here: no hits, and the intervals that were seen."""
         return {Stat.INTERVALS: self._estimator.intervals}
 
     def current_losses(self) -> dict[Loss, int]:
@@ -218,8 +218,8 @@ class SampledProcess:
         return []
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
-        """Closes the window with a sample; returns what `read` returns, of all stacks."""
-        self._promptness.give_back()
+        """Closes the window with a sample; returns what `read` returns, for all stacks."""
+        self._priority.give_back()
         if not self.end_ns:
             seen = self._sample()
             self.cpu_used_ns()
@@ -233,16 +233,16 @@ class SampledProcess:
         return self.stacks(), single
 
     def _account(self) -> None:
-        # Goroutines seem to run also while their threads wait for a CPU: that a sample can't tell.
+        # Goroutines also seem to run while their threads wait for a CPU: a sample can't see that.
         share = self._run_queue.share()
         if share >= _NOTED_SHARE:
             self.notes.append(
-                f"threads waited for a CPU for {share:.0%} of the time in which they could run: so much is taken off the time that"
-                " goroutines seemed to be on one (estimate)"
+                f"threads waited for a CPU for {share:.0%} of the time in which they could run: that share is subtracted from the time"
+                " that goroutines seemed to be on one (estimate)"
             )
         self.running_ns = round(self._estimator.running_ns * (1 - share))
         if self._threads.existing is not None:
-            self.running_ns = None  # a forked copy: its scheduler's threads are those of another process
+            self.running_ns = None  # a forked copy: the scheduler's threads belong to another process
         elif not is_possible(self.running_ns, self.cpu_used_ns()):
             self.losses[Loss.RUNNING_UNKNOWN] = 1
             self.running_ns = None

@@ -1,4 +1,4 @@
-"""What the governor does with a trace by probes: stages away and back, samples, detached windows."""
+"""What the governor does with a trace by probes: removes and restores stages, takes samples, and detaches windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
 from gotrace.plan.makeplan import make_plan
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.types import StackStat
 from gotrace.watch.rows import Rows
 from gotrace.watch.sampled import SampledProcess, SampleOptions
@@ -20,8 +20,8 @@ from gotrace.watch.window import Remaining, Window
 
 
 class Steering:
-    """Of one process. `execed` tells whether it has called exec or ended; `losses` are the process's. `samples` counts those of its memory
-    that were taken while no probe was placed."""
+    """Steers the trace of one process. `execed` tells whether it has called exec or ended; `losses` are the process's. `samples` counts
+    those of its memory that were taken while no probe was placed."""
 
     def __init__(
         self, target: OpenTarget, plan: Plan, tracer: Tracer, window: Window, rows: Rows, options: Options, losses: dict[Loss, int],
@@ -38,55 +38,55 @@ class Steering:
         self._least_ns = self._sample_ns = options.sample_period_ns
         self._lean_plan: Plan | None = None
         self._paused_ns = self._looked_ns = 0
-        self._looks: SampledProcess | None = None
+        self._sampled: SampledProcess | None = None
         self._stretches = 0
 
     # -- where it stands -----------------------------------------------------------------------------------------------
 
     @property
     def paused(self) -> bool:
-        """Whether the trace pauses: no probe is placed."""
+        """Whether the trace is paused: no probe is placed."""
         return bool(self._window.detached_since)
 
     @property
     def paused_ns(self) -> int:
-        """How long it has paused in all, without samples."""
-        if self._looks is not None:
+        """How long it has been paused in total, without samples."""
+        if self._sampled is not None:
             return self._paused_ns
         now = self._window.end_ns or time.monotonic_ns()
         return self._paused_ns + (max(0, now - self._window.detached_since) if self.paused else 0)
 
     @property
     def looked_ns(self) -> int:
-        """For how long its memory was sampled in its pauses."""
-        looks = self._looks
-        return self._looked_ns + (max(0, time.monotonic_ns() - looks.start_ns) if looks is not None else 0)
+        """How long its memory was sampled during pauses."""
+        sampled = self._sampled
+        return self._looked_ns + (max(0, time.monotonic_ns() - sampled.start_ns) if sampled is not None else 0)
 
     @property
-    def looks(self) -> bool:
-        """Whether its memory is sampled now."""
-        return self._looks is not None
+    def sampling(self) -> bool:
+        """Whether its memory is being sampled."""
+        return self._sampled is not None
 
     @property
-    def promptness(self) -> Promptness | None:
-        """That of those samples; None if there are none now."""
-        return None if self._looks is None else self._looks.promptness
+    def priority(self) -> SamplePriority | None:
+        """The priority of those samples; None if none are taken now."""
+        return None if self._sampled is None else self._sampled.priority
 
     @property
     def can_pause(self) -> bool:
-        """Whether intervals can be told from windows: where every way off the CPU is probed, a goroutine that no probe has seen
-        in a window has not moved in it."""
+        """Whether intervals can be told from windows. They can where every way off the CPU is probed: a goroutine that no probe saw in a
+        window then did not move in it."""
         return self._plan.probe_set is ProbeSet.COMPLETE
 
     @property
     def can_be_lean(self) -> bool:
-        """Whether there is a way to trace with one probe instead of two."""
+        """Whether one probe instead of two is possible."""
         return self._plan.probe_set is ProbeSet.COMPLETE and self._tracer.sees_threads
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
     def leave_out(self, stages: frozenset[Stage]) -> None:
-        """Removes the probes of these stages. What is known of threads that are off their CPU ends there."""
+        """Removes the probes of these stages. Intervals of threads that are off their CPU are cut off there."""
         window = self._window
         if Stage.WAKERS in stages:
             window.creation_unseen = True
@@ -101,7 +101,7 @@ class Steering:
             self._tracer.tables.writer.forget_threads()
 
     def take_up(self, stages: frozenset[Stage]) -> None:
-        """Places the probes of stages that were left out; raises Refused or TargetGone, then no probe is left."""
+        """Places the probes of stages that were left out. Raises Refused or TargetGone; no probe is left then."""
         earlier = self._window.earlier
         noted = earlier.note() if Stage.KERNEL in stages else None
         self._tracer.probes.place(stages)
@@ -109,7 +109,7 @@ class Steering:
             earlier.check(noted, time.monotonic_ns())
 
     def sample(self, period_ns: int) -> None:
-        """Intervals shorter than that are sampled from now on, as with --sample-period; 0: no longer."""
+        """Samples intervals shorter than that from now on, as with --sample-period; 0 stops it."""
         self._sample_ns = max(period_ns, self._least_ns)
         self._rows.tally.sampled = self._rows.tally.sampled or bool(self._sample_ns)
         self._set_knobs()
@@ -144,16 +144,16 @@ class Steering:
         self._set_knobs()
 
     def resume(self, length_ns: int, lean: bool = False) -> None:
-        """Opens a window of `length_ns` (0: until `pause` or the end), of the core alone, or with the one probe of mode lean;
-        raises Refused or TargetGone, then no probe is left."""
+        """Opens a window of `length_ns` (0: until `pause` or the end), with the core alone or with the one probe of mode lean. Raises
+        Refused or TargetGone; no probe is left then."""
         if lean and self._lean_plan is None:
             self._lean_plan = make_plan(self._target.binary, ProbeSet.LEAN, wakers=False, exits=False)
-        self.stop_looking()
+        self.stop_sampling()
         self._rows.tally.inferred = self._rows.tally.inferred or lean
         self._tracer.follow(self._lean_plan if lean and self._lean_plan is not None else self._plan)
         if not self._execed():
             self._tracer.probes.place(frozenset((Stage.CORE,)))
-        if self._execed():  # what is known of its code and memory is another program's
+        if self._execed():  # what is known of code and memory belongs to another program
             self._tracer.detach()
             raise TargetGone(f"process {self._target.process.pid} ended or called exec in a pause")
         since = self._window.detached_since
@@ -162,39 +162,39 @@ class Steering:
 
     # -- samples in a pause --------------------------------------------------------------------------------------------
 
-    def look(self, options: SampleOptions) -> None:
-        """In a pause: its memory is sampled, until it is over or `stop_looking`."""
-        self._looks = SampledProcess(self._target, options)
+    def start_sampling(self, options: SampleOptions) -> None:
+        """Samples the process's memory during a pause, until the pause is over or `stop_sampling` is called."""
+        self._sampled = SampledProcess(self._target, options)
         self._stretches += 1
-        self._looks.attach()
-        self._looks.begin()
-        self._paused_ns += self._looks.start_ns - self._window.detached_since
+        self._sampled.attach()
+        self._sampled.begin()
+        self._paused_ns += self._sampled.start_ns - self._window.detached_since
 
-    def looked(self) -> list[StackStat]:
-        """The stacks that these samples have changed since the last call."""
-        if self._looks is None:
+    def sampled_stacks(self) -> list[StackStat]:
+        """Returns the stacks that these samples have changed since the last call."""
+        if self._sampled is None:
             return []
-        return self._rows.tally.take_looks(self._stretches, ((estimate, set()) for estimate in self._looks.read()[0]))
+        return self._rows.tally.take_samples(self._stretches, ((estimate, set()) for estimate in self._sampled.read()[0]))
 
     def tick(self, wait_s: float) -> float:
-        """Samples if it is time; returns the seconds until something is due, `wait_s` at most."""
-        return wait_s if self._looks is None else min(wait_s, self._looks.tick())
+        """Takes a sample if one is due; returns the seconds until something is due, at most `wait_s`."""
+        return wait_s if self._sampled is None else min(wait_s, self._sampled.tick())
 
     def end(self) -> None:
-        """The process is gone: the samples end there."""
-        if self._looks is not None:
-            self._looks.end()
+        """Ends the samples: the process is gone."""
+        if self._sampled is not None:
+            self._sampled.end()
 
-    def stop_looking(self) -> None:
-        """The pause goes on, without samples; nothing if there are none."""
-        looks, self._looks = self._looks, None
-        if looks is None:
+    def stop_sampling(self) -> None:
+        """Stops the samples, if any; the pause goes on without them."""
+        sampled, self._sampled = self._sampled, None
+        if sampled is None:
             return
-        looks.finish()
-        self._rows.put(self._rows.tally.take_looks(self._stretches, looks.found()))
-        self.samples += looks.samples
+        sampled.finish()
+        self._rows.put(self._rows.tally.take_samples(self._stretches, sampled.found()))
+        self.samples += sampled.samples
         for loss in (Loss.STACK_TORN, Loss.STACK_INCOMPLETE):
-            self._losses[loss] = self._losses.get(loss, 0) + looks.losses[loss]
-        self._rows.sampled_incomplete += looks.losses[Loss.STACK_INCOMPLETE]
-        self._looked_ns += looks.end_ns - looks.start_ns
-        self._window.detached_since = looks.end_ns
+            self._losses[loss] = self._losses.get(loss, 0) + sampled.losses[loss]
+        self._rows.sampled_incomplete += sampled.losses[Loss.STACK_INCOMPLETE]
+        self._looked_ns += sampled.end_ns - sampled.start_ns
+        self._window.detached_since = sampled.end_ns

@@ -1,4 +1,4 @@
-"""The figures of one process, by stack with symbols: rows of the kernel's tables, summed up."""
+"""The figures of one process by symbolized stack: the rows of the kernel's tables, summed up."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CONFIDENCE = 1.96
 _OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))
 
 _Place: TypeAlias = tuple[int, int, int, int]
-"""What tells where a goroutine stopped, of the key of a row."""
+"""The part of a row's key that tells where a goroutine stopped."""
 
 
 @dataclass(slots=True)
-class _Looks:
-    """What looks from without have found of a stack, by stretch of time without probes, and who was there."""
+class _Sampled:
+    """What samples found at a stack: estimates, by stretch of time without probes, and the goids that were there."""
 
     estimates: dict[int, StackStat] = field(default_factory=dict)
     goids: set[int] = field(default_factory=set)
@@ -34,13 +34,13 @@ class _Looks:
 class _Stack:
     stat: StackStat
     rows: dict[tuple[object, ...], IntervalRow] = field(default_factory=dict)
-    looks: _Looks | None = None
+    sampled: _Sampled | None = None
 
 
 class Tally:
-    """Takes rows as often as they change, and keeps one StackStat for all rows that are the same stack with symbols.
+    """Takes rows as often as they change, and keeps one StackStat for all rows of the same symbolized stack.
 
-    `inferred` and `sampled` may be set at any time: from then on the starts of intervals are inferred (mode lean), short
+    `inferred` and `sampled` may be set at any time: from then on the starts of intervals are inferred (mode lean), or short
     intervals are sampled.
     """
 
@@ -57,8 +57,8 @@ class Tally:
         self._passing: dict[RowKey, StackStat] = {}
 
     def incomplete(self, threads: bool = False) -> int:
-        """How many intervals have a stack that does not end at a root: of goroutines that left their CPU by Go's own doing, or of such
-        whose thread was stopped, which may be between any two instructions."""
+        """How many intervals have a stack that does not end at a root. Counts goroutines that left their CPU by Go's own doing, or with
+        `threads` those whose thread was stopped, possibly between any two instructions."""
         found = (key for key in self._incomplete if key in self._of_row and (key.kind in _OF_THREADS) == threads)
         return sum(self._of_row[key].rows[key].count for key in found)
 
@@ -68,18 +68,18 @@ class Tally:
         return self._symbolizer.unknown
 
     def stacks(self) -> list[StackStat]:
-        """All stacks."""
+        """Returns all stacks."""
         return self._final or [stack.stat for stack in self._stacks.values()]
 
     def close(self) -> None:
-        """The stacks are final: nothing more is taken, and what they were summed up from is let go, more memory than they are."""
+        """Makes the stacks final: takes no more rows, and frees those it has, which take more memory than the stacks."""
         self._final = self.stacks()
         self._stacks.clear()
         self._of_row.clear()
         self._passing.clear()
 
     def key_of(self, row: RowKey) -> StackKey | None:
-        """The key of the stack to which a row belongs; None if it was not taken yet."""
+        """Returns the key of the stack to which a row belongs; None if the row has not been taken yet."""
         stack = self._of_row.get(row)
         return None if stack is None else stack.stat.key
 
@@ -98,7 +98,7 @@ class Tally:
         return stack.state, stack.reason
 
     def take(self, rows: list[IntervalRow]) -> list[StackStat]:
-        """Rows as they are now, each in place of what was taken of it before; returns the stacks that changed."""
+        """Takes rows as they are now; each replaces its earlier version. Returns the stacks that changed."""
         touched: dict[int, _Stack] = {}
         for row in rows:
             stack = self._of_row.get(row.key)
@@ -112,8 +112,8 @@ class Tally:
         return [stack.stat for stack in touched.values()]
 
     def passing(self, rows: list[IntervalRow]) -> tuple[list[StackStat], list[tuple[StackStat, StackStat]]]:
-        """Rows of what is in progress, which are not kept: as stacks of their own; and where they go on with what is counted in a stack,
-        that stack, and as it is with them."""
+        """Takes rows of what is in progress, which are not kept. Returns those that stand alone as stacks of their own; where a row
+        prolongs an interval that a stack has counted, returns that stack, and the stack with the row."""
         known, self._passing = self._passing, {}
         found: dict[StackKey, _Stack] = {}
         for row in rows:
@@ -127,18 +127,18 @@ class Tally:
         for key, stack in list(found.items()):
             base = self._stacks.get(key) if any(min(row.histogram.values(), default=0) < 0 for row in stack.rows.values()) else None
             if base is not None:
-                # By other keys than its own: what earlier windows cut off has the same.
+                # Not by its own key: a row that an earlier window cut off has the same one.
                 stack.rows = {**base.rows, **{("in progress", row): each for row, each in stack.rows.items()}}
-                stack.looks, stack.stat.subwindows = base.looks, base.stat.subwindows
+                stack.sampled, stack.stat.subwindows = base.sampled, base.stat.subwindows
                 grown.append((base.stat, found.pop(key).stat))
             self._sum_up(stack)
             if base is None:
                 _make_whole(stack.stat.distribution)
         return [stack.stat for stack in found.values()], grown
 
-    def take_looks(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
-        """What looks from without have found in one stretch of time without probes: estimates, each in place of what was taken of
-        that stretch before, with goids of those that were there. Returns the stacks that these are."""
+    def take_samples(self, stretch: int, found: Iterable[tuple[StackStat, Iterable[int]]]) -> list[StackStat]:
+        """Takes what samples found in one stretch of time without probes: estimates, which replace earlier ones of that stretch, and the
+        goids that were there. Returns the stacks concerned."""
         changed = []
         for estimate, goids in found:
             key = estimate.key
@@ -148,10 +148,10 @@ class Tally:
                     estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
                 )
                 stack = self._stacks[key] = _Stack(stat)
-            if stack.looks is None:
-                stack.looks = _Looks()
-            stack.looks.estimates[stretch] = estimate
-            stack.looks.goids.update(goids)
+            if stack.sampled is None:
+                stack.sampled = _Sampled()
+            stack.sampled.estimates[stretch] = estimate
+            stack.sampled.goids.update(goids)
             self._sum_up(stack)
             changed.append(stack.stat)
         return changed
@@ -166,13 +166,13 @@ class Tally:
         )
 
     def _sum_up(self, stack: _Stack) -> None:
-        stat, looked = stack.stat, stack.looks.estimates.values() if stack.looks else ()
+        stat, estimates = stack.stat, stack.sampled.estimates.values() if stack.sampled else ()
         late = variance = 0
         stat.in_progress = stat.stopped_ns = stat.halted_ns = stat.late_ns = stat.long_runs = stat.long_run_max_ns = 0
         distributions = [Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram) for row in stack.rows.values()]
-        distributions += [estimate.distribution for estimate in looked]
-        # Of tens of thousands of stacks most have one row: its histogram is theirs.
-        stat.distribution = distributions[0] if len(distributions) == 1 and not looked else _sum(distributions)
+        distributions += [estimate.distribution for estimate in estimates]
+        # Most of tens of thousands of stacks have one row, and share its histogram.
+        stat.distribution = distributions[0] if len(distributions) == 1 and not estimates else _sum(distributions)
         for row in stack.rows.values():
             late += row.margin_ns
             variance += row.variance
@@ -182,22 +182,22 @@ class Tally:
             stat.late_ns += row.late_ns
             stat.long_runs += row.long_runs
             stat.long_run_max_ns = max(stat.long_run_max_ns, row.long_run_max_ns)
-        for estimate in looked:
+        for estimate in estimates:
             stat.in_progress += estimate.in_progress
             late += estimate.margin_ns or 0
-        estimated = self.inferred or self.sampled or looked
+        estimated = self.inferred or self.sampled or estimates
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
-    def count_goroutines(self, members: Iterable[tuple[int, int]], unended: dict[RowKey, set[int]]) -> int:
-        """Counts each goroutine once for a stack, however it was recorded, whoever woke it and whatever it waited for; returns
-        how many there were in all. `members` are those that the kernel side counted (`Tables.read_members`), `unended` the
-        goids of rows that were added from memory."""
-        by_member: dict[tuple[int, int], set[_Place]] = {}  # with the goroutine, 0 where those are not kept apart
+    def count_goroutines(self, members: Iterable[tuple[int, int]], in_progress: dict[RowKey, set[int]]) -> int:
+        """Counts each goroutine once per stack, no matter how it was recorded, who woke it and what it waited for; returns how many there
+        were in total. `members` are those that the kernel side counted (`Tables.read_members`), `in_progress` the goids of rows that were
+        added from memory."""
+        by_member: dict[tuple[int, int], set[_Place]] = {}  # with the goroutine, 0 where goroutines are not kept apart
         goids: dict[_Place, set[int]] = {}
         for row in self._of_row:
             place = _place(row)
-            # Not copied where there is but one: there may be a million in it.
-            found = unended.get(row, set())
+            # Not copied if it is the only one: it may have a million goids.
+            found = in_progress.get(row, set())
             goids[place] = goids[place] | found if goids.get(place) else found
             if row.stack >= 0:
                 by_member.setdefault((member_hash(row), row.goid), set()).add(place)
@@ -210,8 +210,8 @@ class Tally:
             counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
         for stack in self._stacks.values():
             of_rows = counted.get(id(stack), set())
-            stack.stat.goroutines = len(of_rows | stack.looks.goids if stack.looks else of_rows)
-        return len(set().union(*counted.values(), *(stack.looks.goids for stack in self._stacks.values() if stack.looks)))
+            stack.stat.goroutines = len(of_rows | stack.sampled.goids if stack.sampled else of_rows)
+        return len(set().union(*counted.values(), *(stack.sampled.goids for stack in self._stacks.values() if stack.sampled)))
 
 
 def _sum(distributions: Iterable[Distribution]) -> Distribution:
@@ -222,7 +222,7 @@ def _sum(distributions: Iterable[Distribution]) -> Distribution:
 
 
 def _make_whole(distribution: Distribution) -> None:
-    """What goes on with a wait whose beginning has not been read becomes one of its own."""
+    """Turns what prolongs a wait whose beginning has not been read into a wait of its own."""
     distribution.histogram = {bucket: count for bucket, count in distribution.histogram.items() if count > 0}
     distribution.count = sum(distribution.histogram.values())
     distribution.squares = max(0, distribution.squares)

@@ -1,4 +1,4 @@
-"""A Go process opened for reading: its binary, where it is loaded, and its goroutines."""
+"""A Go process opened for reading: its binary, its load address, and its goroutines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gotrace.proc.programs import go_descendants, loaded_program
 from gotrace.profile.types import Missing, Target
 
 RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
-"""Goroutines can't run for longer than their process has CPU time. By so much, relative and absolute, the sums may differ: the one is
-reckoned by the clock from one switch to the next, the other without interrupts and what a hypervisor takes."""
+"""Goroutines can't run for longer than their process has CPU time. The sums may differ by this much, relative and absolute: one is
+measured by the clock from switch to switch, the other leaves out interrupts and the time that a hypervisor takes."""
 
 
 _START_S, _POLL_S = 2.0, 0.05
-_LOOKED_AT = 4096
+_MOST_READ = 4096
 _NAMED = 4
 _PROBES_LACK = (
     "in their code: who made goroutines runnable or created them, and for how long those then waited for a P (`ready`, `created`), "
@@ -35,7 +35,7 @@ _NAMES_LACK = "the names of functions in their code"
 
 @dataclass
 class OpenTarget:
-    """Open until `close`."""
+    """A process that stays open until `close`."""
 
     process: Process
     binary: GoBinary
@@ -53,8 +53,8 @@ class OpenTarget:
 
 
 def open_target(pid: int, hint: str) -> OpenTarget:
-    """Opens process `pid`, reads its binary and compares the layout of its goroutines with its memory. `hint` is the command
-    to give where more rights are needed.
+    """Opens process `pid`, reads its binary and compares the layout of its goroutines with its memory. `hint` is the command to
+    suggest where more rights are needed.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
@@ -71,7 +71,7 @@ def open_target(pid: int, hint: str) -> OpenTarget:
             if loaded is None:
                 _refuse_wrapper(process, hint)
                 raise
-            # A dynamic loader was called with the program as its argument: AT_ENTRY is the loader's.
+            # The dynamic loader was run with the program as its argument: AT_ENTRY is the loader's.
             for fd in (process.exe_fd, process.path_fd):
                 if fd >= 0:
                     os.close(fd)
@@ -100,8 +100,8 @@ def open_target(pid: int, hint: str) -> OpenTarget:
 
 
 def forked_copy(target: OpenTarget) -> str:
-    """What is to be said of a process that was forked from a Go program without exec: of its threads only the one that called fork
-    exists. "" of any other. Where no goroutine has a thread, the first one of all tells, if the binary says where that is."""
+    """Returns a note if the process was forked from a Go program without exec, else "". Of such a copy's threads only the one that called
+    fork exists. Where no goroutine has a thread, the program's first thread decides, if the binary says where it is recorded."""
     layout = target.binary.layout
     at_m, at_procid = layout.g_m, layout.m_procid
     if at_m is None or at_procid is None:
@@ -110,12 +110,12 @@ def forked_copy(target: OpenTarget) -> str:
     numbers: set[int] = set()
     first = 0
     m0 = target.binary.symbols.address("runtime.m0")
-    for attempt in range(2):  # a thread may begin or end while we look
+    for attempt in range(2):  # a thread may begin or end during the check
         time.sleep(_POLL_S * attempt)
-        raws = target.memory.read_many([(g + at_m, 8) for g in target.reader.addresses(_LOOKED_AT)])
+        raws = target.memory.read_many([(g + at_m, 8) for g in target.reader.addresses(_MOST_READ)])
         ms = {int.from_bytes(raw, "little") for raw in raws if raw} - {0}
         procids = target.memory.read_many([(m + at_procid, 8) for m in ms])
-        # runtime/proc.go: m0, the M of the thread on which the runtime started. It does not end as long as the process is there.
+        # runtime/proc.go: m0, the M of the thread on which the runtime started. It lives as long as the process.
         first = (target.memory.u64(m0 + target.bias + at_procid) or 0) if m0 is not None else 0
         numbers = {first, *(int.from_bytes(raw, "little") for raw in procids if raw)} - {0}
         there = _own_numbers(target.process.pid)
@@ -142,7 +142,7 @@ def _own_numbers(pid: int) -> set[int]:
 
 
 def _refuse_wrapper(process: Process, hint: str) -> None:
-    """Where descendants of a shell, an init or the like are the Go programs."""
+    """Refuses a shell, an init or the like whose descendants are the Go programs."""
     found = go_descendants(process.pid)
     if not found:
         return
@@ -153,12 +153,12 @@ def _refuse_wrapper(process: Process, hint: str) -> None:
 
 
 def _await_start(pid: int, reader: GoroutineReader, memory: Memory, allgs: int) -> None:
-    """Gives a process that has just been started, or whose C constructors run, a little time."""
+    """Gives a process that has just been started, or that still runs C constructors, a little time."""
     deadline = time.monotonic() + _START_S
     while not reader.count():
         if time.monotonic() >= deadline:
             if memory.u64(allgs + 8):
-                return  # the list is there, but makes no sense: the reader says why
+                return  # the list exists but makes no sense: the reader says why
             raise Refused(
                 f"process {pid} has not started its Go runtime yet: it has no goroutines (C constructors may still run)",
                 "try again when it has started",
@@ -167,7 +167,7 @@ def _await_start(pid: int, reader: GoroutineReader, memory: Memory, allgs: int) 
 
 
 def describe(process: Process, binary: GoBinary) -> Target:
-    """What is known of a process that runs `binary`."""
+    """Describes a process that runs `binary`."""
     return Target(
         pid=process.pid, exe=process.exe, comm=process.comm, go_version=str(binary.version or "unknown"),
         go_version_source=binary.version_source, build_id=binary.image.build_id, stripped=binary.stripped,
@@ -181,7 +181,7 @@ def is_possible(running_ns: int, cpu_ns: int) -> bool:
 
 
 def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
-    """What of the layout a live process has contradicted, as what a trace goes without."""
+    """Reports the fields of the layout that the live process contradicts, and what a trace lacks without them."""
     lacks = (
         "what depends on these fields: creators, labels or locks in a dump, how often goroutines moved between two samples, how late sleeps"
         " ended"
@@ -190,7 +190,7 @@ def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:
 
 
 def plugins_loaded(target: OpenTarget, probes: bool) -> list[Missing]:
-    """What a trace goes without, by `probes` or without, where the process has loaded other Go modules; [] where it has not.
+    """Reports what a trace with or without `probes` lacks if the process has loaded other Go modules; [] if it has not.
 
     Raises:
         ProcessLookupError, PermissionError: the memory can't be read.

@@ -1,4 +1,4 @@
-"""The window of a trace by probes: where it begins and ends, and what is known of goroutines there that no probe sees."""
+"""The window of a trace by probes: where it begins and ends, and what is known there of goroutines that no probe sees."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
 from gotrace.plan.probes import Plan
 from gotrace.profile.types import Missing
+from gotrace.watch.inprogress.collect import InProgress
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.earlier import EarlierThreads
+from gotrace.watch.inprogress.ongoing import Ongoing
+from gotrace.watch.inprogress.parked import ParkedReader
 from gotrace.watch.protocol import Waits
 from gotrace.watch.rows import Rows
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.collect import Unended
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.earlier import EarlierThreads
-from gotrace.watch.unfinished.ongoing import Ongoing
-from gotrace.watch.unfinished.parked import ParkedReader
 from gotrace.watch.witness import Witness
 
 _FIRST_SCAN = 20_000
@@ -29,8 +29,8 @@ _FIRST_SCAN = 20_000
 
 @dataclass
 class Remaining:
-    """Goroutines that are off the CPU as a window ends: those that were read, the addresses of those that are read when the probes are
-    gone, and whether the process is still there."""
+    """Goroutines that are off the CPU as a window ends: those that were read, the addresses of those to be read once the probes are gone,
+    and whether the process is still there."""
 
     parked: dict[int, Parked] = field(default_factory=dict)
     later: array[int] = field(default_factory=lambda: array("Q"))
@@ -38,9 +38,9 @@ class Remaining:
 
 
 class Window:
-    """Of one process: from `start_ns` to `end_ns` (CLOCK_MONOTONIC ns; 0: not yet). Where the governor detaches probes it consists of
-    shorter ones, `count` up to now, of which the present one opened at `opened_ns`; `detached_since` is not 0 between two of them.
-    `losses` are the process's."""
+    """The window of one process, from `start_ns` to `end_ns` (CLOCK_MONOTONIC ns; 0: not yet). Where the governor detaches probes it
+    consists of shorter windows: `count` so far, the present one opened at `opened_ns`, and `detached_since` is not 0 between two of
+    them. `losses` are the process's."""
 
     def __init__(
         self, target: OpenTarget, plan: Plan, tracer: Tracer, symbols: KernelSymbols, options: Options, losses: dict[Loss, int]
@@ -54,19 +54,19 @@ class Window:
         self._target = target
         self._tracer = tracer
         self._losses = losses
-        self._unended = Unended(tracer.tables, self.parked, options, tracer.knows_files)
+        self._in_progress = InProgress(tracer.tables, self.parked, options, tracer.knows_files)
         self._ongoing = Ongoing(tracer.tables, self.parked, options, tracer.knows_files)
         self._first_seen: dict[int, Parked] = {}
         self._first_unread = True
 
     def open(self) -> None:
-        """Opens it. Also remembers the stacks of those parked now: if the target ends, they can't be read."""
+        """Opens it. Also reads the stacks of goroutines parked now: if the target ends, they can't be read any more."""
         noted = self.earlier.note()
         self.start_ns = self.opened_ns = self._tracer.begin(self.earlier.tgid)
         self.count = 1
         self.earlier.check(noted, self.opened_ns)
         reader = self._target.reader
-        with contextlib.suppress(ProcessLookupError):  # it may end at any time: then this is the end of the trace
+        with contextlib.suppress(ProcessLookupError):  # it may end at any time, which ends the trace
             self.witness = Witness(reader)
             if reader.count() <= _FIRST_SCAN:
                 self._first_seen = self.parked.read(reader.addresses())
@@ -79,35 +79,35 @@ class Window:
         self.count += 1
 
     def close(self) -> None:
-        """It is over, unless it was already."""
+        """Closes it, unless it is closed already."""
         self.end_ns = self.end_ns or (time.monotonic_ns() if self.detached_since else self._tracer.drain())
 
     def forget(self) -> None:
-        """The probes are about to go: what was seen as it began no longer holds."""
+        """Drops what was seen as the window began: it does not hold once the probes are gone."""
         self.creation_unseen = self.threads_unseen = True
         self._first_seen, self._first_unread = {}, True
 
     def cut_off_threads(self, now_ns: int) -> CutOff:
-        """Waits of threads, up to now."""
-        return self._unended.threads(self.opened_ns, now_ns)
+        """Returns waits of threads, up to now."""
+        return self._in_progress.threads(self.opened_ns, now_ns)
 
     def cut_off(self, remaining: Remaining, end_ns: int, at_the_end: bool = False) -> CutOff:
-        """Waits that go on as the present window ends. Of a process that is gone, `at_the_end`, as they were when it opened."""
+        """Returns waits that are in progress as the present window ends. If the process is gone `at_the_end`, uses those of its opening."""
         parked = remaining.parked if remaining.alive or not at_the_end else self._first_seen
         whole = not self._losses.get(Loss.GOROUTINE_TABLE_FULL)
-        cut = self._unended.everything(self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole)
-        self._losses[Loss.PARKED_UNREAD] = self._unended.unread
+        cut = self._in_progress.everything(self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole)
+        self._losses[Loss.PARKED_UNREAD] = self._in_progress.unread
         return cut
 
     def read_remaining(self, alive: bool) -> Remaining:
-        """At the end, as the probes are still in place. Reading all goroutines may take seconds: then first those that a probe saw."""
-        self.parked.ended = set()  # what `open` saw: those g may have been taken into use again
+        """Reads parked goroutines at the end, while the probes are in place. That may take seconds: those that a probe saw come first."""
+        self.parked.ended = set()  # seen by `open`: those g may be in use again
         found, reader = Remaining(alive=alive), self._target.reader
         try:
             if alive:
                 addresses: Iterable[int] = reader.addresses()
                 if reader.count() > _FIRST_SCAN:
-                    # No sets of all: a million numbers in one take 67 MB.
+                    # No sets of all addresses: a million numbers in one take 67 MB.
                     known = self._tracer.tables.read_open()[1]
                     found.later = array("Q", (g for g in addresses if g not in known))
                     addresses = [g for g in addresses if g in known]
@@ -118,7 +118,7 @@ class Window:
         return found
 
     def waits(self, rows: Rows) -> Waits:
-        """Waits that are in progress now."""
+        """Returns the waits that are in progress now."""
         pid = self._target.process.pid
         whole = not self._tracer.tables.losses().get(Loss.GOROUTINE_TABLE_FULL)
         try:
@@ -127,13 +127,13 @@ class Window:
             why, lacks = "the process's memory could not be read", "waits of goroutines that are parked"
             return Waits(lacking=[Missing(ONGOING, why, lacks, pid)])
         lacking = []
-        if not found.looked:
-            lacking.append(("there are too many goroutines to look at them at each commit", "waits of goroutines that were parked then"))
+        if not found.goroutines_read:
+            lacking.append(("there are too many goroutines to read them at each commit", "waits of goroutines that were parked then"))
         elif found.left_out:
             lacking.append(("not all stacks could be read in time", f"the last waits of {found.left_out:,} of the goroutines"))
-        if found.looked and (not whole or (self._first_unread and self._target.reader.count() > found.known)):
-            why = "the table of goroutines is full" if not whole else "not all goroutines were looked at as the window began"
+        if found.goroutines_read and (not whole or (self._first_unread and self._target.reader.count() > found.known)):
+            why = "the table of goroutines is full" if not whole else "not all goroutines were read as the window began"
             lacking.append((why, "waits of goroutines that no probe has seen in it"))
         stacks, grown = rows.tally.passing(list(found.cut.rows.values()))
-        rows.put(stack for stack, _with_waits in grown)  # the next `read` has them without
+        rows.put(stack for stack, _with_waits in grown)  # the next `read` returns them without these waits
         return Waits(stacks, [stack for _without, stack in grown], [Missing(ONGOING, *each, pid) for each in lacking])

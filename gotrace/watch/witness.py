@@ -1,4 +1,4 @@
-"""Whether goroutines run that no probe sees: the target's own memory tells."""
+"""Detects goroutines that run without a probe seeing it, from the target's own memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _WATCHED = 1024
 
 
 class Witness:
-    """Parked goroutines, as they were when the window opened. One that has left a CPU since has been resumed before, which a probe sees.
+    """Parked goroutines, as they were when the window opened. One that has left a CPU since was resumed before that, which a probe sees.
 
-    Made once the window is open; raises ProcessLookupError if the process is gone.
+    Created once the window is open; raises ProcessLookupError if the process is gone.
     """
 
     def __init__(self, reader: GoroutineReader) -> None:
@@ -22,6 +22,6 @@ class Witness:
         self._known = {found.address: (found.goid, found.tick) for found in waiting if found.tick >= 0}
 
     def moved(self) -> int:
-        """How many of them have run since; 0 where Go does not count that, or too little to be read."""
+        """How many of them have run since; 0 where Go does not count that, or where it can't be read."""
         now = self._reader.read(list(self._known))
         return sum(found.goid == goid and found.tick != tick for found in now for goid, tick in [self._known[found.address]])

@@ -1,1 +1,1 @@
-"""What scripts/load and scripts/bench are made of."""
+"""The parts of scripts/load and scripts/bench."""

@@ -20,7 +20,7 @@ _NAME_AT = 64
 
 
 def busy_ns() -> int:
-    """Time that all CPUs together were not idle since boot, ns, in steps of a clock tick; with what a hypervisor took away."""
+    """How long all CPUs together have not been idle since boot, ns, in steps of a clock tick; includes time that a hypervisor took."""
     user, nice, system, _idle, _wait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -44,7 +44,7 @@ def _children(pid: int) -> list[int]:
 
 class PeakMemory:
     """The largest resident size of a process and its children together. getrusage would not do: it counts what the process was before
-    it called exec, which is this program. It looks only while `watching`, so as not to take part in what is measured; the
+    it called exec, which is this program. It reads only while `watching`, to stay out of what is measured; the
     process's own peak is never missed."""
 
     def __init__(self, pid: int) -> None:
@@ -57,20 +57,20 @@ class PeakMemory:
         self.watch(True)
 
     def watch(self, on: bool) -> None:
-        """Looks ten times a second from now on, or no longer."""
-        self.look()
+        """Starts or stops reading ten times a second."""
+        self.measure()
         if on:
             self._watching.set()
         else:
             self._watching.clear()
 
-    def look(self) -> None:
-        """Looks once."""
+    def measure(self) -> None:
+        """Reads once."""
         together = _memory(self._pid, "VmRSS:") + sum(_memory(child, "VmRSS:") for child in _children(self._pid))
         self.bytes = max(self.bytes, _memory(self._pid, "VmHWM:"), together)
 
     def end(self) -> int:
-        """Stops looking and returns the peak."""
+        """Stops reading and returns the peak."""
         self._over.set()
         self._watching.set()
         self._thread.join()
@@ -79,14 +79,14 @@ class PeakMemory:
     def _run(self) -> None:
         while not self._over.wait(0.1):
             self._watching.wait()
-            self.look()
+            self.measure()
 
 
 # -- BPF programs ------------------------------------------------------------------------------------------------------
 
 
 def programs() -> dict[int, tuple[str, ProgramStats]]:
-    """All BPF programs in the kernel by id: name and accounts."""
+    """All BPF programs in the kernel by id: name and accounting."""
     found = {}
     number = 0
     entries = [*PROGRAMS, *VARIANTS]
@@ -123,7 +123,7 @@ def programs_of(pid: int) -> set[int]:
 
 
 def between(before: dict[int, tuple[str, ProgramStats]], after: dict[int, tuple[str, ProgramStats]], seconds: float) -> list[ProgramFigures]:
-    """What each program of `after` did since `before`; programs of one name are one."""
+    """What each program of `after` did since `before`; programs with the same name count as one."""
     sums: dict[str, tuple[int, int]] = {}
     for number, (name, stats) in after.items():
         old = before[number][1] if number in before else ProgramStats(0, 0, 0)

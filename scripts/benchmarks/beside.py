@@ -1,4 +1,4 @@
-"""Load with a command in its midst: the same stages before, during and after it, without a gap in the load."""
+"""Load during which a command runs: the same stages before, during and after it, without a gap in the load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _END_S = _READY_S = 60.0
 
 @dataclass(frozen=True)
 class Beside:
-    """Figures of each stage by phase; what became of the command. `early`: it ended before the stages did, so "during" is in
+    """Figures of each stage by phase, and how the command ended. `early`: it ended before the stages did, so "during" is in
     part without it."""
 
     phases: dict[str, list[Figures]]
@@ -85,5 +85,5 @@ def _warm(stage: Stage, duration_ns: int) -> list[Stage]:
 
 
 def _own(command: list[str]) -> list[str]:
-    # Not some installed one: what is measured is this checkout.
+    # Not an installed one: this checkout is measured.
     return [sys.executable, "-m", "gotrace", *command[1:]] if command[0] == "gotrace" else command

@@ -1,4 +1,4 @@
-"""Lets a script run with whatever python3 is at hand: it goes on in the checkout's own environment. Standard library only."""
+"""Lets a script run with any python3: it continues in the checkout's own environment. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def enter_environment() -> None:
-    """Makes .venv where there is none, runs the script again with its Python unless it runs with that already, and puts the
+    """Makes .venv if there is none, runs the script again with its Python unless it already does, and puts the
     checkout and its test helpers on the path."""
     python = ROOT / ".venv/bin/python"
     if Path(sys.prefix) != python.parent.parent.resolve() and Path(sys.prefix) != python.parent.parent:
@@ -19,7 +19,7 @@ def enter_environment() -> None:
             subprocess.run(["bash", "-c", ". scripts/lib.sh; ensure_packages python3-bpfcc python3-venv; ensure_venv"], cwd=ROOT, check=True)
         os.execv(python, [str(python), *sys.argv])
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
-    # What is started from here on uses this checkout too.
+    # Programs started from here on use this checkout too.
     os.environ["PYTHONPATH"] = str(ROOT)
 
 

@@ -1,4 +1,4 @@
-"""What a trace or a dump of a server says of itself that must not be so of a healthy one."""
+"""Finds what must not occur in a trace or a dump of a healthy server."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ MOST = {
 NEVER = ("running_unknown", "start_while_stopped", "end_while_running", "goroutines_unread", "fields_unread")
 """Losses that a healthy server never has."""
 _SELDOM = {"stack_incomplete": 0.001, "parked_unread": 0.001, "stack_unreadable": 0.001, "interval_lost": 0.001, "unknown_function": 0.0}
-"""And those that few of its intervals may have, as a share of them."""
+"""Losses that only a small share of its intervals may have."""
 _OWN_HEADER = re.compile(r"^goroutine (\d+)(?: gp=\S+ m=\S+(?: mp=\S+)?)? \[([^\],]+)(?:, [^\]]*)?\]:$")
 
 
 @dataclass
 class Found:
-    """One server in one mode: figures to print, and in words what is wrong."""
+    """One server in one mode: figures to print, and what is wrong, in words."""
 
     figures: dict[str, object] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
 
 def of_trace(summary: dict) -> Found:
-    """Of the summary that ``attach --json`` printed."""
+    """Findings in the summary from ``attach --json``."""
     totals, losses, stacks = summary["totals"], summary["losses"], summary["stacks"]
     intervals, off = totals["intervals"], totals["off_cpu_ns"]
     shares = {
@@ -51,7 +51,7 @@ def of_trace(summary: dict) -> Found:
         "overhead": f"{summary['overhead']['target_cpu_fraction_estimate']:.0%}" if summary["overhead"]["target_cpu_fraction_estimate"] is not None else "-",
     })
     for name, share in shares.items():
-        # Of a few dozen intervals one is a large share.
+        # One of a few dozen intervals is a large share.
         if share > MOST[name] and not (name == "cut off" and share * intervals <= 1):
             found.wrong.append(f"{name}: {share:.2%}")
     found.wrong += [f"loss {name}: {losses[name]}" for name in NEVER if losses.get(name)]
@@ -63,7 +63,7 @@ def of_trace(summary: dict) -> Found:
 
 
 def of_dump(dump: dict) -> Found:
-    """Of what ``dump --json`` printed."""
+    """Findings in the output of ``dump --json``."""
     goroutines, losses = dump["goroutines"], dump["losses"]
     rootless = [one for one in goroutines if not _rooted(one) and not _lost(one) and one["state"] != "running"]
     found = Found({

@@ -1,4 +1,4 @@
-"""What the tracepoints on threads take where they find another process's thread: they are those of the whole machine."""
+"""What the tracepoints on threads cost for another process's thread: they run for the whole machine."""
 
 from __future__ import annotations
 

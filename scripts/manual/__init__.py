@@ -1,1 +1,1 @@
-"""What scripts/docs is made of: the commands as data, and the man pages and shell completions made from them."""
+"""The parts of scripts/docs: the commands as data, and the man pages and shell completions made from them."""

@@ -7,7 +7,7 @@ from manual.commands import Flag, Verb
 EXIT_STATUS = (
     ("0", "Done. Ctrl-C, SIGTERM and the end of the target end a trace normally."),
     ("1", "Failed: an output could not be written, or the target ended before tracing began."),
-    ("2", "The command line can't be meant."),
+    ("2", "The command line makes no sense."),
     ("3", "The host or the target is refused: not root, no BPF, not a Go binary, an unknown layout."),
     ("130", "Interrupted before anything was recorded."),
 )

@@ -162,7 +162,7 @@ def goroutines(data: bytes) -> None:
     reader = GoroutineReader(memory, found, 0)
     if reader.count() <= 256:
         scanner = Scanner(memory, reader, Unwinder(found, 0), found.layout)
-        for snapshot in scanner.snapshots(scanner.look()).values():
+        for snapshot in scanner.snapshots(scanner.sample()).values():
             if snapshot.head.status not in OFF_CPU | {Status.SYSCALL}:
                 continue
             with suppress(BadBinary):  # of the inlined calls nothing is left in the seed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 from gotrace.common.vocabulary import Part, StartKind
-from gotrace.kernel.spans import Completed, PartRecord
-from gotrace.kernel.structs import HAPPENED_INTERVAL
+from gotrace.kernel.history import Completed, Happened, PartRecord
+from gotrace.kernel.structs import HAPPENED_INTERVAL, HISTORY_RECORDS
 from gotrace.watch.requests.path import Step
 from gotrace.watch.requests.timelines import Timelines
 
@@ -27,7 +29,17 @@ def request(goid: int, start: int, end: int, bucket: int = 0, function: int = 0)
 
 def timelines(*parts: PartRecord, since: int = 0) -> Timelines:
     made = Timelines(since)
-    made.take(parts, 1 << 62)
+    made.take(happened(*parts))
+    return made
+
+
+def happened(*parts: PartRecord) -> Happened:
+    """The same as read from a ring."""
+    made = Happened()
+    for at in range(0, len(parts), HISTORY_RECORDS):
+        chunk = parts[at : at + HISTORY_RECORDS]
+        raw = b"".join(struct.pack("<6Q", p.start_ns, p.duration_ns, p.goid, p.waker_goid, p.row, p.what) for p in chunk)
+        made.take(memoryview(raw).cast("Q"), [])
     return made
 
 

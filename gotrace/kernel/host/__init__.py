@@ -1,5 +1,5 @@
-"""What this host offers: every capability that gotrace needs or can use, found by trying it, with the way to get it. All
-differences between kernels, containers and privileges are told apart here and nowhere else."""
+"""What this host offers: every capability that gotrace needs or can use, found by trying it, and how to get it. All differences
+between kernels, containers and privileges are handled here and nowhere else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Check", "SyscallSource", "WithoutRoot", "choose_syscall_source", "ex
 
 
 def preflight() -> None:
-    """The checks that cost next to nothing; raises Refused with all findings at once if attach could not work."""
+    """Makes the checks that cost almost nothing; raises Refused with all findings at once if attach could not work."""
     failed = [check for check in _required() if not check.ok]
     if failed:
         raise Refused(
@@ -23,9 +23,9 @@ def preflight() -> None:
 
 
 def examine() -> list[Check]:
-    """All checks, also those that compile, load and run small BPF programs (some seconds). Nothing stays attached.
+    """Makes all checks, including those that compile, load and run small BPF programs (some seconds). Nothing stays attached.
 
-    Where something needed is missing, what builds on it is not tried: it would fail for that reason, and tell another.
+    If a requirement is missing, checks that depend on it are not made: they would fail for that reason, and report another.
     """
     required = _required()
     usable = all(check.ok for check in required)
@@ -35,5 +35,5 @@ def examine() -> list[Check]:
 def _required() -> list[Check]:
     """What attach can't do without."""
     checks = [settings.system(), privileges.capabilities(), settings.proc(), settings.clock(), toolchain.bcc_installed()]
-    # Without the capabilities everything else is refused too: the cause is told, not its consequences.
+    # Without the capabilities everything else is refused too: the cause is reported, not its consequences.
     return checks + (features.required() if all(check.ok for check in checks[:2]) else [])

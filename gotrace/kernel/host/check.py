@@ -1,4 +1,4 @@
-"""A finding, and how one is made by trying."""
+"""A finding, and making one by a trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gotrace.common.errors import GotraceError
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `needed`: attach can't work without it. `fix` is empty where nothing needs mending."""
+    """One finding. `needed`: attach can't work without it. `fix` is empty if nothing needs fixing."""
 
     name: str
     needed: bool
@@ -20,7 +20,7 @@ class Check:
 
 
 def tried(name: str, needed: bool, attempt: Callable[[], str], fix: str, without: str = "") -> Check:
-    """The finding that `attempt` makes: what it says, or what it raises. `without` tells what is lost then."""
+    """Returns the finding of `attempt`: its result, or the error that it raises. `without` says what is lost in that case."""
     try:
         return Check(name, needed, True, attempt())
     except (GotraceError, OSError) as error:

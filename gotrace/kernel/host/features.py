@@ -1,4 +1,4 @@
-"""What the kernel lets us do with BPF and probes: each tried, on nothing but code and memory of our own, and undone."""
+"""What the kernel lets us do with BPF and probes: each is tried, on our own code and memory alone, and undone."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from gotrace.kernel.uprobes import by_link, link_obstacle
 from gotrace.proc.memory import Memory
 
 _TESTED = "ep_poll_callback"
-"""The kernel's function that gotrace would place a kprobe on."""
+"""The kernel's function on which gotrace would place a kprobe."""
 _HARMLESS = "bpf_fentry_test1"
-"""A function of the kernel that is there to be traced and that nobody calls (net/bpf/test_run.c)."""
+"""A function of the kernel that exists to be traced and is never called (net/bpf/test_run.c)."""
 # r1 = r10 - 8; r2 = 8; r3 = 0; call bpf_probe_read_kernel; r0 = 0; exit
 _READ_KERNEL = bytes.fromhex(
     "bfa1000000000000 07010000f8ffffff b702000008000000 b703000000000000 8500000071000000 b700000000000000 9500000000000000"
@@ -43,15 +43,15 @@ _READ_KERNEL = bytes.fromhex(
 _ATOMICS = bytes.fromhex(
     "7a0af8ff00000000 b700000000000000 b701000001000000 db1af8fff1000000 b700000000000000 9500000000000000"
 )
-# call bpf_loop, without arguments; exit: never accepted, but the verifier's words tell whether it knows the helper.
+# call bpf_loop, without arguments; exit: never accepted, but the verifier's message tells whether it knows the helper.
 _BPF_LOOP = bytes.fromhex("85000000b5000000 9500000000000000")
 _UNKNOWN = ("invalid func", "unknown func", "cannot use helper")
 
 
 @cache
 def maps_may_grow() -> bool:
-    """Whether programs of tracers may put elements into maps that get their memory on demand: from Linux 6.1 on the kernel has an
-    allocator for that which works in any context (kernel/bpf/memalloc.c). Not to be tried: before, some kernels take such a map
+    """Whether programs of tracers may put elements into maps that get their memory on demand. From Linux 6.1 on the kernel has an
+    allocator for that which works in any context (kernel/bpf/memalloc.c). Must not be tried: some earlier kernels accept such a map
     and may hang."""
     with contextlib.suppress(Refused), Btf() as btf:
         return btf.offset("bpf_mem_alloc", "cache") is not None
@@ -80,7 +80,7 @@ def required() -> list[Check]:
 
 
 def optional() -> list[Check]:
-    """What makes a trace see more, or cheaper, where it is there."""
+    """What makes a trace see more, or cost less, where it is available."""
     return [
         tried("raw tracepoints", False, raw_tracepoints, "CAP_PERFMON, and a kernel with CONFIG_BPF_EVENTS",
               "system calls are seen by uprobes instead, CPU waits not at all"),
@@ -112,7 +112,7 @@ def _atomics() -> str:
 
 
 def _ring_buffer() -> str:
-    # A perf buffer instead would add Linux 5.7 alone: older ones do not tell programs the pid in a namespace (bpf/exec.c).
+    # A perf buffer would add only Linux 5.7: older kernels do not give programs the pid in a namespace (bpf/exec.c).
     os.close(create_map(MapType.RINGBUF, 0, 0, 4096, "ring"))
     return "a map of that kind can be made"
 
@@ -165,7 +165,7 @@ def raw_tracepoints() -> str:
 
 
 def reads_kernel_memory() -> str:
-    """Has a program verified that reads memory of the kernel; raises BpfError. Lockdown mode "confidentiality" forbids it."""
+    """Has a program verified that reads the kernel's memory; raises BpfError. Lockdown mode "confidentiality" forbids it."""
     try:
         os.close(load_program(ProgramType.RAW_TRACEPOINT, _READ_KERNEL, "read_kernel"))
     except BpfError as error:
@@ -226,7 +226,7 @@ def _bpf_loop() -> str:
 
 
 def _uprobe_refcounts() -> Check:
-    # What the kernel says of its own interface: Documentation/ABI/testing/sysfs-bus-event_source-devices-uprobe.
+    # The kernel's documentation of the interface: Documentation/ABI/testing/sysfs-bus-event_source-devices-uprobe.
     there = UPROBE_TYPE.with_name("format").joinpath("ref_ctr_offset").exists()
     return Check("uprobe refcounts", False, there, ("there" if there else "this kernel has none") + ": Go has no probes that need it")
 

@@ -1,4 +1,4 @@
-"""Whose privileges we have, which would do, and how to give a process just these."""
+"""Our privileges, which ones would be enough, and how to give a process just these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE")
 
 
 def capabilities() -> Check:
-    """Whether we have what attach needs. CAP_SYS_ADMIN stands for the first two (capabilities(7))."""
+    """Whether we have what attach needs. CAP_SYS_ADMIN implies the first two (capabilities(7))."""
     effective = _effective()
     admin = effective >> _NUMBERS["CAP_SYS_ADMIN"] & 1
     missing = [name for name in NEEDED if not (effective >> _NUMBERS[name] & 1 or admin and name != "CAP_SYS_PTRACE")]
@@ -46,7 +46,7 @@ def _status(field: str) -> str:
 
 
 def seccomp_hint(call: str) -> str:
-    """What to do about a filter of system calls, "" if none is on us."""
+    """What to do about a filter of system calls, "" if this process has none."""
     if _status("Seccomp") != "2":
         return ""
     return (
@@ -56,14 +56,14 @@ def seccomp_hint(call: str) -> str:
 
 
 def seccomp() -> Check:
-    """Whether a filter is on us. What it forbids, the checks of each feature find."""
+    """Whether this process has a filter. The checks of each feature find what it forbids."""
     filtered = _status("Seccomp") == "2"
     return Check("seccomp", False, True, "a filter is on this process: what it forbids is listed above" if filtered else "no filter")
 
 
 def _sufficient() -> tuple[str, ...] | None:
-    """The capabilities with which uprobes can be placed on this kernel, tried in a child process that has given up all
-    others; None where our own do not suffice to try."""
+    """The capabilities that suffice to place uprobes on this kernel, tried in a child process that has given up all others; None if our
+    own do not suffice to try."""
     return next((names for names in (NEEDED, (*NEEDED, "CAP_SYS_ADMIN")) if _works_with(names)), None)
 
 
@@ -90,8 +90,8 @@ def _restrict(names: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class WithoutRoot:
-    """How to run gotrace with `capabilities` and nothing else; `recipes` are commands or settings, by tool. `tried`: they
-    are known to be enough here, elsewhere CAP_SYS_ADMIN may be needed too."""
+    """How to run gotrace with `capabilities` and nothing else; `recipes` are commands or settings, by tool. `tried`: they are known to be
+    enough here; otherwise CAP_SYS_ADMIN may be needed too."""
 
     capabilities: tuple[str, ...]
     tried: bool
@@ -100,7 +100,7 @@ class WithoutRoot:
 
 
 def without_root() -> WithoutRoot:
-    """What is enough on this kernel, and how a process is given just that."""
+    """What is enough on this kernel, and how to give a process just that."""
     found = _sufficient()
     names = found or NEEDED
     short = [name.removeprefix("CAP_") for name in names]

@@ -1,4 +1,4 @@
-"""What the system's administrator, its container or its boot options decide, as /proc and /sys show it."""
+"""What the system's administrator, its container or its boot options decide, as shown in /proc and /sys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gotrace.kernel.host import privileges
 from gotrace.kernel.host.check import Check
 from gotrace.kernel.host.features import reads_kernel_memory
 from gotrace.kernel.kallsyms import KALLSYMS
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _TRACEFS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))
@@ -20,14 +20,14 @@ _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.
 
 
 def system() -> Check:
-    """Whether gotrace knows this machine at all."""
+    """Whether gotrace supports this machine at all."""
     machine = f"{platform.system()} {platform.release()} on {platform.machine()}"
     ok = platform.system() == "Linux" and platform.machine() == "x86_64"
     return Check("linux/amd64", True, ok, machine, "" if ok else "run gotrace on an x86-64 Linux host")
 
 
 def proc() -> Check:
-    """Whether /proc shows the processes by the numbers that the kernel takes from us."""
+    """Whether /proc numbers the processes as the kernel does for us."""
     try:
         ourselves = os.readlink("/proc/self")
     except OSError as error:
@@ -41,7 +41,7 @@ def proc() -> Check:
 
 
 def clock() -> Check:
-    """Whether our CLOCK_MONOTONIC is the one that BPF programs read: it is not in a time namespace (time_namespaces(7))."""
+    """Whether our CLOCK_MONOTONIC is the one that BPF programs read: we are in no time namespace (time_namespaces(7))."""
     try:
         lines = [line.split() for line in Path("/proc/self/timens_offsets").read_text().splitlines()]
     except OSError:
@@ -53,7 +53,7 @@ def clock() -> Check:
 
 
 def optional(usable: bool) -> list[Check]:
-    """Settings that decide how much a trace tells, or that one may take for a cause of trouble. `usable`: BPF works."""
+    """Settings that decide how much a trace shows, or that may be suspected to cause trouble. `usable`: BPF works."""
     return [
         privileges.seccomp(), _pid_namespace(), _hidepid(), *((_locked_memory(), _lockdown()) if usable else ()),
         _unprivileged_bpf(), _paranoia(), _kernel_symbols(), _tracefs(), _kcore(), _priority(),
@@ -75,7 +75,7 @@ def _hidepid() -> Check:
         mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     except OSError:
         mounts = []
-    # The last of those in one place is the one that is seen; its own options stand at the end.
+    # Of several mounts at one place the last one is seen; its own options are the last field.
     options = next((fields[-1] for fields in reversed(mounts) if fields[4] == "/proc"), "")
     setting = next((word for word in options.split(",") if word.startswith("hidepid=")), "")
     visible = os.path.exists("/proc/1/stat")
@@ -140,7 +140,7 @@ def _paranoia() -> Check:
 
 
 def _priority() -> Check:
-    if Promptness().allowed():
+    if SamplePriority().allowed():
         return Check("real-time priority", False, True, "samples of --mode sample get a CPU at once")
     return Check(
         "real-time priority", False, False,

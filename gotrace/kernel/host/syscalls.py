@@ -18,10 +18,10 @@ class SyscallSource(str, Enum):
 
 
 def choose_syscall_source(wanted: str) -> tuple[SyscallSource, dict[str, int], str]:
-    """(source, offsets of the kernel's structs, why it is not the best one) for ``auto`` or the value of a SyscallSource.
+    """(source, offsets in the kernel's structs, why it is not the best source) for ``auto`` or the value of a SyscallSource.
 
     Raises:
-        Refused: tracepoints were asked for and can't be had.
+        Refused: tracepoints were requested and are not available.
     """
     if wanted == SyscallSource.NONE.value:
         return SyscallSource.NONE, {}, ""
@@ -36,7 +36,7 @@ def choose_syscall_source(wanted: str) -> tuple[SyscallSource, dict[str, int], s
     try:
         reads_kernel_memory()
     except OSError as error:
-        # Files and sockets are read from the kernel's structs: with this go all that BTF tells.
+        # Files and sockets are read from the kernel's structs: without this, nothing from BTF can be used.
         offsets = {}
         if wanted == SyscallSource.TRACEPOINTS.value:
             raise Refused(f"the kernel refuses {error.strerror}", "gotrace attach --syscalls uprobes") from None

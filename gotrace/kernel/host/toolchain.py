@@ -1,4 +1,4 @@
-"""Whether gotrace's programs can be compiled, and are taken by this kernel."""
+"""Whether gotrace's programs can be compiled, and are accepted by this kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gotrace.kernel.host.check import Check, tried
 
 
 def bcc_installed() -> Check:
-    """Only found, not imported: that takes a tenth of a second, and the compiler's process does it anyway."""
+    """Searches for the module without importing it: that takes a tenth of a second, and the compiler's process does it anyway."""
     spec = importlib.util.find_spec("bcc")
     if spec is None:
         return Check(
@@ -30,7 +30,7 @@ def bcc_installed() -> Check:
 
 
 def costly() -> list[Check]:
-    """Compiles and loads gotrace's own programs, and places a probe on a few bytes of code of our own."""
+    """Compiles and loads gotrace's own programs, and places a probe on a few bytes of our own code."""
     return [
         tried("BPF programs", True, _compiles, "see the log that the message names"),
         tried("uprobe self-test", True, _self_test, "a kernel with CONFIG_BPF_EVENTS; in a container: --cap-add PERFMON"),
@@ -48,7 +48,7 @@ def _compiles() -> str:
         compiled = compilation.result()
     finally:
         compilation.close()
-    # Loaded, not attached: any constants will do for the verifier.
+    # Loaded, not attached: the verifier accepts any constants.
     programs = dict.fromkeys(("start_park", "end_execute", "switch_coroutine"), ProgramType.KPROBE)
     programs["target_exec"] = ProgramType.RAW_TRACEPOINT
     options = Options(max_goroutines=64, max_stacks=64)

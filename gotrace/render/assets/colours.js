@@ -21,12 +21,12 @@ const colours = (() => {
     for (let i = 0; i < text.length; i++) value = (value * 31 + text.charCodeAt(i)) | 0;
     return Math.abs(value);
   }
-  // Slashes beyond the first bracket are those of a type argument.
+  // Slashes after the first bracket belong to a type argument.
   function packageOf(name) {
     const slash = name.split(/[[(]/, 1)[0].lastIndexOf('/');
     return name.slice(0, name.indexOf('.', slash + 1));
   }
-  // Relative luminance of WCAG 2.1, for r, g, b from 0 to 1: letters are dark or light, whichever stands out more.
+  // Relative luminance of WCAG 2.1, for r, g, b from 0 to 1: letters are dark or light, whichever has more contrast.
   function inkOn(rgb) {
     const [r, g, b] = rgb.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? '#06101a' : '#ffffff';
@@ -40,7 +40,7 @@ const colours = (() => {
   const hexBox = fill => ({ fill, ink: inkOn([1, 3, 5].map(at => parseInt(fill.slice(at, at + 2), 16) / 255)) });
   const kindOf = (tree, node) => profile.kindOf(tree.fn[node]);
 
-  /** Per node the state that most of its time was spent in. */
+  /** For each node, the state with most of its time. */
   function statesOf(tree) {
     if (shareTree === tree) return shareOf;
     const { stacks } = profile, numbers = [...new Set(stacks.state)], sums = numbers.map(() => new Float64Array(tree.size));
@@ -56,7 +56,7 @@ const colours = (() => {
     });
   }
 
-  /** Fill and ink of a box: `{ fill, ink, edge }`; `edge`, where there is one, is a stripe on its left. */
+  /** Fill and ink of a box: `{ fill, ink, edge }`; `edge`, if there is one, is a stripe on its left. */
   function of(tree, node, faded) {
     const kind = kindOf(tree, node), dark = view.isDark(), palette = view.paletteName();
     if (faded) return { fill: dark ? '#222a33' : '#e9edf1', ink: dark ? '#93a0ad' : '#5c6873' };
@@ -74,7 +74,7 @@ const colours = (() => {
     return box(hue, dark ? saturation * 0.7 : saturation, (dark ? 30 : 74) + (value >> 5) % 4 * 3);
   }
 
-  /** A kind's hue; within Go code and the runtime the package decides a shade, so that a change of package shows. */
+  /** A kind's hue; in Go code and the runtime the package selects a shade, so that a change of package is visible. */
   function byKind(name, kind, dark) {
     const [hue, saturation, light, night] = KIND[kind] || KIND.lost;
     const shade = kind === 'go' || kind === 'runtime' ? hash(packageOf(name)) % 7 - 3 : 0;
@@ -87,7 +87,7 @@ const colours = (() => {
     return made;
   }
 
-  /** Red for more than before, blue for less, the deeper the further apart. */
+  /** Red for more than before, blue for less; the larger the difference, the deeper the colour. */
   function growth(before, after, dark) {
     const larger = Math.max(before, after), far = larger ? Math.abs(after - before) / larger : 0;
     const hue = after > before ? 8 : 214, deep = Math.sqrt(far);

@@ -1,11 +1,11 @@
-// The page's data: unpacking it, what its columns say of a stack, and figures of many stacks. Touches no element but #data.
+// The page's data: unpacks it, and gives what its columns say of a stack, and figures of many stacks. Touches only element #data.
 const profile = (() => {
   const self = {};
   const RUNTIME = 1, GOEXIT = 2;
-  // What a frame of these kinds stands for lies beyond the Go stack: it is never folded away.
+  // Frames of these kinds stand for something beyond the Go stack: they are never folded away.
   const BEYOND = ['kernel', 'syscall', 'waker', 'reason', 'lost'];
   let meta, kinds, texts, functions, frames, nodes, stacks, kindNumber, beyond;
-  let plain;  // by frame: the same boundary without its file or socket; itself where there is none
+  let plain;  // by frame: the same boundary without its file or socket, or the frame itself
 
   async function inflate(text) {
     const letters = atob(text), bytes = new Uint8Array(letters.length);
@@ -18,7 +18,7 @@ const profile = (() => {
   function unpack(data) {
     const parent = Int32Array.from(data.nodes.parent), frame = new Int32Array(parent.length);
     for (let node = 0; node < parent.length; node++) parent[node] = node - parent[node];
-    // A frame stands as its place among the frames seen so far behind its parent's; one place more is a new one.
+    // A frame is its index among the frames seen so far under its parent's; the next index is a new one.
     const behind = Array.from({ length: data.frames.function.length + 1 }, () => null), { fresh, place: places } = data.nodes;
     let used = 0;
     for (let node = 0; node < parent.length; node++) {
@@ -31,7 +31,7 @@ const profile = (() => {
     const { stacks: s } = data;
     let last = 0;
     s.node = Int32Array.from(s.node, step => last += step);
-    // Buckets: of each stack how many, then each as its distance from the one before, and its count.
+    // Buckets: how many each stack has, then each one's distance from the previous one, and its count.
     const flat = s.buckets, size = s.node.length, pairs = (flat.length - size) / 2;
     const from = new Int32Array(size + 1), index = new Uint16Array(pairs), count = new Float64Array(pairs);
     for (let stack = 0, at = 0, to = 0; stack < size; stack++) {
@@ -56,7 +56,7 @@ const profile = (() => {
     nodes.fn = nodes.frame.map(frame => frames.function[frame]);
     const diff = Boolean(meta.diff && stacks.before);
     if (diff) for (const key of ['before', 'before_count']) stacks[key] = Float64Array.from(stacks[key]);
-    // The function with which a stack's goroutine began, by node of the shared tree.
+    // The first function of a stack's goroutine, by node of the shared tree.
     const began = new Int32Array(nodes.parent.length);
     for (let node = 0; node < began.length; node++) {
       const up = nodes.parent[node], fn = nodes.fn[node];
@@ -68,7 +68,7 @@ const profile = (() => {
     percentiles.clear();
   }
 
-  /** Gives each boundary `read(fd 7 → …)` a plain `read` beside it, which stands for it where files and sockets are merged. */
+  /** Gives each boundary `read(fd 7 → …)` a plain `read`, which replaces it when files and sockets are merged. */
   function mergeObjects() {
     const made = new Map(), count = frames.function.length;
     plain = Int32Array.from({ length: count }, (_, frame) => frame);
@@ -79,7 +79,7 @@ const profile = (() => {
       const short = name.slice(0, at);
       self.objects.add(fn);
       if (!made.has(short)) {
-        // The boundary of that name may exist: then it is one function with it.
+        // A boundary of that name may exist: it is then the same function.
         let own = functions.name.findIndex((text, each) => functions.kind[each] === functions.kind[fn] && texts[text] === short);
         if (own < 0) {
           own = functions.name.push(texts.push(short) - 1) - 1;
@@ -113,7 +113,7 @@ const profile = (() => {
       const kernel = node => /^(syscall|kernel)$/.test(kindOf(functionOf(node)));
       for (; base >= 0 && kernel(base); base = nodes.parent[base]) tail.unshift(nodes.frame[base]);
     } else {
-      // The same rule as folded_frames in render/frames.py: nothing is folded where no user code would be left.
+      // The same rule as folded_frames in render/frames.py: nothing is folded if no user code would be left.
       const kept = [];
       let node = base;
       for (; node >= 0; node = nodes.parent[node]) {
@@ -159,7 +159,7 @@ const profile = (() => {
     return index < 8 ? index : Math.floor((bucketLow(index) + bucketLow(index + 1)) / 2);
   }
 
-  /** Counts by bucket of some stacks together. */
+  /** The sum of some stacks' counts, by bucket. */
   function histogram(some) {
     const counts = new Float64Array(512), { from, index, count } = stacks.buckets;
     for (const stack of some) {
@@ -182,7 +182,7 @@ const profile = (() => {
   }
 
   const percentiles = new Map();
-  /** A percentile of every stack, made when the table asks for it. */
+  /** A percentile of every stack, computed when the table needs it. */
   function percentilesOf(fraction) {
     if (!percentiles.has(fraction)) {
       const { from, index, count } = stacks.buckets;

@@ -1,4 +1,4 @@
-// Making elements: text only ever becomes text.
+// Makes elements: text only ever becomes text.
 const $ = id => document.getElementById(id);
 function element(tag, text, className) {
   const made = document.createElement(tag);

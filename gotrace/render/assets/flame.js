@@ -1,4 +1,4 @@
-// The flame graph on its canvas: where each box lies, and drawing those that are seen.
+// The flame graph on its canvas: the position of each box, and drawing the visible ones.
 const flame = (() => {
   const ROW = 20, MIN_WIDTH = 0.6;
   const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", Ubuntu, sans-serif';
@@ -7,10 +7,10 @@ const flame = (() => {
 
   const kindOf = (tree, node) => profile.kindOf(tree.fn[node]);
 
-  /** What a box says. The first box of a layer names it, so that no legend is needed to see where a stack leaves Go. */
+  /** A box's text. The first box of a layer names it: no legend is needed to see where a stack leaves Go. */
   function labelOf(tree, node) {
     const name = profile.nameOf(tree.fn[node]), kind = kindOf(tree, node), parent = tree.parent[node];
-    // With the root at the leaf's end a layer begins where its callees lie: nothing to say.
+    // With the root at the leaf's end a layer begins at its callees: nothing to say.
     const first = !tree.upward && parent >= 0 && kindOf(tree, parent) !== kind;
     const layer = !first ? '' : { syscall: '⇥ ', kernel: 'kernel: ', waker: 'woken by ' }[kind] || '';
     return mark(tree, node) + layer + name;
@@ -31,7 +31,7 @@ const flame = (() => {
       for (const child of tree.children(node, view.byName)) {
         const wide = scale * tree.weight[child];
         if (wide >= MIN_WIDTH) visit(child, at, wide);
-        else if (!view.byName) break;  // sorted by time: the rest is narrower still
+        else if (!view.byName) break;  // sorted by time: the others are even narrower
         at += wide;
       }
     };
@@ -57,14 +57,14 @@ const flame = (() => {
     return { rows, width, height: (placed.deepest + 1) * ROW + 2, middle: 0 };
   }
 
-  /** Where a row's box begins, in a graph of this height: with the root at the bottom unless it is an icicle or a sandwich. */
+  /** The top of a row's box in a graph of this height: the root is at the bottom, except in an icicle or a sandwich. */
   const topOf = (row, extent) => view.icicle || self.trees.length === 2 ? row.y * ROW : extent - (row.y + 1) * ROW;
 
   function resize() {
     if (view.show === 'table' || !self.trees.length) return;
     const scroller = $('scroller');
-    // The spacer makes the scroll bar: the canvas itself is only ever as large as what is seen.
-    // Both go first, or a scroll bar that is about to vanish takes width from the layout.
+    // The spacer makes the scroll bar: the canvas itself is only as large as the visible part.
+    // Both are removed first, or a scroll bar that is about to vanish takes width from the layout.
     $('spacer').style.height = $('canvas').style.height = '0';
     Object.assign(self, layout(scroller.clientWidth));
     const seen = scroller.clientHeight;
@@ -110,7 +110,7 @@ const flame = (() => {
         paint.fillRect(x, y, Math.min(4, w / 3), ROW - 1);
       }
       if (kind === 'syscall' && !faded && !tree.upward) {
-        // The boundary: a line on the side of the caller.
+        // The boundary: a line on the caller's side.
         paint.fillStyle = dark ? '#ffffff' : '#1b1200';
         paint.fillRect(x, view.icicle || self.trees.length === 2 ? y : y + ROW - 3, wide, 2);
       }
@@ -154,7 +154,7 @@ const flame = (() => {
       }
     }
     if (has > width) {
-      // Measuring is what drawing costs: begin with a guess.
+      // Measuring is the main cost of drawing: begin with a guess.
       let cut = Math.max(1, Math.floor(text.length * width / has) - 1);
       while (cut > 1 && wide(text.slice(0, cut) + '…') > width) cut--;
       // A few letters of a name say nothing; that a stack is new does.

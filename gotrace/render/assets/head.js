@@ -1,4 +1,4 @@
-// What stands around the graph: whose profile it is, what was lost, time by state, filters, hot spots, pauses, legend.
+// What surrounds the graph: the profile's target, what was lost, time by state, filters, hot spots, pauses, legend.
 const head = (() => {
   const { brief, duration, number, counted, share, change } = words;
   const STARTS = 200;
@@ -25,7 +25,7 @@ const head = (() => {
     fillDetails();
   }
 
-  /** How many there were is known at a trace's end only. */
+  /** Their number is known only at the end of a trace. */
   const ofGoroutines = meta => meta.complete ? ` of ${counted(meta.goroutines, 'goroutine')}` : '';
 
   function fillWarnings(sides) {

@@ -5,7 +5,7 @@ const page = (() => {
 
   // ---- from a view to what is drawn
 
-  /** Applies a new view: the trees are built anew, and the zoom kept where its path still exists. */
+  /** Applies a new view: builds the trees again, and keeps the zoom if its path still exists. */
   function change(update, path, upward) {
     const old = view.zoom, wanted = path || (old ? old.tree.path(old.node) : []), up = path ? upward : Boolean(old && old.tree.upward);
     Object.assign(view, update);
@@ -57,12 +57,12 @@ const page = (() => {
     }
     const hit = new Uint8Array(profile.functions.name.length);
     for (let fn = 0; fn < hit.length; fn++) hit[fn] = Number(regex.test(profile.nameOf(fn)) || regex.test(profile.rawNameOf(fn)));
-    // The search looks at names that the merged boundaries hide as well, and offers them.
+    // The search also covers names that the merged boundaries hide, and offers them.
     $('also').hidden = view.objects || ![...profile.objects].some(fn => hit[fn] && !regex.test(profile.nameOf(fn).split('(')[0]));
     const found = flame.trees.map(tree => tree.match(hit));
     flame.marks = found.map(each => each.marks);
     const [tree] = flame.trees, whole = tree.weight[0];
-    // Of a sandwich both halves hold the same time: what is hit above or below counts once.
+    // Both halves of a sandwich have the same time: a hit above or below counts once.
     const time = flame.trees.length === 1 ? found[0].weight : tree.shown.filter(stack =>
       flame.trees.some((each, at) => flame.marks[at][each.end[stack]] & 2))
       .reduce((sum, stack) => sum + trees.weightBy(view.width)(stack), 0);
@@ -149,7 +149,7 @@ const page = (() => {
     say(`Hot spot ${index + 1} of ${profile.hotspots.length}: ${profile.hotspots[index].why}`);
   }
 
-  // ---- what acts on one box: the focused one, else that under the pointer, else the zoomed one
+  // ---- actions on one box: the focused one, else the one under the pointer, else the zoomed one
 
   const chosen = () => view.focus || under || view.zoom;
 
@@ -167,7 +167,7 @@ const page = (() => {
     try {
       await navigator.clipboard.writeText(name);
     } catch (refused) {
-      // Not offered, or not allowed for files: the older way.
+      // Not available, or not allowed for files: the older way.
       const field = element('textarea', name, 'spoken');
       document.body.append(field);
       field.select();

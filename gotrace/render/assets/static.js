@@ -1,5 +1,5 @@
 'use strict';
-// Hover, zoom and search in the static SVG. Knows only what is drawn: each frame's box and its title.
+// Hover, zoom and search in the static SVG. Knows only the drawing: each frame's box and title.
 (() => {
   const byId = id => document.getElementById(id);
   const LETTER = 7.2, MARGIN = 10, INNER = 1180, HIT = '#d81b60';
@@ -40,7 +40,7 @@
 
   function zoom(to) {
     zoomed = to;
-    const scale = INNER / to.w, slack = 0.02;  // of the rounding in the file
+    const scale = INNER / to.w, slack = 0.02;  // for the rounding in the file
     for (const frame of frames) {
       const below = frame.y > to.y && frame.x <= to.x + slack && frame.x + frame.w >= to.x + to.w - slack;
       const inside = frame.y <= to.y && frame.x >= to.x - slack && frame.x + frame.w <= to.x + to.w + slack;
@@ -68,7 +68,7 @@
       if (frame.text) frame.text.setAttribute('fill', hit ? '#ffffff' : frame.ink);
     }
     if (regex) {
-      // A hit above a hit is the same time: it starts before the end of the one below.
+      // A hit above a hit is the same time: it begins before the end of the one below.
       let end = -1, width = 0;
       for (const { x, w } of hits.sort((a, b) => a.x - b.x || b.w - a.w)) {
         if (x >= end - 0.02) { width += w; end = x + w; }

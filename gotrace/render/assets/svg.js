@@ -1,4 +1,4 @@
-// The graph as it is seen, as an SVG document of its own.
+// The visible graph, as an SVG document of its own.
 const picture = (() => {
   const SPACE = 'http://www.w3.org/2000/svg';
 
@@ -10,7 +10,7 @@ const picture = (() => {
   }
   const short = value => String(Math.round(value * 10) / 10);
 
-  /** A picture travels without its page: what was lost goes with it. */
+  /** A picture is shared without its page: it includes what was lost. */
   function losses() {
     const sides = profile.diff ? Object.entries(profile.meta.diff).filter(([name]) => /^(before|after)$/.test(name)) : [['', profile.meta]];
     return sides.flatMap(([name, meta]) => [
@@ -19,7 +19,7 @@ const picture = (() => {
     ]).map((text, index) => (index ? ', ' : ' · LOSSES: ') + text.trim()).join('');
   }
 
-  /** The whole height of what is zoomed to, with a title and the legend. */
+  /** The zoomed part in its full height, with a title and the legend. */
   function svg(title, note) {
     const { rows, width, height, ROW, FONT } = flame, dark = view.isDark(), head = 46, foot = 28;
     const root = node('svg', {

@@ -1,4 +1,4 @@
-// The table beside the graph: the same stacks in rows, for those who sort, and for those who do not see the canvas.
+// The table beside the graph: the same stacks in rows, for sorting, and for readers who can't see the canvas.
 const table = (() => {
   const { brief, duration, number, share, change } = words;
   const ROWS = 500;
@@ -19,7 +19,7 @@ const table = (() => {
       ['count', s => stacks.count[s], s => number(stacks.count[s])],
     ];
     if (view.show !== 'table') {
-      // Beside the graph there is room for the least.
+      // Beside the graph there is room only for the essentials.
       if (diff) return found.slice(0, 4);
       return [...found, ['p99', s => p99[s], s => duration(p99[s])]];
     }
@@ -54,7 +54,7 @@ const table = (() => {
     return line;
   }
 
-  /** Name and place of where the goroutine waited in its own code, then its callers. */
+  /** Where the goroutine waited in its own code, by name and place, then its callers. */
   function stackCell(stack) {
     const { frames } = profile, path = profile.pathOf(stack, { ...view, objects: true }), cell = element('td', undefined, 'stack');
     const at = path.lastIndexOf(profile.stacks.reason[stack]), own = path.slice(0, at).reverse(), woken = path.slice(at + 1);
@@ -67,7 +67,7 @@ const table = (() => {
     const boundary = beneath.find(frame => kind(frame) === 'syscall');
     if (boundary !== undefined) cell.append(element('div', `⇥ ${name(boundary)}`));
     const rest = own.slice(first + 1, first + 12), callers = element('div');
-    // The program's own functions are what a reader looks for.
+    // A reader looks for the program's own functions.
     for (const frame of rest) callers.append('← ', profile.isProgram(frames.function[frame]) ? element('b', name(frame)) : name(frame), ' ');
     if (own.length > first + 12) callers.append('← …');
     if (rest.length) cell.append(callers);
@@ -82,7 +82,7 @@ const table = (() => {
     const rows = hit ? within.filter(hit) : within.slice();
     const wanted = view.sort || (profile.diff ? 'change' : 'total'), sign = view.ascending ? 1 : -1;
     const by = list.find(([title, value]) => title === wanted && value) || list[0];
-    // In a comparison what changed most comes first, whichever way it went.
+    // In a comparison the largest change comes first, in either direction.
     const key = by[0] === 'change' ? stack => Math.abs(by[1](stack)) : by[1];
     const values = Float64Array.from({ length: profile.size }, () => 0);
     for (const stack of rows) values[stack] = key(stack);

@@ -29,7 +29,7 @@ class Tree {
     return node;
   }
 
-  /** Makes the table of (parent, function) anew, with 2 ** bits places. */
+  /** Creates the table of (parent, function) again, with 2 ** bits places. */
   tabulate(bits) {
     this.shift = 32 - bits;
     this.table = new Int32Array(2 ** bits);
@@ -46,7 +46,7 @@ class Tree {
     return at;
   }
 
-  /** The child of `parent` that stands for the frame's function, made if there is none. */
+  /** The child of `parent` for the frame's function, created if there is none. */
   child(parent, frame) {
     const fn = profile.frames.function[frame];
     const at = this.slot(parent, fn);
@@ -65,7 +65,7 @@ class Tree {
     return node;
   }
 
-  /** Sums up the figures, once all stacks are in. `weightOf` says how wide a stack is drawn. */
+  /** Sums up the figures, once all stacks are in. `weightOf` gives the width of a stack. */
   finish(shown, weightOf) {
     const { stacks, diff } = profile, size = this.size;
     this.shown = shown;
@@ -140,14 +140,14 @@ class Tree {
     return this.shown.filter(stack => this.end[stack] >= 0 && below[this.end[stack]]);
   }
 
-  /** Frames that a node stands for: the same function at other lines. */
+  /** The frames of a node: the same function at different lines. */
   framesOf(node) {
     return this.frame[node] < 0 ? [] : [this.frame[node], ...(this.others.get(node) || [])];
   }
 }
 
 const trees = (() => {
-  /** Indices of the stacks that pass the filters, and the time of those hidden only as the runtime's own. */
+  /** Indices of the stacks that pass the filters, and the time of those hidden only because they are the runtime's own. */
   function shownStacks(filter) {
     const { stacks, texts, size } = profile, shown = [];
     let hidden = 0;
@@ -161,7 +161,7 @@ const trees = (() => {
     return { shown, hidden };
   }
 
-  /** Width of a stack: its time; in a comparison the larger of both times, so that what vanished is seen. */
+  /** Width of a stack: its time; in a comparison the larger of both times, so that vanished stacks are visible. */
   function weightBy(width) {
     const { total, before } = profile.stacks;
     if (!profile.diff || width === 'after') return stack => total[stack];
@@ -171,7 +171,7 @@ const trees = (() => {
 
   function fromRoot(shown, options) {
     const { nodes, functions } = profile, tree = new Tree(-1, false, nodes.parent.length + 1024);
-    // The node of this tree for each of the shared tree, with the goroutine's root and without: prefixes are walked once.
+    // The node of this tree for each node of the shared tree, with and without the goroutine's root: prefixes are walked once.
     const made = [false, true].map(() => new Int32Array(nodes.parent.length).fill(-1)), open = [];
     for (const stack of shown) {
       const { base, roots, tail } = profile.split(stack, options), known = made[Number(roots)];
@@ -189,7 +189,7 @@ const trees = (() => {
     return tree.finish(shown, weightBy(options.width));
   }
 
-  /** The reason first, then what waited, from the leaf down; who woke it comes last. */
+  /** The reason first, then the waiting goroutine's frames, from the leaf down; its waker comes last. */
   function fromLeaf(shown, options) {
     const { nodes, functions } = profile, tree = new Tree(-1, true, nodes.parent.length + 1024);
     for (const stack of shown) {
@@ -224,7 +224,7 @@ const trees = (() => {
     return [callers, callees].map(tree => tree.finish(through, weightBy(options.width)));
   }
 
-  /** Figures of all stacks through a node, merged from their histograms; made when a card asks for them. */
+  /** Figures of all stacks through a node, merged from their histograms; computed when a card needs them. */
   function figures(tree, node) {
     const { stacks } = profile, below = tree.stacksBelow(node), counts = profile.histogram(below);
     const sums = { max: 0, goroutines: 0, progress: 0, stopped: 0, runs: 0, run_max: 0 };
@@ -232,7 +232,7 @@ const trees = (() => {
       for (const key of ['goroutines', 'progress', 'stopped', 'runs']) sums[key] += stacks[key][stack];
       for (const key of ['max', 'run_max']) sums[key] = Math.max(sums[key], stacks[key][stack]);
     }
-    // The largest thousand say what was waited on, and who woke.
+    // The largest thousand tell what was waited for, and the wakers.
     const objects = new Map(), wakers = new Map();
     for (const stack of below.slice(0, 1000)) {
       const { object, waker } = profile.behind(stack), time = stacks.total[stack];

@@ -1,4 +1,4 @@
-// What is looked at, and the fragment of the address that brings it back.
+// The current view, and the fragment of the address that restores it.
 const view = (() => {
   const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort'];
   const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', ascending: 'up', icicle: 'icicle', reversed: 'reversed', byName: 'name' };
@@ -37,7 +37,7 @@ const view = (() => {
     } catch (refused) { /* a sandboxed frame may not change its address: the view still works */ }
   }
 
-  /** The view that the address asks for, and the path to zoom to. What makes no sense is left out. */
+  /** The view in the address, and the path to zoom to. Parts that make no sense are left out. */
   function recalled() {
     const from = new URLSearchParams(location.hash.slice(1)), update = {};
     for (const key of TEXTS) update[key] = from.get(key) || '';

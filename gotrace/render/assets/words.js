@@ -32,7 +32,7 @@ const words = (() => {
     return (ratio >= 1 ? '+' : '−') + (100 * Math.abs(ratio - 1)).toFixed(1) + ' %';
   }
 
-  /** A name of which no more than `most` characters are shown: its middle goes. */
+  /** A name cut to at most `most` characters by removing its middle. */
   const brief = (name, most) => name.length <= most ? name : name.slice(0, most / 2 - 1) + '…' + name.slice(1 - most / 2);
 
   return { brief, duration, number, counted, share, change };

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gotrace.kernel.spans import Completed
+from gotrace.kernel.history import Completed
 from gotrace.watch.requests.path import How, Step, follow
 from gotrace.watch.requests.timelines import Timelines
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from gotrace.common.vocabulary import StartKind
-from gotrace.kernel.spans import PartRecord
+from gotrace.kernel.history import PartRecord
 from gotrace.watch.requests.timelines import Timelines
 
 _MOST_STEPS = 4096

@@ -75,11 +75,10 @@ class Requests:
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
 
     def _take_history(self) -> None:
-        before = time.monotonic_ns()
         self._keep_told()  # first: each of these has its record by now
-        parts, requests = self._history.read()
+        happened, requests = self._history.read()
         self._timelines.lost(self._history.known_since_ns)
-        self._timelines.take(parts, before)
+        self._timelines.take(happened)
         self._followed.take(requests)
         for number in self._layouts:
             slowest = self._followed.slowest.get(number, [])

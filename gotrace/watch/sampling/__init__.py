@@ -1,1 +1,1 @@
-"""Samples of a process's memory: when one is due, what it sees, and which stacks that makes."""
+"""Samples of a process's memory: when one is due, what it sees, and which stacks result."""

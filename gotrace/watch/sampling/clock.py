@@ -9,8 +9,8 @@ _JITTER = 0.25
 
 
 class SamplingClock:
-    """Of one process: `rate_hz` samples a second, fewer where they would take more than the share `busiest` of the time of one CPU. Moments
-    are of CLOCK_MONOTONIC."""
+    """The sampling clock of one process: `rate_hz` samples a second, fewer where they would take more than the share `busiest` of one
+    CPU. Moments are CLOCK_MONOTONIC."""
 
     def __init__(self, rate_hz: float, busiest: float) -> None:
         self._period_ns = round(1e9 / rate_hz)
@@ -19,7 +19,7 @@ class SamplingClock:
         self._next_ns = 0
 
     def begin(self, start_ns: int) -> None:
-        """The first sample was that of `start_ns`. To be followed by `plan`."""
+        """Starts with a first sample at `start_ns`. Call `plan` next."""
         self._next_ns = start_ns
 
     @property
@@ -29,13 +29,13 @@ class SamplingClock:
 
     @property
     def wait_s(self) -> float:
-        """Seconds until the next one is due."""
+        """Seconds until the next sample is due."""
         return max(0.0, (self._next_ns - time.monotonic_ns()) / 1e9)
 
     def plan(self, last_ns: int, cost_ns: int) -> bool:
-        """Sets the moment of the next sample: random within its period, which is longer where sampling, of which the one of `last_ns` took
-        `cost_ns` of CPU time, would take more than its share. It must not depend on when a CPU was to be had: that is what the target
-        does. False: that moment has passed already, and one is left out."""
+        """Sets the moment of the next sample, after one at `last_ns` that took `cost_ns` of CPU time. The moment is random within the
+        period, which grows where samples would take more than their share. It must not depend on when a CPU was free: the target's work
+        decides that. Returns False if the moment has already passed; that sample is left out."""
         chance = self._random.uniform(-_JITTER, _JITTER)
         wait = round(self._period_ns * (1 + chance))
         least = round(cost_ns / self._busiest * (1 + _JITTER + chance))

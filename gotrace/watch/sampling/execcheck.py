@@ -1,4 +1,4 @@
-"""Whether a process still runs the program that it ran, asked no more often than needed: no probe tells of an exec."""
+"""Whether a process still runs the same program, asked no more often than needed: no probe reports an exec."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from gotrace.proc.process import Process
 
 _BELIEVED_NS = 80_000_000
-"""So long an answer is believed; longer than between two samples."""
+"""How long an answer is trusted; longer than the time between two samples."""
 
 
 class ExecCheck:
-    """Of one process."""
+    """The check of one process."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -20,11 +20,11 @@ class ExecCheck:
 
     @property
     def execed(self) -> bool:
-        """Whether it has called exec, or ended: by the last answer, if that is not old."""
+        """Whether the process has called exec, or ended, by the last answer if that is not old."""
         return self.ask() if time.monotonic_ns() - self._asked_ns > _BELIEVED_NS else self._execed
 
     def ask(self) -> bool:
-        """The same, as of now."""
+        """Asks now."""
         self._asked_ns = time.monotonic_ns()
         self._execed = not self._process.same_program()
         return self._execed

@@ -1,4 +1,4 @@
-"""The places at which samples find goroutines: stacks with symbols, state and reason, each made once."""
+"""The places at which samples find goroutines: symbolized stacks with state and reason, each made once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gotrace.proc.descriptors import Descriptors
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Distribution, StackStat
+from gotrace.watch.inprogress.blocked import Asleep
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import Asleep
 
 
 class Places:
-    """Those of one process, which `estimator` sums up."""
+    """The places of one process, which `estimator` sums up."""
 
     def __init__(self, target: OpenTarget, symbols: KernelSymbols, estimator: Estimator, per_goroutine: bool) -> None:
         self._pid = target.process.pid
@@ -35,8 +35,8 @@ class Places:
     def place(
         self, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, kernel: tuple[int, ...], own: RawStack | None = None
     ) -> Place:
-        """Where the goroutine is: `pcs` is its stack, None if it could not be read, `call` what its thread sleeps in, `kernel` where in the
-        kernel, and `own` its stack by the thread's registers, where Go takes it for running."""
+        """Returns the goroutine's place. `pcs` is its stack, None if it could not be read; `call` is what its thread sleeps in, and
+        `kernel` where in the kernel; `own` is the stack by the thread's registers, where Go takes the goroutine for running."""
         goid = head.goid if self._per_goroutine else 0
         asleep_in = call and (call.kind, call.number, kernel)
         key = (own or pcs or head.pc, head.status, head.reason, asleep_in, waits_for_first_turn(head), goid)

@@ -1,7 +1,7 @@
-"""One sample of all goroutines: who is where, and what has changed since the sample before.
+"""One sample of all goroutines: where each one is, and what has changed since the previous sample.
 
-Two stays of a goroutine at one place are told apart by the runtime's own count of how often it left the CPU (g.trackingSeq).
-g.waitsince would not do: the collector sets it, to the start of its cycle, and only in goroutines that wait then
+Two stays of a goroutine at one place are told apart by the runtime's count of how often it left the CPU (g.trackingSeq).
+g.waitsince does not serve: the collector sets it, to the start of its cycle, and only in goroutines that wait then
 (runtime/mgcmark.go: markroot).
 """
 
@@ -14,31 +14,31 @@ from gotrace.kernel.records import RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import Scanner, Snapshot
-from gotrace.proc.priority import Promptness
+from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.watch.backoff import Backoff
+from gotrace.watch.inprogress.blocked import IN_SOME_CALL, Asleep, stack_of_thread
 from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.stacks import StackReader
 from gotrace.watch.sampling.threads import Threads
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import IN_SOME_CALL, Asleep, stack_of_thread
 
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
-"""States in which a goroutine that is not off the CPU is on it: also in C or in a system call that does not block, and
-"waiting" while its own M runs something for it on the system stack."""
+"""States in which a goroutine that is not off the CPU is on it: also in C, in a system call that does not block, and "waiting" while
+its own M runs something for it on the system stack."""
 
 
 _TRIES = 3
 
 
 class Sampler:
-    """Of one process; what it sees goes to `estimator`. With `only_goid`, not 0, of that goroutine alone.
+    """Samples one process for `estimator`. With `only_goid`, if not 0, that goroutine alone.
 
-    `losses` are the process's, counted in while `counting`; `outside` are goroutines of threads of C that were seen about C's own business.
+    `losses` are the process's, counted while `counting`; `outside` are goroutines of C's threads that were seen outside Go.
     """
 
     def __init__(
-        self, target: OpenTarget, estimator: Estimator, places: Places, threads: Threads, promptness: Promptness, losses: dict[Loss, int],
+        self, target: OpenTarget, estimator: Estimator, places: Places, threads: Threads, priority: SamplePriority, losses: dict[Loss, int],
         only_goid: int,
     ) -> None:
         self.counting = False
@@ -47,35 +47,35 @@ class Sampler:
         self._estimator = estimator
         self._places = places
         self._threads = threads
-        self._promptness = promptness
+        self._priority = priority
         self._losses = losses
         self._only_goid = only_goid
-        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, promptness)
+        self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, priority)
         self._stacks = StackReader(self._scanner, self._off_cpu)
         self._unread: set[int] = set()
         self._to_ask: set[int] = set()
         self._handing_over = Backoff()
 
     def begin(self) -> None:
-        """The window opens: losses count from now on, with what was torn in the samples before and is still waiting."""
+        """Counts losses from now on, as the window opens; includes stacks torn in earlier samples whose goroutine still waits."""
         self.counting = True
         self._losses[Loss.STACK_TORN] += len(self._unread)
         stays = self._estimator.stays.values()
         self._losses[Loss.STACK_INCOMPLETE] += sum(stay.place is not None and stay.place.incomplete for stay in stays)
 
     def came_late(self) -> None:
-        """The next sample was due before this one was over: what takes long keeps its priority for a while."""
+        """Notes that the next sample was due before this one was over: slow samples keep their priority for a while."""
         self._losses[Loss.LOOK_LATE] += self.counting
         self._handing_over.failed()
 
     def sample(self, middle: int, execed: Callable[[], bool]) -> bool:
-        """Takes one. What differs from the last sample has differed since `middle`. False after an exec, as `execed` tells: the addresses
-        are another program's then, and nothing that was read there may be counted."""
+        """Takes a sample. What differs from the last one has differed since `middle`. Returns False after an exec, as `execed` tells: the
+        addresses belong to another program then, and nothing that was read may be counted."""
         scanner, stays = self._scanner, self._estimator.stays
         away: list[int] = []
         wanted: list[int] = []
         asked_for: list[int] = []
-        for index in {*scanner.look(), *self._unread, *self._to_ask}:
+        for index in {*scanner.sample(), *self._unread, *self._to_ask}:
             head, stay = scanner.heads[index], stays.get(index)
             if self._is_to_be_asked(head):
                 asked_for.append(index)
@@ -89,10 +89,10 @@ class Sampler:
         for portion in self._stacks.portions(wanted):
             asked = {index: scanner.heads[index] for index in portion}
             copies = self._stacks.copies(list(asked))
-            # What depends on the moment is known. The rest takes longer, and the target's requests need not wait for it where
-            # there are CPUs for it: else it would come after the next sample is due.
+            # All that depends on the moment is known. The rest takes longer, and need not delay the target's requests if there are CPUs
+            # for it; otherwise it would not be done before the next sample is due.
             if self._handing_over.over:
-                self._promptness.give_back()
+                self._priority.give_back()
             if execed():
                 return False
             while away:
@@ -116,11 +116,11 @@ class Sampler:
         return (head.status in OFF_CPU and not (head.status == Status.WAITING and head.m)) or head.status == Status.SYSCALL
 
     def _is_to_be_asked(self, head: Head) -> bool:
-        """Whether what its thread does decides where it is: Go takes it for running, or knows that it is in a system call."""
+        """Whether its thread decides where it is: Go takes it for running, or knows that it is in a system call."""
         return head.status in (Status.SYSCALL, Status.RUNNING) and self._wanted(head)
 
     def _is_outside(self, index: int, head: Head) -> bool:
-        """Whether it is that of a thread of C that is about C's own business (gotrace/live/goroutines.py: Goroutine.outside_go)."""
+        """Whether it belongs to a thread of C that is outside Go (gotrace/live/goroutines.py: Goroutine.outside_go)."""
         outside = head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK
         if outside:
             self.outside.add(index)
@@ -139,14 +139,14 @@ class Sampler:
             self._estimator.arrive(index, key, head.goid, None, middle)
 
     def _note_to_ask(self, index: int, head: Head) -> None:
-        # Whether its thread blocks there can change without a trace in the g: it is asked in every sample.
+        # Its thread may block without leaving a trace in the g: it is asked in every sample.
         if self._is_to_be_asked(head):
             self._to_ask.add(index)
         else:
             self._to_ask.discard(index)
 
     def _take_blocked(self, index: int, found: Asleep, middle: int) -> None:
-        """Go takes the goroutine for running, and its thread sleeps in the kernel: in a page fault, a raw system call, stopped."""
+        """Handles a goroutine that Go takes for running while its thread sleeps in the kernel: page fault, raw system call, stopped."""
         head, sleep = self._scanner.heads[index], found.sleep
         self._note_to_ask(index, head)
         self._unread.discard(index)
@@ -158,7 +158,7 @@ class Sampler:
             return
         own = RawStack((sleep.pc,), exact=True, unreadable=True)
         for _ in range(_TRIES):
-            # The runtime preempts who does not seem to come back, every 10 ms; it may go on with the same wait in another thread.
+            # The runtime preempts a thread that does not come back, every 10 ms; the wait may continue in another thread.
             now = self._reader.read([self._scanner.address(index)])
             if not now or now[0].goid != head.goid:
                 break
@@ -168,7 +168,7 @@ class Sampler:
                 own = read
                 break
         else:
-            key = (*key, "moving")  # the next sample asks once more
+            key = (*key, "moving")  # the next sample asks again
         self._losses[Loss.STACK_TORN] += self.counting and own.unreadable
         place = self._places.place(head, None, found, self._threads.kernel_stack(head, found), own)
         self._arrive(index, key, head.goid, place, middle)
@@ -201,5 +201,5 @@ class Sampler:
 
 
 def _key(head: Head) -> tuple[int, ...]:
-    # The collector may move the stack of one that waits (runtime/stack.go: shrinkstack): the depth stays.
+    # The collector may move the stack of a waiting goroutine (runtime/stack.go: shrinkstack); its depth stays.
     return head.goid, head.status, head.reason, head.tick, head.pc, head.hi - head.sp

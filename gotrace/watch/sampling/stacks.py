@@ -13,14 +13,14 @@ _AT_ONCE, _BYTES_AT_ONCE = 1024, 32 << 20
 
 
 class StackReader:
-    """Reads through `scanner`, by index. `off_cpu` tells whose stacks are wanted."""
+    """Reads stacks through `scanner`, by index. `off_cpu` tells whose stacks are wanted."""
 
     def __init__(self, scanner: Scanner, off_cpu: Callable[[Head], bool]) -> None:
         self._scanner = scanner
         self._off_cpu = off_cpu
 
     def portions(self, wanted: list[int]) -> Iterator[list[int]]:
-        """Not all at once: in the first sample it may be a million. At least one, if it is empty."""
+        """Splits `wanted` into portions: the first sample may have a million. Yields at least one, which may be empty."""
         portion: list[int] = []
         size = 0
         for index in wanted:
@@ -33,7 +33,7 @@ class StackReader:
         yield portion
 
     def copies(self, wanted: list[int]) -> dict[int, Copy]:
-        """Goroutines and their stacks, as of now."""
+        """Copies the goroutines and their stacks, as of now."""
         found: dict[int, Copy] = {}
         for _ in range(_TRIES):
             found |= self._scanner.copies(wanted)
@@ -44,7 +44,7 @@ class StackReader:
         return found
 
     def walked(self, index: int, copy: Copy) -> Snapshot:
-        """A stack that makes no sense is read again."""
+        """Walks a copied stack; reads it again if it makes no sense."""
         snapshot = self._scanner.snapshot(copy)
         for _ in range(_TRIES - 1 if copy.stack is not None else 0):
             if snapshot.pcs is not None or not self._off_cpu(snapshot.head):

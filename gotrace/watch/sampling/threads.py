@@ -1,23 +1,23 @@
-"""What the threads of goroutines do in the kernel, of which the goroutines' structs say nothing."""
+"""What the threads of goroutines do in the kernel, which the goroutines' structs do not say."""
 
 from __future__ import annotations
 
 from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.live.gstruct import Head, Status
+from gotrace.watch.inprogress.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
 from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
 
 _MOST_CALLS = 64
-"""Threads that are asked for their system call in one sample; the rest are counted as in a call of unknown name."""
+"""Threads that are asked for their system call in one sample; the others count as in a call of unknown name."""
 
 _REMEMBERED, _TRIES = 4096, 3
-"""Kernel stacks that are remembered, and how often a new one is asked for."""
+"""How many kernel stacks are remembered, and how often a new one is asked for."""
 
 
 class Threads:
-    """Those of one process. Without `asked` none is asked what it sleeps in. In a forked copy of a process, `existing` are the numbers of
-    those that there are in truth; None elsewhere."""
+    """The threads of one process. Without `asked` none is asked what it sleeps in. `existing` are the numbers of the threads that really
+    exist, in a forked copy of a process; None elsewhere."""
 
     def __init__(self, target: OpenTarget, symbols: KernelSymbols, asked: bool) -> None:
         self.existing: frozenset[int] | None = None
@@ -30,8 +30,8 @@ class Threads:
         self._kernel_stacks: dict[tuple[int, StartKind, str], tuple[int, ...]] = {}
 
     def asleep(self, heads: list[Head], indexes: list[int]) -> dict[int, Asleep | None]:
-        """By index, what the goroutine's thread sleeps in; None if it does not. All are asked that Go takes for running, of the others not
-        too many."""
+        """Returns what each goroutine's thread sleeps in, by index; None if it does not sleep. Asks all threads whose goroutine Go takes
+        for running, and a limited number of others."""
         found: dict[int, Asleep | None] = {}
         if not self._asked:
             return found
@@ -47,8 +47,8 @@ class Threads:
         return asleep(self._process.pid, self._number(head.m))
 
     def kernel_stack(self, head: Head, call: Asleep) -> tuple[int, ...]:
-        """Where in the kernel the thread sleeps, if it still does; asked once for each stay. Where it has moved meanwhile, as the runtime
-        has preempted its goroutine, what was found when the goroutine slept in the same place before."""
+        """Where in the kernel the thread sleeps, if it still does; asked once per stay. If the thread has moved since, because the runtime
+        preempted its goroutine, returns what was found when the goroutine last slept in the same place."""
         if call.sleep is None:
             return ()
         place = head.goid, call.kind, call.sleep.place
@@ -62,13 +62,13 @@ class Threads:
         return self._kernel_stacks.get(place, ())
 
     def lacks(self, head: Head) -> bool:
-        """Whether the process is a forked copy and the thread that the goroutine is on by Go's account is not one of it."""
+        """Whether the process is a forked copy that lacks the thread on which Go believes the goroutine to be."""
         if self.existing is None or head.status not in (Status.RUNNING, Status.SYSCALL):
             return False
         return self._number(head.m) not in self.existing
 
     def _number(self, m: int) -> int:
-        """That of the thread of an M, 0 if it is not known."""
+        """The number of an M's thread, 0 if it is not known."""
         if m not in self._numbers:
             number = self._memory.u64(m + self._at_procid) if m and self._at_procid is not None else None
             if not number:

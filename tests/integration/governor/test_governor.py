@@ -169,7 +169,7 @@ def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: P
             summary = trace.end_json()
     window, report = summary["window"], summary["overhead"]["governor"]
     assert 0 < report["unlooked_windows"] <= report["windows"] and report["paused_ns"] > 0
-    assert "too many goroutines to look at" in " ".join(trace.said.split())
+    assert "too many goroutines to read" in " ".join(trace.said.split())
     # The others are there for the windows at whose ends there was time.
     assert total_of(summary, "main.waitForEver", "chan receive")[0] < waiting * window["attached_ns"]
     total, _ = total_of(summary, "main.pace", "sleep")
@@ -337,14 +337,14 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             wait = process.tick()
-            if process.promptness is None:
+            if process.priority is None:
                 time.sleep(wait)
             else:  # as the session does
-                process.promptness.give_back()
-                process.promptness.take()
+                process.priority.give_back()
+                process.priority.take()
                 time.sleep(wait)
-        if process.promptness is not None:
-            process.promptness.give_back()
+        if process.priority is not None:
+            process.priority.give_back()
         workload.send("to here")
         own = workload.read_json(10)
         after, counted = share()
@@ -360,13 +360,13 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
     assert process.counters()[Stat.HITS_START] == starts  # not one
     assert seen == pytest.approx(own, rel=0.05) and count == pytest.approx(sleeps, rel=0.05)
     process.steering.pause()
-    process.steering.look(SampleOptions(rate_hz=100))
+    process.steering.start_sampling(SampleOptions(rate_hz=100))
     assert not probes_of(workload.pid)
     hits = process.counters()[Stat.HITS_END]
     by_lean = margin()
     looked, own, *_ = stretch(4)
     assert abs(looked - own) < 2 * (margin() - by_lean) < 1.5e9
-    process.steering.stop_looking()
+    process.steering.stop_sampling()
     assert process.counters()[Stat.HITS_END] == hits
     process.steering.resume(0)  # and back to both
     time.sleep(0.5)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gotrace.governor.niceness import Politeness
-from gotrace.proc.priority import Promptness
+from gotrace.governor.niceness import Niceness
+from gotrace.proc.priority import SamplePriority
 
 
 class Clock:
@@ -27,9 +27,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def politeness() -> Iterator[Politeness]:
+def politeness() -> Iterator[Niceness]:
     usual = niceness()
-    found = Politeness()
+    found = Niceness()
     found.stand_back()
     if niceness() != 19:
         pytest.skip("the way back from a niceness is barred here: run it as root, or with CAP_SYS_NICE")
@@ -43,7 +43,7 @@ def niceness() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_it_stands_back_and_returns(politeness: Politeness) -> None:
+def test_it_stands_back_and_returns(politeness: Niceness) -> None:
     usual = niceness()
     politeness.stand_back()
     assert niceness() == 19
@@ -51,7 +51,7 @@ def test_it_stands_back_and_returns(politeness: Politeness) -> None:
     assert niceness() == usual
 
 
-def test_who_comes_late_pauses_longer_each_time(politeness: Politeness, clock: Clock) -> None:
+def test_who_comes_late_pauses_longer_each_time(politeness: Niceness, clock: Clock) -> None:
     for pause_s in (2, 4, 8, 16, 32, 60, 60):
         politeness.stand_back()
         assert niceness() == 19
@@ -68,22 +68,22 @@ def test_who_comes_late_pauses_longer_each_time(politeness: Politeness, clock: C
     assert niceness() == 19
 
 
-def test_the_priority_of_looks_leaves_it_as_it_is(politeness: Politeness) -> None:
+def test_the_priority_of_looks_leaves_it_as_it_is(politeness: Niceness) -> None:
     politeness.stand_back()
-    promptness = Promptness()
+    promptness = SamplePriority()
     promptness.take()
     promptness.give_back()
     assert niceness() == 19
 
 
-def test_late_without_standing_back_is_not_its_doing(politeness: Politeness) -> None:
+def test_late_without_standing_back_is_not_its_doing(politeness: Niceness) -> None:
     politeness.came_late()
     politeness.stand_back()
     assert niceness() == 19
 
 
 def niceness_after(preparation: str) -> int:
-    code = f"import os, resource; {preparation}; from gotrace.governor.niceness import Politeness as P; P().stand_back(); print(os.getpriority(0, 0))"
+    code = f"import os, resource; {preparation}; from gotrace.governor.niceness import Niceness as P; P().stand_back(); print(os.getpriority(0, 0))"
     return int(subprocess.check_output([sys.executable, "-c", code], text=True))
 
 

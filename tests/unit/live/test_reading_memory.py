@@ -66,7 +66,7 @@ def seen(data: bytes) -> Seen:
 def test_a_stack_that_can_t_be_read_spoils_no_other() -> None:
     data = (CORPUS / "goroutines" / "parked").read_bytes()
     whole = seen(data)
-    off = [index for index in whole.scanner.look() if whole.scanner.heads[index].status in OFF_CPU]
+    off = [index for index in whole.scanner.sample() if whole.scanner.heads[index].status in OFF_CPU]
     before = whole.scanner.snapshots(off)
     assert len(off) > 1 and all(snapshot.pcs for snapshot in before.values())
     assert {index: whole.reader.stack(whole.reader.read([whole.scanner.address(index)])[0]) for index in off} == {
@@ -78,7 +78,7 @@ def test_a_stack_that_can_t_be_read_spoils_no_other() -> None:
     for field in (head.lo, head.hi, head.sp):  # its stack is where there is nothing
         its = its.replace(field.to_bytes(8, "little"), (field + (1 << 40)).to_bytes(8, "little"))
     spoilt = seen(before_it + its + behind)
-    assert set(off) <= set(spoilt.scanner.look())
+    assert set(off) <= set(spoilt.scanner.sample())
     after = spoilt.scanner.copies(off)
     assert after[off[0]].stack is None and after[off[0]].head.goid == head.goid
     assert {index: spoilt.scanner.snapshot(after[index]).pcs for index in off[1:]} == {index: before[index].pcs for index in off[1:]}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gotrace.proc.priority import LONGEST_NS, Promptness
+from gotrace.proc.priority import LONGEST_NS, SamplePriority
 
 
 def policy() -> int:
@@ -16,14 +16,14 @@ def policy() -> int:
 
 
 @pytest.fixture
-def promptness() -> Promptness:
-    found = Promptness()
+def promptness() -> SamplePriority:
+    found = SamplePriority()
     if not found.allowed():
         pytest.skip("no real-time priority may be taken here: run it as root, or with CAP_SYS_NICE")
     return found
 
 
-def test_it_is_taken_and_given_back(promptness: Promptness) -> None:
+def test_it_is_taken_and_given_back(promptness: SamplePriority) -> None:
     assert policy() == os.SCHED_OTHER
     promptness.take()
     try:
@@ -35,7 +35,7 @@ def test_it_is_taken_and_given_back(promptness: Promptness) -> None:
     assert policy() == os.SCHED_OTHER
 
 
-def test_a_look_that_takes_long_gives_it_back(promptness: Promptness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_takes_long_gives_it_back(promptness: SamplePriority, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000
     monkeypatch.setattr("gotrace.proc.priority.time.monotonic_ns", lambda: now)
     promptness.take()
@@ -52,7 +52,7 @@ def test_a_look_that_takes_long_gives_it_back(promptness: Promptness, monkeypatc
 
 
 def asked_as(preparation: str) -> list[str]:
-    code = f"import os, resource; {preparation}; from gotrace.proc.priority import Promptness as P; p = P(); print(p.allowed(), os.sched_getscheduler(0) & 0xFF)"
+    code = f"import os, resource; {preparation}; from gotrace.proc.priority import SamplePriority as P; p = P(); print(p.allowed(), os.sched_getscheduler(0) & 0xFF)"
     return subprocess.check_output([sys.executable, "-c", code], text=True).split()
 
 
@@ -63,7 +63,7 @@ def test_who_may_not_have_it_goes_on_without() -> None:
     assert asked_as(f"from gotrace.proc import priority as promptness; {nobody}") == ["False", "0"]
 
 
-def test_another_policy_is_kept(promptness: Promptness) -> None:
+def test_another_policy_is_kept(promptness: SamplePriority) -> None:
     batch = "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))"
     assert asked_as(batch) == ["True", str(os.SCHED_BATCH)]
     idle = "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))"

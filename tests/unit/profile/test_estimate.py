@@ -50,7 +50,7 @@ def looked_at(chance: random.Random, goroutines: list[Waits]) -> tuple[StackStat
             elif stay is None or stay.key != key:
                 estimator.arrive(index, key, index + 1, place, middle)
         if number:
-            estimator.looked(moment - moments[number - 1])
+            estimator.count_sample(moment - moments[number - 1])
         else:
             estimator.begin(0)
     estimator.finish(WINDOW)

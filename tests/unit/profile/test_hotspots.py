@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import GOEXIT, GOPARK, MS, S, durations, go, many_stacks, profile, runtime, shop, stat
 
+from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import FrameKind, State
 from gotrace.profile.filters import filter_profile
 from gotrace.profile.hotspots import MOST, Thresholds, find_hotspots, idle_by_design
+from gotrace.profile.requests import Span, SpanBucket, WaitSum
 from gotrace.profile.types import Frame, Profile, StackStat, SubWindow
 
 HANDLER = [go("main.(*DB).Query"), go("main.handle"), go("net/http.HandlerFunc.ServeHTTP"), go("net/http.(*conn).serve"), GOEXIT]
@@ -189,3 +191,48 @@ def test_filters_keep_hot_spots_on_their_stacks_and_the_profile_as_it_was() -> N
     assert {(filtered.stacks[spot.stack].key, spot.why) for spot in filtered.hotspots} == wanted != set()
     assert filtered.goroutines == sum(stack.goroutines for stack in filtered.stacks)
     assert filter_profile(filtered, match="DB").filters == filtered.filters
+
+
+# ---- loops that read, and requests
+
+READER = [
+    GOPARK, go("internal/poll.(*FD).Read"), go("net.(*conn).Read"), go("io.ReadFull"),
+    go("go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp.(*messageDecoder).decode"),
+    go("go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp.(*streamReader).decodeLoop"),
+    go("go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp.(*streamReader).run"), GOEXIT,
+]
+WRITER = [
+    GOPARK, go("google.golang.org/grpc/internal/transport.(*controlBuffer).get"),
+    go("google.golang.org/grpc/internal/transport.(*loopyWriter).run"),
+    go("google.golang.org/grpc/internal/transport.newHTTP2Server.func2"), GOEXIT,
+]
+TAILED = [MS] * 95 + [800 * MS] * 5
+
+
+def test_a_loop_that_reads_is_idle_however_deep_its_read_function_lies() -> None:
+    assert whys(stat(READER, TAILED, reason="IO wait"), stat(WRITER, TAILED, reason="select")) == []
+
+
+def test_what_a_worker_reads_inside_its_loop_is_none_of_the_loops_waits() -> None:
+    reply = [GOPARK, go("net.(*conn).Read"), go("example.com/redis.(*Client).Get"), go("main.worker"), GOEXIT]
+    waits = stat([GOPARK, go("main.(*queue).next"), go("main.worker"), GOEXIT], [100 * MS] * 300, reason="chan receive")
+    assert whys(stat(reply, TAILED, reason="IO wait"), waits) == ["p99 772 ms is 759 times its p50"]
+
+
+def in_requests(total_ns: int, *stacks: StackStat) -> Profile:
+    """A profile of those stacks and ten requests that take so long in all, of which the first stack has half."""
+    found = profile([FILLER, *stacks])
+    waits = {stacks[0].key: WaitSum(10, total_ns // 2)}
+    found.requests = [Span("main.serve", latency=durations([total_ns // 10] * 10), buckets={
+        bucket_of(total_ns // 10): SpanBucket(10, total_ns, total_ns // 2, waits)})]
+    return found
+
+
+def test_where_requests_are_known_their_time_is_what_counts() -> None:
+    handler = stat([GOPARK, *HANDLER], TAILED, reason="chan receive")
+    consumer = stat([GOPARK, go("main.process"), go("main.consume"), GOEXIT], TAILED, reason="chan receive")
+    assert len(find_hotspots(profile([FILLER, handler, consumer]), Thresholds(share=0))) == 2
+    found = in_requests(4 * S, handler, consumer)
+    assert [found.stacks[spot.stack].key for spot in find_hotspots(found, Thresholds(share=0))] == [handler.key]
+    spots = find_hotspots(found, Thresholds(p99_ns=0, jitter_ns=0))
+    assert [(found.stacks[spot.stack].key, spot.why) for spot in spots] == [(handler.key, "50 % of the requests' time")]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gotrace.common.vocabulary import Part, StartKind
-from gotrace.kernel.spans import PartRecord
+from gotrace.kernel.history import PartRecord
 from gotrace.watch.requests.path import How, Step, follow
 
 REQUEST = 7

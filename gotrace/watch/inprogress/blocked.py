@@ -1,5 +1,5 @@
-"""What threads sleep in, as /proc tells from outside: of goroutines that were blocked in the kernel before the window began, and at each
-look, no tracepoint tells."""
+"""What threads sleep in, as /proc tells from outside. No tracepoint tells it of goroutines that were blocked in the kernel before the
+window began, nor in samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STOPPED = frozenset("Tt")
 
 
 def sees_kernel_numbers() -> bool:
-    """Whether process and thread numbers, as we see them, are the kernel's own: we are in no PID namespace."""
+    """Whether we see the kernel's own process and thread numbers: we are in no PID namespace."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
     except OSError:
@@ -37,8 +37,8 @@ def sees_kernel_numbers() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """What a thread sleeps in, as /proc/PID/task/TID/syscall says: the number of the system call (-1: none) with its first argument, and
-    the user registers. `place` is the whole."""
+    """What a thread sleeps in, as /proc/PID/task/TID/syscall says: the number of the system call (-1: none), its first argument, and the
+    user registers. `place` is the whole line."""
 
     number: int
     first: int
@@ -49,8 +49,8 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Asleep:
-    """A thread that sleeps in the kernel: `kind` is SYSCALL, FAULT (in none) or STOPPED, `number` that of the call, NO_SYSCALL where it is
-    in none or that is not known; `kernel` are the addresses of the functions that it is in, leaf first."""
+    """A thread that sleeps in the kernel. `kind` is SYSCALL, FAULT (not in a call) or STOPPED; `number` is the call's, NO_SYSCALL if there
+    is none or it is not known; `kernel` are the addresses of the functions that it is in, leaf first."""
 
     kind: StartKind
     number: int = NO_SYSCALL
@@ -63,11 +63,11 @@ IN_SOME_CALL = Asleep(StartKind.SYSCALL)
 
 
 def asleep_thread(pid: int, tid: int, symbols: KernelSymbols | None = None) -> Asleep | None:
-    """What the thread sleeps in, with `symbols` where in the kernel; None where it runs, or could."""
+    """What the thread sleeps in, and with `symbols` where in the kernel; None if it is running or runnable."""
     sleep = asleep(pid, tid)
     if sleep is None:
         return None
-    # Outside of system calls the state says whether it is stopped.
+    # Outside system calls the state tells whether it is stopped.
     state = thread_state(pid, tid)
     kind = StartKind.STOPPED if state in _STOPPED else StartKind.FAULT if sleep.number < 0 else StartKind.SYSCALL
     number = sleep.number if kind is StartKind.SYSCALL else NO_SYSCALL
@@ -77,9 +77,9 @@ def asleep_thread(pid: int, tid: int, symbols: KernelSymbols | None = None) -> A
 def blocked_threads(
     pid: int, reader: GoroutineReader, symbols: KernelSymbols, running: bool = True
 ) -> Iterator[BlockedThread | RunnableThread]:
-    """Threads of process `pid` that sleep in the kernel with a goroutine, whether Go knows of it (a system call) or takes the goroutine for
-    running (a page fault, a raw system call, vfork, a stop; only with `running`), and those that have a goroutine and do not sleep.
-    Each may have gone on since: ask `still_blocked` afterwards."""
+    """Yields the threads of process `pid` that sleep in the kernel with a goroutine, and those that have a goroutine and do not sleep. Go
+    may know that they sleep (a system call) or take the goroutine for running (a page fault, a raw system call, vfork, a stop; only with
+    `running`). Each may have moved on since: check with `still_blocked`."""
     wanted = frozenset((Status.SYSCALL, Status.RUNNING) if running else (Status.SYSCALL,))
     waiting = list(islice(reader.in_states(wanted), _MOST))
     if not waiting:
@@ -93,7 +93,7 @@ def blocked_threads(
         if found is None or found.sleep is None:
             yield RunnableThread(tid, goroutine.address, goroutine.goid)
             continue
-        # It may have parked before its thread went to sleep, which then does so for want of another.
+        # The goroutine may have parked before its thread went to sleep for want of another one.
         now = reader.read([goroutine.address])
         if not now or (now[0].goid, now[0].status, now[0].m) != (goroutine.goid, goroutine.status, goroutine.m) or now[0].outside_go:
             continue
@@ -106,8 +106,8 @@ def blocked_threads(
 
 
 def stack_of_thread(reader: GoroutineReader, goroutine: Goroutine, sleep: Sleep) -> RawStack:
-    """The goroutine's stack from its thread's user registers, where those are on it; else from where it went onto another stack, if it
-    has noted that."""
+    """The goroutine's stack from its thread's user registers, if they point into it; else from where it switched to another stack, if
+    the runtime has recorded that."""
     if goroutine.status == Status.RUNNING and goroutine.stack_lo <= sleep.sp < goroutine.stack_hi:
         pcs = reader.stack(goroutine._replace(pc=sleep.pc, sp=sleep.sp), exact=True)
         return RawStack(pcs, exact=True) if pcs else RawStack((sleep.pc,), exact=True, unreadable=True)
@@ -119,8 +119,8 @@ def stack_of_thread(reader: GoroutineReader, goroutine: Goroutine, sleep: Sleep)
 
 
 def still_blocked(pid: int, thread: BlockedThread) -> bool:
-    """Whether the thread sleeps where it did. A signal may have interrupted it meanwhile, and the kernel, or the program, gone on with
-    the same wait."""
+    """Whether the thread sleeps where it did. A signal may have interrupted it in between, and the kernel or the program resumed the same
+    wait."""
     sleep = asleep(pid, thread.tid)
     return sleep is not None and (sleep.number, sleep.pc, sleep.sp) == (thread.number, thread.pc, thread.sp)
 
@@ -132,7 +132,7 @@ def thread_state(pid: int, tid: int) -> str:
 
 
 def threads_times(pid: int) -> dict[int, tuple[int, int]]:
-    """For how long each thread of the process, of at most so many, has had a CPU and has waited for one, ns (Documentation/scheduler/
+    """How long each thread of the process, of at most 4096, has had a CPU and has waited for one, in ns (Documentation/scheduler/
     sched-stats.rst); {} where the kernel does not tell."""
     found: dict[int, tuple[int, int]] = {}
     for tid in islice(_threads(pid), _MOST):
@@ -143,7 +143,8 @@ def threads_times(pid: int) -> dict[int, tuple[int, int]]:
 
 
 def is_halted(pid: int, names: tuple[str, ...]) -> bool:
-    """Whether the process is stopped now: by its leading thread's state, and what `names` say of that one's kernel stack."""
+    """Whether the process is stopped now, by the state of its leading thread and by `names`, the functions of that thread's kernel
+    stack."""
     return thread_state(pid, pid) in _STOPPED or cause(names) == STOPPED
 
 
@@ -168,10 +169,10 @@ def thread_numbers(pid: int) -> dict[int, int]:
 
 
 def asleep(pid: int, tid: int) -> Sleep | None:
-    """What the thread sleeps in; None where it runs, or could."""
+    """What the thread sleeps in; None if it is running or runnable."""
     place = read_short(f"/proc/{pid}/task/{tid}/syscall", 512).decode("ascii", "replace").strip()
     fields = place.split()
-    # "running", "-1 SP PC" where it sleeps outside of system calls, else "NUMBER ARG... SP PC" (proc(5)).
+    # "running", "-1 SP PC" where it sleeps outside system calls, else "NUMBER ARG... SP PC" (proc(5)).
     if len(fields) < 3:
         return None
     try:
@@ -182,7 +183,7 @@ def asleep(pid: int, tid: int) -> Sleep | None:
 
 
 def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
-    """What the descriptors of process `pid` are now, with the addresses of internet sockets. No file system is asked."""
+    """What the descriptors of process `pid` are now, with the addresses of internet sockets. Asks no file system."""
     found = {}
     for fd in fds:
         file = open_file(pid, fd)
@@ -199,12 +200,12 @@ def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
 
 
 def kernel_stack(pid: int, tid: int, symbols: KernelSymbols) -> tuple[int, ...]:
-    """The functions that the thread is in, in the kernel, leaf first, by their addresses; what has none is left out."""
+    """The addresses of the kernel functions that the thread is in, leaf first; those without an address are left out."""
     return tuple(address for name in kernel_names(pid, tid) if (address := symbols.address(name)) is not None)
 
 
 def kernel_names(pid: int, tid: int) -> tuple[str, ...]:
-    """Their names, as /proc/PID/task/TID/stack has them; () where it may not be read (it takes CAP_SYS_ADMIN)."""
+    """Their names, as in /proc/PID/task/TID/stack; () if it may not be read (it takes CAP_SYS_ADMIN)."""
     lines = read_short(f"/proc/{pid}/task/{tid}/stack", 8192).decode("ascii", "replace").splitlines()
-    # "[<0>] pipe_read+0x123/0x456", a module's with " [name]" behind.
+    # "[<0>] pipe_read+0x123/0x456"; " [name]" follows a module's function.
     return tuple(line.split("] ", 1)[-1].split("+")[0] for line in lines if "+" in line)

@@ -1,4 +1,4 @@
-"""What is still going on where a window ends: collected from the kernel's tables and from memory, as rows."""
+"""What is in progress where a window ends: collected from the kernel's tables and from memory, as rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.tables import Tables
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.parked import ParkedReader
 
 _CHUNK = 8192
 
 
-class Unended:
-    """Of one process. Its rows go on from window to window. `knows_files`: files and sockets are told; `unread` counts goroutines
-    whose stacks could not be read."""
+class InProgress:
+    """Collects for one process. Its rows continue from window to window. `knows_files`: files and sockets are known; `unread` counts
+    goroutines whose stacks could not be read."""
 
     def __init__(self, tables: Tables, parked: ParkedReader, options: Options, knows_files: bool) -> None:
         self.unread = 0
@@ -40,9 +40,9 @@ class Unended:
         self, start_ns: int, end_ns: int, parked: dict[int, Parked], alive: bool, later: Iterable[int] = (), creation_unseen: bool = False,
         whole: bool = True,
     ) -> CutOff:
-        """Open intervals, and goroutines that no probe ever saw: all of `parked` that are not in the kernel's tables, and of `later`,
-        which have yet to be read. `alive`: the process is still there; `whole`: the tables have all that were seen;
-        `creation_unseen`: who waits for a first turn may be younger than the window."""
+        """Open intervals, and goroutines that no probe ever saw: those of `parked` that are not in the kernel's tables, and of `later`,
+        which have yet to be read. `alive`: the process is still there; `whole`: the tables hold all goroutines that were seen;
+        `creation_unseen`: a goroutine that waits for its first turn may be younger than the window."""
         cut = self._new(start_ns, end_ns)
         opened, known, unseen = self._tables.read_open()
         things = self._things(parked) if alive else {}
@@ -51,7 +51,7 @@ class Unended:
                 continue  # a coroutine that ended while stopped (coro.go: coroexit)
             found = parked.get(g)
             if found is not None and found.created and interval.kind != StartKind.CREATED:
-                continue  # it was of the one that had this g before; since when the new one waits for its first turn nobody saw
+                continue  # it belongs to the g's previous goroutine; when the new one began to wait for its first turn was not seen
             self.unread += found is None or found.stack.unreadable
             if found is None:
                 cut.add_lost(interval)  # gone with its process, or its stack never made sense

@@ -16,29 +16,29 @@ from gotrace.live.goroutines import OFF_CPU, Goroutine, GoroutineReader
 from gotrace.live.polled import waiting_for
 from gotrace.model.snapshots import KIND_OF_STATUS
 from gotrace.proc.memory import Memory
-from gotrace.watch.unfinished.blocked import open_files
-from gotrace.watch.unfinished.cutoff import Parked
+from gotrace.watch.inprogress.blocked import open_files
+from gotrace.watch.inprogress.cutoff import Parked
 
 _READ_TRIES = 5
 _RETRY_S = 0.002
 _PATIENCE = 9
 _AFFORDABLE, _AFFORDABLE_PER_S = 2000, 10_000
-"""Goroutines that are all looked at where a window ends, at least and per second of its length; of more only those whose intervals
-are open. The probes cost meanwhile: about a tenth of a second for 10,000."""
+"""All goroutines are read at a window's end up to this number: the minimum, and per second of the window's length. If there are more,
+only those with open intervals are read. The probes cost time meanwhile: about a tenth of a second for 10,000 goroutines."""
 _BUSY_READ = 200
 
 
 class ParkedReader:
-    """Reads goroutines beside the tables of the kernel side, which tell who has moved since.
+    """Reads goroutines beside the kernel side's tables, which tell which ones have moved since.
 
-    All methods raise ProcessLookupError or PermissionError if the process's memory can't be read any more. `ended` are the
-    addresses of those that were found to have ended; `unlooked` says at how many windows' ends only those were looked at whose
-    intervals were open: the others' waits lack that window.
+    All methods raise ProcessLookupError or PermissionError if the process's memory can't be read any more. `ended` are the addresses of
+    goroutines found to have ended. `partly_read` counts the window ends at which only goroutines with open intervals were read: the
+    others' waits lack that window.
     """
 
     def __init__(self, pid: int, binary: GoBinary, memory: Memory, reader: GoroutineReader, tables: Tables) -> None:
         self.ended: set[int] = set()
-        self.unlooked = 0
+        self.partly_read = 0
         self._pid = pid
         self._binary = binary
         self._memory = memory
@@ -46,7 +46,7 @@ class ParkedReader:
         self._tables = tables
 
     def read(self, addresses: Sequence[int]) -> dict[int, Parked]:
-        """The goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
+        """Reads the goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
         found: dict[int, Parked] = {}
         for attempt in range(_READ_TRIES):
             retry: list[int] = []
@@ -69,13 +69,13 @@ class ParkedReader:
         return found
 
     def read_elusive(self, parked: dict[int, Parked]) -> dict[int, Parked]:
-        """Those whose interval is open but who were missed, and those whose stack made no sense: the collector was moving
-        it, or their thread met the start probe and has not had a CPU since to change their state. Both pass; on a busy
-        host they take as long as the kernel's scheduler does."""
+        """Reads goroutines with an open interval that were missed, and those whose stack made no sense: the collector was moving it, or
+        their thread hit the start probe and has not had a CPU since to change their state. Both pass; on a busy host they take as long
+        as the kernel's scheduler does."""
         found: dict[int, Parked] = {}
         for attempt in range(_PATIENCE):
             opened, known, _unseen = self._tables.read_open()
-            wanted = opened.keys() | parked.keys() - known  # the rest has resumed: its interval is closed
+            wanted = opened.keys() | parked.keys() - known  # the others have resumed: their intervals are closed
             missing = {g for g in wanted - self.ended if (record := found.get(g) or parked.get(g)) is None or record.stack.unreadable}
             if not missing:
                 break
@@ -86,18 +86,18 @@ class ParkedReader:
     # -- in two steps --------------------------------------------------------------------------------------------------
 
     def heads(self, length_ns: int) -> tuple[dict[int, Goroutine], list[int]]:
-        """The goroutines as they are after the end of a window of that length, while the probes still see who moves; and those
-        whose stacks are to be read before those go: whoever moved in the window may move again soon."""
+        """Returns the goroutines as they are after the end of a window of that length, while the probes still see which ones move, and
+        those whose stacks must be read before the probes are removed: a goroutine that moved in the window may soon move again."""
         opened, _known, _unseen = self._tables.read_open()
         addresses: Sequence[int]
         if self._reader.count() <= max(_AFFORDABLE, _AFFORDABLE_PER_S * length_ns // 1_000_000_000):
             addresses = self._reader.addresses()
         else:
             addresses = list(opened)
-            self.unlooked += 1
+            self.partly_read += 1
         heads = {goroutine.address: goroutine for goroutine in self._reader.read(addresses)}
         for _ in range(_READ_TRIES):
-            # One that is on its way off its CPU: the start probe comes first.
+            # These are on their way off the CPU: the start probe comes first.
             moving = [g for g in opened if g in heads and heads[g].status not in OFF_CPU]
             if not moving:
                 break
@@ -106,7 +106,7 @@ class ParkedReader:
         return heads, [g for g in opened if g in heads][:_BUSY_READ]
 
     def stacks(self, heads: dict[int, Goroutine], wanted: list[int]) -> dict[int, Parked]:
-        """Those that were off the CPU when their heads were read, with their stacks where they have not moved since."""
+        """Returns those that were off the CPU when their heads were read, with their stacks if they have not moved since."""
         found = {}
         for now in self._reader.read([g for g in wanted if heads[g].status in OFF_CPU]):
             head = heads[now.address]
@@ -132,8 +132,8 @@ class ParkedReader:
         return 0
 
     def things(self, parked: dict[int, Parked]) -> dict[int, int]:
-        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began
-        before the window."""
+        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began before the
+        window."""
         reasons = self._binary.wait_reasons
         waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
         if not waiters:

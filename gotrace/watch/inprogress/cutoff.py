@@ -13,8 +13,8 @@ from gotrace.kernel.rows import stack_hash
 
 @dataclass(frozen=True)
 class Parked:
-    """A goroutine that was found off the CPU in the process's memory. `reason` is its g.waitreason. `created`: it has
-    not had its first turn yet. `kind` is what its state says of how it left the CPU, BEFORE where it says nothing."""
+    """A goroutine that was found off the CPU in the process's memory. `reason` is its g.waitreason. `created`: it has not had its first
+    turn yet. `kind` is how it left the CPU according to its state, BEFORE if the state does not tell."""
 
     g: int
     goid: int
@@ -28,8 +28,8 @@ class Parked:
 class CutOff:
     """Collects the rows of such intervals, for the window [start_ns, end_ns). The filters are those of the options.
 
-    `goids` are the goroutines of each row; `stopped_ns` is how long the world had been stopped in all at the window's end, `halted_ns`
-    how long the process had been from outside.
+    `goids` are the goroutines of each row. `stopped_ns` is how long the world had been stopped in total at the window's end, `halted_ns`
+    how long the process had been stopped from outside.
     """
 
     start_ns: int
@@ -44,8 +44,8 @@ class CutOff:
     _unseen: dict[tuple[tuple[int, ...], int, bool, StartKind, int], RowKey] = field(default_factory=dict)
 
     def add_parked(self, parked: Parked, interval: OpenInterval | None, thing: int = 0) -> None:
-        """A parked goroutine, with what the kernel side knows of its interval: nothing, if no probe ever saw it; `thing` is
-        the number of the file that it waits for, 0 if there is none or it is not known."""
+        """Adds a parked goroutine, with its interval as the kernel side knows it, None if no probe ever saw it. `thing` is the number of
+        the file that it waits for, 0 if there is none or it is not known."""
         if interval is not None:
             if thing and not interval.object:
                 interval = replace(interval, object=thing)
@@ -57,7 +57,7 @@ class CutOff:
             self._count(key, parked.stack, parked.goid, self.end_ns - self.start_ns, self.stopped_ns, 0, self.halted_ns)
 
     def add_unmoved(self, parked: Parked, thing: int, number: int) -> None:
-        """As `add_parked` for so many goroutines like this one that no probe ever saw, all at once. Whose goids are not kept."""
+        """Adds `number` goroutines like this one at once, which no probe ever saw, as `add_parked` would. Their goids are not kept."""
         if not number:
             return
         key = self._unseen_key(parked, thing)
@@ -75,7 +75,7 @@ class CutOff:
             self.rows[key] = known
 
     def _unseen_key(self, parked: Parked, thing: int) -> RowKey:
-        """The row of a goroutine that was off the CPU for the whole window. There may be a million, at few places."""
+        """The row of a goroutine that was off the CPU for the whole window. There may be a million of them, at few places."""
         alike = parked.stack.pcs, parked.reason, parked.created, parked.kind, thing
         key = self._unseen.get(alike)
         if key is None:
@@ -84,7 +84,7 @@ class CutOff:
         return key._replace(goid=parked.goid) if self.per_goroutine else key
 
     def add_lost(self, interval: OpenInterval) -> None:
-        """An open interval whose goroutine could not be read: its time is known, where it went is not."""
+        """Adds an open interval whose goroutine could not be read: its time is known, its place is not."""
         self._add(0, 0, NO_STACK, interval)
 
     def _add(self, goid: int, reason: int, stack: RawStack, interval: OpenInterval) -> None:
@@ -112,14 +112,14 @@ class CutOff:
                 self.rows[key].margin_ns += interval.margin_ns
 
     def add_thread(self, thread: OpenThread) -> None:
-        """A thread that is off its CPU."""
+        """Adds a thread that is off its CPU."""
         woken, at_woken = (thread.woken_ns, thread.stopped_at_woken) if thread.woken_ns else (self.end_ns, self.stopped_ns)
         if thread.kind in (StartKind.CPU, StartKind.THROTTLED):
             woken, at_woken = self.end_ns, self.stopped_ns
         last = Part.THROTTLED if thread.throttled else Part.RUNQUEUE
         times = {Part.MAIN: (thread.out_ns, woken), last: (woken, self.end_ns)}
         if thread.carried_ns and not thread.counted:
-            times[Part.MAIN] = (thread.out_ns - thread.carried_ns, woken)  # what was too short alone
+            times[Part.MAIN] = (thread.out_ns - thread.carried_ns, woken)  # with the part that was too short by itself
         stopped = {Part.MAIN: at_woken - thread.stopped_at_out, last: self.stopped_ns - at_woken}
         for part, duration in self._parts(thread.goid, times):
             main = part is Part.MAIN
@@ -132,10 +132,10 @@ class CutOff:
             carried = thread.carried_ns if main and thread.counted else 0
             self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0, halted, carried)
             if carried and thread.before:
-                self.rows[key].in_progress -= 1  # so it was counted already
+                self.rows[key].in_progress -= 1  # it was counted as that already
 
     def add_unseen(self, wait: UnseenWait) -> None:
-        """A thread that was off its CPU as the window began, for nobody knows what."""
+        """Adds a thread that was off its CPU as the window began, for an unknown cause."""
         if self.only_goid in (0, wait.goid) and wait.duration_ns >= self.min_block_ns:
             goid = wait.goid if self.per_goroutine else 0
             key = RowKey(-1 - stack_hash(()), 0, 0, 0, goid, 0, StartKind.FAULT, Part.MAIN, 0)
@@ -152,7 +152,7 @@ class CutOff:
     def _count(
         self, key: RowKey, stack: RawStack, goid: int, duration: int, stopped: int, long_run: int, halted: int, carried: int = 0
     ) -> None:
-        """`carried`: so much of the same wait is in another row, as one interval of that length, which this one now prolongs."""
+        """`carried`: the part of the same wait that another row counts as an interval of that length, which this row prolongs."""
         row = self.rows.get(key)
         if row is None:
             row = self.rows[key] = IntervalRow(key, stack)

@@ -1,8 +1,8 @@
-"""What is in progress while the trace goes on: for each commit of a capture, the waits that `gotrace.watch.unfinished.collect` adds at
+"""What is in progress while the trace runs: for each commit of a capture, the waits that `gotrace.watch.inprogress.collect` adds at
 the end.
 
-A stack is read from the process's memory once per wait, of a limited number each time, the longest waits first. Nothing here changes
-what the end finds.
+A stack is read from the process's memory once per wait; each commit reads a limited number, the longest waits first. Nothing here
+changes what is found at the end.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from dataclasses import dataclass, field, replace
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import OpenInterval
 from gotrace.kernel.tables import Tables
-from gotrace.watch.unfinished.cutoff import CutOff, Parked
-from gotrace.watch.unfinished.parked import ParkedReader
+from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.parked import ParkedReader
 
 _AT_ONCE, _MOST, _MOST_THREADS = 64, 1024, 64
 """Goroutines whose stacks are read with one call, and for one commit; threads likewise."""
 _READ_FOR_NS = 20_000_000
 _SHARE = 20
-"""With what a look at all goroutines cost, how many times that passes before the next one: at most a twentieth of a CPU."""
+"""The time between two readings of all goroutines, as a multiple of what one costs: they take at most a twentieth of a CPU."""
 _SHORT_NS = 1_000_000_000
-"""What has waited for less and could not be read lacks no more than a commit, which is a second old, lacks in any case."""
+"""A shorter wait that could not be read lacks no more than any commit lacks, which is a second old."""
 
 
 @dataclass
 class Found:
-    """The waits, as rows; how many goroutines with longer ones could not be read; `looked`: whether goroutines were looked at, not
-    threads alone; `known`: how many are in the kernel's tables."""
+    """The waits, as rows. `left_out`: goroutines with longer waits that could not be read; `goroutines_read`: goroutines were read, not
+    threads alone; `known`: how many goroutines are in the kernel's tables."""
 
     cut: CutOff
     left_out: int = 0
-    looked: bool = True
+    goroutines_read: bool = True
     known: int = 0
 
 
 @dataclass
 class Ongoing:
-    """Of one process, in one window after the other. `first_seen` are goroutines that were off the CPU as the window began."""
+    """Collects for one process, in one window after another. `first_seen` are goroutines that were off the CPU as the window began."""
 
     tables: Tables
     parked: ParkedReader
@@ -50,7 +50,7 @@ class Ongoing:
     _due_ns: int = 0
 
     def collect(self, start_ns: int, first_seen: dict[int, Parked], creation_unseen: bool, whole: bool) -> Found:
-        """What is in progress now, in the window that began at `start_ns`; `whole`: the tables have all goroutines that were seen.
+        """What is in progress now, in the window that began at `start_ns`. `whole`: the tables hold all goroutines that were seen.
 
         Raises:
             ProcessLookupError, PermissionError: the process's memory can't be read any more.
@@ -62,7 +62,7 @@ class Ongoing:
         )
         found = Found(cut)
         if now < self._due_ns:
-            found.looked = False
+            found.goroutines_read = False
         else:
             begin = time.thread_time_ns()
             self._add_goroutines(found, first_seen, creation_unseen, whole)
@@ -89,8 +89,8 @@ class Ongoing:
                 cut.add_unmoved(parked, thing, sum(g not in known for g in addresses))
 
     def _alike_in(self, first_seen: dict[int, Parked]) -> list[tuple[Parked, int, list[int]]]:
-        """One of them, the file that it waits for and the addresses of all that are like it: those that have not moved since still wait for
-        the same, and there may be thousands at one place."""
+        """Groups goroutines that are alike, as one of them, the file that it waits for, and the addresses of all. Those that have not moved
+        since still wait for the same thing, and there may be thousands at one place."""
         if self._grouped is not first_seen:
             things = self.parked.things(first_seen) if self.knows_files and first_seen else {}
             groups: dict[tuple[object, ...], tuple[Parked, int, list[int]]] = {}
@@ -103,7 +103,7 @@ class Ongoing:
         return self._alike
 
     def _read(self, opened: dict[int, OpenInterval]) -> None:
-        """Has in `_stacks` those of as many open intervals as there is time for, and of no others."""
+        """Fills `_stacks` with the stacks of as many open intervals as there is time for, and of no others."""
         self._stacks = {g: (since, parked) for g, (since, parked) in self._stacks.items() if g in opened and opened[g].start_ns == since}
         wanted = sorted((interval.start_ns, g) for g, interval in opened.items() if g not in self._stacks)[:_MOST]
         begin = time.monotonic_ns()
@@ -112,7 +112,7 @@ class Ongoing:
                 return
             batch = {g: since for since, g in wanted[at : at + _AT_ONCE]}
             for g, parked in self.parked.read(list(batch)).items():
-                # It may have gone on, and parked elsewhere.
+                # It may have run on, and parked elsewhere.
                 if not parked.stack.unreadable and self.tables.open_since(g) == batch[g]:
                     self._stacks[g] = batch[g], parked
 

@@ -1,4 +1,4 @@
-"""Threads that were blocked, or waited for a CPU, before the view of threads opened: no tracepoint saw that begin."""
+"""Threads that blocked, or began to wait for a CPU, before the tracepoints were live: no tracepoint saw the start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from gotrace.kernel.records import BlockedThread, RunnableThread
 from gotrace.kernel.tracer import Tracer
 from gotrace.live.gstruct import Status
 from gotrace.profile.types import Missing
-from gotrace.watch.target import OpenTarget
-from gotrace.watch.unfinished.blocked import (
+from gotrace.watch.inprogress.blocked import (
     blocked_threads,
     is_halted,
     kernel_names,
@@ -20,6 +19,7 @@ from gotrace.watch.unfinished.blocked import (
     still_blocked,
     threads_times,
 )
+from gotrace.watch.target import OpenTarget
 
 _NO_NUMBERS = (
     "threads blocked before the window", "gotrace runs in a PID namespace of its own, where it is not told the kernel's numbers of threads",
@@ -39,8 +39,8 @@ class Noted:
 
 
 class EarlierThreads:
-    """Of one process. `by_calls`: system calls are seen by probes on Go's side. `unread` counts threads whose stacks could not be read;
-    `tgid` is the kernel's own number of the process, 0 where it is not known."""
+    """The earlier threads of one process. `by_calls`: probes on Go's side see system calls. `unread` counts threads whose stacks could not
+    be read; `tgid` is the kernel's own number of the process, 0 if it is not known."""
 
     def __init__(self, target: OpenTarget, tracer: Tracer, symbols: KernelSymbols, by_calls: bool) -> None:
         self.unread = 0
@@ -57,8 +57,7 @@ class EarlierThreads:
         return [Missing(*_NO_NUMBERS, self._pid)] if self._asks and not self.tgid else []
 
     def note(self) -> Noted:
-        """Asks what the threads do, before the view of them opens. Of those that do not sleep in the kernel it is noted how much CPU time
-        they have had."""
+        """Asks what the threads do, before the tracepoints are live. Notes the CPU time so far of those that do not sleep in the kernel."""
         noted = Noted(time.monotonic_ns())
         if not self.tgid or not self._asks:
             return noted
@@ -80,8 +79,8 @@ class EarlierThreads:
         return noted
 
     def check(self, noted: Noted, opened_ns: int) -> None:
-        """The view of threads has opened, at `opened_ns`. Takes back what was noted of threads that had gone on before, and notes those
-        that went to sleep after they were asked. Those that did so since then the kernel side knows better already."""
+        """Corrects `noted` once the tracepoints are live, since `opened_ns`: takes back threads that had moved on before, and adds those
+        that went to sleep after they were asked. What happened after that the kernel side has seen."""
         pid, earlier = self._pid, self._tracer.tables.earlier
         asleep = set()
         for thread in noted.blocked:
@@ -104,7 +103,7 @@ class EarlierThreads:
                 earlier.forget_halt()
 
     def _note_latecomers(self, known: set[int], opened_ns: int) -> None:
-        """Notes threads other than `known` that sleep and have not been seen since the view opened."""
+        """Notes threads other than `known` that sleep and that no tracepoint has seen yet."""
         if not self.tgid or not self._asks:
             return
         pid, earlier = self._pid, self._tracer.tables.earlier

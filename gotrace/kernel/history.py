@@ -1,0 +1,169 @@
+"""The ring of what has happened, by which the causes of requests are found (bpf/spans.c)."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Container, Iterable
+from typing import NamedTuple
+
+from gotrace.kernel.bpf import possible_cpus
+from gotrace.kernel.maps import ONLY, Maps
+from gotrace.kernel.program import history_chunks
+from gotrace.kernel.structs import HAPPENED_INTERVAL, HAPPENED_REQUEST, HISTORY_RECORDS
+
+_WORDS = 6
+"""Of ``struct happening``; the last one is its two halves."""
+_SIZE = HISTORY_RECORDS * _WORDS * 8
+_U32 = (1 << 32) - 1
+_WRITERS = 64
+"""So many of the last records of a CPU may still be being written."""
+_AFTER_A_GAP = 5
+"""Parts of one interval, which are recorded in a row when the last of them has ended."""
+
+
+class PartRecord(NamedTuple):
+    """A part of an interval of goroutine `goid`. `row` is the `rows.row_hash` of its key, `what` has its kind, reason and part."""
+
+    start_ns: int
+    duration_ns: int
+    goid: int
+    waker_goid: int
+    row: int
+    what: int
+
+    @property
+    def kind(self) -> int:
+        """How the interval began: a value of `StartKind`."""
+        return self.what >> 2 & 0xFF
+
+    @property
+    def reason(self) -> int:
+        """The wait reason's number."""
+        return self.what >> 10 & 0xFF
+
+    @property
+    def part(self) -> int:
+        """A value of `Part`."""
+        return self.what >> 18
+
+
+class Completed(NamedTuple):
+    """A request that has ended. `request` is the argument of its function."""
+
+    start_ns: int
+    duration_ns: int
+    goid: int
+    request: int
+    bucket: int
+    function: int
+
+
+class Happened:
+    """Parts of intervals that were recorded in one stretch of time, by goroutine. They stay as they were read: most are never asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._segments: list[memoryview] = []
+        self._of: dict[int, list[int]] = {}
+
+    def goids(self) -> Iterable[int]:
+        """Goroutines that have some."""
+        return self._of.keys()
+
+    def of(self, goid: int) -> list[PartRecord]:
+        """Those of one goroutine, in no order."""
+        found = []
+        for place in self._of.get(goid, ()):
+            start_ns, duration_ns, _, waker_goid, row, tail = self._words(place)
+            found.append(PartRecord(start_ns, duration_ns, goid, waker_goid, row, tail & _U32))
+        return found
+
+    def latest_ns(self) -> int:
+        """When the last one ended, 0 if there is none."""
+        return max((sum(self._words(place)[:2]) for places in self._of.values() for place in places), default=0)
+
+    def _words(self, place: int) -> list[int]:
+        at = place % HISTORY_RECORDS * _WORDS
+        return self._segments[place // HISTORY_RECORDS][at : at + _WORDS].tolist()
+
+    def take(self, words: memoryview, requests: list[Completed], but: Container[int] = ()) -> None:
+        """Takes the records of a segment, at most `HISTORY_RECORDS`, but for those at the places `but`; requests go to `requests`."""
+        first, of = len(self._segments) * HISTORY_RECORDS, self._of
+        self._segments.append(words)
+        for place, (goid, tail) in enumerate(zip(words[2::_WORDS].tolist(), words[5::_WORDS].tolist(), strict=True)):
+            if place in but:
+                continue
+            if tail & 3 == HAPPENED_INTERVAL:
+                known = of.get(goid)
+                if known is None:
+                    of[goid] = [first + place]
+                else:
+                    known.append(first + place)
+            elif tail & 3 == HAPPENED_REQUEST:
+                start_ns, duration_ns, _, request, bucket = words[place * _WORDS : place * _WORDS + 5].tolist()
+                requests.append(Completed(start_ns, duration_ns, goid, request, bucket, (tail & _U32) >> 2))
+        self.count += len(words) // _WORDS
+
+
+class HistoryReader:
+    """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read; `known_since_ns`: all
+    parts that ended later have been handed out, or will be."""
+
+    def __init__(self, maps: Maps) -> None:
+        self.lost = 0
+        self.known_since_ns = 0
+        self._maps = maps
+        self._chunks = history_chunks()
+        self._next = [0] * possible_cpus()
+        self._unwritten = [0] * possible_cpus()
+
+    def read(self) -> tuple[Happened, list[Completed]]:
+        """What was recorded since the last call, by all CPUs."""
+        happened = Happened()
+        requests: list[Completed] = []
+        heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
+        for cpu, head in enumerate(heads):
+            if head > self._next[cpu]:
+                self._read_cpu(cpu, head, happened, requests)
+        return happened, requests
+
+    def _read_cpu(self, cpu: int, head: int, happened: Happened, requests: list[Completed]) -> None:
+        at = max(self._next[cpu], head - (self._chunks - 1) * HISTORY_RECORDS)
+        gap = _AFTER_A_GAP if at > self._next[cpu] else 0
+        self.lost += at - self._next[cpu]
+        while at < head:
+            words = self._segment(cpu, at, head)
+            tails = words[5::_WORDS].tolist()
+            wrong = [place for place, tail in enumerate(tails) if tail >> 32 != at + place + 1 & _U32]
+            end = next((place for place in wrong if at + place > head - _WRITERS and at + place != self._unwritten[cpu]), len(tails))
+            over = {place for place in wrong if place < end}  # written anew meanwhile
+            self.lost += len(over)
+            gap = self._pass_gaps(words, end, over, gap)
+            happened.take(words[: end * _WORDS], requests, over)
+            at += end
+            if end < len(tails):
+                self._unwritten[cpu] = at  # being written: the next time
+                break
+        if gap:
+            self.known_since_ns = time.monotonic_ns()
+        self._next[cpu] = at
+
+    def _segment(self, cpu: int, start: int, end: int) -> memoryview:
+        """Records from `start` on, up to `end` or the end of the chunk, as words."""
+        chunk, low = divmod(start, HISTORY_RECORDS)
+        raw = self._maps.raw("history", struct.pack("<I", cpu * self._chunks + chunk % self._chunks), _SIZE)
+        return memoryview(raw).cast("Q")[low * _WORDS : min(end - chunk * HISTORY_RECORDS, HISTORY_RECORDS) * _WORDS]
+
+    def _pass_gaps(self, words: memoryview, end: int, over: set[int], gap: int) -> int:
+        """Up to where nothing is known behind records that are lost: until the first parts that follow have ended. `gap`: how many of them
+        are yet to come; returns how many are then."""
+        if not gap and not over:
+            return 0
+        for place in range(end):
+            if place in over:
+                gap = _AFTER_A_GAP
+            elif gap and words[place * _WORDS + 5] & 3 == HAPPENED_INTERVAL:
+                gap -= 1
+                self.known_since_ns = max(self.known_since_ns, words[place * _WORDS] + words[place * _WORDS + 1])
+        return gap
