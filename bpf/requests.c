@@ -145,7 +145,7 @@ int at_span(struct pt_regs *ctx)
 		u64 left = kind == SPAN_RECOVERY ? ax : g;
 		struct goroutine *known = goroutines.lookup(&left);
 		if (known && known->spans)
-			may_be_over(left, known, now);
+			may_be_over(left, known, now, 0);
 		return 0;
 	}
 	u64 depth = user_word(g + G_STACK_HI) - (ctx->sp + site->sp_above), goid = user_word(g + G_GOID);

@@ -123,15 +123,15 @@ static __always_inline void note_part(struct scratch *s, struct goroutine *state
 }
 
 /* A panic has been recovered, or the goroutine goes: in what its requests have called, or in a function further out. That shows when
- * it is met next; until then they are taken for over. */
-static __always_inline void may_be_over(u64 g, struct goroutine *state, u64 now)
+ * it is met next; until then they are taken for over. `ended`: it goes on with nothing; those that may be over were over before. */
+static __always_inline void may_be_over(u64 g, struct goroutine *state, u64 now, u32 ended)
 {
 	u32 active = state->spans;
 #pragma clang loop unroll(disable)
 	for (u32 function = 0; function < SPAN_FUNCTIONS; function++) {
 		struct span_key key = {.g = g, .function = function};
 		struct span *span = active >> function & 1 ? spans.lookup(&key) : NULL;
-		if (span) {
+		if (span && !(ended && span->over_ns)) {
 			span->over_ns = now;
 			span->off_over_ns = state->off_ns;
 		}

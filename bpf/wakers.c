@@ -164,7 +164,7 @@ int mark_exit(struct pt_regs *ctx)
 		state->flags |= GOROUTINE_ENDED;
 		stop_running(state, draining(c, now) ? c->window_end_ns : now);
 		if (SPANS && state->spans && !draining(c, now))
-			may_be_over(g, state, now);
+			may_be_over(g, state, now, 1);
 	}
 	return 0;
 }

@@ -241,7 +241,8 @@ class ProbedProcess:
         count_losses(tracer, window.earlier.unread, self.losses)
         tracer.detach()  # before anything slow: the target pays for the probes while they are there
         _, intervals = self.read()
-        cut = window.cut_off(remaining, window.end_ns, at_the_end=True)
+        followed = self._requests.goids() if self._requests is not None else set()
+        cut = window.cut_off(remaining, window.end_ns, at_the_end=True, followed=followed)
         self.rows.take(list(cut.rows.values()))
         tally = self.rows.tally
         self.losses[Loss.THREAD_STACK_UNREADABLE] += tally.incomplete(threads=True)
@@ -249,7 +250,7 @@ class ProbedProcess:
         self._account()
         self.notes += what_was_seen(tracer.tables, self.stacks(), window.start_ns, window.end_ns)
         if self._requests is not None:
-            self._requests.finish(window.start_ns, window.end_ns, self.losses)
+            self._requests.finish(window.start_ns, window.end_ns, self.losses, cut.parts)
         tally.close()
         tracer.tables.close()
         self._finished = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from gotrace.common.vocabulary import ONGOING, Loss
@@ -91,11 +91,14 @@ class Window:
         """Returns waits of threads, up to now."""
         return self._in_progress.threads(self.opened_ns, now_ns)
 
-    def cut_off(self, remaining: Remaining, end_ns: int, at_the_end: bool = False) -> CutOff:
-        """Returns waits that are in progress as the present window ends. If the process is gone `at_the_end`, uses those of its opening."""
+    def cut_off(self, remaining: Remaining, end_ns: int, at_the_end: bool = False, followed: Container[int] = ()) -> CutOff:
+        """Returns waits that are in progress as the present window ends. If the process is gone `at_the_end`, uses those of its opening.
+        The goroutines `followed` are told one by one."""
         parked = remaining.parked if remaining.alive or not at_the_end else self._first_seen
         whole = not self._losses.get(Loss.GOROUTINE_TABLE_FULL)
-        cut = self._in_progress.everything(self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole)
+        cut = self._in_progress.everything(
+            self.opened_ns, end_ns, parked, remaining.alive, remaining.later, self.creation_unseen, whole, followed
+        )
         self._losses[Loss.PARKED_UNREAD] = self._in_progress.unread
         return cut
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -38,12 +38,12 @@ class InProgress:
 
     def everything(
         self, start_ns: int, end_ns: int, parked: dict[int, Parked], alive: bool, later: Iterable[int] = (), creation_unseen: bool = False,
-        whole: bool = True,
+        whole: bool = True, followed: Container[int] = (),
     ) -> CutOff:
         """Open intervals, and goroutines that no probe ever saw: those of `parked` that are not in the kernel's tables, and of `later`,
         which have yet to be read. `alive`: the process is still there; `whole`: the tables hold all goroutines that were seen;
-        `creation_unseen`: a goroutine that waits for its first turn may be younger than the window."""
-        cut = self._new(start_ns, end_ns)
+        `creation_unseen`: a goroutine that waits for its first turn may be younger than the window; `followed`: as in `CutOff`."""
+        cut = self._new(start_ns, end_ns, followed)
         opened, known, unseen = self._tables.read_open()
         things = self._things(parked) if alive else {}
         for g, interval in opened.items():
@@ -69,11 +69,11 @@ class InProgress:
             cut.add_unseen(wait)
         return self._resolved(cut)
 
-    def _new(self, start_ns: int, end_ns: int) -> CutOff:
+    def _new(self, start_ns: int, end_ns: int, followed: Container[int] = ()) -> CutOff:
         options = self._options
         return CutOff(
             start_ns, end_ns, options.per_goroutine, options.min_block_ns, options.only_goid, self._tables.stopped_ns(end_ns),
-            self._tables.halted_ns(end_ns), self._rows, self._goids,
+            self._tables.halted_ns(end_ns), self._rows, self._goids, followed,
         )
 
     def _resolved(self, cut: CutOff) -> CutOff:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Part, StartKind
+from gotrace.kernel.history import PartRecord
 from gotrace.kernel.records import NO_STACK, IntervalRow, OpenInterval, OpenThread, RawStack, RowKey, UnseenWait
-from gotrace.kernel.rows import stack_hash
+from gotrace.kernel.rows import row_hash, stack_hash
+from gotrace.kernel.structs import HAPPENED_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CutOff:
     """Collects the rows of such intervals, for the window [start_ns, end_ns). The filters are those of the options.
 
     `goids` are the goroutines of each row. `stopped_ns` is how long the world had been stopped in total at the window's end, `halted_ns`
-    how long the process had been stopped from outside.
+    how long the process had been stopped from outside. `parts` are the single parts of those goroutines that are `followed`.
     """
 
     start_ns: int
@@ -41,6 +43,8 @@ class CutOff:
     halted_ns: int = 0
     rows: dict[RowKey, IntervalRow] = field(default_factory=dict)
     goids: dict[RowKey, set[int]] = field(default_factory=dict)
+    followed: Container[int] = ()
+    parts: list[PartRecord] = field(default_factory=list)
     _unseen: dict[tuple[tuple[int, ...], int, bool, StartKind, int], RowKey] = field(default_factory=dict)
 
     def add_parked(self, parked: Parked, interval: OpenInterval | None, thing: int = 0) -> None:
@@ -108,6 +112,7 @@ class CutOff:
                 reason, interval.kind, part, 0,
             )
             self._count(key, stack, goid, duration, stopped[part], interval.long_run_ns if part is Part.MAIN else 0, halted.get(part, 0))
+            self._keep_part(goid, key, *times[part])
             if part is Part.MAIN:
                 self.rows[key].margin_ns += interval.margin_ns
 
@@ -131,6 +136,7 @@ class CutOff:
             halted = self.halted_ns - thread.halted_at_out if main else 0
             carried = thread.carried_ns if main and thread.counted else 0
             self._count(key, NO_STACK, thread.goid, duration, stopped[part], thread.long_run_ns if main else 0, halted, carried)
+            self._keep_part(thread.goid, key, max(times[part][0], thread.out_ns), times[part][1])
             if carried and thread.before:
                 self.rows[key].in_progress -= 1  # it was counted as that already
 
@@ -148,6 +154,12 @@ class CutOff:
         if sum(clipped.values()) < self.min_block_ns or self.only_goid not in (0, goid):
             return
         yield from ((part, duration) for part, duration in clipped.items() if duration or part is Part.MAIN)
+
+    def _keep_part(self, goid: int, key: RowKey, since: int, until: int) -> None:
+        since, until = max(since, self.start_ns), min(until, self.end_ns)
+        if goid in self.followed and until > since:
+            what = HAPPENED_INTERVAL | key.kind << 2 | (key.reason & 0xFF) << 10 | key.part << 18
+            self.parts.append(PartRecord(since, until - since, goid, 0, row_hash(key), what))
 
     def _count(
         self, key: RowKey, stack: RawStack, goid: int, duration: int, stopped: int, long_run: int, halted: int, carried: int = 0

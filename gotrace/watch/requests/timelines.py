@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from gotrace.kernel.history import Happened, PartRecord
 
@@ -19,6 +20,7 @@ class Timelines:
         self._happened: deque[Happened] = deque()
         self._count = 0
         self._sorted: dict[int, list[PartRecord]] = {}
+        self._unended: dict[int, list[PartRecord]] = {}
 
     def take(self, happened: Happened) -> None:
         """Adds what was recorded since the last call."""
@@ -32,6 +34,12 @@ class Timelines:
             self.lost(oldest.latest_ns())
             self._sorted.clear()
 
+    def end(self, parts: Iterable[PartRecord]) -> None:
+        """Adds what is in progress as the window ends."""
+        for part in parts:
+            self._unended.setdefault(part.goid, []).append(part)
+        self._sorted.clear()
+
     def lost(self, until_ns: int) -> None:
         """Records are missing from before that moment."""
         self.since_ns = max(self.since_ns, until_ns)
@@ -40,5 +48,7 @@ class Timelines:
         """Those of one goroutine, in the order of their starts. They don't overlap."""
         known = self._sorted.get(goid)
         if known is None:
-            known = self._sorted[goid] = sorted(part for happened in self._happened for part in happened.of(goid))
+            known = self._sorted[goid] = sorted(
+                [*(part for happened in self._happened for part in happened.of(goid)), *self._unended.get(goid, ())]
+            )
         return known

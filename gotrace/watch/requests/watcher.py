@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Loss, State
+from gotrace.kernel.history import PartRecord
 from gotrace.kernel.records import RowKey
 from gotrace.kernel.rows import row_hash
 from gotrace.kernel.spans import UNKNOWN_ROW, ArgumentLayout, DurationRow, OpenRequest, Site
@@ -46,6 +48,7 @@ class Requests:
         self._rough: dict[int, RowKey] = {}
         self._causes = Causes(self._stack_of_hash)
         self._due_ns = 0
+        self._ended = False
         self._final: list[Span] | None = None
         told = [span.begin for span in plan.spans if span.name == _HTTP and "rdi" in span.intact]
         self._layouts = {site.function: _HTTP_REQUEST for site in told if exemplars}
@@ -67,9 +70,16 @@ class Requests:
             self._take_history()
             self._due_ns = time.monotonic_ns() + _READ_EVERY_NS
 
-    def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int]) -> None:
-        """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`."""
+    def goids(self) -> set[int]:
+        """Goroutines that serve a request now."""
+        return {request.goid for request in self._tables.read_open()}
+
+    def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int], unended: Iterable[PartRecord]) -> None:
+        """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`. `unended`:
+        what the goroutines of requests in progress wait for."""
         self._take_history()
+        self._timelines.end(unended)
+        self._ended = True
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
@@ -111,17 +121,19 @@ class Requests:
         for number, name in enumerate(self._functions):
             mine = [request for request in opened if request.function == number]
             rows = sums.get(number, {})
-            for request in mine:
-                if request.over_ns:
-                    _add_over(rows, request)
+            over = [request for request in mine if request.over_ns]
+            for request in over:
+                _add_over(rows, request)
             going = [request for request in mine if not request.over_ns]
-            span = self._span(number, name, rows, going, start_ns, end_ns)
+            over = sorted(over, key=lambda request: request.start_ns - request.over_ns)[: self._exemplars]
+            span = self._span(number, name, rows, going, over, start_ns, end_ns)
             if span.latency.count or span.in_progress:
                 result.append(span)
         return sorted(result, key=lambda span: -span.latency.total_ns)
 
     def _span(
-        self, number: int, name: str, rows: dict[int, DurationRow], going: list[OpenRequest], start_ns: int, end_ns: int,
+        self, number: int, name: str, rows: dict[int, DurationRow], going: list[OpenRequest], over: list[OpenRequest], start_ns: int,
+        end_ns: int,
     ) -> Span:
         span = Span(name, self._pid, in_progress=len(going))
         followed = self._followed.buckets.get(number, {})
@@ -132,10 +144,9 @@ class Requests:
         slow = list(self._followed.slowest.get(number, ()))
         exemplars = [self._exemplar(each, name, start_ns, False) for each in slow]
         for request in sorted(going, key=lambda request: request.start_ns)[: self._exemplars]:
-            steps = tuple(follow(self._timelines, request.goid, request.start_ns, end_ns))
-            exemplars.append(self._exemplar(
-                Slow(end_ns - request.start_ns, request.start_ns, request.goid, request.request, steps), name, start_ns, True,
-            ))
+            # What it waits for now is known at the end.
+            exemplars.append(self._exemplar(self._slow(request, end_ns, self._ended), name, start_ns, True))
+        exemplars += [self._exemplar(self._slow(request, request.over_ns), name, start_ns, False) for request in over]
         span.exemplars = sorted(exemplars, key=lambda exemplar: -exemplar.duration_ns)[: self._exemplars]
         return span
 
@@ -159,6 +170,10 @@ class Requests:
                 cause = by_text.setdefault(cause.text, cause)
                 bucket.causes[cause] = bucket.causes.get(cause, 0) + total_ns
         return bucket
+
+    def _slow(self, request: OpenRequest, end_ns: int, followed: bool = True) -> Slow:
+        steps = tuple(follow(self._timelines, request.goid, request.start_ns, end_ns)) if followed else ()
+        return Slow(end_ns - request.start_ns, request.start_ns, request.goid, request.request, steps)
 
     def _exemplar(self, slow: Slow, function: str, start_ns: int, in_progress: bool) -> Exemplar:
         path = []

@@ -1,0 +1,74 @@
+"""Which requests are followed: some of each duration, and the slowest, all of them once."""
+
+from __future__ import annotations
+
+from histories import check_covers, part, request, timelines
+
+from gotrace.watch.requests import followed as module
+from gotrace.watch.requests.followed import Followed
+from gotrace.watch.requests.path import How
+
+
+def test_of_each_duration_a_few_are_followed_and_summed_up() -> None:
+    made = Followed(timelines(*(part(goid, 1000 * goid + 10, 1000 * goid + 60) for goid in range(1, 101))), 0)
+    made.take([request(goid, 1000 * goid, 1000 * goid + 100, bucket=goid % 2) for goid in range(1, 101)])
+    assert set(made.buckets[0]) == {0, 1}
+    for bucket in made.buckets[0].values():
+        assert 0 < bucket.count <= 10 and bucket.total_ns == 100 * bucket.count == sum(bucket.causes.values())
+        waited = {cause: total for cause, total in bucket.causes.items() if cause.how is How.WAITED}
+        assert sum(waited.values()) == 50 * bucket.count and all(cause.own for cause in waited)
+    assert made.slowest == {0: []}
+
+
+def test_rare_durations_are_followed_however_many_there_are_of_others() -> None:
+    made = Followed(timelines(), 0)
+    made.take([request(goid, 0, 100, bucket=3) for goid in range(1000)] + [request(5000, 0, 9000, bucket=90)])
+    assert made.buckets[0][90].count == 1 and made.buckets[0][90].total_ns == 9000
+
+
+def test_causes_are_kept_apart_by_why_they_were_waited_for() -> None:
+    """The request sleeps itself, and waits for one that sleeps in the same place, in its own row."""
+    sleep, wait = part(1, 10, 20, row=77), part(1, 30, 50, waker=2, row=88)
+    made = Followed(timelines(sleep, wait, part(2, 25, 50, row=77)), 0)
+    made.take([request(1, 0, 50)])
+    causes = {(cause.row, cause.via, cause.own): total for cause, total in made.buckets[0][0].causes.items() if cause.how is How.WAITED}
+    assert causes == {(77, 0, True): 10, (77, 88, False): 20}
+
+
+def test_functions_are_kept_apart() -> None:
+    made = Followed(timelines(), 2)
+    made.take([request(1, 0, 10, function=0), request(1, 2, 8, function=3)])
+    assert {function: buckets[0].total_ns for function, buckets in made.buckets.items()} == {0: 10, 3: 6}
+    assert {function: [slow.duration_ns for slow in found] for function, found in made.slowest.items()} == {0: [10], 3: [6]}
+
+
+def test_the_slowest_are_kept_whenever_they_come() -> None:
+    made = Followed(timelines(part(50, 10, 60)), 3)
+    durations = [(goid * 37) % 101 for goid in range(1, 101)]
+    for at in range(0, 100, 7):
+        made.take([request(goid + 1, 0, durations[goid]) for goid in range(at, min(at + 7, 100))])
+    assert [slow.duration_ns for slow in made.slowest[0]] == sorted(durations)[:-4:-1]
+    for slow in made.slowest[0]:
+        check_covers(slow.steps, slow.start_ns, slow.start_ns + slow.duration_ns)
+
+
+def test_without_exemplars_none_is_kept() -> None:
+    made = Followed(timelines(), 0)
+    for _ in range(3):
+        made.take([request(1, 0, 10)])
+    assert not made.slowest[0]
+
+
+def test_the_causes_of_a_duration_are_bounded_and_its_time_is_right(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_MOST_CAUSES", 5)
+    made = Followed(timelines(*(part(1, 10 * number, 10 * number + 5) for number in range(20))), 0)
+    made.take([request(1, 0, 200)])
+    bucket = made.buckets[0][0]
+    assert len(bucket.causes) == 5 and bucket.total_ns == 200 and 0 < sum(bucket.causes.values()) < 200
+
+
+def test_following_takes_a_bounded_time(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_FOLLOW_FOR_NS", -1)
+    made = Followed(timelines(), 2)
+    made.take([request(goid, 0, goid) for goid in range(1, 100)])
+    assert not made.buckets and [slow.duration_ns for slow in made.slowest[0]] == [99, 98]
