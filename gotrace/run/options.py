@@ -33,8 +33,8 @@ class AttachOptions:
     usual one. `max_overhead`: percent
     of the CPU time that a target uses for itself (gotrace/governor/policy.py); 0: no cap.
 
-    `requests`: those of known servers are recorded; `spans`: functions whose calls are, too. Outputs have those of at least `slower_than_ns`
-    and in the `band` between two fractions, and the `exemplars` slowest ones one by one."""
+    `requests`: those of known servers are recorded; `spans`: functions whose calls are, too. Outputs have those of `slower_than_ns` or more
+    and in the `band` between two fractions, and the `exemplars` slowest ones singly."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
