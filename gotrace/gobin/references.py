@@ -59,7 +59,7 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
         else:
             other.append(f"as a value in {holder.name}" if insn.mnemonic == "lea" else f"by a jump in {holder.name}")
     other += _as_values(image, table, function, by_methods)
-    if table.functions_named("plugin.Open"):
+    if any(table.functions_named(f"plugin.{name}") for name in ("Open", "open", "lastmoduleinit")):
         other.append("from plugins")
     return References(tuple(sorted(calls, key=lambda call: call[1])), tuple(dict.fromkeys(other)))
 
