@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gotrace.common.errors import GotraceError, TargetGone
-from gotrace.common.vocabulary import Loss, Stage, Stat
+from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.kallsyms import KernelSymbols
@@ -134,7 +134,7 @@ class ProbedProcess:
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until the next call is due."""
         if self._requests is not None:
-            self._requests.tick(Stage.REQUESTS in self.tracer.probes.stages)
+            self._requests.tick(self.tracer.probes.stages)
         return self.steering.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
 
     def end(self) -> None:

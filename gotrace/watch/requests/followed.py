@@ -53,12 +53,13 @@ class Slow(NamedTuple):
 
 class Followed:
     """Of one process. `stops`: of the world, up to now, in the order of time. `exemplars`: how many of the slowest requests are kept, of
-    each function."""
+    each function. `sums_up`: causes are; not while what makes goroutines runnable is not traced."""
 
     def __init__(self, timelines: Timelines, exemplars: int) -> None:
         self.buckets: dict[int, dict[int, FollowedBucket]] = {}
         self.slowest: dict[int, list[Slow]] = {}
         self.stops: list[WorldPause] = []
+        self.sums_up = True
         self._timelines = timelines
         self._exemplars = exemplars
         self._random = random.Random(0)
@@ -73,7 +74,7 @@ class Followed:
             chosen[key] = found if len(found) <= _OF_EACH_BUCKET else self._random.sample(found, _OF_EACH_BUCKET)
         until = time.monotonic_ns() + _FOLLOW_FOR_NS
         # The slowest first, should time run out.
-        for function, bucket in sorted(chosen, key=lambda key: -key[1]):
+        for function, bucket in sorted(chosen, key=lambda key: -key[1]) if self.sums_up else ():
             for request in chosen[function, bucket]:
                 if time.monotonic_ns() > until:
                     break

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from gotrace.common.histogram import bucket_of
-from gotrace.common.vocabulary import Loss, State
+from gotrace.common.vocabulary import Loss, Stage, State
 from gotrace.kernel.history import PartRecord
 from gotrace.kernel.records import RowKey
 from gotrace.kernel.rows import row_hash
@@ -54,6 +54,7 @@ class Requests:
         self._causes = Causes(self._stack_of_hash, stop_reasons)
         self._due_ns = self._counted_ns = self._traced_ns = 0
         self._placed = False
+        self._has_wakers = plan.has("ready")
         self._ended = False
         self._final: list[Span] | None = None
         told = [span.begin for span in plan.spans if span.name == _HTTP and "rdi" in span.intact]
@@ -71,10 +72,12 @@ class Requests:
         self._timelines.lost(start_ns)
         self._counted_ns, self._placed = start_ns, True
 
-    def tick(self, placed: bool) -> None:
-        """Reads what has happened since the last call, if it is time. `placed`: the probes of requests are."""
+    def tick(self, placed: frozenset[Stage]) -> None:
+        """Reads what has happened since the last call, if it is time. `placed`: the stages that are traced now."""
         self._count_time(time.monotonic_ns())
-        self._placed = placed
+        self._placed = Stage.REQUESTS in placed
+        # What is not known of some requests is taken to be as it was for the others.
+        self._followed.sums_up = Stage.WAKERS in placed or not self._has_wakers
         if time.monotonic_ns() >= self._due_ns:
             self._take_history()
             self._due_ns = time.monotonic_ns() + _READ_EVERY_NS
