@@ -16,6 +16,7 @@ sys.path[:0] = [str(TESTS / "support"), str(TESTS)]  # helpers by their own name
 
 from browser import Browser  # noqa: E402
 from captures import Cli  # noqa: E402
+from gobuild import EXTENT  # noqa: E402
 from prerequisites import unavailable  # noqa: E402
 
 from gotrace.cli import run as run_here  # noqa: E402
@@ -51,10 +52,20 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS / "unit"):
             item.add_marker(pytest.mark.beside)
+    if EXTENT == "quick":
+        left = [item for item in items if not _is_quick(item)]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if _is_quick(item)]
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    """Marked as `full`, it is run quickly as well with the parameters that the mark names."""
+    mark = item.get_closest_marker("full")
+    return mark is None or any(parameters in item.name for parameters in mark.args)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

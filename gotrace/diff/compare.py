@@ -312,7 +312,7 @@ def merged_profile(diff: Diff) -> Profile:
         )
         for change in diff.stacks
     ]
-    return replace(after, stacks=stacks, hotspots=[], timeline=[])
+    return replace(after, stacks=stacks, hotspots=[], timeline=[], requests=[])
 
 
 def before_in_after(diff: Diff) -> tuple[list[int], list[int]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capstone import CsInsn
 
 MAX_CODE = 1 << 20
-"""Bytes of a function that are looked at."""
+"""Bytes of a function that are read."""
 ARGUMENTS = ("rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11")
 """The registers of integer arguments, in order (cmd/compile/abi-internal.md)."""
 _WORD = 8

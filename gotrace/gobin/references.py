@@ -43,7 +43,7 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
     other: list[str] = []
     for number, at in enumerate(_relative(image, function.entry)):
         if number >= _MAX_FOUND:
-            other.append("more places than are looked at")
+            other.append("more places than are checked")
             break
         holder = table.function_at(at)
         if holder is None:
@@ -53,13 +53,13 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
         if insn is None:
             other.append(f"code of {holder.name} that can't be read")
         elif not _leads_to(insn, function.entry) or (holder.entry == function.entry and insn.mnemonic != "lea"):
-            continue  # the bytes are those of another number; or it calls itself, or begins anew with more stack
+            continue  # the bytes are those of another number; or it calls itself, or begins again with more stack
         elif insn.mnemonic == "call":
             calls.append((holder, insn.address))
         else:
             other.append(f"as a value in {holder.name}" if insn.mnemonic == "lea" else f"by a jump in {holder.name}")
     other += _as_values(image, table, function, by_methods)
-    if table.functions_named("plugin.Open"):
+    if any(table.functions_named(f"plugin.{name}") for name in ("Open", "open", "lastmoduleinit")):
         other.append("from plugins")
     return References(tuple(sorted(calls, key=lambda call: call[1])), tuple(dict.fromkeys(other)))
 

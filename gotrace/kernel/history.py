@@ -137,7 +137,7 @@ class HistoryReader:
             tails = words[5::_WORDS].tolist()
             wrong = [place for place, tail in enumerate(tails) if tail >> 32 != at + place + 1 & _U32]
             end = next((place for place in wrong if at + place > head - _WRITERS and at + place != self._unwritten[cpu]), len(tails))
-            over = {place for place in wrong if place < end}  # written anew meanwhile
+            over = {place for place in wrong if place < end}  # overwritten meanwhile
             self.lost += len(over)
             gap = self._pass_gaps(words, end, over, gap)
             happened.take(words[: end * _WORDS], requests, over)

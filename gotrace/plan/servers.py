@@ -39,7 +39,7 @@ SERVERS = (
         "HTTP", (("net/http.serverHandler.ServeHTTP",),), newest=27, by_interface=("net/http.http2Handler.ServeHTTP",),
         followed_by={"net/http.(*conn).serve": "net/http.(*conn).hijacked"},
     ),
-    # gRPC-Go. Checked: 1.38 (in etcd 3.4.23). Streams may last for days: they are spans of their own.
+    # gRPC-Go. Checked: 1.33 (etcd 3.4, containerd 1.6). Streams may last for days: they are spans of their own.
     Server("gRPC", ((f"{_GRPC}.processUnaryRPC", f"{_GRPC}.processStreamingRPC"), (f"{_GRPC}.handleStream",))),
     # net/rpc. Checked: Go 1.19 to 1.27.
     Server("net/rpc", (("net/rpc.(*service).call",),), newest=27),

@@ -24,6 +24,7 @@ SCRIPTS = (
     "words.js",
     "elements.js",
     "data.js",
+    "requests.js",
     "tree.js",
     "view.js",
     "colours.js",
@@ -31,6 +32,8 @@ SCRIPTS = (
     "svg.js",
     "card.js",
     "table.js",
+    "waterfall.js",
+    "latency.js",
     "head.js",
     "page.js",
 )

@@ -18,6 +18,16 @@ The page data is column-oriented, with every text, function, frame and common st
     and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1), ``goid`` (None if
     goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its intervals ended), ``buckets``
     ([bucket, count, bucket, count, ...], ascending).
+    Where some waits lasted the whole window ``idle`` and ``idle_count``: their time and number. Where there are requests
+    ``inside`` and ``inside_count``: the time and number of waits in them.
+``requests``
+    Only where there are any. ``stacks``: how many rows of the stacks are such; those behind have no figures and stand for time of
+    requests that has no stack. ``causes`` (texts). ``spans``: ``name`` and ``process`` (texts), ``frame`` (of the span function),
+    ``rate`` (per second), ``progress``, ``p50``, ``p90``, ``p99``, ``p999``, ``max``, ``shown`` (two percentiles, as fractions),
+    ``buckets`` (of durations, ascending: ``bucket``, ``count``, ``total``; ``waits``: [stack, count, total, ...], which add up to
+    the total; ``causes``: [cause, ns, ...] of the ``followed`` ns) and ``exemplars``: ``start``, ``duration``, ``goid``, ``what``
+    (text, -1: not read), ``labels`` (texts), ``progress`` (0 or 1) and ``path``, the latest step first: [goid, start, duration, state,
+    reason, object (texts), [frame, leaf first]].
 ``hotspots``
     ``stack``, ``why`` (words), ``p99``, ``jitter``, ``share`` (0 to 1), in the order in which to read them.
 ``pauses``
@@ -50,6 +60,7 @@ from gotrace.profile.frames import plain_name
 from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
+from gotrace.render.requestdata import RequestData, idle_columns, inside_columns, reason_words
 from gotrace.render.text import TOLD_LIMIT, sanitize
 
 NAME_LIMIT = 600
@@ -102,7 +113,7 @@ class _Columns:
         distribution = stack.distribution
         row = (
             self._node(stack),
-            self._frame(Frame(reason_label(stack)), FrameKind.REASON.value),
+            self.frame(Frame(reason_label(stack)), FrameKind.REASON.value),
             self.texts(stack.state.value),
             self.texts(stack.reason),
             distribution.count,
@@ -120,18 +131,30 @@ class _Columns:
         for column, value in zip(self.stacks.values(), row, strict=True):
             column.append(value)
 
+    def add_bare(self, pid: int, function: Frame, state: str, reason: str) -> int:
+        """A row without figures, of time that has no stack below `function`. Returns its number."""
+        number, root = len(self.stacks["node"]), -1
+        if self._process is not None:
+            root = self.nodes((root, self.frame(Frame(self._process.get(pid, f"({pid})")), PROCESS)))
+        node = self.nodes((root, self.frame(function, FrameKind.GO.value)))
+        label = self.frame(Frame(reason_words(state, reason)), FrameKind.REASON.value)
+        row: tuple[Any, ...] = (node, label, self.texts(state), self.texts(reason), 0, 0, 0, 0, 0, 0, None, 0, 0, 0, [])
+        for column, value in zip(self.stacks.values(), row, strict=True):
+            column.append(value)
+        return number
+
     def _node(self, stack: StackStat) -> int:
         """The node of the stack's leaf, -1 if it has no frames."""
         node, node_of, index_by_id, index_of = -1, self.nodes.index, self._index_by_id, self._index_of
         if self._process is not None:
-            node = self.nodes((node, self._frame(Frame(self._process.get(stack.pid, f"({stack.pid})")), PROCESS)))
+            node = self.nodes((node, self.frame(Frame(self._process.get(stack.pid, f"({stack.pid})")), PROCESS)))
         for frame in reversed(stack.frames):
             index = index_by_id.get(id(frame))
             if index is None:
                 same = (frame.name, frame.file, frame.line, id(frame.kind), frame.inlined)
                 index = index_of.get(same)
                 if index is None:
-                    index = index_of[same] = self._frame(frame, frame.kind.value)
+                    index = index_of[same] = self.frame(frame, frame.kind.value)
                 index_by_id[id(frame)] = index
             key = (node, index)
             node = node_of.get(key, -1)
@@ -139,7 +162,8 @@ class _Columns:
                 node = node_of[key] = len(node_of)
         return node
 
-    def _frame(self, frame: Frame, kind: str) -> int:
+    def frame(self, frame: Frame, kind: str) -> int:
+        """The number of a frame."""
         mark = (
             _GOEXIT
             if is_goroutine_root(frame)
@@ -159,6 +183,9 @@ def page_data(profile: Profile) -> dict[str, Any]:
     columns = _Columns(profile)
     for stack in profile.stacks:
         columns.add(stack)
+    requests = RequestData(profile, columns.texts, columns.frame, columns.add_bare).made() if profile.requests else None
+    more = idle_columns(profile) | (inside_columns(profile) if requests else {})
+    bare = [0] * (len(columns.stacks["node"]) - len(profile.stacks))
     functions, frames, nodes = columns.functions, columns.frames, columns.nodes
     return {
         "meta": page_meta(profile),
@@ -174,7 +201,8 @@ def page_data(profile: Profile) -> dict[str, Any]:
             "inlined": frames.column(3),
         },
         "nodes": {"parent": nodes.column(0), "frame": nodes.column(1)},
-        "stacks": columns.stacks,
+        "stacks": columns.stacks | {name: column + bare for name, column in more.items()},
+        **({"requests": requests} if requests else {}),
         "hotspots": [
             {
                 "stack": hotspot.stack,

@@ -100,7 +100,9 @@ class ProbedProcess:
         symbolizer = Symbolizer(model, symbols, Descriptors(pid))
         tally = Tally(pid, model, symbolizer, self.plan.probe_set is ProbeSet.LEAN, bool(options.sample_period_ns))
         if self.plan.spans:
-            self._requests = Requests(self.tracer.tables, tally, self.plan, target.bias, pid, options.exemplars)
+            self._requests = Requests(
+                self.tracer.tables, tally, self.plan, target.bias, pid, options.exemplars, self.binary.stop_reasons,
+            )
         self.rows = Rows(self.tracer, model, tally, self.losses)
         self.window = Window(target, self.plan, self.tracer, symbols, options, self.losses)
         self.steering = Steering(target, self.plan, self.tracer, self.window, self.rows, options, self.losses, lambda: self.execed)

@@ -13,10 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = ROOT / ".cache"
 GO_VERSIONS = (ROOT / "scripts" / "go-versions").read_text().split()
-FULL = os.environ.get("GOTRACE_FULL") == "1"
-SOME_VERSIONS = GO_VERSIONS if FULL else [GO_VERSIONS[0], GO_VERSIONS[2], GO_VERSIONS[5], GO_VERSIONS[-1]]
-"""For what a whole trace shows: the oldest, two in the middle and the newest, all with `scripts/test --full`. Parsers and layouts are
-tested with all in any case."""
+EXTENT = os.environ.get("GOTRACE_TESTS", "full")
+"""How much is tested: ``quick``, ``full``, or ``every`` (scripts/test)."""
+_FOUR = [GO_VERSIONS[0], GO_VERSIONS[2], GO_VERSIONS[5], GO_VERSIONS[-1]]
+SOME_VERSIONS = {"quick": [GO_VERSIONS[0], GO_VERSIONS[-1]], "every": GO_VERSIONS}.get(EXTENT, _FOUR)
+"""For what a whole trace shows: the oldest, two in the middle and the newest; the two alone where it has to be quick."""
+PARSED_VERSIONS = _FOUR if EXTENT == "quick" else GO_VERSIONS
+"""For parsers and layouts: all."""
 VARIANTS = ("plain", "stripped", "pie", "cgo")
 
 _FLAGS = {

@@ -14,17 +14,22 @@ const card = (() => {
   function rowsOf(tree, node) {
     const { meta, diff } = profile, f = figuresOf(tree, node), total = tree.total[node], count = tree.count[node];
     const whole = flame.trees[0].total[0], rows = [];
-    if (diff) {
+    if (diff && profile.per) {
+      const before = tree.before[node];
+      rows.push(['all requests', `${duration(before)} per request`], ['these', `${duration(total)} per request`]);
+      rows.push(['change', `${total >= before ? '+' : ''}${duration(total - before)}, ${change(before, total)}`]);
+    } else if (diff) {
       const before = tree.before[node];
       rows.push(['before', `${duration(before)} in ${counted(tree.before_count[node], 'interval')}, normalised`]);
       rows.push(['after', `${duration(total)} in ${counted(count, 'interval')}`]);
       rows.push(['change', `${total >= before ? '+' : ''}${duration(total - before)}, ${change(before, total)}`]);
     } else {
-      rows.push(['total', `${duration(total)}, ${share(total, meta.total)} of all off-CPU time`]);
-      if (whole !== meta.total) rows.push(['', `${share(total, whole)} of what is shown`]);
+      rows.push(['total', `${duration(total)}${profile.per}, ${share(total, profile.whole)} of ${profile.wholeName}`]);
+      if (whole !== profile.whole && !profile.per) rows.push(['', `${share(total, whole)} of what is shown`]);
       rows.push(['count', counted(count, 'interval') + (f.progress ? `, ${number(f.progress)} in progress` : '')]);
     }
-    rows.push(['p50 / p99 / max', `${duration(f.p50)} / ${duration(f.p99)} / ${duration(f.max)}`]);
+    if (profile.per && !f.max) return rows;  // no intervals
+    rows.push([profile.per ? 'all of them, p50 / p99 / max' : 'p50 / p99 / max', `${duration(f.p50)} / ${duration(f.p99)} / ${duration(f.max)}`]);
     rows.push(['goroutines', f.stacks === 1 ? number(f.goroutines) : `${number(Math.min(f.goroutines, meta.goroutines || f.goroutines))} at most`]);
     if (f.objects.length) rows.push(['on', some(f.objects)]);
     if (f.wakers.length) rows.push(['woken by', some(f.wakers)]);

@@ -8,6 +8,7 @@ const colours = (() => {
   };
   const STATE = {
     waiting: '#4a90c2', netpoll: '#2a9d7f', runnable: '#e6c52e', runqueue: '#9c6b1f', syscall: '#dd6a3a', preempted: '#8b8f98',
+    running: '#58a866', unknown: '#b7bcc4',
   };
   const MEANING = {
     go: 'Go code', runtime: 'Go runtime', cgo: 'C code', syscall: 'into the kernel', kernel: 'kernel', waker: 'who woke it',
@@ -99,7 +100,8 @@ const colours = (() => {
   function legend() {
     const dark = view.isDark(), palette = view.paletteName();
     if (palette === 'growth' && profile.diff) {
-      return [[0, 1, 'only after (new)'], [2, 3, 'more'], [1, 1, 'unchanged'], [3, 2, 'less'], [1, 0, 'only before (vanished)']]
+      const ends = profile.per ? ['only in these', 'not in these'] : ['only after (new)', 'only before (vanished)'];
+      return [[0, 1, ends[0]], [2, 3, 'more'], [1, 1, 'unchanged'], [3, 2, 'less'], [1, 0, ends[1]]]
         .map(([before, after, text]) => [growth(before, after, dark).fill, '', text]);
     }
     if (palette === 'state') {

@@ -141,10 +141,14 @@ const profile = (() => {
     return node < 0 || kindOf(functionOf(node)) === 'process';
   }
 
+  /** The stacks of requests are shown from the span function on; those whose callers are missing as they are. */
+  const isCut = base => Boolean(self.cut && base >= 0 && self.cut[base]);
+
   /** Frames of a stack, root first, its reason after its own frames. */
   function pathOf(stack, options) {
-    const { base, roots, tail } = split(stack, options), path = [];
+    const { base, roots, tail } = split(stack, options), path = [], cut = isCut(base);
     for (let node = base; node >= 0; node = nodes.parent[node]) {
+      if (cut && !self.cut[node]) break;
       if (roots || functions.mark[functionOf(node)] !== GOEXIT || !isRoot(node)) path.push(nodes.frame[node]);
     }
     return path.reverse().concat(tail);
@@ -228,7 +232,7 @@ const profile = (() => {
     ? texts[frames.file[frame]] + (frames.line[frame] ? ':' + frames.line[frame] : '') : '';
 
   return Object.assign(self, {
-    load, nameOf, rawNameOf, kindOf, functionOf, split, isRoot, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
+    load, nameOf, rawNameOf, kindOf, functionOf, split, isRoot, isCut, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
     place,
   });
 })();

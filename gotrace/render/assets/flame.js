@@ -16,7 +16,7 @@ const flame = (() => {
     return mark(tree, node) + layer + name;
   }
   function mark(tree, node) {
-    if (!profile.diff || node === 0) return '';
+    if (!profile.diff || node === 0 || profile.per) return '';
     return !tree.before[node] ? 'NEW ' : !tree.total[node] ? 'GONE ' : '';
   }
 

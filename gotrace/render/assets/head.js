@@ -6,7 +6,7 @@ const head = (() => {
   function fillHead() {
     const { meta } = profile, target = meta.targets[0], facts = $('facts');
     $('title').append(meta.targets.map(item => item.name).join(', ') || 'gotrace', ' ',
-      element('span', profile.diff ? 'off-CPU time, before and after' : 'off-CPU time'));
+      element('span', profile.diff ? 'off-CPU time, before and after' : profile.requests ? 'requests and off-CPU time' : 'off-CPU time'));
     if (profile.diff) {
       const { before, after } = meta.diff;
       for (const [name, side] of [['before', before], ['after', after]]) {
@@ -88,16 +88,26 @@ const head = (() => {
     return strip;
   }
 
-  // ---- filters and the bar of states
+  // ---- the switch for idle time, filters and the bar of states
+
+  function fillParts(change) {
+    $('parts').hidden = requests.parts.length < 2;
+    $('parts').replaceChildren(...requests.parts.map(part => {
+      const made = button(requests.NAMES[part], () => change({ part }, []), `${requests.MEANING[part]} (w)`);
+      made.append(element('span', ` ${duration(requests.totalOf(part))}`));
+      made.setAttribute('aria-pressed', String(part === profile.part));
+      return made;
+    }));
+  }
 
   function timeBy(valueOf, weight) {
     const sums = new Map(), { stacks, size } = profile;
-    for (let stack = 0; stack < size; stack++) {
+    for (let stack = 0; stack < (profile.part === 'all' ? profile.real : size); stack++) {
       if (stacks.background[stack] && !view.background) continue;
       const value = valueOf(stack);
       sums.set(value, (sums.get(value) || 0) + weight[stack]);
     }
-    return [...sums].sort((a, b) => b[1] - a[1]);
+    return [...sums].filter(([, time]) => time || profile.part === 'all').sort((a, b) => b[1] - a[1]);
   }
 
   function fillFilters(change) {
@@ -111,7 +121,7 @@ const head = (() => {
       $(id).replaceChildren(...made.map(([value, text]) => Object.assign(element('option', text), { value })));
       $(id).value = view[id];
     }
-    const bars = profile.diff ? [['before', stacks.before], ['after', stacks.total]] : [['', stacks.total]];
+    const bars = profile.diff ? [[profile.sides[0], stacks.before], [profile.sides[1], stacks.total]] : [['', stacks.total]];
     $('states').replaceChildren(...bars.map(([name, weight]) => stateBar(name, weight, change)), stateKeys(change));
   }
 
@@ -139,8 +149,8 @@ const head = (() => {
     const before = new Map(diff ? timeBy(stack => stacks.state[stack], stacks.before) : []);
     for (const [state, time] of states) {
       const key = element('span'), name = texts[state];
-      const grown = diff ? ` (before ${duration(before.get(state) || 0)}, ${change(before.get(state) || 0, time) || 'unchanged'})` : '';
-      key.append(swatch(colours.STATE[name]), element('b', name), ` ${duration(time)} · ${share(time, whole)}${grown}`);
+      const grown = diff ? ` (${profile.sides[0]} ${duration(before.get(state) || 0)}, ${change(before.get(state) || 0, time) || 'unchanged'})` : '';
+      key.append(swatch(colours.STATE[name]), element('b', name), ` ${duration(time)}${profile.per} · ${share(time, whole)}${grown}`);
       keys.append(key);
     }
     return keys;
@@ -165,8 +175,13 @@ const head = (() => {
   }
 
   function fillFoot(hidden) {
-    $('status').textContent = hidden
-      ? `Runtime goroutines hidden: ${duration(hidden)}, ${share(hidden, profile.meta.total)} of all off-CPU time` : '';
+    const out = [];
+    if (hidden) out.push(`Runtime goroutines hidden: ${duration(hidden)}, ${share(hidden, profile.meta.total)} of all off-CPU time`);
+    if (profile.part !== 'all') {
+      const others = requests.parts.filter(part => part !== profile.part && part !== 'all');
+      out.push(others.map(part => `${requests.NAMES[part]}: ${duration(requests.totalOf(part))}`).join(', ') + ' not shown');
+    }
+    $('status').textContent = out.join(' · ');
     $('legend').replaceChildren(...colours.legend().map(([fill, edge, text]) => {
       const key = element('span');
       if (fill) key.append(swatch(fill, edge));
@@ -175,5 +190,5 @@ const head = (() => {
     }));
   }
 
-  return { fillHead, fillFilters, fillHotspots, fillFoot };
+  return { fillHead, fillParts, fillFilters, fillHotspots, fillFoot };
 })();

@@ -10,6 +10,8 @@ const page = (() => {
     const old = view.zoom, wanted = path || (old ? old.tree.path(old.node) : []), up = path ? upward : Boolean(old && old.tree.upward);
     Object.assign(view, update);
     document.documentElement.dataset.theme = view.isDark() ? 'dark' : 'light';
+    requests.choose();
+    document.documentElement.toggleAttribute('data-diff', profile.diff);
     const { shown, hidden } = trees.shownStacks(view);
     flame.trees = view.sandwich >= 0 ? trees.around(view.sandwich, shown, view)
       : [(view.reversed ? trees.fromLeaf : trees.fromRoot)(shown, view)];
@@ -21,6 +23,8 @@ const page = (() => {
     colours.reset();
     findHot();
     showControls();
+    head.fillParts(change);
+    latency.fill();
     head.fillFilters(change);
     head.fillFoot(hidden);
     search();
@@ -35,6 +39,12 @@ const page = (() => {
     $('order').value = view.byName ? 'name' : 'time';
     $('from').value = view.reversed ? 'leaf' : 'root';
     $('width').value = view.width;
+    $('width-label').hidden = !profile.diff;
+    const growth = $('palette').querySelector('[value="growth"]');
+    if (growth) growth.hidden = growth.disabled = !profile.diff;
+    for (const [value, name] of [['after', profile.sides[1]], ['before', profile.sides[0]]]) {
+      $('width').querySelector(`[value="${value}"]`).textContent = `width: ${name}`;
+    }
     $('flip').setAttribute('aria-pressed', String(view.icicle));
     $('from').disabled = view.sandwich >= 0;
     $('flip').disabled = view.sandwich >= 0;
@@ -109,7 +119,7 @@ const page = (() => {
       const total = zoom.tree.total[zoom.node];
       let links = chain.map((node, index) => index < chain.length - 1
         ? button(profile.nameOf(zoom.tree.fn[node]), () => zoomTo(zoom.tree, node))
-        : element('span', `${profile.nameOf(zoom.tree.fn[node])}  ${duration(total)}, ${share(total, profile.meta.total)}`));
+        : element('span', `${profile.nameOf(zoom.tree.fn[node])}  ${duration(total)}, ${share(total, profile.whole)}`));
       // A deep zoom: the root, then the last few.
       if (links.length > 6) links = [links[0], element('span', '…'), ...links.slice(-4)];
       made.push(...links.flatMap((item, index) => index ? [element('span', '›', 'between'), item] : [item]));
@@ -136,7 +146,7 @@ const page = (() => {
   function showStack(stack) {
     const tree = flame.trees[0], update = { show: view.show === 'table' ? '' : view.show };
     if (flame.trees.length !== 1 || tree.end[stack] < 0) {
-      Object.assign(update, { sandwich: -1, state: '', reason: '', start: '', search: '' });
+      Object.assign(update, { sandwich: -1, state: '', reason: '', start: '', search: '' }, requests.parts.length > 1 ? { part: 'all' } : {});
       if (profile.stacks.background[stack]) update.background = true;
       change(update, []);
     } else setShow(update.show);
@@ -183,7 +193,7 @@ const page = (() => {
     const about = [view.state && `state ${view.state}`, view.reason && `reason ${view.reason}`, view.start && `goroutines of ${view.start}`,
       view.search && `search ${view.search}`, view.sandwich >= 0 && `callers and callees of ${profile.nameOf(view.sandwich)}`,
       zoom && `zoomed to ${profile.nameOf(zoom.tree.fn[zoom.node])}`].filter(Boolean).join(' · ');
-    picture.save(document.title, `${duration(flame.trees[0].total[0])} off the CPU, ${duration(meta.duration)} window${about ? ' · ' + about : ''}`);
+    picture.save(document.title, `${duration(flame.trees[0].total[0])}${profile.per || ' off the CPU'}, ${duration(meta.duration)} window${about ? ' · ' + about : ''}`);
     say('Saved gotrace.svg');
   }
 
@@ -237,7 +247,11 @@ const page = (() => {
     i: () => change({ icicle: !view.icicle }),
     r: () => change({ reversed: !view.reversed }, []),
     o: () => change({ byName: !view.byName }),
-    p: () => cycle('palette', 'palette', [...$('palette').options].map(option => option.value)),
+    p: () => cycle('palette', 'palette', [...$('palette').options].filter(option => !option.disabled).map(option => option.value)),
+    w: () => requests.parts.length > 1
+      ? change({ part: requests.parts[(requests.parts.indexOf(profile.part) + 1) % requests.parts.length] }, []) : say('This is all time.'),
+    a: () => requests.spans.length ? change({ compare: !view.compare, part: '' }) : say('No requests.'),
+    l: () => requests.spans.length ? $('latency').focus() : say('No requests.'),
     d: () => change({ theme: view.isDark() ? 'light' : 'dark' }),
     f: () => change({ machinery: !view.machinery }),
     g: () => change({ background: !view.background }),
@@ -250,7 +264,7 @@ const page = (() => {
   };
 
   function onKey(event) {
-    if ($('help').open || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.querySelector('dialog[open]') || event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.matches('input[type="search"], select'), inGraph = view.show !== 'table' && !event.target.closest('#table');
     if (event.key === 'Escape') { reset(); $('search').blur(); }
     else if (typing) {
@@ -265,7 +279,7 @@ const page = (() => {
     event.preventDefault();
   }
 
-  const reset = () => change({ search: '', state: '', reason: '', start: '', sandwich: -1 }, []);
+  const reset = () => change({ search: '', state: '', reason: '', start: '', range: '', sandwich: -1 }, []);
   function recall() {
     const { update, path, upward } = view.recalled();
     change(update, path, upward);
@@ -306,8 +320,10 @@ const page = (() => {
       const row = flame.rowAt(event.clientX, event.clientY);
       if (row) zoomTo(row.tree, row.node);
     });
-    for (const id of ['details', 'hotspots']) $(id).addEventListener('toggle', flame.resize);
-    addEventListener('resize', flame.resize);
+    for (const id of ['details', 'hotspots', 'requests']) $(id).addEventListener('toggle', () => { flame.resize(); latency.draw(); });
+    latency.listen(change);
+    waterfall.listen();
+    addEventListener('resize', () => { flame.resize(); latency.draw(); });
     addEventListener('hashchange', recall);
     view.system.addEventListener('change', () => change({}));
     addEventListener('keydown', onKey);
@@ -321,15 +337,14 @@ const page = (() => {
       $('warnings').hidden = false;
       return;
     }
-    if (!profile.diff) $('palette').querySelector('[value="growth"]').remove();
-    $('width-label').hidden = !profile.diff;
-    if (profile.diff) document.documentElement.dataset.diff = '1';
+    requests.load();
+    if (!profile.diff && !requests.spans.length) $('palette').querySelector('[value="growth"]').remove();
     head.fillHead();
     head.fillHotspots(jump);
     listen();
     recall();
     performance.mark('drawn');
-    document.documentElement.dataset.ready = String(profile.size);
+    document.documentElement.dataset.ready = String(profile.real);
   }
 
   return { start, change, showStack, zoomTo };

@@ -12,7 +12,7 @@ const picture = (() => {
 
   /** A picture is shared without its page: it includes what was lost. */
   function losses() {
-    const sides = profile.diff ? Object.entries(profile.meta.diff).filter(([name]) => /^(before|after)$/.test(name)) : [['', profile.meta]];
+    const sides = profile.meta.diff ? Object.entries(profile.meta.diff).filter(([name]) => /^(before|after)$/.test(name)) : [['', profile.meta]];
     return sides.flatMap(([name, meta]) => [
       ...(meta.complete ? [] : [`${name} incomplete`]),
       ...meta.losses.map(loss => `${name} ${words.number(loss.count)} ${loss.name}`),
@@ -36,7 +36,7 @@ const picture = (() => {
       const { tree, node: at, x, w } = row, y = flame.topOf(row, height) + head, faded = flame.isFaded(row);
       const { fill, ink: letters, edge } = colours.of(tree, at, faded), group = node('g', {});
       group.append(node('title', {}, `${flame.labelOf(tree, at)}: ${words.duration(tree.total[at])}, `
-        + `${words.share(tree.total[at], profile.meta.total)}, ${words.counted(tree.count[at], 'interval')}`));
+        + `${words.share(tree.total[at], profile.whole)}, ${words.counted(tree.count[at], 'interval')}`));
       group.append(node('rect', { x: short(x), y: short(y), width: short(Math.max(w - (w > 3 ? 1 : 0), 0.5)), height: ROW - 1, fill }));
       if (edge && !faded && w > 6) group.append(node('rect', { x: short(x), y: short(y), width: 4, height: ROW - 1, fill: edge }));
       if (flame.kindOf(tree, at) === 'syscall' && !faded && !tree.upward) {

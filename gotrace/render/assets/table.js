@@ -4,18 +4,18 @@ const table = (() => {
   const ROWS = 500;
 
   function columns() {
-    const { stacks, meta, diff } = profile, p50 = profile.percentilesOf(0.5), p99 = profile.percentilesOf(0.99);
+    const { stacks, diff } = profile, p50 = profile.percentilesOf(0.5), p99 = profile.percentilesOf(0.99);
     const found = diff ? [
-      ['before', s => stacks.before[s], s => duration(stacks.before[s])],
-      ['after', s => stacks.total[s], s => duration(stacks.total[s])],
+      [profile.sides[0], s => stacks.before[s], s => duration(stacks.before[s])],
+      [profile.sides[1], s => stacks.total[s], s => duration(stacks.total[s])],
       ['change', s => stacks.total[s] - stacks.before[s],
         s => (stacks.total[s] > stacks.before[s] ? '+' : '') + duration(stacks.total[s] - stacks.before[s])],
       ['', null, s => change(stacks.before[s], stacks.total[s])],
-      ['count before', s => stacks.before_count[s], s => number(stacks.before_count[s])],
-      ['count after', s => stacks.count[s], s => number(stacks.count[s])],
+      [`count ${profile.sides[0]}`, s => stacks.before_count[s], s => number(stacks.before_count[s])],
+      [`count ${profile.sides[1]}`, s => stacks.count[s], s => number(stacks.count[s])],
     ] : [
       ['total', s => stacks.total[s], s => duration(stacks.total[s])],
-      ['share', null, s => share(stacks.total[s], meta.total)],
+      ['share', null, s => share(stacks.total[s], profile.whole)],
       ['count', s => stacks.count[s], s => number(stacks.count[s])],
     ];
     if (view.show !== 'table') {

@@ -155,6 +155,8 @@ const trees = (() => {
       if (filter.state && texts[stacks.state[stack]] !== filter.state) continue;
       if (filter.reason && texts[stacks.why[stack]] !== filter.reason) continue;
       if (filter.start && profile.nameOf(stacks.start[stack]) !== filter.start) continue;
+      // Of one part of the time only what has some of it; rows that stand for no stack have some in requests alone.
+      if (!stacks.total[stack] && !(profile.diff && stacks.before[stack]) && (profile.part !== 'all' || stack >= profile.real)) continue;
       if (stacks.background[stack] && !filter.background) hidden += stacks.total[stack];
       else shown.push(stack);
     }
@@ -171,16 +173,18 @@ const trees = (() => {
 
   function fromRoot(shown, options) {
     const { nodes, functions } = profile, tree = new Tree(-1, false, nodes.parent.length + 1024);
-    // The node of this tree for each node of the shared tree, with and without the goroutine's root: prefixes are walked once.
-    const made = [false, true].map(() => new Int32Array(nodes.parent.length).fill(-1)), open = [];
+    // The node of this tree for each of the shared tree, with the goroutine's root and without: prefixes are walked once.
+    // And of those with the callers of the span function, and without.
+    const made = [0, 1, 2, 3].map(() => new Int32Array(nodes.parent.length).fill(-1)), open = [];
     for (const stack of shown) {
-      const { base, roots, tail } = profile.split(stack, options), known = made[Number(roots)];
+      const { base, roots, tail } = profile.split(stack, options), cut = profile.isCut(base);
+      const known = made[Number(roots) + 2 * Number(cut)];
       let at = base;
       for (; at >= 0 && known[at] < 0; at = nodes.parent[at]) open.push(at);
       let node = at < 0 ? 0 : known[at];
       while (open.length) {
         at = open.pop();
-        const left = !roots && functions.mark[profile.functionOf(at)] === 2 && profile.isRoot(at);
+        const left = (!roots && functions.mark[profile.functionOf(at)] === 2 && profile.isRoot(at)) || (cut && !profile.cut[at]);
         node = known[at] = left ? node : tree.child(node, nodes.frame[at]);
       }
       for (const frame of tail) node = tree.child(node, frame);
@@ -193,11 +197,11 @@ const trees = (() => {
   function fromLeaf(shown, options) {
     const { nodes, functions } = profile, tree = new Tree(-1, true, nodes.parent.length + 1024);
     for (const stack of shown) {
-      const { base, roots, tail, woken } = profile.split(stack, options), own = tail.length - woken;
+      const { base, roots, tail, woken } = profile.split(stack, options), own = tail.length - woken, cut = profile.isCut(base);
       let node = 0;
       for (let at = own - 1; at >= 0; at--) node = tree.child(node, tail[at]);
       for (let at = base; at >= 0; at = nodes.parent[at]) {
-        const left = !roots && functions.mark[profile.functionOf(at)] === 2 && profile.isRoot(at);
+        const left = (!roots && functions.mark[profile.functionOf(at)] === 2 && profile.isRoot(at)) || (cut && !profile.cut[at]);
         if (!left) node = tree.child(node, nodes.frame[at]);
       }
       for (let at = own; at < tail.length; at++) node = tree.child(node, tail[at]);

@@ -1,13 +1,15 @@
 // The current view, and the fragment of the address that restores it.
 const view = (() => {
-  const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort'];
-  const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', ascending: 'up', icicle: 'icicle', reversed: 'reversed', byName: 'name' };
+  const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort', 'part', 'span', 'range'];
+  const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', ascending: 'up', icicle: 'icicle', reversed: 'reversed', byName: 'name',
+    compare: 'compare' };
   const CHOICES = {
     theme: ['dark', 'light'], palette: ['package', 'state', 'growth', 'kind'], show: ['both', 'table'], width: ['after', 'before'],
+    part: ['requests', 'work', 'idle', 'all'],
   };
   const self = {
-    state: '', reason: '', start: '', search: '', theme: '', palette: '', show: '', width: '', sort: '',
-    background: false, machinery: false, objects: false, ascending: false, icicle: false, reversed: false, byName: false,
+    state: '', reason: '', start: '', search: '', theme: '', palette: '', show: '', width: '', sort: '', part: '', span: '', range: '',
+    background: false, machinery: false, objects: false, ascending: false, icicle: false, reversed: false, byName: false, compare: false,
     sandwich: -1,        // a function
     zoom: null,          // { tree, node }, null: all
     focus: null,         // likewise, where the keyboard is
@@ -16,6 +18,9 @@ const view = (() => {
   const system = matchMedia('(prefers-color-scheme: dark)');
   const isDark = () => (self.theme || (system.matches ? 'dark' : 'light')) === 'dark';
   const palette = () => self.palette || (profile.diff ? 'growth' : 'kind');
+
+  /** Which time is shown: requests first, else work. */
+  const partName = () => requests.parts.includes(self.part) ? self.part : requests.parts[0];
 
   function fragment() {
     const out = new URLSearchParams();
@@ -50,5 +55,5 @@ const view = (() => {
     return { update, path, upward: update.sandwich >= 0 && from.get('half') === 'callers' };
   }
 
-  return Object.assign(self, { isDark, system, paletteName: palette, remember, recalled });
+  return Object.assign(self, { isDark, system, paletteName: palette, partName, remember, recalled });
 })();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gotrace.common.vocabulary import WOKEN_THROTTLED, FrameKind, State
@@ -17,14 +17,18 @@ _QUOTAS = frozenset((WOKEN_THROTTLED, "CPU quota"))
 
 
 class Causes:
-    """Of the requests of one process. `stack_of` finds the stack of a row by its hash; None if it is not known. In the methods `function`
-    is the one that serves the request."""
+    """Of the requests of one process. `stack_of` finds the stack of a row by its hash; None if it is not known. `stop_reasons`: of
+    stops of the world, by number. In the methods `function` is the one that serves the request."""
 
-    def __init__(self, stack_of: Callable[[int], StackStat | None]) -> None:
+    def __init__(self, stack_of: Callable[[int], StackStat | None], stop_reasons: Sequence[str] = ()) -> None:
         self._stack_of = stack_of
+        self._stop_reasons = stop_reasons
 
     def of(self, step: Step, function: str, own: bool) -> Cause:
         """How the step is told. `own`: it is the request's own goroutine's."""
+        if step.how is How.STOPPED:
+            why = self._stop_reasons[step.row] if 0 < step.row < len(self._stop_reasons) else ""
+            return Cause(f"stop of the world{f': {why}' if why else ''}", (), State.RUNNABLE.value, "stop of the world")
         stack = self._stack_of(step.row) if step.row else None
         if step.how is How.UNKNOWN or (stack is None and step.how is not How.RAN_TO_THE_END):
             return Cause("not known", (), UNKNOWN_STATE, "")

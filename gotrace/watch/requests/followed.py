@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gotrace.kernel.history import Completed
-from gotrace.watch.requests.path import How, Step, follow
+from gotrace.kernel.records import WorldPause
+from gotrace.watch.requests.path import How, Step, follow, with_stops
 from gotrace.watch.requests.timelines import Timelines
 
 _OF_EACH_BUCKET = 4
@@ -51,11 +52,13 @@ class Slow(NamedTuple):
 
 
 class Followed:
-    """Of one process. `exemplars`: how many of the slowest requests are kept, of each function."""
+    """Of one process. `stops`: of the world, up to now, in the order of time. `exemplars`: how many of the slowest requests are kept, of
+    each function."""
 
     def __init__(self, timelines: Timelines, exemplars: int) -> None:
         self.buckets: dict[int, dict[int, FollowedBucket]] = {}
         self.slowest: dict[int, list[Slow]] = {}
+        self.stops: list[WorldPause] = []
         self._timelines = timelines
         self._exemplars = exemplars
         self._random = random.Random(0)
@@ -79,7 +82,8 @@ class Followed:
             self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
 
     def _path(self, request: Completed) -> list[Step]:
-        return follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)
+        steps = follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)
+        return with_stops(steps, self.stops)
 
     def _sum_up(self, request: Completed, path: list[Step]) -> None:
         sums = self.buckets.setdefault(request.function, {}).setdefault(request.bucket, FollowedBucket())

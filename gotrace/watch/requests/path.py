@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from gotrace.common.vocabulary import StartKind
+from gotrace.common.vocabulary import Part, StartKind
 from gotrace.kernel.history import PartRecord
+from gotrace.kernel.records import WorldPause
 from gotrace.watch.requests.timelines import Timelines
 
 _MOST_STEPS = 4096
+_READY_KINDS = frozenset((StartKind.GOSCHED, StartKind.YIELD, StartKind.PREEMPT_PARK, StartKind.EXIT_SYSCALL, StartKind.CREATED))
 _DEEPEST = 24
 """A wait for one that waits for one, and so on."""
 
@@ -28,6 +31,8 @@ class How(IntEnum):
     """It ran, until the request ended."""
     UNKNOWN = 4
     """Nothing is known of that time, or it would lead in a circle."""
+    STOPPED = 5
+    """It was ready to run, and the world was stopped: the step's row is the number of the reason."""
 
 
 class Step(NamedTuple):
@@ -49,6 +54,42 @@ def follow(timelines: Timelines, goid: int, start_ns: int, end_ns: int) -> list[
     path = _Path(timelines, goid)
     path.follow(goid, start_ns, end_ns, How.RAN_TO_THE_END, 0, 0, (goid,))
     return path.steps
+
+
+def with_stops(steps: list[Step], stops: Sequence[WorldPause]) -> list[Step]:
+    """The same path, in which stretches of waits for a P, while the world was stopped, say so. `stops` are in the order of time."""
+    if not stops:
+        return steps
+    result: list[Step] = []
+    for step in steps:
+        if step.how is How.WAITED and _is_ready(step.what):
+            result += _divided(step, stops)
+        else:
+            result.append(step)
+    return result
+
+
+def _is_ready(what: int) -> bool:
+    """Whether a part is one in which the goroutine could have run."""
+    return what >> 18 == Part.RUNNABLE or (what >> 18 == Part.MAIN and what >> 2 & 0xFF in _READY_KINDS)
+
+
+def _divided(step: Step, stops: Sequence[WorldPause]) -> list[Step]:
+    """The pieces of a step, the latest first."""
+    pieces: list[Step] = []
+    end = step.start_ns + step.duration_ns
+    for stop in reversed(stops[: bisect_left(stops, end, key=lambda stop: stop.start_ns)]):
+        low, high = max(stop.start_ns, step.start_ns), min(stop.start_ns + stop.duration_ns, end)
+        if high <= step.start_ns:
+            break
+        if high > low:
+            if end > high:
+                pieces.append(step._replace(start_ns=high, duration_ns=end - high))
+            pieces.append(step._replace(start_ns=low, duration_ns=high - low, how=How.STOPPED, row=stop.reason))
+            end = low
+    if end > step.start_ns:
+        pieces.append(step._replace(duration_ns=end - step.start_ns))
+    return pieces
 
 
 class _Path:

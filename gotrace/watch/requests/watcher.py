@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Loss, State
@@ -33,9 +33,13 @@ _IN_DI = 3
 
 
 class Requests:
-    """Of a process whose `plan` has spans; `exemplars`: how many of the slowest requests are kept of each function."""
+    """Of a process whose `plan` has spans; `exemplars`: how many of the slowest requests are kept of each function; `stop_reasons`: of
+    stops of the world, by number."""
 
-    def __init__(self, tables: Tables, tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int) -> None:
+    def __init__(
+        self, tables: Tables, tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int, stop_reasons: Sequence[str] = (),
+    ) -> None:
+        self._read_pauses = tables.read_pauses
         self._tables = tables.spans
         self._history = tables.history
         self._functions = [span.name for span in plan.spans]
@@ -46,7 +50,7 @@ class Requests:
         self._followed = Followed(self._timelines, exemplars)
         self._rows: dict[int, RowKey] = {}
         self._rough: dict[int, RowKey] = {}
-        self._causes = Causes(self._stack_of_hash)
+        self._causes = Causes(self._stack_of_hash, stop_reasons)
         self._due_ns = 0
         self._ended = False
         self._final: list[Span] | None = None
@@ -89,6 +93,8 @@ class Requests:
         happened, requests = self._history.read()
         self._timelines.lost(self._history.known_since_ns)
         self._timelines.take(happened)
+        stops = self._read_pauses(len(self._followed.stops))
+        self._followed.stops += stops[:-1] if stops and not stops[-1].duration_ns else stops
         self._followed.take(requests)
         for number in self._layouts:
             slowest = self._followed.slowest.get(number, [])

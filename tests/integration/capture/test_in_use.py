@@ -21,7 +21,7 @@ from workload import Workload
 from gotrace.capture.reader import read_capture
 from gotrace.profile.types import Profile, StackStat
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
 @pytest.fixture
@@ -88,6 +88,7 @@ def test_a_lock_in_the_midst(churn: Workload, tmp_path: Path) -> None:
     assert again.complete and again.window.duration_ns > 3_000_000_000
 
 
+@pytest.mark.full
 def test_a_lock_until_after_the_end(churn: Workload, tmp_path: Path) -> None:
     """The capture is not whole: that is said, last, and everything else is there."""
     capture, page = tmp_path / "x.gotrace", tmp_path / "x.html"
@@ -106,6 +107,7 @@ def test_a_lock_until_after_the_end(churn: Workload, tmp_path: Path) -> None:
     assert not read_capture(capture).complete
 
 
+@pytest.mark.full
 def test_copies_of_the_one_file(churn: Workload, tmp_path: Path) -> None:
     """At any moment: each is a capture, hardly older than a commit; nothing but the file is copied."""
     capture = tmp_path / "x.gotrace"
@@ -147,6 +149,7 @@ def waits_at(profile: Profile, function: str, reason: str) -> list[StackStat]:
     return [stack for stack in profile.stacks if stack.reason == reason and function in {frame.name for frame in stack.frames}]
 
 
+@pytest.mark.full("channel-before")
 @pytest.mark.parametrize("before", [True, False], ids=["before the window", "within it"])
 @pytest.mark.parametrize("kind", WAITS)
 def test_a_wait_that_goes_on_is_in_what_a_kill_leaves(tmp_path: Path, kind: str, before: bool) -> None:

@@ -139,6 +139,7 @@ def test_a_process_that_exits_while_we_plan(tmp_path: Path) -> None:
             assert len(errors.splitlines()) <= 2, errors
 
 
+@pytest.mark.full
 def test_a_full_disk(target: Workload, tmp_path: Path) -> None:
     """The capture's file system fills up: one line, exit code 1, what was committed stays valid."""
     folder = tmp_path / "small"

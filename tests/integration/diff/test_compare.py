@@ -15,7 +15,7 @@ from workload import Workload
 
 from gotrace.capture.reader import read_capture
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 Gotrace = Callable[..., subprocess.CompletedProcess[str]]
 SECONDS = 5
@@ -43,6 +43,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     }
 
 
+@pytest.mark.full
 def test_every_interval_that_ended_is_in_a_sub_window(captures: dict[str, tuple[Path, dict]]) -> None:
     profile = read_capture(captures["busy"][0])
     for stack in profile.stacks:

@@ -24,12 +24,14 @@ from workload import Workload
 
 from gotrace.cli.verbs import gotrace as verbs
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 RUN = [block for block in all_blocks() if block.language == COMMANDS and block.tested]
 QUERIES = [block for block in blocks_of(ROOT / "docs/capture.md") if block.language == "sql"]
 # The last of several durations counts.
 GOTRACE = """#!/bin/bash
 [ "$1" != attach ] || set -- "$@" -d 200ms
+# Names of files without -o have the second: another trace of the same process would have the same.
+! compgen -G "gotrace-*$(date +%Y%m%dT%H%M%S)*" > /dev/null || sleep 1
 exec {python} -m gotrace "$@"
 """
 SUDO = """#!/bin/bash

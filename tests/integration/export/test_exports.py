@@ -61,6 +61,7 @@ def slices_ns(path: Path) -> int:
     return total
 
 
+@pytest.mark.full
 def test_every_format_has_the_total_of_the_summary(service: Workload, tmp_path: Path, gotrace) -> None:
     names = ("x.gotrace", "x.pb.gz", "x.speedscope.json", "x.pftrace", "x.svg", "x.folded", "x.html", "x.json")
     outputs = [argument for name in names for argument in ("-o", tmp_path / name)]

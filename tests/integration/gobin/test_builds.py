@@ -218,6 +218,7 @@ def test_main_has_left(version: str, tmp_path: Path) -> None:
     assert any(frame["name"] == "main.worker" for one in dumped["goroutines"] for frame in one["frames"])
 
 
+@pytest.mark.full("1.27.3")
 @both
 def test_an_archive_in_a_c_program(version: str, tmp_path: Path) -> None:
     folder = module(tmp_path / "lib", ARCHIVE)
@@ -246,6 +247,7 @@ def test_thread_local_storage_of_c_is_large(version: str, mode: str, tmp_path: P
 # -- checks of memory accesses -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full("race-1.27.3")
 @both
 @pytest.mark.parametrize("flag", ["race", "asan"])
 def test_a_thread_waits_for_a_cpu_inside_a_check(version: str, flag: str, tmp_path: Path) -> None:
@@ -289,6 +291,7 @@ def changed(field: str, version: str = "1.27.3") -> Path:
     return binary
 
 
+@pytest.mark.full("startpc")
 @pytest.mark.parametrize("field", list(MOVED))
 def test_fields_of_g_have_moved(field: str, tmp_path: Path) -> None:
     with Workload(changed(field)) as workload:
@@ -304,6 +307,7 @@ def test_fields_of_g_have_moved(field: str, tmp_path: Path) -> None:
     assert not any(one.get("locked_to_thread") for one in dumped["goroutines"])
 
 
+@pytest.mark.full
 def test_a_release_that_no_table_has(tmp_path: Path) -> None:
     binary = build_text("labelled", "example.com/built", LABELLED, "1.27.3", "stripped")
     renamed = tmp_path / "renamed"

@@ -57,6 +57,7 @@ def total_of(summary: dict, function: str, reason: str) -> tuple[int, int]:
     return sum(stack["total_ns"] for stack in stacks), sum(stack["count"] for stack in stacks)
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_worst_case_stays_under_the_cap(version: str, tmp_path: Path) -> None:
     capture = tmp_path / "x.gotrace"
@@ -82,6 +83,7 @@ def test_the_worst_case_stays_under_the_cap(version: str, tmp_path: Path) -> Non
     assert "in short windows" in trace.said
 
 
+@pytest.mark.full
 def test_a_burst_is_under_control_within_a_second_and_detail_comes_back(tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
         untraced = statistics.median(rounds(workload, 3))
@@ -134,6 +136,7 @@ def test_no_cap_is_no_governor(gotrace: Callable, tmp_path: Path) -> None:
         assert gotrace("attach", workload.pid, "--max-overhead", "-1").returncode == 2
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_totals_inside_the_windows_are_the_program_s_own(version: str, tmp_path: Path) -> None:
     with Workload(build("paced", version, "stripped")) as workload:
@@ -177,6 +180,7 @@ def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: P
     assert not losses(summary)
 
 
+@pytest.mark.full("arguments0")
 @pytest.mark.parametrize("arguments", [("--mode", "lean"), ("--probes", "schedule")])
 def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
@@ -195,6 +199,7 @@ def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str
     assert losses(summary).keys() <= unseen
 
 
+@pytest.mark.full
 def test_a_cap_that_no_window_can_keep_is_kept_by_looks(tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
         with Attached(workload.pid, "-d", "0", "--json", "--max-overhead", "0.01", "-o", tmp_path / "x.gotrace") as trace:
@@ -314,6 +319,7 @@ def test_pauses_leave_nothing_behind(traced: tuple[Workload, ProbedProcess]) -> 
     assert process.running_ns is None
 
 
+@pytest.mark.full("paced")
 @pytest.mark.parametrize("traced", ["paced"], indirect=True)
 def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple[Workload, ProbedProcess]) -> None:
     """The same goroutine sleeps as large a part of the time as it says, whichever way it is watched."""

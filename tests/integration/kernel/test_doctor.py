@@ -170,6 +170,7 @@ def test_perf_event_open_is_forbidden(target: Workload, tmp_path: Path) -> None:
     assert not probes_of(target.pid)
 
 
+@pytest.mark.full
 def test_inside_a_pid_namespace(tmp_path: Path) -> None:
     """As in a container: the process's numbers are the namespace's own, the kernel's are others."""
     binary = build("churn", "1.27.3", "stripped")

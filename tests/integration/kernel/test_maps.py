@@ -20,7 +20,7 @@ from gotrace.kernel.program import Options, map_entries
 from gotrace.kernel.structs import IntervalKey, IntervalValue, Stack
 from gotrace.kernel.tables import Tables
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_tables_are_bounded_whatever_the_target_says_of_itself() -> None:
     assert all(vast[name] >= modest[name] for name in modest)
 
 
+@pytest.mark.full
 def test_tens_of_thousands_of_stacks_with_their_wakers_are_recorded_or_counted(tmp_path: Path) -> None:
     with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "stacks", "5000") as workload:
         with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:

@@ -168,6 +168,7 @@ def probes_of_anyone(path: Path) -> bool:
         return probes_of(other.pid)
 
 
+@pytest.mark.full("endless")
 @pytest.mark.parametrize("what", ["list", "endless"])
 def test_a_list_of_goroutines_without_end(gotrace, tmp_path: Path, what: str) -> None:
     """Of which most can't be read, or all can, the same ones again and again."""

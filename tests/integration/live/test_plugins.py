@@ -103,6 +103,7 @@ def frames(stack: dict) -> list[str]:
     return names(stack, "go", "runtime", "lost")
 
 
+@pytest.mark.full("1.27.3-exact")
 @pytest.mark.parametrize("mode", ["exact", "sample"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_goroutines_that_wait_in_a_plugin(version: str, mode: str, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def traced(program: Path, *arguments: str, length: float = 3, mode: str = "exact
     return summary, json.loads(dumped.stdout)
 
 
+@pytest.mark.full("1.27.3-garbage", "1.21.13-zero")
 @pytest.mark.parametrize("left", ["garbage", "zero", "fake", "data", "older"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None:
@@ -58,6 +59,7 @@ def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None
     assert "neverCalled" not in printed and "5ec2e75ec2e7" not in printed
 
 
+@pytest.mark.full("1.27.3-astray")
 @pytest.mark.parametrize("computing", ["counting", "framed", "astray"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: str) -> None:
@@ -73,6 +75,7 @@ def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: st
     assert summary["losses"]["thread_stack_unreadable"] >= sum(stack["count"] - stack["in_progress"] for stack in broken)
 
 
+@pytest.mark.full("1.21.13")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_code_made_at_run_time(version: str) -> None:
     summary, dumped = traced(build("generated", version, "plain"))
@@ -92,6 +95,7 @@ def test_code_made_at_run_time(version: str) -> None:
     assert "unknown function" not in json.dumps(summary)
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_code_made_at_run_time_without_a_frame(version: str) -> None:
     """Its frame pointer is that of the function it was called from, which nothing then shows."""

@@ -93,6 +93,7 @@ def profiled(version: str) -> Path:
     return binary
 
 
+@pytest.mark.full("exact-1.27.3")
 @pytest.mark.parametrize("version", ["1.22.10", "1.24.11", "1.27.3"])
 @pytest.mark.parametrize("mode", ["exact", "lean"])
 def test_a_profile_has_inlined_what_is_probed(version: str, mode: str, tmp_path: Path) -> None:

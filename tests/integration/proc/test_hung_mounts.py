@@ -19,7 +19,7 @@ import pytest
 from gobuild import ROOT, build
 from prerequisites import unavailable
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 PROMPT_S = 3.0
 """A second by gotrace's own account, and what a busy machine adds."""
@@ -198,6 +198,7 @@ def test_ctrl_c_where_outputs_can_not_be_written(mount: HungMount, suffix: str, 
     assert program.poll() is None
 
 
+@pytest.mark.full
 def test_ctrl_c_at_any_moment(mount: HungMount) -> None:
     program = blocked_reader(mount)
     chance = random.Random(8)

@@ -14,7 +14,7 @@ from gobuild import CACHE, go_command, go_environment
 from summaries import at, count
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 LIBRARY = """package main
 
@@ -120,6 +120,7 @@ def ended(workload: Workload) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
 def test_before_the_trace(gotrace, version: str, tmp_path: Path) -> None:
     with Workload(host(version)) as workload:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 from attach import Attached, probes_of
-from gobuild import FULL, build
+from gobuild import EXTENT, build
 from summaries import OF_THREADS
 from workload import Workload
 
 from gotrace.capture.reader import read_capture
 from gotrace.common.vocabulary import FrameKind, Loss
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
-ROUNDS = 100 if FULL else 20
+ROUNDS = 100 if EXTENT == "every" else 20
 # The churn's recursion is deeper than the walk goes, and its stacks are copied all the time: counted, as it must be.
 SHALLOW = {Loss.STACK_TRUNCATED, Loss.STACK_INCOMPLETE, *OF_THREADS}
 
@@ -198,6 +198,7 @@ def test_interrupted_before_anything_was_recorded(churn: Workload, tmp_path: Pat
     is_healthy(churn)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_attach_and_detach_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
     from gotrace.run.options import AttachOptions
@@ -216,6 +217,7 @@ def test_attach_and_detach_a_hundred_times(churn: Workload, tmp_path: Path) -> N
     assert code == 0 and rest.startswith("ok"), rest
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_kill_9_a_hundred_times(churn: Workload, tmp_path: Path) -> None:
     for number in range(ROUNDS):

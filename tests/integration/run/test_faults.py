@@ -29,7 +29,7 @@ from gotrace.kernel.compilation import Compilation
 from gotrace.run.options import AttachOptions
 from gotrace.run.session import Session
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 NEIGHBOURS = 1000
 
@@ -193,6 +193,7 @@ def test_links_are_refused(churn: Workload, tmp_path: Path) -> None:
     assert not probes_of(churn.pid)
 
 
+@pytest.mark.full
 def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:
     """Wherever it is that the limit is met: before, between two probes, at the capture."""
     codes = set()
@@ -424,6 +425,7 @@ def test_many_processes_of_one_binary(tmp_path: Path) -> None:
         assert code == 0 and rest.startswith("ok"), rest
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_many_processes_in_one_trace(tmp_path: Path) -> None:
     """Each target takes some fifty descriptors: more in all than the usual soft limit, which is ours to raise."""

@@ -21,6 +21,7 @@ def test_waits_of_one_sort_balance(tmp_path: Path, only: str) -> None:
     assert not found.wrong, (traced.ready, found.losses, *found.wrong)
 
 
+@pytest.mark.full
 def test_an_account_that_differs_is_told(tmp_path: Path) -> None:
     traced = run(build("mixture", GO_VERSIONS[-1], "cgo"), 4, tmp_path / "mixture.gotrace", "exact", 2.0, "-only", "chan receive,sleep")
     worker = max((a for a in traced.own["accounts"] if a["what"] == "mixed"), key=lambda a: len(a["phases"]))

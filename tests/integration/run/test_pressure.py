@@ -85,6 +85,7 @@ def test_no_memory_for_maps(churn: Workload, tmp_path: Path, memory_group: tuple
     assert refusals
 
 
+@pytest.mark.full
 def test_no_memory_for_the_compiler(
     churn: Workload, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, memory_group: tuple[Path, list[str]],
 ) -> None:
@@ -108,6 +109,7 @@ def memory_is_eaten(inside: list[str]) -> None:
     assert subprocess.run(eater, stderr=subprocess.DEVNULL, timeout=120).returncode == -signal.SIGKILL
 
 
+@pytest.mark.full
 def test_the_oom_killer_takes_gotrace(churn: Workload, tmp_path: Path, memory_group: tuple[Path, list[str]]) -> None:
     """What was committed until then can be read."""
     limit_file, inside = memory_group

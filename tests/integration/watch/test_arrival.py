@@ -170,6 +170,7 @@ import "time\"""",
 )
 
 
+@pytest.mark.full
 def test_a_program_whose_constructors_run(tmp_path: Path) -> None:
     binary = build_text("slow", "slow", SLOW, "1.27.3", "cgo")
     with running(binary, env=os.environ | {"SLOW": "60000"}) as process:

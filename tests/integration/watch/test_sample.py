@@ -83,6 +83,7 @@ def two_cpus() -> Iterator[None]:
         os.sched_setaffinity(0, usual)
 
 
+@pytest.mark.full
 def test_who_keeps_the_cpus_from_us_is_seen_as_often_as_the_rest(tmp_path: Path, two_cpus: None) -> None:
     """All CPUs are busy while one goroutine burns two milliseconds of five: looks that wait for a CPU would find it asleep."""
     with Workload(build("paced", GO_VERSIONS[-1], "stripped")) as workload:
@@ -138,6 +139,7 @@ def test_nothing_is_placed_in_the_process(tmp_path: Path) -> None:
             trace.end()
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_stacks_that_move_all_the_time_are_whole_or_counted_as_torn(version: str, tmp_path: Path) -> None:
     capture = tmp_path / "churn.gotrace"
@@ -224,6 +226,7 @@ def test_what_makes_no_sense_is_refused(gotrace: Callable, arguments: tuple[str,
     assert says in done.stderr and "hint: " in done.stderr and not done.stdout
 
 
+@pytest.mark.full
 def test_filters_work_as_in_exact(gotrace: Callable, tmp_path: Path) -> None:
     with Workload(build("states", GO_VERSIONS[-1], "stripped")) as workload:
         def run(*arguments: object) -> dict:
@@ -246,6 +249,7 @@ def test_filters_work_as_in_exact(gotrace: Callable, tmp_path: Path) -> None:
         assert all(path.stat().st_size for path in outputs)
 
 
+@pytest.mark.full
 def test_many_goroutines_are_looked_at_less_often(tmp_path: Path) -> None:
     """A look at 100,000 goroutines of which some move takes longer than a tenth of a period; who asks for a rate gets more."""
     with Workload(build("load", GO_VERSIONS[-1], "plain"), "work", "goroutines", "100000") as workload:
@@ -286,6 +290,7 @@ func main() {
 """
 
 
+@pytest.mark.full
 def test_threads_that_wait_for_a_cpu_do_not_run(tmp_path: Path) -> None:
     """Five threads share a CPU: Go takes all of their goroutines for running."""
     program = build_text("burners", "example.com/burners", BURNERS, GO_VERSIONS[-1], "stripped")

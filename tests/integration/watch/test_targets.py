@@ -101,6 +101,7 @@ def test_already_parked_and_still_parked(tmp_path: Path) -> None:
         assert stack["frames"][-1]["name"] == "runtime.goexit"
 
 
+@pytest.mark.full
 def test_filters_and_single_intervals(tmp_path: Path) -> None:
     import sqlite3
 
@@ -143,6 +144,7 @@ def test_filters_and_single_intervals(tmp_path: Path) -> None:
     assert goid > 0
 
 
+@pytest.mark.full
 def test_sampling_is_unbiased(tmp_path: Path) -> None:
     """With a period far above the waits, most are left out; the weighted totals still agree with the exact ones."""
     binary = build("churn", "1.27.3", "stripped")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from gobuild import GO_VERSIONS, VARIANTS, build
+from gobuild import PARSED_VERSIONS, VARIANTS, build
 
 from gotrace.common.errors import BadBinary
 from gotrace.gobin import layout as layouts
@@ -16,7 +16,7 @@ from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 
 everywhere = pytest.mark.parametrize("variant", VARIANTS)
-every_go = pytest.mark.parametrize("version", GO_VERSIONS)
+every_go = pytest.mark.parametrize("version", PARSED_VERSIONS)
 
 
 def data_of(version: str, variant: str, program: str = "selftimed") -> bytes:

@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from gobuild import GO_VERSIONS, VARIANTS, build, go_command, go_environment
+from gobuild import PARSED_VERSIONS, VARIANTS, build, go_command, go_environment
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
@@ -29,7 +29,7 @@ def go_tool(version: str, *arguments: object, **options: object) -> str:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_inlined_calls_equal_the_program_s_own_frames(version: str, variant: str) -> None:
     binary = open_binary("symbols", version, variant)
     lines = subprocess.run(
@@ -58,7 +58,7 @@ def test_inlined_calls_equal_the_program_s_own_frames(version: str, variant: str
     assert deepest >= 4
 
 
-@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_functions_equal_go_tool_nm(version: str) -> None:
     binary = open_binary("symbols", version, "plain")
     checked = 0
@@ -76,7 +76,7 @@ def test_functions_equal_go_tool_nm(version: str) -> None:
     assert checked > 1000
 
 
-@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_lines_equal_go_tool_addr2line(version: str) -> None:
     binary = open_binary("symbols", version, "plain")
     addresses = []
@@ -96,7 +96,7 @@ def test_lines_equal_go_tool_addr2line(version: str) -> None:
             assert place.endswith((":0", ":-1")), hex(address)
 
 
-@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str) -> None:
     from gotrace.plan.makeplan import make_plan
 
@@ -112,7 +112,7 @@ def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str) -> 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("version", GO_VERSIONS)
+@pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_stack_deltas_grow_with_pushes(version: str, variant: str) -> None:
     binary = open_binary("symbols", version, variant)
     function, _ = binary.function("main.deep")

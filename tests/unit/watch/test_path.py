@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gotrace.common.vocabulary import Part, StartKind
 from gotrace.kernel.history import PartRecord
-from gotrace.watch.requests.path import How, Step, follow
+from gotrace.kernel.records import WorldPause
+from gotrace.watch.requests.path import How, Step, follow, with_stops
 
 REQUEST = 7
 
@@ -238,3 +239,26 @@ def test_each_moment_goes_to_who_was_waited_for_then(world: World, start: int, l
         row = step.row if step.how is How.WAITED else 0
         for moment in range(step.start_ns, step.start_ns + step.duration_ns):
             assert world.at(1, moment, (1,)) == (step.goid, names.get(step.how, "ran"), row)
+
+
+def test_a_wait_for_a_p_while_the_world_was_stopped_is_the_stop_s() -> None:
+    ready = part(1, 10, 90, row=7, of=Part.RUNNABLE)
+    asleep = part(1, 100, 200, row=8)
+    stops = [WorldPause(5, 10, 3), WorldPause(40, 20, 4), WorldPause(85, 50, 5)]
+    steps = with_stops(follow(timelines(ready, asleep), 1, 0, 250), stops)
+    check_covers(steps, 0, 250)
+    found = [(step.start_ns, step.duration_ns, step.how, step.row) for step in steps if step.start_ns < 100]
+    assert found == [
+        (90, 10, How.RAN_UNTIL_WAIT, 8), (85, 5, How.STOPPED, 5), (60, 25, How.WAITED, 7), (40, 20, How.STOPPED, 4),
+        (15, 25, How.WAITED, 7), (10, 5, How.STOPPED, 3), (0, 10, How.RAN_UNTIL_WAIT, 7),
+    ]
+    assert [step.how for step in steps if step.start_ns >= 100] == [How.RAN_TO_THE_END, How.WAITED]
+
+
+@given(worlds(), st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))))
+def test_stops_leave_a_path_whole(world: World, stops: list[tuple[int, int]]) -> None:
+    at, pauses = 0, []
+    for gap, length in stops:
+        pauses.append(WorldPause(at + gap, length, 1))
+        at += gap + length
+    check_covers(with_stops(follow(timelines(*world.parts, since=world.since), 1, 0, 80), pauses), 0, 80)

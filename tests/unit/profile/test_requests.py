@@ -13,7 +13,7 @@ from requestprofiles import CPU_CAUSE, FSYNC_CAUSE, HTTP, QUERY, hostile_request
 from gotrace.export.summary_json import render_json, summary_dict
 from gotrace.profile.requests import EDGES, bands, parts, shown_bands
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schema/summary.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schema/summary.json").read_text())
 
 
 def strict(part: object) -> object:
