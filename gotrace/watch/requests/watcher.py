@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Loss, Stage, State
-from gotrace.kernel.history import PartRecord
+from gotrace.kernel.history import Completed, PartRecord
 from gotrace.kernel.records import RowKey
 from gotrace.kernel.rows import row_hash
 from gotrace.kernel.spans import UNKNOWN_ROW, ArgumentLayout, DurationRow, OpenRequest, Site
@@ -93,6 +93,7 @@ class Requests:
         self._take_history()
         self._timelines.end(in_progress)
         self._ended = True
+        self._followed.take([_completed(request) for request in self._tables.read_open() if request.over_ns])
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
@@ -142,12 +143,11 @@ class Requests:
             before = sums.get(number, {}).pop(SPAN_BEGUN_BEFORE, None)
             mine = [request for request in opened if request.function == number]
             rows = sums.get(number, {})
-            over = [request for request in mine if request.over_ns]
-            for request in over:
-                _add_over(rows, request)
+            for request in mine:
+                if request.over_ns:
+                    _add_over(rows, request)
             going = [request for request in mine if not request.over_ns]
-            over = sorted(over, key=lambda request: request.start_ns - request.over_ns)[: self._exemplars]
-            span = self._span(number, name, rows, going, over, start_ns, end_ns)
+            span = self._span(number, name, rows, going, start_ns, end_ns)
             span.begun_before = before.count if before is not None else 0
             span.traced_ns = self._traced_ns
             if span.latency.count or span.in_progress or span.begun_before:
@@ -155,8 +155,7 @@ class Requests:
         return sorted(result, key=lambda span: -span.latency.total_ns)
 
     def _span(
-        self, number: int, name: str, rows: dict[int, DurationRow], going: list[OpenRequest], over: list[OpenRequest], start_ns: int,
-        end_ns: int,
+        self, number: int, name: str, rows: dict[int, DurationRow], going: list[OpenRequest], start_ns: int, end_ns: int,
     ) -> Span:
         span = Span(name, self._pid, in_progress=len(going))
         followed = self._followed.buckets.get(number, {})
@@ -169,7 +168,6 @@ class Requests:
         for request in sorted(going, key=lambda request: request.start_ns)[: self._exemplars]:
             # What it waits for now is known at the end.
             exemplars.append(self._exemplar(self._slow(request, end_ns, self._ended), name, start_ns, True))
-        exemplars += [self._exemplar(self._slow(request, request.over_ns), name, start_ns, False) for request in over]
         span.exemplars = sorted(exemplars, key=lambda exemplar: -exemplar.duration_ns)[: self._exemplars]
         return span
 
@@ -210,6 +208,12 @@ class Requests:
     def _stack_of_hash(self, row: int) -> StackStat | None:
         key = self._rows.get(row)
         return self._tally.stack_of(key) if key is not None else None
+
+
+def _completed(request: OpenRequest) -> Completed:
+    """One that a panic has ended."""
+    duration_ns = max(0, request.over_ns - request.start_ns)
+    return Completed(request.start_ns, duration_ns, request.goid, request.request, bucket_of(duration_ns), request.function)
 
 
 def _add_over(rows: dict[int, DurationRow], request: OpenRequest) -> None:

@@ -1,0 +1,220 @@
+"""Requests of a server that times them itself, and each of their waits: which there were, how long they took, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from attach import Attached
+from gobuild import FULL, VARIANTS, build
+from requestload import HTTP, Account, Traced, cause_ns, check_path, total, traced_load
+from workload import Workload
+
+pytestmark = pytest.mark.bpf
+
+VERSIONS = ["1.21.13", "1.24.11", "1.27.3"]
+SOME = [("1.21.13", "plain"), ("1.21.13", "cgo"), ("1.24.11", "stripped"), ("1.24.11", "pie"), *(("1.27.3", each) for each in VARIANTS)]
+
+MIX = (
+    "worker:5:80,peer:6:60,cond:7:60,"  # up to the median
+    "group:22:40,chain:25:40,sleep:28:40,recovered:24:40,"  # up to the p90
+    "mutex:40:16,pool:45:12,panic:50:4,goexit:55:4,"  # up to the p99
+    "nested:300:4,hang:0:2"
+)
+HANDLERS = {kind: f"main.serve{kind.title()}" for kind in ("mutex", "pool", "group", "chain", "cond", "panic", "goexit")}
+WAIT_COUNTERS = ("span_table_full", "span_start_unseen", "span_waits_full", "history_lost")
+SLACK_NS = 1_000_000
+"""A request that ends by a panic does so when that is recovered: the server closes its connection before."""
+
+
+@pytest.fixture(scope="module", params=[(v, x) for v in VERSIONS for x in VARIANTS] if FULL else SOME, ids=lambda p: f"go{p[0]}-{p[1]}")
+def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    spans = [word for handler in HANDLERS.values() for word in ("--span", handler)]
+    return traced_load(build("requests", *request.param), tmp_path_factory.mktemp("requests"), MIX, *spans)
+
+
+def test_each_request_counts_once(traced: Traced) -> None:
+    account = traced.account
+    assert traced.span()["count"] == len(account.requests) == 400
+    assert {kind: traced.span(handler)["count"] for kind, handler in HANDLERS.items()} == {
+        kind: len(account.of(kind)) for kind in HANDLERS
+    }
+    assert traced.span()["in_progress"] == account.in_progress == 2
+    assert all(traced.span(handler)["in_progress"] == 0 for handler in HANDLERS.values())
+    assert {name: traced.summary["losses"][name] for name in WAIT_COUNTERS} == dict.fromkeys(WAIT_COUNTERS, 0)
+
+
+def test_durations(traced: Traced) -> None:
+    check_durations(traced.span(), traced.account.by_length())
+    for kind, handler in HANDLERS.items():
+        check_durations(traced.span(handler), sorted(traced.account.of(kind), key=lambda request: request["duration_ns"]))
+
+
+def check_durations(span: dict, mine: list[dict]) -> None:
+    """Sums and the maximum agree within 2 %. Percentiles come from a histogram, which has them within 1/16."""
+    for name, fraction in (("p50_ns", 0.5), ("p90_ns", 0.9), ("p99_ns", 0.99)):
+        # With few requests any value between two neighbours is right.
+        rank = fraction * len(mine)
+        low, high = mine[max(0, int(rank) - 1)]["duration_ns"], mine[min(len(mine) - 1, int(rank))]["duration_ns"]
+        assert low * (1 - 1 / 16) - SLACK_NS <= span[name] <= high * (1 + 1 / 16) + SLACK_NS, (span["span"], name)
+    longest = mine[-1]["duration_ns"]
+    assert span["max_ns"] == pytest.approx(longest, rel=0.02, abs=SLACK_NS), span["span"]
+    assert span["total_ns"] == pytest.approx(total(mine), rel=0.02), span["span"]
+    assert sum(band["count"] for band in span["bands"]) == len(mine)
+    for band in span["bands"]:
+        chosen = mine[round(band["from"] * len(mine)) : round(band["to"] * len(mine))]
+        assert band["count"] == len(chosen)
+        # A band that ends among requests of one bucket gets their mean.
+        assert band["total_ns"] == pytest.approx(total(chosen), rel=0.02 if len(chosen) > 20 else 1 / 16, abs=SLACK_NS), span["span"]
+
+
+def test_time_divides_into_running_and_states(traced: Traced) -> None:
+    for span in traced.summary["requests"]:
+        for band in span["bands"]:
+            assert band["cpu_ns"] + sum(band["by_state"].values()) == pytest.approx(band["total_ns"], rel=0.01, abs=10)
+            assert sum(band["by_reason"].values()) == sum(band["by_state"].values())
+            assert sum(stack["total_ns"] for stack in band["stacks"]) == pytest.approx(sum(band["by_state"].values()), rel=0.01, abs=1000)
+
+
+def test_states_are_those_of_the_account(traced: Traced) -> None:
+    """Of all requests of each handler, and of each band of all: what the program says it has waited is off the CPU, 2 % of the whole
+    aside; and the threads' waits for a CPU while a goroutine ran, of which it does not know."""
+    wrong = []
+    for kind, handler in HANDLERS.items():
+        span = traced.span(handler)
+        wrong += unlike_account(kind, span["bands"], traced.account.of(kind))
+    mine = traced.account.by_length()
+    for band in traced.span()["bands"]:
+        wrong += unlike_account("all", [band], mine[round(band["from"] * len(mine)) : round(band["to"] * len(mine))])
+    assert not wrong
+
+
+def unlike_account(kind: str, bands: list[dict], mine: list[dict]) -> list[tuple]:
+    off = sum(ns for band in bands for ns in band["by_state"].values())
+    waiting = sum(band["by_state"].get("waiting", 0) for band in bands)
+    queued = sum(band["by_state"].get("runqueue", 0) for band in bands)
+    own, margin = total(mine, *{wait for request in mine for wait in request["waits"]}), 0.02 * total(mine) + SLACK_NS
+    right = own - margin <= off <= own + queued + margin and waiting <= own + margin
+    # All they do is wait, and be ready or without a CPU for a moment.
+    return [] if right and waiting + queued > 0.9 * own else [(kind, own, off, waiting, queued)]
+
+
+def truth(account: Account) -> dict[tuple[str, ...], int]:
+    """What must be the cause of how much time: fragments of its text, and ns."""
+    return {
+        ("sleep in main.worker, in goroutine main.worker, waited for by chan receive",): total(account.of("worker"), "receive"),
+        ("IO wait of ", "→ tcp 127.0.0.1:", " in main.servePeer"): total(account.of("peer"), "read"),
+        ("sleep in main.signaller, in goroutine main.signaller, waited for by sync.Cond.Wait",): total(account.of("cond"), "cond"),
+        ("sleep in main.member, in goroutine main.member, waited for by s",): total(account.of("group"), "group"),
+        ("sleep in main.lastOfChain, in goroutine main.lastOfChain, waited for by chan receive",): total(account.of("chain"), "receive"),
+        ("sleep in main.serveMutex, in goroutine net/http.", ", waited for by sync.Mutex.Lock"): total(account.of("mutex"), "lock"),
+        ("sleep in main.poolWorker, in goroutine main.poolWorker, waited for by chan send",): total(account.of("pool"), "send"),
+        ("sleep in main.poolWorker, in goroutine main.poolWorker, waited for by chan receive",): total(account.of("pool"), "receive"),
+    }
+
+
+def test_causes_are_what_was_waited_for_in_the_end(traced: Traced) -> None:
+    account, whole = traced.account, total(traced.account.requests)
+    for fragments, own_ns in truth(account).items():
+        assert own_ns and cause_ns(traced.span(), *fragments) / whole == pytest.approx(own_ns / whole, abs=0.05), fragments
+    slept = total((request for request in account.requests if request["kind"] != "mutex"), "sleep")
+    by_itself = sum(
+        cause["total_ns"] for band in traced.span()["bands"] for cause in band["causes"] if cause["cause"] == "sleep in main.serveSleep"
+    )
+    assert by_itself / whole == pytest.approx(slept / whole, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["mutex", "pool", "group", "chain", "cond"])
+def test_causes_of_each_kind(traced: Traced, kind: str) -> None:
+    mine, span = traced.account.of(kind), traced.span(HANDLERS[kind])
+    of_kind = truth(Account(mine, 0))
+    for fragments, own_ns in of_kind.items():
+        assert cause_ns(span, *fragments) / total(mine) == pytest.approx(own_ns / total(mine), abs=0.05), fragments
+    assert sum(of_kind.values()) > 0.4 * total(mine)
+
+
+def test_causes_explain_the_time(traced: Traced) -> None:
+    for band in traced.span()["bands"]:
+        assert 0.95 * band["total_ns"] <= sum(cause["total_ns"] for cause in band["causes"]) <= 1.05 * band["total_ns"]
+        for cause in band["causes"]:
+            assert cause["share"] == pytest.approx(cause["total_ns"] / band["total_ns"])
+
+
+def test_exemplars_are_the_slowest_with_their_whole_path(traced: Traced) -> None:
+    for span in traced.summary["requests"]:
+        mine = traced.account.by_length() if span["span"] == HTTP else None
+        exemplars = span["exemplars"]
+        assert len(exemplars) == min(10, span["count"] + span["in_progress"])
+        assert exemplars == sorted(exemplars, key=lambda exemplar: -exemplar["duration_ns"])
+        for exemplar in exemplars:
+            check_path(exemplar)
+        if mine is None:
+            continue
+        ended = [exemplar for exemplar in exemplars if not exemplar["in_progress"]]
+        assert len(ended) == 8
+        by_id = {(request["goid"], request["kind"]) for request in mine[-12:]}
+        for exemplar, own in zip(ended, reversed(mine), strict=False):
+            assert exemplar["duration_ns"] == pytest.approx(own["duration_ns"], rel=0.02, abs=SLACK_NS)
+            method, path = exemplar["what"].split()
+            assert method == "GET" and (exemplar["goid"], path.strip("/")) in by_id
+
+
+def test_requests_in_progress_are_shown_with_what_they_wait_for(traced: Traced) -> None:
+    hanging = [exemplar for exemplar in traced.span()["exemplars"] if exemplar["in_progress"]]
+    assert len(hanging) == 2
+    for exemplar in hanging:
+        last = exemplar["path"][0]
+        assert (last["goid"], last["state"], last["reason"]) == (exemplar["goid"], "waiting", "chan receive")
+        assert last["to_ns"] - last["from_ns"] > 0.9 * exemplar["duration_ns"]
+        assert "main.serveHang" in [frame["name"] for frame in last["frames"]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_work_and_files(version: str, tmp_path: Path) -> None:
+    """What a thread does: it computes, writes to a disk, collects garbage; and calls of a function within another of itself are one."""
+    spans = [word for name in ("serveCPU", "serveFile", "serveGC", "nested") for word in ("--span", f"main.{name}")]
+    traced = traced_load(build("requests", version, "plain"), tmp_path, "nested:30:10,cpu:8:40,file:20:15,gc:5:10", *spans)
+    account = traced.account
+    assert [traced.span(f"main.{name}")["count"] for name in ("serveCPU", "serveFile", "serveGC", "nested")] == [40, 15, 10, 10]
+    assert traced.span()["count"] == 75
+    # The outermost call: three sleeps in one.
+    assert traced.span("main.nested")["total_ns"] == pytest.approx(total(account.of("nested")), rel=0.02)
+    for kind, name in (("cpu", "main.serveCPU"), ("file", "main.serveFile")):
+        span, mine = traced.span(name), account.of(kind)
+        off = sum(ns for band in span["bands"] for ns in band["by_state"].values())
+        # The program's figure is by its thread's CPU time, in which the kernel counts interrupts as well.
+        assert off == pytest.approx(total(mine, kind), abs=0.02 * total(mine) + SLACK_NS), name
+    assert cause_ns(traced.span("main.serveCPU"), "running") == pytest.approx(
+        total(account.of("cpu")) - total(account.of("cpu"), "cpu"), abs=0.05 * total(account.of("cpu"))
+    )
+    file = traced.span("main.serveFile")
+    assert cause_ns(file, "fsync of fd ", "/requests") > 0.5 * sum(band["by_state"].get("syscall", 0) for band in file["bands"])
+    in_files = cause_ns(file, "in main.writeFile") - cause_ns(file, "running")
+    assert in_files == pytest.approx(total(account.of("file"), "file"), abs=0.05 * total(account.of("file")))
+    for span in traced.summary["requests"]:
+        for band in span["bands"]:
+            assert band["cpu_ns"] + sum(band["by_state"].values()) == pytest.approx(band["total_ns"], rel=0.01, abs=10)
+        for exemplar in span["exemplars"]:
+            check_path(exemplar)
+
+
+def test_requests_from_before_the_window_are_in_no_figure(tmp_path: Path) -> None:
+    with Workload(build("requests", "1.27.3", "stripped"), undisturbed=True) as workload:
+        workload.send("go 1 hang:0:3")
+        assert workload.read_json(20)["in_progress"] == 3
+        with Attached(workload.pid, "-d", "0", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            workload.send("release")
+            assert workload.read_line(20) == "released"
+            workload.send("go 2 sleep:5:20")
+            # Those that were released are in the account: it knows when they have begun.
+            account = Account(**workload.read_json(20))
+            summary = trace.end_json()
+        assert workload.finish()[0] == 0
+    (span,) = summary["requests"]
+    assert len(account.of("hang")) == 3
+    assert (span["count"], span["in_progress"], summary["losses"]["span_start_unseen"]) == (20, 0, 3)
+
+
+def test_without_requests_nothing_is_said_of_them(tmp_path: Path) -> None:
+    traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "sleep:5:20", "--requests", "off")
+    assert not traced.summary.get("requests")
