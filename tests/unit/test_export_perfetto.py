@@ -39,8 +39,8 @@ class Track:
     arrows_out: dict[int, int] = field(default_factory=dict)
 
 
-def read(made: Profile) -> dict[str, Track]:
-    """Tracks by name; checks on the way what trace_processor demands: known ids, ordered time, balanced slices."""
+def read(made: Profile, by_parent: bool = False) -> dict[str, Track]:
+    """Tracks by name, or by ``PARENT / NAME``; checks on the way what trace_processor demands: known ids, ordered time, balanced slices."""
     trace = pb.Trace.FromString(render_perfetto(made))
     data = next(packet.interned_data for packet in trace.packet if packet.HasField("interned_data"))
     names = {entry.iid: entry.name for entry in data.event_names}
@@ -91,8 +91,9 @@ def read(made: Profile) -> dict[str, Track]:
             opened[event.track_uuid] = made_slice
             track.slices.append(made_slice)
     assert not opened
-    assert len({track.name for track in tracks.values()}) == len(tracks)
-    return {track.name: track for track in tracks.values()}
+    found = {f"{track.parent} / {track.name}" if by_parent else track.name: track for track in tracks.values()}
+    assert len(found) == len(tracks)
+    return found
 
 
 def stack_of(goid: int | None, name: str, values: list[int], state: State = State.WAITING, reason: str = "chan receive",
