@@ -196,6 +196,18 @@ def test_what_can_t_be_a_span_is_refused(name: str, why: str, hint: str) -> None
     assert hint in (refused.value.hint or "")
 
 
+@every_go
+@everywhere
+def test_inlined_copies_are_known_in_every_build(version: str, variant: str) -> None:
+    table = spanned(version, variant).table
+    copies = {name: [copy.name for copy in table.inlined_anywhere(f"main.{name}")] for name in ("small", "sometimes", "direct", "main")}
+    assert copies == {"small": ["main.main"], "sometimes": ["main.main"], "direct": [], "main": []}
+    # What package runtime alone can have inlined is found by both ways.
+    for name in ("runtime.acquirem", "runtime.execute", "runtime.gopark"):
+        assert {copy.entry for copy in table.inlined_into(name)} <= {copy.entry for copy in table.inlined_anywhere(name, 1000)}, name
+    assert len(table.inlined_into("runtime.acquirem")) > 3 and len(table.inlined_anywhere("runtime.acquirem", 2)) == 2
+
+
 @pytest.mark.parametrize("version", [VERSIONS[0]])
 def test_an_ambiguous_name_is_refused(version: str) -> None:
     """Up to Go 1.20 the instances of a generic function have one name."""
