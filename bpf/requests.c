@@ -30,7 +30,7 @@ static __always_inline void tell(struct span *span, u64 function, u64 duration)
 {
 	struct span_function *how = span_functions.lookup(NARROW(function));
 	u64 zero = 0;
-	if (!how || !span->request || how->method == ~0ULL || duration < how->slow_ns)
+	if (!how || !span->request || how->path == ~0ULL || duration < how->slow_ns)
 		return;
 	struct told_key key = {.goid = span->goid, .start_ns = span->start_ns};
 	struct told *told_of, *blank = blank_told.lookup(NARROW(zero));
@@ -39,8 +39,9 @@ static __always_inline void tell(struct span *span, u64 function, u64 duration)
 	told_of = told.lookup(&key);
 	if (!told_of)
 		return;
-	told_of->method_bytes = copy_string(told_of->method, TOLD_METHOD, span->request + how->method);
-	u64 url = user_word(span->request + how->url);
+	if (how->method != ~0ULL)
+		told_of->method_bytes = copy_string(told_of->method, TOLD_METHOD, span->request + how->method);
+	u64 url = how->url != ~0ULL ? user_word(span->request + how->url) : span->request;
 	if (url)
 		told_of->path_bytes = copy_string(told_of->path, TOLD_PATH, url + how->path);
 }
@@ -134,11 +135,21 @@ static __always_inline struct goroutine *row_of_running(struct config *c, u64 g,
 	return state;
 }
 
+/* Whether a grpc.MethodDesc or StreamDesc lies there: its first field is a name that begins with a capital. */
+static __always_inline int names_method(u64 at)
+{
+	u64 string[2] = {};
+	u8 first = 0;
+	if (bpf_probe_read_user(string, sizeof(string), (void *)at) || !string[1] || string[1] > TOLD_PATH)
+		return 0;
+	return !bpf_probe_read_user(&first, 1, (void *)string[0]) && first >= 'A' && first <= 'Z';
+}
+
 /* Any place of a span, on the goroutine itself (R14 = g) but in runtime.recovery (on g0, AX = g). */
 int at_span(struct pt_regs *ctx)
 {
 	/* At once: the verifier allows no choice of one of them later on. */
-	volatile u64 ax = ctx->ax, bx = ctx->bx, cx = ctx->cx, di = ctx->di;
+	volatile u64 ax = ctx->ax, bx = ctx->bx, cx = ctx->cx, di = ctx->di, r8 = ctx->r8, r10 = ctx->r10;
 	u64 now = bpf_ktime_get_ns(), at = ctx->ip;
 	struct config *c = configuration(now);
 	struct span_site *site = span_sites.lookup(&at);
@@ -185,7 +196,8 @@ int at_span(struct pt_regs *ctx)
 	span->off_ns = state->off_ns;
 	span->over_ns = span->used = span->overflowed = 0;
 	u64 argument = site->argument;
-	span->request = argument == SPAN_ARGUMENT_DI ? di : argument == SPAN_ARGUMENT_BX ? bx : argument == SPAN_ARGUMENT_CX ? cx : 0;
+	span->request = argument == SPAN_ARGUMENT_DI ? di : argument == SPAN_ARGUMENT_BX ? bx : argument == SPAN_ARGUMENT_CX ? cx :
+			argument != SPAN_ARGUMENT_METHOD ? 0 : names_method(r8) ? r8 : r10;
 	span->start_ns = now;
 	state->spans |= bit;
 	return 0;

@@ -256,6 +256,7 @@ struct event {
 #define SPAN_ARGUMENT_BX 1 /* where the function finds its request: 0, nowhere */
 #define SPAN_ARGUMENT_CX 2
 #define SPAN_ARGUMENT_DI 3
+#define SPAN_ARGUMENT_METHOD 4 /* in R8, else in R10: whichever points to the name of a gRPC method */
 
 /* A probed instruction, by its address in the process. */
 struct span_site {
@@ -314,8 +315,8 @@ struct told {
 struct span_function {
 	u64 slow_ns; /* requests that take as long are told */
 	u64 method;  /* where in the function's argument the method is, a Go string; ~0: nowhere */
-	u64 url;     /* where there a pointer is, and where behind that the path: another string; ~0: nowhere */
-	u64 path;
+	u64 url;     /* where in it a pointer to what has the path is; ~0: the argument itself has it */
+	u64 path;    /* where the path is, another string; ~0: nowhere */
 };
 
 #define SPAN_BEGUN_BEFORE 0xFFFFFFFF /* in place of a bucket */

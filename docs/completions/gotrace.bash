@@ -60,7 +60,7 @@ _gotrace() {
     esac
     case $verb in
         "") words="attach report diff dump probes doctor -V --version -h --help" ;;
-        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
         report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
         dump) words="--json -h --help" ;;

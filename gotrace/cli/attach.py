@@ -63,6 +63,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
                    "sample: no probe, goroutines are read from memory --sample-rate times a second, "
                    "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
+@click.option("--no-request-names", is_flag=True, help="Do not read method and path of slow requests, which may be private.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
@@ -90,9 +91,9 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 def attach(
     pids: tuple[int, ...], band: tuple[float, float] | None, duration: int, dry_run: bool, events_over: int | None, exemplars: int,
     force: bool, goroutine: int | None, hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float,
-    min_block: int, mode: str, no_kernel: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool,
-    reasons: tuple[str, ...], requests: str, runtime: bool, sample_period: int, sample_rate: float | None, slower_than: int,
-    spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int,
+    min_block: int, mode: str, no_kernel: bool, no_request_names: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool,
+    probe_set: str, quiet: bool, reasons: tuple[str, ...], requests: str, runtime: bool, sample_period: int, sample_rate: float | None,
+    slower_than: int, spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -117,6 +118,7 @@ def attach(
         events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
         mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share), max_overhead=max_overhead,
         requests=requests == "auto", spans=spans, slower_than_ns=slower_than, band=band, exemplars=exemplars,
+        request_names=not no_request_names,
     )
     check_mode(options)
     _check_pattern(match)

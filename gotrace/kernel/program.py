@@ -55,7 +55,7 @@ class Options:
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
     least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
     `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: how many functions serve
-    requests that are recorded, with the `exemplars` slowest of each.
+    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`.
     """
 
     min_block_ns: int = 0
@@ -69,6 +69,7 @@ class Options:
     governed: bool = False
     spans: int = 0
     exemplars: int = 10
+    request_names: bool = True
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13

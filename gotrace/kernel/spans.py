@@ -62,10 +62,11 @@ class OpenRequest:
 
 @dataclass(frozen=True)
 class ArgumentLayout:
-    """Where in the argument of a span's function the method is, a Go string, and a pointer to where the path is, another."""
+    """Where in the argument of a span's function the method is, a Go string; a pointer to what has the path (None: the argument itself
+    has it); and where there the path is, another string. None: nowhere."""
 
-    method: int
-    url: int
+    method: int | None
+    url: int | None
     path: int
 
 
@@ -89,7 +90,8 @@ class SpanTables:
     def put_function(self, number: int, slow_ns: int, argument: ArgumentLayout | None) -> None:
         """Has requests of that function told that take at least so long, where the layout of its argument is known."""
         nowhere = (1 << 64) - 1
-        fields = (argument.method, argument.url, argument.path) if argument is not None else (nowhere,) * 3
+        places = (argument.method, argument.url, argument.path) if argument is not None else (None,) * 3
+        fields = [nowhere if place is None else place for place in places]
         self._maps.write("span_functions", struct.pack("<I", number), bytes(SpanFunction(slow_ns, *fields)))
 
     def take_told(self) -> dict[tuple[int, int], tuple[bytes, bytes]]:

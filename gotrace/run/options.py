@@ -33,7 +33,8 @@ class AttachOptions:
     time that a target uses for itself (gotrace/governor/policy.py); 0: no cap.
 
     `requests`: record requests of known servers; `spans`: functions whose calls are recorded, too. Outputs have requests of at least
-    `slower_than_ns`, in the `band` between two fractions; the `exemplars` slowest are kept one by one."""
+    `slower_than_ns`, in the `band` between two fractions; the `exemplars` slowest are kept one by one, with
+    method and path unless `request_names` is false."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -60,6 +61,7 @@ class AttachOptions:
     slower_than_ns: int = 0
     band: tuple[float, float] | None = None
     exemplars: int = 10
+    request_names: bool = True
 
     @property
     def wants_timeline(self) -> bool:
@@ -88,6 +90,7 @@ class AttachOptions:
             min_block_ns=self.min_block_ns, sample_period_ns=self.sample_period_ns, only_goid=self.goid,
             per_goroutine=self.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self.stream_ns,
             wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed, exemplars=self.exemplars,
+            request_names=self.request_names,
         )
 
     def for_samples(self) -> SampleOptions:

@@ -59,6 +59,7 @@ def load_process(
     tally = Tally(pid, model, symbolizer, plan.probe_set is ProbeSet.LEAN, bool(options.sample_period_ns))
     requests = None
     if plan.spans:
-        requests = Requests(tracer.tables, tally, plan, target.bias, pid, options.exemplars, target.binary.stop_reasons)
+        reasons = target.binary.stop_reasons
+        requests = Requests(tracer.tables, tally, plan, target.bias, pid, options.exemplars, reasons, options.request_names)
     window = Window(target, plan, tracer, symbols, options, losses)
     return Loaded(options, tracer, window, Rows(tracer, model, tally, losses), requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import Loss, Stage, State
@@ -24,21 +25,35 @@ from gotrace.watch.requests.timelines import Timelines
 from gotrace.watch.tally import Tally
 
 _READ_EVERY_NS = 300_000_000
-_HTTP = "net/http.serverHandler.ServeHTTP"
-"""Its third argument, in RDI, is the request."""
-_HTTP_REQUEST = ArgumentLayout(method=0, url=16, path=56)
-"""net/http.Request.Method and .URL, net/url.URL.Path: the same in Go 1.19 to 1.27."""
+
+
+class _Argument(NamedTuple):
+    """Which argument tells what was requested: bpf/shared.h: SPAN_ARGUMENT_*, with the register that has to be intact for it."""
+
+    number: int
+    register: str
+    layout: ArgumentLayout
+
+
+_GRPC = _Argument(4, "r8", ArgumentLayout(None, None, 0))
+"""grpc.MethodDesc and StreamDesc, both of which begin with the name; in R8, or with a context and a transport before it in R10."""
+_ARGUMENTS = {
+    # net/http.Request.Method and .URL, net/url.URL.Path: the same in Go 1.19 to 1.27.
+    "net/http.serverHandler.ServeHTTP": _Argument(3, "rdi", ArgumentLayout(method=0, url=16, path=56)),
+    "google.golang.org/grpc.(*Server).processUnaryRPC": _GRPC,
+    "google.golang.org/grpc.(*Server).processStreamingRPC": _GRPC,
+}
 _METHOD = re.compile(rb"[A-Z][A-Z-]{0,15}")
-_IN_DI = 3
-"""bpf/shared.h: SPAN_ARGUMENT_DI."""
+_NAME = re.compile(rb"[A-Z]\w{0,127}")
 
 
 class Requests:
     """Of a process whose `plan` has spans; `exemplars`: how many of the slowest requests are kept of each function; `stop_reasons`: of
-    stops of the world, by number."""
+    stops of the world, by number; `names`: what slow requests asked for is read."""
 
     def __init__(
         self, tables: Tables, tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int, stop_reasons: Sequence[str] = (),
+        names: bool = True,
     ) -> None:
         self._read_pauses = tables.read_pauses
         self._tables = tables.spans
@@ -57,13 +72,16 @@ class Requests:
         self._has_wakers = plan.has("ready")
         self._ended = False
         self._final: list[Span] | None = None
-        told = [span.begin for span in plan.spans if span.name == _HTTP and "rdi" in span.intact]
-        self._layouts = {site.function: _HTTP_REQUEST for site in told if exemplars}
+        told = {
+            span.begin: argument for span in plan.spans if exemplars and names
+            for name, argument in _ARGUMENTS.items() if name == span.name and argument.register in span.intact
+        }
+        self._layouts = {site.function: argument.layout for site, argument in told.items()}
         self._told: dict[tuple[int, int], str] = {}
         for number in range(len(plan.spans)):
             self._tables.put_function(number, 0, self._layouts.get(number))
         self._tables.put_sites(
-            Site(site.probe.site.address + bias, site.function, site.kind, site.sp_above, _IN_DI if site in told else 0)
+            Site(site.probe.site.address + bias, site.function, site.kind, site.sp_above, told[site].number if site in told else 0)
             for site in plan.span_sites
         )
 
@@ -123,6 +141,8 @@ class Requests:
             # What they are is checked by what they look like: a token, and an absolute path or an asterisk (RFC 9110, 9112).
             if _METHOD.fullmatch(method) and path[:1] in (b"/", b"*"):
                 self._told[key] = f"{method.decode()} {path.decode(errors='replace')}"
+            elif not method and _NAME.fullmatch(path):
+                self._told[key] = path.decode()
 
     def _learn_rows(self) -> None:
         """What happened names rows by their hash."""
