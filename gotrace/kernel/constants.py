@@ -137,7 +137,7 @@ def _of_options(options: Options) -> dict[str, int]:
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
         "SPANS": options.spans,
-        "HISTORY_CHUNKS": history_chunks(),
+        "HISTORY_CHUNKS": history_chunks(options.processes),
     }
 
 

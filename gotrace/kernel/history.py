@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.maps import ONLY, Maps
-from gotrace.kernel.program import history_chunks
 from gotrace.kernel.structs import HAPPENED_INTERVAL, HAPPENED_REQUEST, HISTORY_RECORDS
 
 _WORDS = 6
@@ -108,13 +107,13 @@ class Happened:
 
 class HistoryReader:
     """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read; `known_since_ns`: all
-    parts that ended later have been handed out, or will be."""
+    parts that ended later have been handed out, or will be. The ring of each CPU has so many `chunks`."""
 
-    def __init__(self, maps: Maps) -> None:
+    def __init__(self, maps: Maps, chunks: int) -> None:
         self.lost = 0
         self.known_since_ns = 0
         self._maps = maps
-        self._chunks = history_chunks()
+        self._chunks = chunks
         self._next = [0] * possible_cpus()
         self._unwritten = [0] * possible_cpus()
 

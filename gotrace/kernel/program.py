@@ -55,7 +55,8 @@ class Options:
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
     least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
     `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: how many functions serve
-    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`.
+    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`. `processes`:
+    how many are traced at once, which share the memory for the rings of what happened.
     """
 
     min_block_ns: int = 0
@@ -70,6 +71,7 @@ class Options:
     spans: int = 0
     exemplars: int = 10
     request_names: bool = True
+    processes: int = 1
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -149,11 +151,11 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "spans": _MOST_REQUESTS if options.spans else 1,
         "span_rows": 1 << 16 if options.spans else 1,
         "told": 1 << 12 if options.spans else 1,
-        "history": possible_cpus() * history_chunks() if options.spans else 1,
+        "history": possible_cpus() * history_chunks(options.processes) if options.spans else 1,
     }
 
 
-def history_chunks() -> int:
+def history_chunks(processes: int) -> int:
     """Of how many chunks the ring of each CPU is: a power of two."""
-    wanted = max(4, min(64, _HISTORY_BYTES // ct.sizeof(History) // possible_cpus()))
+    wanted = max(4, min(64, _HISTORY_BYTES // ct.sizeof(History) // possible_cpus() // processes))
     return 1 << wanted.bit_length() - 1

@@ -277,6 +277,8 @@ def gotrace_sets(help_text: str) -> list[tuple[str, str, list[str]]]:
     sets = [("default", "gotrace", [])]
     if governed:
         sets.append(("every", "gotrace, every stage, no governor", free))
+    if governed and "--requests" in help_text:
+        sets.append(("no-requests", "the same without requests", ["--requests", "off", *free]))
     sets.append(("exact", "gotrace --no-kernel --no-wakers", ["--no-kernel", "--no-wakers", *free]))
     if governed:
         sets.append(("governed", "gotrace --max-overhead 2", ["--max-overhead", "2"]))
