@@ -60,6 +60,21 @@ def total(requests: Iterable[dict], *waits: str) -> int:
     return sum(request["waits"].get(wait, 0) for request in requests for wait in waits)
 
 
+def at_most(request: dict) -> int:
+    """How long it can have been: one that ends by a panic does so when that is recovered, and by runtime.Goexit with its goroutine. The
+    server closes its connection before either."""
+    return max(request["duration_ns"], request["closed_ns"])
+
+
+def waits_in(bands: Iterable[dict]) -> int:
+    """How many waits of any kind there were."""
+    return sum(stack["count"] for band in bands for stack in band["stacks"])
+
+
+def off_ns(bands: Iterable[dict]) -> int:
+    return sum(ns for band in bands for ns in band["by_state"].values())
+
+
 def cause_ns(span: dict, *fragments: str) -> int:
     """What the causes charge to those whose text has all of these fragments."""
     return sum(

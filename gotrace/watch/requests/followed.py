@@ -15,8 +15,10 @@ from gotrace.kernel.records import WorldPause
 from gotrace.watch.requests.path import How, Step, follow, with_stops
 from gotrace.watch.requests.timelines import Timelines
 
-_OF_EACH_BUCKET = 4
-"""Requests of one bucket that are followed after each reading."""
+_OF_EACH_BUCKET = 16
+"""Requests of one bucket that are followed after each reading, at most."""
+_AT_ONCE = 4
+"""So many of each come before more of any."""
 _FOLLOW_FOR_NS = 10_000_000
 """What following may take after each reading."""
 _MOST_CAUSES = 4096
@@ -70,14 +72,14 @@ class Followed:
             by_bucket[request.function, request.bucket].append(request)
         chosen = {}
         for key, found in by_bucket.items():
-            chosen[key] = found if len(found) <= _OF_EACH_BUCKET else self._random.sample(found, _OF_EACH_BUCKET)
+            chosen[key] = self._random.sample(found, min(len(found), _OF_EACH_BUCKET))
         until = time.monotonic_ns() + _FOLLOW_FOR_NS
-        # The slowest first, should time run out.
-        for function, bucket in sorted(chosen, key=lambda key: -key[1]):
-            for request in chosen[function, bucket]:
-                if time.monotonic_ns() > until:
-                    break
-                self._sum_up(request, self._path(request))
+        # The slowest first, should time run out, but some of all.
+        rounds = ((at // _AT_ONCE, -bucket, request) for (_, bucket), found in chosen.items() for at, request in enumerate(found))
+        for _, _, request in sorted(rounds):
+            if time.monotonic_ns() > until:
+                break
+            self._sum_up(request, self._path(request))
         for function in {request_function for request_function, _ in by_bucket}:
             self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
 
