@@ -88,6 +88,15 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 	span->start_ns = 0;
 }
 
+/* A request has ended that began before the window, or while its probes were away: it is in no sum. */
+static __always_inline void note_begun_before(u64 function)
+{
+	struct span_row_key key = {.function = function, .bucket = SPAN_BEGUN_BEFORE};
+	struct span_row *row = span_row(&key);
+	if (row)
+		__sync_fetch_and_add(&row->count, 1);
+}
+
 /* The place of goroutine g's request, made if it is not there yet; NULL if there is no room, which is counted. */
 static __always_inline struct span *place_of(struct span_key *key)
 {
@@ -158,7 +167,7 @@ int at_span(struct pt_regs *ctx)
 	u64 active = span && span->start_ns && span->goid == goid && state->spans & bit;
 	if (kind == SPAN_END) {
 		if (!active)
-			count(STAT_SPAN_START_UNSEEN);
+			note_begun_before(key.function);
 		if (!active || depth != span->depth)
 			return 0; /* nested: the outermost goes on */
 		state->spans &= ~bit;

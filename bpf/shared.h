@@ -318,6 +318,8 @@ struct span_function {
 	u64 path;
 };
 
+#define SPAN_BEGUN_BEFORE 0xFFFFFFFF /* in place of a bucket */
+
 /* Completed requests of one function, by duration: in all (row 0, and no waits), and their waits of one row. */
 struct span_row_key {
 	u64 row;

@@ -27,11 +27,14 @@ def read_requests(
         return tuple(frames[whole(number)] for number in listed(json.loads(text(value))))
 
     spans: dict[int, Span] = {}
-    for number, target, function, count, total, longest, square, counts, in_progress in db.execute(
-        "SELECT id, target, function, count, total_ns, max_ns, squares, histogram, in_progress FROM span ORDER BY total_ns DESC, id"
+    for number, target, function, count, total, longest, square, counts, in_progress, before, traced in db.execute(
+        "SELECT id, target, function, count, total_ns, max_ns, squares, histogram, in_progress, begun_before, traced_ns"
+        " FROM span ORDER BY total_ns DESC, id"
     ):
         latency = Distribution(whole(count), whole(total), whole(longest), squares(square), histogram(json.loads(counts)))
-        spans[number] = Span(text(function), targets[target].pid, latency, whole(in_progress))
+        spans[number] = Span(
+            text(function), targets[target].pid, latency, whole(in_progress), begun_before=whole(before), traced_ns=whole(traced),
+        )
     buckets = _buckets(db, spans)
     for span, bucket, stack, count, total in db.execute("SELECT span, bucket, stack, count, total_ns FROM span_wait"):
         wait = buckets[span, bucket].waits.setdefault(stacks[stack].key, WaitSum())

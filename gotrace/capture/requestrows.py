@@ -76,17 +76,21 @@ class RequestRows:
     def _put_span(self, span: Span) -> int:
         key = span.pid, span.function
         d = span.latency
-        figures = (d.count, d.total_ns, d.max_ns, float(d.squares), _ENCODE(d.histogram), span.in_progress)
+        figures = (
+            d.count, d.total_ns, d.max_ns, float(d.squares), _ENCODE(d.histogram), span.in_progress, span.begun_before, span.traced_ns,
+        )
         number = self._spans.get(key)
         if number is None:
             cursor = self._db.execute(
-                "INSERT INTO span(target, function, count, total_ns, max_ns, squares, histogram, in_progress) VALUES (?,?,?,?,?,?,?,?)",
+                "INSERT INTO span(target, function, count, total_ns, max_ns, squares, histogram, in_progress, begun_before, traced_ns)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (self._targets[span.pid], plain_text(span.function), *figures),
             )
             number = self._spans[key] = cursor.lastrowid or 0
         else:
             self._db.execute(
-                "UPDATE span SET count=?, total_ns=?, max_ns=?, squares=?, histogram=?, in_progress=? WHERE id=?", (*figures, number)
+                "UPDATE span SET count=?, total_ns=?, max_ns=?, squares=?, histogram=?, in_progress=?, begun_before=?, traced_ns=?"
+                " WHERE id=?", (*figures, number),
             )
         return number
 

@@ -25,7 +25,8 @@ pause     stop-the-world pauses: target, reason, start_ns from the window's star
 interval  the parts of single intervals, if they were requested (--per-goroutine, --events-over): target, goid, start_ns from
           the window's start, duration_ns, stack, waker_goid (0: not known), tid (the thread on which it continued)
 span      requests: target, function; count, total_ns, max_ns, squares and histogram (as in stack) of the calls of the function that ended
-          in the window; in_progress (how many had not; they are in nothing else but exemplar)
+          in the window; in_progress (how many had not; they are in nothing else but exemplar); begun_before (how many ended in
+          it that had begun before it: they are in nothing else); traced_ns (for how long they were traced)
 span_bucket
           the calls whose duration lies in one bucket of the histogram: count, total_ns, cpu_ns (running with a CPU, on their own
           goroutines); followed and followed_ns: how many of them were followed to what was waited for in the end, and their total_ns
@@ -100,7 +101,8 @@ CREATE TABLE pause (
 );
 CREATE TABLE span (
     id INTEGER PRIMARY KEY, target INTEGER NOT NULL REFERENCES target(id), function TEXT NOT NULL, count INTEGER NOT NULL,
-    total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL, squares REAL NOT NULL, histogram TEXT NOT NULL, in_progress INTEGER NOT NULL
+    total_ns INTEGER NOT NULL, max_ns INTEGER NOT NULL, squares REAL NOT NULL, histogram TEXT NOT NULL, in_progress INTEGER NOT NULL,
+    begun_before INTEGER NOT NULL, traced_ns INTEGER NOT NULL
 );
 CREATE TABLE span_bucket (
     span INTEGER NOT NULL REFERENCES span(id), bucket INTEGER NOT NULL, count INTEGER NOT NULL, total_ns INTEGER NOT NULL,

@@ -170,9 +170,8 @@ class Stat(IntEnum):
     """A goroutine parks for a file that could not be read."""
     HITS_SPAN = 30
     SPAN_TABLE_FULL = 31
-    SPAN_START_UNSEEN = 32
-    SPAN_END_UNSEEN = 33
-    SPAN_WAITS_FULL = 34
+    SPAN_END_UNSEEN = 32
+    SPAN_WAITS_FULL = 33
 
 
 class Loss(str, Enum):
@@ -205,7 +204,6 @@ class Loss(str, Enum):
     STACK_TORN = "stack_torn"
     LOOK_LATE = "look_late"
     SPAN_TABLE_FULL = "span_table_full"
-    SPAN_START_UNSEEN = "span_start_unseen"
     SPAN_END_UNSEEN = "span_end_unseen"
     SPAN_WAITS_FULL = "span_waits_full"
     HISTORY_LOST = "history_lost"
@@ -248,7 +246,6 @@ LOSS_TEXT = {
     Loss.LOOK_LATE: "samples that had to wait for a CPU (mode sample): goroutines that run are seen too rarely",
     Loss.KERNEL_STACK_LOST: "intervals in the kernel whose kernel stack could not be read",
     Loss.SPAN_TABLE_FULL: "requests not recorded: more at once, or of more durations and waits, than the table holds",
-    Loss.SPAN_START_UNSEEN: "requests that ended in the window and had begun before it: they are in no figure of the requests",
     Loss.SPAN_END_UNSEEN: "requests whose end was not seen: they are in no figure of the requests",
     Loss.SPAN_WAITS_FULL: "requests with more different waits than are kept of one: the other waits are told by state and reason alone",
     Loss.HISTORY_LOST: "single intervals that were overwritten before they could be read: some causes of requests are not known",

@@ -8,7 +8,8 @@ from enum import Enum
 
 from gotrace.common.vocabulary import State
 from gotrace.diff.identity import Places, same_build
-from gotrace.diff.noise import apart, errors, exceeds, percentile_range
+from gotrace.diff.noise import Delta, apart, errors, exceeds, percentile_range
+from gotrace.diff.requests import SpanChange, compare_requests
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.subwindows import with_length
 from gotrace.profile.told import governor_lines, nothing_line
@@ -39,20 +40,6 @@ class Side:
     def seconds(self, per: Per) -> float:
         """The number of such seconds; never 0."""
         return max(1, self.window_ns if per is Per.WINDOW else self.goroutine_ns) / _S
-
-
-@dataclass(frozen=True)
-class Delta:
-    """One figure on both sides, in the unit of `Per` for counts and totals (per second), in ns for percentiles."""
-
-    before: float
-    after: float
-    exceeds: bool
-
-    @property
-    def change(self) -> float:
-        """`after` minus `before`."""
-        return self.after - self.before
 
 
 @dataclass(frozen=True)
@@ -112,11 +99,14 @@ class Diff:
     reasons: list[Change]
     stacks: list[Change]
     notes: list[str]
+    requests: list[SpanChange] = field(default_factory=list)
+    """Those with most time first; all requests of both sides, whichever stacks are chosen."""
 
     @property
     def empty(self) -> bool:
         """Whether nothing differs at all."""
-        return not any(change.changed for change in (self.total, *self.states, *self.reasons, *self.stacks))
+        changes = (self.total, *self.states, *self.reasons, *self.stacks)
+        return not any(change.changed for change in changes) and not any(change.changed for change in self.requests)
 
 
 @dataclass(frozen=True)
@@ -193,6 +183,7 @@ def compare(
         reasons=largest(changes(lambda _: lambda stack: ((stack.reason,), _Place(None, stack.reason)))),
         stacks=stacks,
         notes=notes,
+        requests=compare_requests(before, after, exact),
     )
 
 

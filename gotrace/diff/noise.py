@@ -21,12 +21,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gotrace.common.histogram import bucket_range
 from gotrace.profile.types import Distribution, SubWindow
 
 STANDARD_ERRORS = 3
 MIN_SUBWINDOWS = 5
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One figure on both sides, in the unit of `gotrace.diff.compare.Per` for counts and totals (per second), in ns for percentiles."""
+
+    before: float
+    after: float
+    exceeds: bool
+
+    @property
+    def change(self) -> float:
+        """`after` minus `before`."""
+        return self.after - self.before
 
 
 def errors(d: Distribution, rows: Sequence[SubWindow], window_ns: int) -> tuple[float, float]:

@@ -28,6 +28,12 @@ def comments(profile: Profile) -> list[str]:
     if profile.probed_ns < window.duration_ns:
         line += f", probes attached for {format_duration(profile.probed_ns)}"
     lines.append(line)
+    for span in profile.requests:
+        d = span.latency
+        lines.append(
+            f"requests: {d.count:,} of {span.function}, {span.in_progress:,} in progress, p50 {format_duration(d.percentile_ns(0.5))}, "
+            f"p99 {format_duration(d.percentile_ns(0.99))}, max {format_duration(d.max_ns)}"
+        )
     lines += [f"only a part was recorded: {part}" for part in profile.filters]
     if not profile.complete:
         lines.append(f"INCOMPLETE: {INCOMPLETE}")

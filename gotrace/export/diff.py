@@ -7,14 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from gotrace.common.errors import UsageError
-from gotrace.diff.compare import Change, Delta, Diff, Per, Side, before_in_after, merged_profile
+from gotrace.diff.compare import Change, Diff, Per, Side, before_in_after, merged_profile
 from gotrace.diff.noise import MIN_SUBWINDOWS, STANDARD_ERRORS
 from gotrace.export.folded import folded_lines
+from gotrace.export.requestdiff_json import delta_dict, request_change
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Distribution
 from gotrace.render.diff import NOISE, delta_cells
 from gotrace.render.html import render_page
 from gotrace.render.pagedata import page_data, page_meta
+from gotrace.render.requestdiff import request_tables
 
 SCHEMA = 1
 SUFFIXES = (".folded", ".html", ".json")
@@ -65,7 +67,7 @@ def diff_page_data(diff: Diff) -> dict[str, Any]:
         "before": page_meta(diff.before.profile),
         "after": page_meta(diff.after.profile),
         "notes": [f"Normalised: per {by}.", NOISE + ".", *diff.notes],
-        "tables": [_page_table("state", diff.states), _page_table("reason", diff.reasons)],
+        "tables": [*request_tables(diff.requests), _page_table("state", diff.states), _page_table("reason", diff.reasons)],
     }
     return data
 
@@ -101,6 +103,7 @@ def diff_dict(diff: Diff) -> dict[str, Any]:
         "noise": {"standard_errors": STANDARD_ERRORS, "min_subwindows": MIN_SUBWINDOWS},
         "notes": diff.notes,
         "empty": diff.empty,
+        **({"requests": [request_change(change) for change in diff.requests]} if diff.requests else {}),
         "total": _change(diff.total, diff.per),
         "by_state": {change.state.value: _change(change, diff.per) for change in diff.states if change.state},
         "by_reason": {change.reason: _change(change, diff.per) for change in diff.reasons},
@@ -139,13 +142,13 @@ def _change(change: Change, per: Per) -> dict[str, Any]:
         "before": _weights(change.before, change.goroutines[0], change.in_progress[0]),
         "after": _weights(change.after, change.goroutines[1], change.in_progress[1]),
         "change": {
-            "count": _delta(change.count),
-            "total_ns": _delta(change.total),
-            "p50_ns": _delta(change.p50),
-            "p99_ns": _delta(change.p99),
+            "count": delta_dict(change.count),
+            "total_ns": delta_dict(change.total),
+            "p50_ns": delta_dict(change.p50),
+            "p99_ns": delta_dict(change.p99),
         },
-        "total_ns_per_window_s": _delta(totals[Per.WINDOW]),
-        "total_ns_per_goroutine_s": _delta(totals[Per.GOROUTINE]),
+        "total_ns_per_window_s": delta_dict(totals[Per.WINDOW]),
+        "total_ns_per_goroutine_s": delta_dict(totals[Per.GOROUTINE]),
         "exceeds_noise": change.exceeds,
     }
 
@@ -157,7 +160,3 @@ def _weights(d: Distribution | None, goroutines: int, in_progress: int) -> dict[
         "count": d.count, "total_ns": d.total_ns, "p50_ns": d.percentile_ns(0.50), "p99_ns": d.percentile_ns(0.99),
         "max_ns": d.max_ns, "jitter_ns": d.jitter_ns, "goroutines": goroutines, "in_progress": in_progress,
     }
-
-
-def _delta(delta: Delta) -> dict[str, Any]:
-    return {"before": delta.before, "after": delta.after, "exceeds_noise": delta.exceeds}

@@ -15,6 +15,7 @@ from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import FrameKind, State
 from gotrace.export.about import comments, start_ns
 from gotrace.export.labels import boundary_labels
+from gotrace.export.perfetto_requests import draw_requests
 from gotrace.export.protobuf import chunk, fixed64, integer, text
 from gotrace.export.threads import runs_by_thread
 from gotrace.profile.types import Frame, Profile, StackStat
@@ -40,8 +41,8 @@ _KERNEL = -1
 
 
 def require_timeline(profile: Profile) -> None:
-    """Raises `GotraceError` if single intervals were not recorded: there is then nothing to put on a time axis."""
-    if not profile.timeline:
+    """Raises `GotraceError` if neither single intervals nor paths of requests were recorded: nothing could be put on a time axis."""
+    if not profile.timeline and not any(exemplar.path for span in profile.requests for exemplar in span.exemplars):
         raise GotraceError(
             "the capture has no single intervals, and a Perfetto trace shows nothing else",
             "record them: sudo gotrace attach --per-goroutine -o FILE.gotrace PID",
@@ -55,7 +56,8 @@ def render_perfetto(profile: Profile) -> bytes:
     ``syscall``, ``woken_by`` (goroutine id) and the call stack. Waits in progress at the window's end are not among the single intervals:
     if goroutines were kept apart, their slices are derived from the sums, and marked ``in_progress``; those that can't be drawn are
     mentioned with the losses. An instant ``wakes goroutine N`` on the waker's track starts the arrow to the slice in which N became
-    runnable, or to an instant if it ran at once. The threads have tracks of their own, with the goroutine that each ran. Stop-the-world
+    runnable, or to an instant if it ran at once. The threads have tracks of their own, with the goroutine that each ran. Each of the
+    slowest requests has a track, with tracks for the goroutines of its path below (`gotrace.export.perfetto_requests`). Stop-the-world
     pauses have a track, window and losses another.
     """
     return _Trace(profile).encode()
@@ -111,7 +113,8 @@ class _Trace:
 
     # -- tracks --------------------------------------------------------------------------------------------------------
 
-    def _track(self, name: str, parent: int = 0, rank: int | None = None, more: bytes = b"") -> int:
+    def track(self, name: str, parent: int = 0, rank: int | None = None, more: bytes = b"") -> int:
+        """A new track below `parent`, ordered by `rank`. Returns its id."""
         self._uuid += 1
         content = integer(1, self._uuid) + (text(2, sanitize(name, NAME_LIMIT)) if name else b"") + more
         if parent:
@@ -121,22 +124,28 @@ class _Trace:
         self._descriptors.append(chunk(_TRACK_DESCRIPTOR, content) + _NEEDS_INTERNED)
         return self._uuid
 
+    def flow(self) -> int:
+        """The number of a new arrow."""
+        self._flow += 1
+        return self._flow
+
     def _process(self, pid: int, comm: str, slices: dict[int, list[_Slice]]) -> None:
         description = integer(1, pid) + text(6, sanitize(comm, NAME_LIMIT))
-        process = self._track("", more=chunk(3, description))
+        process = self.track("", more=chunk(3, description))
         pauses = [pause for pause in self._profile.pauses if pause.pid == pid]
         if pauses:
-            track = self._track("stop the world", process)
+            track = self.track("stop the world", process)
             for pause in pauses:
                 end_ns = pause.start_ns + pause.duration_ns
-                self._span(track, pause.start_ns, end_ns, self._plain("pause", pause.reason))
+                self.span(track, pause.start_ns, end_ns, self.plain("pause", pause.reason))
+        draw_requests(self, [span for span in self._profile.requests if span.pid == pid], process)
         # Tracks that are direct children of a process are listed among its threads, in an order that we can't set.
-        parent = self._track("goroutines", process, more=integer(11, _EXPLICIT_ORDER))
+        parent = self.track("goroutines", process, more=integer(11, _EXPLICIT_ORDER))
         wakers = {part.waker for parts in slices.values() for part in parts if part.waker}
         tracks = {}
         for goid in sorted({*slices, *wakers}):
             start = next((_start_function(part.stack) for part in slices.get(goid, ())), "")
-            tracks[goid] = self._track(f"goroutine {goid} {start}".rstrip(), parent, goid)
+            tracks[goid] = self.track(f"goroutine {goid} {start}".rstrip(), parent, goid)
         self._threads(pid, process)
         for goid, parts in slices.items():
             wakes = dict(_wakes(parts))
@@ -146,28 +155,28 @@ class _Trace:
                 at_once = flow and part.stack.state is not State.RUNNABLE
                 target = integer(11, tracks[goid])
                 begin = body + (fixed64(48, flow) if flow and not at_once else b"")
-                self._event(part.start_ns, integer(9, _BEGIN) + target + begin)
-                self._event(part.end_ns, integer(9, _END) + target)
+                self.event(part.start_ns, integer(9, _BEGIN) + target + begin)
+                self.event(part.end_ns, integer(9, _END) + target)
                 if at_once:
-                    woken = self._plain("wake", f"woken by goroutine {part.waker}") + fixed64(48, flow)
-                    self._event(part.end_ns, integer(9, _INSTANT) + target + woken)
+                    woken = self.plain("wake", f"woken by goroutine {part.waker}") + fixed64(48, flow)
+                    self.event(part.end_ns, integer(9, _INSTANT) + target + woken)
 
     def _threads(self, pid: int, process: int) -> None:
         own = (part for part in self._profile.timeline if part.stack.pid == pid)
         threads = runs_by_thread(own, self._profile.window.duration_ns)
         if not threads:
             return
-        parent = self._track("threads", process, more=integer(11, _EXPLICIT_ORDER))
+        parent = self.track("threads", process, more=integer(11, _EXPLICIT_ORDER))
         for tid, runs in threads.items():
-            track = self._track(f"thread {tid}", parent, tid)
+            track = self.track(f"thread {tid}", parent, tid)
             for run in runs:
-                self._span(track, run.start_ns, run.end_ns, self._plain("thread", f"goroutine {run.goid}"))
+                self.span(track, run.start_ns, run.end_ns, self.plain("thread", f"goroutine {run.goid}"))
 
     def _wake(self, part: _Slice, waker_track: int, goid: int, at_ns: int) -> int:
-        self._flow += 1
-        name = self._plain("wake", f"wakes goroutine {goid}")
-        self._event(at_ns, integer(9, _INSTANT) + integer(11, waker_track) + name + fixed64(47, self._flow))
-        return self._flow
+        flow = self.flow()
+        name = self.plain("wake", f"wakes goroutine {goid}")
+        self.event(at_ns, integer(9, _INSTANT) + integer(11, waker_track) + name + fixed64(47, flow))
+        return flow
 
     def _about(self, not_drawn: str) -> None:
         profile = self._profile
@@ -177,23 +186,27 @@ class _Trace:
         if not_drawn:
             lines.append(not_drawn)
             name += f"; {not_drawn}"
-        notes = b"".join(self._annotation(f"note {number}", line) for number, line in enumerate(lines, 1))
-        track = self._track("gotrace: window and losses")
-        self._span(track, 0, profile.window.duration_ns, self._plain("gotrace", name) + notes)
+        notes = b"".join(self.annotation(f"note {number}", line) for number, line in enumerate(lines, 1))
+        track = self.track("gotrace: window and losses")
+        self.span(track, 0, profile.window.duration_ns, self.plain("gotrace", name) + notes)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _event(self, at_ns: int, body: bytes) -> None:
+    def event(self, at_ns: int, body: bytes) -> None:
+        """One event; `body` says which, and on which track."""
         self._events.append((at_ns, integer(_TIMESTAMP, at_ns) + chunk(_TRACK_EVENT, body) + _NEEDS_INTERNED))
 
-    def _span(self, track: int, start_ns: int, end_ns: int, body: bytes) -> None:
-        self._event(start_ns, integer(9, _BEGIN) + integer(11, track) + body)
-        self._event(end_ns, integer(9, _END) + integer(11, track))
+    def span(self, track: int, start_ns: int, end_ns: int, body: bytes) -> None:
+        """A slice of a track."""
+        self.event(start_ns, integer(9, _BEGIN) + integer(11, track) + body)
+        self.event(end_ns, integer(9, _END) + integer(11, track))
 
-    def _plain(self, category: str, name: str) -> bytes:
+    def plain(self, category: str, name: str) -> bytes:
+        """Category and name of an event."""
         return integer(3, self._interned[_CATEGORIES](category)) + integer(10, self._interned[_NAMES](name))
 
-    def _annotation(self, name: str, value: str | int) -> bytes:
+    def annotation(self, name: str, value: str | int) -> bytes:
+        """A note of an event."""
         key = integer(1, self._interned[_ANNOTATION_NAMES](name))
         if isinstance(value, int):
             return chunk(4, key + integer(4, value))
@@ -206,18 +219,19 @@ class _Trace:
             syscall, peer = boundary_labels(stack)
             own = folded_frames(without_waker(stack.frames))
             function = next((frame.name for frame in own if frame.kind in (FrameKind.GO, FrameKind.CGO)), "")
-            body = self._plain(stack.state.value, reason_label(stack)[1:-1])
-            body += self._callstack(stack.pid, without_waker(stack.frames))
+            body = self.plain(stack.state.value, reason_label(stack)[1:-1])
+            body += self.callstack(stack.pid, without_waker(stack.frames))
             for name, value in (("function", function), ("syscall", syscall), ("peer", peer)):
-                body += self._annotation(name, value) if value else b""
+                body += self.annotation(name, value) if value else b""
             self._bodies[id(stack)] = body
         return body
 
     def _extra(self, part: _Slice) -> bytes:
-        body = self._annotation("woken_by", part.waker) if part.waker else b""
-        return body + (self._annotation("in_progress", 1) if part.in_progress else b"")
+        body = self.annotation("woken_by", part.waker) if part.waker else b""
+        return body + (self.annotation("in_progress", 1) if part.in_progress else b"")
 
-    def _callstack(self, pid: int, frames: tuple[Frame, ...]) -> bytes:
+    def callstack(self, pid: int, frames: tuple[Frame, ...]) -> bytes:
+        """The stack of an event; nothing where there is none."""
         if not frames:
             return b""
         ids = []

@@ -9,13 +9,14 @@ readers show the last, delay. Stacks begin and end where Go's do.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gotrace.common.vocabulary import CONTINUED, FrameKind
 from gotrace.export.about import comments, start_ns
 from gotrace.export.labels import NETPOLL_BOUNDARY, NO_CALLS, boundary_labels, split_boundary, waker_label
 from gotrace.export.protobuf import chunk, integer, packed, text, varint
 from gotrace.model.stacks import IN_KERNEL
+from gotrace.profile.inrequests import by_band
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import is_goroutine_root
 from gotrace.render.text import sanitize
@@ -44,10 +45,12 @@ def render_pprof(profile: Profile) -> bytes:
     Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary and
     ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels: ``state``, ``reason``,
     ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is not part of the sample's;
-    ``by main.send``), ``goroutine`` (a number) if goroutines are kept apart, ``process`` if there are several. pprof makes frames of
-    labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no frame has the name of a reason or a waker: the
-    boundary is ``read (system call)``. Inlined calls are lines of their caller's location; kernel functions are in a mapping
-    ``[kernel]``. The duration is the time in which waits were seen, so that rates are right. Comments: window, filters and losses.
+    ``by main.send``), ``goroutine`` (a number) if goroutines are kept apart, ``process`` if there are several; ``span`` and ``band``
+    (``p99-100``) for time inside requests, with the outermost span if several enclose each other: such a stack is divided into samples
+    that add up to it. pprof makes frames of labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no frame has
+    the name of a reason or a waker: the boundary is ``read (system call)``. Inlined calls are lines of their caller's location; kernel
+    functions are in a mapping ``[kernel]``. The duration is the time in which waits were seen, so that rates are right. Comments: window,
+    requests, filters and losses.
 
     Stacks are cut as in Go's own profiles: without ``runtime.goexit``, and without the way from the operation that waits into the
     scheduler. This is done here and not by ``drop_frames``: from several files pprof uses only that of the first, and other readers do
@@ -77,11 +80,21 @@ class _Encoder:
             self._mapping(self._mappings[target.pid], target.exe, target.build_id)
         self._mapping(self._kernel, "[kernel]", "")
         samples: dict[tuple[bytes, bytes], list[int]] = {}
+        inside = by_band(profile) if profile.requests else {}
         for stack in profile.stacks:
-            # Equal once the waker's stack and descriptor numbers are left out.
-            values = samples.setdefault((self._stack(stack), self._labels(stack)), [0, 0])
-            values[0] += 0 if stack.reason in CONTINUED else stack.distribution.count
-            values[1] += stack.distribution.total_ns
+            locations, labels = self._stack(stack), self._labels(stack)
+            count, total_ns = stack.distribution.count, stack.distribution.total_ns
+            pieces = []
+            for span, band, part in inside.get(stack.key, ()) if inside else ():
+                pieces.append((labels + self._text_labels({"span": span.function, "band": band.name}), part.count, part.total_ns))
+                count, total_ns = count - part.count, total_ns - part.total_ns
+            if not pieces or count or total_ns:
+                pieces.append((labels, count, total_ns))
+            for labels, part_count, part_ns in pieces:
+                # Equal once the waker's stack and descriptor numbers are left out.
+                values = samples.setdefault((locations, labels), [0, 0])
+                values[0] += 0 if stack.reason in CONTINUED else part_count
+                values[1] += part_ns
         body = b"".join(
             chunk(_SAMPLE, chunk(1, locations) + packed(2, values) + labels)
             for (locations, labels), values in samples.items()
@@ -161,13 +174,15 @@ class _Encoder:
             "waker": f"by {waker}" if waker else "",
             "process": self._process.get(stack.pid, f"({stack.pid})") if self._several else "",
         }
-        encoded = [
-            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value)))
-            for key, value in labels.items() if value
-        ]
+        encoded = self._text_labels(labels)
         if stack.goid is not None:
-            encoded.append(chunk(3, integer(1, self._string("goroutine")) + integer(3, stack.goid)))
-        return b"".join(encoded)
+            encoded += chunk(3, integer(1, self._string("goroutine")) + integer(3, stack.goid))
+        return encoded
+
+    def _text_labels(self, labels: Mapping[str, str]) -> bytes:
+        return b"".join(
+            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value))) for key, value in labels.items() if value
+        )
 
 
 def _watched_ns(profile: Profile) -> int:

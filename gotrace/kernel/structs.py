@@ -25,6 +25,7 @@ NO_SYSCALL = 0xFFFFFFFF
 SPAN_FUNCTIONS, SPAN_WAITS = 8, 32
 HAPPENED_INTERVAL, HAPPENED_REQUEST = 1, 2
 HISTORY_RECORDS = 1024
+SPAN_BEGUN_BEFORE = 0xFFFFFFFF
 ASYNC_AT = 2
 """The index of the interrupted function in the stack of a goroutine that a signal interrupted."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gotrace.common.errors import UsageError
 from gotrace.common.histogram import bucket_of, bucket_range
 from gotrace.common.units import format_duration
-from gotrace.profile.requests import Band, Exemplar, Span, SpanBucket, WaitSum, key_parts, parts
+from gotrace.profile.requests import Band, Exemplar, Span, SpanBucket, WaitSum, key_parts, parts, shown_bands
 from gotrace.profile.types import Distribution, Profile, StackKey, StackStat, TimelineInterval
 
 _BAND = re.compile(r"p(\d+(?:\.\d+)?)(?:\.\.p?(\d+(?:\.\d+)?))?")
@@ -37,6 +37,25 @@ def outermost(profile: Profile) -> dict[StackKey, int]:
             at = len(names) - 1 - names[::-1].index(span.function) if span.function in names else -1
             if key not in found or at > depth[key]:
                 found[key], depth[key] = number, at
+    return found
+
+
+def by_band(profile: Profile) -> dict[StackKey, list[tuple[Span, Band, WaitSum]]]:
+    """For each stack what of its time lies in requests, by the bands that are shown: of the outermost span, and never more than the
+    stack has."""
+    owner = outermost(profile)
+    found: dict[StackKey, list[tuple[Span, Band, WaitSum]]] = {}
+    left = {stack.key: [stack.distribution.count, stack.distribution.total_ns] for stack in profile.stacks if stack.key in owner}
+    for number, span in enumerate(profile.requests):
+        for band in shown_bands(span):
+            for key, wait in band.waits.items():
+                if owner[key] != number or key not in left:
+                    continue
+                rest = left[key]
+                part = WaitSum(min(wait.count, rest[0]), min(wait.total_ns, rest[1]))
+                if part.count or part.total_ns:
+                    found.setdefault(key, []).append((span, band, part))
+                    left[key] = [rest[0] - part.count, rest[1] - part.total_ns]
     return found
 
 

@@ -89,8 +89,9 @@ class Exemplar:
 @dataclass(slots=True)
 class Span:
     """All calls of one function of one process in the window. `in_progress`: how many had not ended then; they are in nothing else but
-    `exemplars`, which are the slowest first. `shown`: between which percentiles those requests lie that are to be shown; the figures are
-    of all."""
+    `exemplars`, which are the slowest first. `begun_before`: how many ended in it and had begun before it, or while their probes were
+    away; they are in nothing else. `traced_ns`: for how long requests were traced. `shown`: between which percentiles those requests lie
+    that are to be shown; the figures are of all."""
 
     function: str
     pid: int = 0
@@ -99,6 +100,8 @@ class Span:
     buckets: dict[int, SpanBucket] = field(default_factory=dict)
     exemplars: list[Exemplar] = field(default_factory=list)
     shown: tuple[float, float] = (0.0, 1.0)
+    begun_before: int = 0
+    traced_ns: int = 0
 
 
 @dataclass(slots=True)

@@ -6,15 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gotrace.diff.compare import Change, Delta, Diff, Per, Side
+from gotrace.diff.compare import Change, Diff, Per, Side
 from gotrace.profile.frames import place_of, plain_name
+from gotrace.render.deltas import MARK, amount, both, print_line, relative, style
+from gotrace.render.requestdiff import print_request_changes
 from gotrace.render.text import format_duration, sanitize
 
 FRAMES_SHOWN = 5
 REASONS_SHOWN = 15
 WIDE = 120
-MARK = "*"
-"""Follows a change that exceeds the noise."""
 NOISE = (
     f"{MARK} exceeds the noise: by more than 3 standard errors (from count, jitter and the figures second by second), or, for "
     "percentiles, by their ranks"
@@ -23,11 +23,11 @@ _DIVIDED = {Per.WINDOW: "second of the window", Per.GOROUTINE: "goroutine-second
 
 
 def print_diff(diff: Diff, console: Console, top: int = 10, everything: bool = False) -> None:
-    """Prints both sides, the totals, states, reasons and the `top` stacks that changed by more than noise (`everything`: by anything). All
-    figures are per second of the window or per goroutine-second; a total per second of the window is also the number of goroutines that
-    wait there on average."""
+    """Prints both sides, requests, the totals, states, reasons and the `top` stacks that changed by more than noise (`everything`: by
+    anything). All figures are per second of the window or per goroutine-second; a total per second of the window is also the number of
+    goroutines that wait there on average."""
     for name, side in (("before", diff.before), ("after", diff.after)):
-        _line(_side(name, side), console)
+        print_line(_side(name, side), console)
     for note in diff.notes:
         console.print(Text(f"! {sanitize(note, 400)}", "yellow"))
     if diff.empty:
@@ -36,13 +36,14 @@ def print_diff(diff: Diff, console: Console, top: int = 10, everything: bool = F
         return
     other = Per.GOROUTINE if diff.per is Per.WINDOW else Per.WINDOW
     console.print()
+    print_request_changes(diff.requests, console)
     for per, delta in ((diff.per, diff.total.total), (other, diff.total.other_total)):
         line = Text(f"off the CPU per {_DIVIDED[per]}: ".ljust(39))
-        line.append(f"{_amount(delta.before)} → {_amount(delta.after)}  ")
-        line.append(_relative(delta), _style(delta))
-        _line(line, console)
+        line.append(f"{amount(delta.before)} → {amount(delta.after)}  ")
+        line.append(relative(delta), style(delta))
+        print_line(line, console)
     if diff.per is Per.WINDOW:
-        _line(Text("(seconds per second: so many goroutines are off the CPU on average)", "dim"), console)
+        print_line(Text("(seconds per second: so many goroutines are off the CPU on average)", "dim"), console)
     console.print()
     for title, changes in (("state", diff.states), ("reason", diff.reasons[:REASONS_SHOWN])):
         if changes:
@@ -78,12 +79,12 @@ def _table(title: str, changes: list[Change], width: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for change in changes:
         name = (change.state.value if change.state else change.reason) or "(none)"
-        cells = [Text(_amount(change.total.before)), Text(_amount(change.total.after))]
-        cells += [Text(_relative(delta), _style(delta)) for delta in (change.total, change.count)]
+        cells = [Text(amount(change.total.before)), Text(amount(change.total.after))]
+        cells += [Text(relative(delta), style(delta)) for delta in (change.total, change.count)]
         for delta in (change.p50, change.p99):
             if wide:
-                cells.append(Text(f"{_amount(delta.before)} → {_amount(delta.after)}"))
-            cells.append(Text(_relative(delta), _style(delta)))
+                cells.append(Text(f"{amount(delta.before)} → {amount(delta.after)}"))
+            cells.append(Text(relative(delta), style(delta)))
         table.add_row(Text(sanitize(name, room), "cyan"), *cells)
     return table
 
@@ -91,8 +92,8 @@ def _table(title: str, changes: list[Change], width: int) -> Table:
 def delta_cells(change: Change) -> list[str]:
     """Name, then before, after and change of total, count, p50 and p99: a row of a table that is not limited to a width."""
     cells = [sanitize((change.state.value if change.state else change.reason) or "(none)")]
-    for delta, text in ((change.total, _amount), (change.count, "{:,.4g}".format), (change.p50, _amount), (change.p99, _amount)):
-        cells += [text(delta.before), text(delta.after), _relative(delta).rstrip()]
+    for delta, text in ((change.total, amount), (change.count, "{:,.4g}".format), (change.p50, amount), (change.p99, amount)):
+        cells += [text(delta.before), text(delta.after), relative(delta).rstrip()]
     return cells
 
 
@@ -104,7 +105,7 @@ def _print_stacks(diff: Diff, console: Console, top: int, everything: bool) -> N
     heading = Text(f"{len(beyond):,} of {len(diff.stacks):,} stacks changed beyond the noise", "bold")
     largest = ":" if 0 < len(shown) < top else f"; the {len(shown):,} largest:" if shown else ""
     heading.append(f" ({new:,} new, {gone:,} vanished)" + largest, "not bold")
-    _line(heading, console)
+    print_line(heading, console)
     for rank, change in enumerate(shown, 1):
         _print_stack(rank, change, diff, console)
     console.print()
@@ -114,8 +115,8 @@ def _print_stack(rank: int, change: Change, diff: Diff, console: Console) -> Non
     delta = change.total
     line = Text(f"{rank:>2}. ")
     sign = "+" if delta.change >= 0 else "-"
-    line.append(f"{sign}{_amount(abs(delta.change))}/s  ", f"bold {_style(delta)}".strip())
-    line.append(_relative(delta, new=change.new, gone=change.vanished), _style(delta))
+    line.append(f"{sign}{amount(abs(delta.change))}/s  ", f"bold {style(delta)}".strip())
+    line.append(relative(delta, new=change.new, gone=change.vanished), style(delta))
     line.append(f"  {change.state.value if change.state else ''}", "cyan")
     if change.reason and (change.state is None or change.reason != change.state.value):
         line.append(f": {sanitize(change.reason, 60)}", "cyan")
@@ -123,60 +124,23 @@ def _print_stack(rank: int, change: Change, diff: Diff, console: Console) -> Non
         line.append("  (idle by design)", "dim")
     if change.process:
         line.append(f"  {sanitize(change.process, 40)}", "dim")
-    _line(line, console)
-    counts = f"count/s {change.count.before:,.4g} → {change.count.after:,.4g} {_relative(change.count)}".rstrip()
-    figures = [f"total/s {_both(delta)}", counts]
+    print_line(line, console)
+    counts = f"count/s {change.count.before:,.4g} → {change.count.after:,.4g} {relative(change.count)}".rstrip()
+    figures = [f"total/s {both(delta)}", counts]
     for name, percentile in (("p50", change.p50), ("p99", change.p99)):
-        figures.append(f"{name} {_both(percentile)} {_relative(percentile) if not (change.new or change.vanished) else ''}".rstrip())
-    figures.append(f"per {'goroutine' if diff.per is Per.WINDOW else 'window'}-s {_both(change.other_total)}")
+        figures.append(f"{name} {both(percentile)} {relative(percentile) if not (change.new or change.vanished) else ''}".rstrip())
+    figures.append(f"per {'goroutine' if diff.per is Per.WINDOW else 'window'}-s {both(change.other_total)}")
     room, row = console.width - 4, ""
     for figure in figures:
         if row and len(row) + 2 + len(figure) > room:
-            _line(Text(f"    {row}"), console)
+            print_line(Text(f"    {row}"), console)
             row = ""
         row += ("  " if row else "") + figure
-    _line(Text(f"    {row}"), console)
+    print_line(Text(f"    {row}"), console)
     place = place_of(change.frames)
     start = max(0, place - FRAMES_SHOWN + 2)
     for index, frame in enumerate(change.frames[start : start + FRAMES_SHOWN], start):
-        _line(Text(f"      {sanitize(plain_name(frame.name), max(20, console.width - 6))}", "bold" if index == place else ""), console)
+        print_line(Text(f"      {sanitize(plain_name(frame.name), max(20, console.width - 6))}", "bold" if index == place else ""), console)
     rest = len(change.frames) - start - FRAMES_SHOWN
     if rest > 0:
-        _line(Text(f"      … {rest} more towards the root", "dim"), console)
-
-
-def _both(delta: Delta) -> str:
-    return f"{_amount(delta.before)} → {_amount(delta.after)}"
-
-
-def _amount(ns: float) -> str:
-    return "0" if not ns else "<1 ns" if ns < 1 else format_duration(round(ns))
-
-
-def _relative(delta: Delta, new: bool = False, gone: bool = False) -> str:
-    """``+12 %``, ``×3.4``, ``new``, ``gone``, with `MARK` if it exceeds the noise."""
-    before, after = delta.before, delta.after
-    if before == after:
-        return "="
-    if new or not before:
-        text = "new"
-    elif gone or not after:
-        text = "gone"
-    elif after >= 2 * before:
-        ratio = after / before
-        text = f"×{ratio:.3g}" if ratio < 1_000 else f"×{ratio:,.0f}" if ratio < 1_000_000 else "×>10⁶"
-    else:
-        percent = 100 * (after - before) / before
-        text = f"{percent:+.0f} %" if abs(percent) >= 0.5 else "+0 %" if percent > 0 else "-0 %"
-    return text + (f" {MARK}" if delta.exceeds else "  ")
-
-
-def _style(delta: Delta) -> str:
-    if not delta.exceeds:
-        return ""
-    return "red" if delta.after > delta.before else "blue"
-
-
-def _line(line: Text, console: Console) -> None:
-    line.rstrip()
-    console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        print_line(Text(f"      … {rest} more towards the root", "dim"), console)

@@ -86,7 +86,7 @@ class RequestData:
             "name": self._texts(plain_name(span.function)),
             "frame": self._frames(function, FrameKind.GO.value),
             "process": self._texts(process),
-            "rate": d.count * 1e9 / window_ns if window_ns else 0.0,
+            "rate": d.count * 1e9 / (span.traced_ns or window_ns) if window_ns else 0.0,
             "progress": span.in_progress,
             **{f"p{name}": d.percentile_ns(fraction) for name, fraction in (("50", 0.5), ("90", 0.9), ("99", 0.99), ("999", 0.999))},
             "max": d.max_ns,

@@ -17,6 +17,8 @@ CAUSES_SHOWN = 3
 REASONS_SHOWN = 3
 """Of one state in one band."""
 STEPS_SHOWN = 3
+_WHOLE_NS = 200_000_000
+"""So much less than the window is still the whole."""
 _LEAST_STEP = 0.02
 """Of an exemplar's time."""
 _LEAST_SHARE = 0.001
@@ -38,7 +40,7 @@ def print_requests(profile: Profile, console: Console, top: int = 10) -> None:
 
 
 def _print_span(span: Span, window_ns: int, process: str, console: Console) -> None:
-    d = span.latency
+    d, traced_ns = span.latency, span.traced_ns or window_ns
     heading = Text("Requests: ", "bold")
     heading.append(sanitize(plain_name(span.function), max(20, console.width - 12)), "cyan")
     if process:
@@ -46,9 +48,13 @@ def _print_span(span: Span, window_ns: int, process: str, console: Console) -> N
     _line(heading, console)
     line = Text("  ")
     line.append(f"{d.count:,}", "bold")
-    line.append(f" request{'' if d.count == 1 else 's'} ({_rate(d.count, window_ns)}/s)")
+    line.append(f" request{'' if d.count == 1 else 's'} ({_rate(d.count, traced_ns)}/s)")
     if span.in_progress:
         line.append(f", {span.in_progress:,} in progress")
+    if span.begun_before:
+        line.append(f", {span.begun_before:,} begun before")
+    if 0 < traced_ns < window_ns - _WHOLE_NS:
+        line.append(f", traced for {format_duration(traced_ns)} of {format_duration(window_ns)}", "dim")
     _line(line, console)
     if d.count:
         figures = [

@@ -134,7 +134,7 @@ class ProbedProcess:
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until the next call is due."""
         if self._requests is not None:
-            self._requests.tick()
+            self._requests.tick(self.tracer.probes.stages)
         return self.steering.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
 
     def end(self) -> None:

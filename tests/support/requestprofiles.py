@@ -173,3 +173,13 @@ def hostile_requests() -> Profile:
         spans.append(Span(name, 4242, old.latency, index, buckets, [slow]))
     made.requests = spans
     return made
+
+
+def strict(part: object) -> object:
+    """A JSON schema in which no key is allowed that is not described."""
+    if isinstance(part, list):
+        return [strict(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    closed = {key: strict(value) for key, value in part.items()}
+    return closed | {"additionalProperties": False} if "properties" in part and "required" in part else closed

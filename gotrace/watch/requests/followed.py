@@ -55,12 +55,13 @@ class Slow(NamedTuple):
 
 class Followed:
     """Of one process. `stops`: of the world, up to now, in the order of time. `exemplars`: how many of the slowest requests are kept, of
-    each function."""
+    each function. `sums_up`: causes are; not while what makes goroutines runnable is not traced."""
 
     def __init__(self, timelines: Timelines, exemplars: int) -> None:
         self.buckets: dict[int, dict[int, FollowedBucket]] = {}
         self.slowest: dict[int, list[Slow]] = {}
         self.stops: list[WorldPause] = []
+        self.sums_up = True
         self._timelines = timelines
         self._exemplars = exemplars
         self._random = random.Random(0)
@@ -76,7 +77,7 @@ class Followed:
         until = time.monotonic_ns() + _FOLLOW_FOR_NS
         # The slowest first, should time run out, but some of all.
         rounds = ((at // _AT_ONCE, -bucket, request) for (_, bucket), found in chosen.items() for at, request in enumerate(found))
-        for _, _, request in sorted(rounds):
+        for _, _, request in sorted(rounds) if self.sums_up else ():
             if time.monotonic_ns() > until:
                 break
             self._sum_up(request, self._path(request))

@@ -20,7 +20,7 @@ class Timelines:
         self._happened: deque[Happened] = deque()
         self._count = 0
         self._sorted: dict[int, list[PartRecord]] = {}
-        self._unended: dict[int, list[PartRecord]] = {}
+        self._in_progress: dict[int, list[PartRecord]] = {}
 
     def take(self, happened: Happened) -> None:
         """Adds what was recorded since the last call."""
@@ -37,7 +37,7 @@ class Timelines:
     def end(self, parts: Iterable[PartRecord]) -> None:
         """Adds what is in progress as the window ends."""
         for part in parts:
-            self._unended.setdefault(part.goid, []).append(part)
+            self._in_progress.setdefault(part.goid, []).append(part)
         self._sorted.clear()
 
     def lost(self, until_ns: int) -> None:
@@ -49,6 +49,6 @@ class Timelines:
         known = self._sorted.get(goid)
         if known is None:
             known = self._sorted[goid] = sorted(
-                [*(part for happened in self._happened for part in happened.of(goid)), *self._unended.get(goid, ())]
+                [*(part for happened in self._happened for part in happened.of(goid)), *self._in_progress.get(goid, ())]
             )
         return known

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable, Sequence
 
 from gotrace.common.histogram import bucket_of
-from gotrace.common.vocabulary import Loss, State
+from gotrace.common.vocabulary import Loss, Stage, State
 from gotrace.kernel.history import Completed, PartRecord
 from gotrace.kernel.records import RowKey
 from gotrace.kernel.rows import row_hash
 from gotrace.kernel.spans import UNKNOWN_ROW, ArgumentLayout, DurationRow, OpenRequest, Site
+from gotrace.kernel.structs import SPAN_BEGUN_BEFORE
 from gotrace.kernel.tables import Tables
 from gotrace.plan.probes import Plan
 from gotrace.profile.requests import Cause, Exemplar, PathStep, Span, SpanBucket, WaitSum
@@ -51,7 +52,9 @@ class Requests:
         self._rows: dict[int, RowKey] = {}
         self._rough: dict[int, RowKey] = {}
         self._causes = Causes(self._stack_of_hash, stop_reasons)
-        self._due_ns = 0
+        self._due_ns = self._counted_ns = self._traced_ns = 0
+        self._placed = False
+        self._has_wakers = plan.has("ready")
         self._ended = False
         self._final: list[Span] | None = None
         told = [span.begin for span in plan.spans if span.name == _HTTP and "rdi" in span.intact]
@@ -67,9 +70,14 @@ class Requests:
     def begin(self, start_ns: int) -> None:
         """A window opens. Requests in progress that an earlier one left are not followed further."""
         self._timelines.lost(start_ns)
+        self._counted_ns, self._placed = start_ns, True
 
-    def tick(self) -> None:
-        """Reads what has happened since the last call, if it is time."""
+    def tick(self, placed: frozenset[Stage]) -> None:
+        """Reads what has happened since the last call, if it is time. `placed`: the stages that are traced now."""
+        self._count_time(time.monotonic_ns())
+        self._placed = Stage.REQUESTS in placed
+        # What is not known of some requests is taken to be as it was for the others.
+        self._followed.sums_up = Stage.WAKERS in placed or not self._has_wakers
         if time.monotonic_ns() >= self._due_ns:
             self._take_history()
             self._due_ns = time.monotonic_ns() + _READ_EVERY_NS
@@ -78,16 +86,22 @@ class Requests:
         """Goroutines that serve a request now."""
         return {request.goid for request in self._tables.read_open()}
 
-    def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int], unended: Iterable[PartRecord]) -> None:
-        """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`. `unended`:
-        what the goroutines of requests in progress wait for."""
+    def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int], in_progress: Iterable[PartRecord]) -> None:
+        """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`.
+        `in_progress`: what the goroutines of requests in progress wait for."""
+        self._count_time(end_ns)
         self._take_history()
-        self._timelines.end(unended)
+        self._timelines.end(in_progress)
         self._ended = True
         self._followed.take([_completed(request) for request in self._tables.read_open() if request.over_ns])
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
+
+    def _count_time(self, now_ns: int) -> None:
+        if self._placed:
+            self._traced_ns += max(0, now_ns - self._counted_ns)
+        self._counted_ns = now_ns
 
     def _take_history(self) -> None:
         self._keep_told()  # first: each of these has its record by now
@@ -126,6 +140,7 @@ class Requests:
         sums, opened = self._tables.read_rows(), self._tables.read_open()
         result = []
         for number, name in enumerate(self._functions):
+            before = sums.get(number, {}).pop(SPAN_BEGUN_BEFORE, None)
             mine = [request for request in opened if request.function == number]
             rows = sums.get(number, {})
             for request in mine:
@@ -133,7 +148,9 @@ class Requests:
                     _add_over(rows, request)
             going = [request for request in mine if not request.over_ns]
             span = self._span(number, name, rows, going, start_ns, end_ns)
-            if span.latency.count or span.in_progress:
+            span.begun_before = before.count if before is not None else 0
+            span.traced_ns = self._traced_ns
+            if span.latency.count or span.in_progress or span.begun_before:
                 result.append(span)
         return sorted(result, key=lambda span: -span.latency.total_ns)
 

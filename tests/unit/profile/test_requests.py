@@ -8,22 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 from profiles import MS, S, shop_profile, target
-from requestprofiles import CPU_CAUSE, FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_made, requests_profile
+from requestprofiles import CPU_CAUSE, FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_made, requests_profile, strict
 
 from gotrace.export.summary_json import render_json, summary_dict
 from gotrace.profile.requests import EDGES, bands, parts, shown_bands
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schema/summary.json").read_text())
-
-
-def strict(part: object) -> object:
-    """With no key allowed that is not described."""
-    if isinstance(part, list):
-        return [strict(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    closed = {key: strict(value) for key, value in part.items()}
-    return closed | {"additionalProperties": False} if "properties" in part and "required" in part else closed
 
 
 def test_bands_are_cut_by_rank() -> None:

@@ -168,7 +168,8 @@ def test_keys_move_the_range(show: Show) -> None:
     assert fragment(page) == {"range": f"{numbers[-2]}-{numbers[-2]}"}
     page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", modifiers=8)
     assert fragment(page) == {"range": f"{numbers[-2]}-{numbers[-1]}"}
-    assert "requests, " in page.text("#range") and page.run("document.getElementById('latency').getAttribute('aria-valuetext')").endswith("ms")
+    assert "requests, " in page.text("#range")
+    assert page.run("document.getElementById('latency').getAttribute('aria-valuetext')").endswith("ms")
     page.key("Home")
     assert fragment(page) == {"range": f"{numbers[0]}-{numbers[0]}"}
     page.key("Escape")
@@ -201,7 +202,8 @@ def test_the_difference_to_all_requests(show: Show) -> None:
     card = card_of(page)
     assert card["all requests"].endswith("per request") and card["these"].startswith("56.9 ms") and card["change"].startswith("+")
     page.key("t", "t")
-    assert page.run("[...document.querySelectorAll('#table th')].slice(0, 3).map(each => each.textContent)") == ["all", "these", "change ▾"]
+    titles = page.run("[...document.querySelectorAll('#table th')].slice(0, 3).map(each => each.textContent)")
+    assert titles == ["all", "these", "change ▾"]
     page.key("a", "a")
     assert page.run("document.getElementById('palette').value") == "kind"
     assert not page.run("document.documentElement.hasAttribute('data-diff')")
@@ -243,7 +245,8 @@ def test_a_click_shows_the_path_as_a_waterfall(show: Show) -> None:
     tracks = page.run("[...document.querySelectorAll('.track > span')].map(each => each.textContent)")
     assert tracks == ["goroutine 101 (the request)", "goroutine 17 main.(*raftNode).start.func1"]
     bars = page.run(
-        "[...document.querySelectorAll('.bars button')].map(each => [+each.dataset.step, parseFloat(each.style.left), parseFloat(each.style.width)])"
+        "[...document.querySelectorAll('.bars button')]"
+        "  .map(each => [+each.dataset.step, parseFloat(each.style.left), parseFloat(each.style.width)])"
     )
     steps = slow.path[::-1]
     assert sorted(at for at, *_ in bars) == list(range(len(steps)))
@@ -317,7 +320,8 @@ def test_several_spans_and_processes(show: Show) -> None:
     made = requests_profile()
     made.targets.append(target(4300, "cart"))
     page = show(made)
-    assert page.run("[...document.getElementById('span').options].map(each => each.textContent)") == [f"{HTTP}, shop (4242)", f"{QUERY}, shop (4242)"]
+    names = page.run("[...document.getElementById('span').options].map(each => each.textContent)")
+    assert names == [f"{HTTP}, shop (4242)", f"{QUERY}, shop (4242)"]
     page.run("(s => { s.value = '1'; s.dispatchEvent(new Event('change')); })(document.getElementById('span'))")
     assert fragment(page) == {"span": "1"} and page.run(ROOTS) == [QUERY]
     assert page.run(TOTAL) == pytest.approx(made.requests[1].latency.total_ns / 1000)
@@ -327,7 +331,9 @@ def test_several_spans_and_processes(show: Show) -> None:
 def test_every_view_of_requests_holds_all_time(show: Show) -> None:
     page = show(requests_profile())
     whole = page.run(TOTAL)
-    for change in ("{reversed: true}", "{reversed: false, machinery: true}", "{machinery: false, objects: true}", "{byName: true, icicle: true}"):
+    for change in (
+        "{reversed: true}", "{reversed: false, machinery: true}", "{machinery: false, objects: true}", "{byName: true, icicle: true}",
+    ):
         page.run(f"page.change({change}, [])")
         assert page.run(TOTAL) == pytest.approx(whole)
     page.run("page.change({sandwich: profile.functions.name.findIndex((_, fn) => profile.nameOf(fn) === 'main.(*Store).query')}, [])")
