@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,6 +21,8 @@ _AT_ONCE = 4
 """So many of each come before more of any."""
 _FOLLOW_FOR_NS = 10_000_000
 """What following may take after each reading."""
+_AT_THE_END_NS = 200_000_000
+"""What it may take when the window is over, of what there was no time for."""
 _MOST_CAUSES = 4096
 
 
@@ -65,6 +67,7 @@ class Followed:
         self._timelines = timelines
         self._exemplars = exemplars
         self._random = random.Random(0)
+        self._left: dict[tuple[int, int], deque[Completed]] = {}
 
     def take(self, requests: Iterable[Completed]) -> None:
         """Requests that have ended since the last call; the timelines reach at least as far."""
@@ -77,12 +80,27 @@ class Followed:
         until = time.monotonic_ns() + _FOLLOW_FOR_NS
         # The slowest first, should time run out, but some of all.
         rounds = ((at // _AT_ONCE, -bucket, request) for (_, bucket), found in chosen.items() for at, request in enumerate(found))
-        for _, _, request in sorted(rounds) if self.sums_up else ():
+        for number, _, request in sorted(rounds) if self.sums_up else ():
+            if time.monotonic_ns() <= until:
+                self._sum_up(request, self._path(request))
+            elif not number:
+                self._left.setdefault((request.function, request.bucket), deque(maxlen=_AT_ONCE)).append(request)
+        for function in {request_function for request_function, _ in by_bucket}:
+            self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
+
+    def take_left(self) -> None:
+        """Follows requests that there was no time for, those first of whose duration the fewest were."""
+        until = time.monotonic_ns() + _AT_THE_END_NS
+        left = [(self._number_of(request) + at, request) for requests in self._left.values() for at, request in enumerate(requests)]
+        for _, request in sorted(left):
             if time.monotonic_ns() > until:
                 break
             self._sum_up(request, self._path(request))
-        for function in {request_function for request_function, _ in by_bucket}:
-            self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
+        self._left.clear()
+
+    def _number_of(self, request: Completed) -> int:
+        bucket = self.buckets.get(request.function, {}).get(request.bucket)
+        return bucket.count if bucket is not None else 0
 
     def _path(self, request: Completed) -> list[Step]:
         steps = follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)

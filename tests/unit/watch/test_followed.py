@@ -84,3 +84,29 @@ def test_following_takes_a_bounded_time(monkeypatch) -> None:
     made = Followed(timelines(), 2)
     made.take([request(goid, 0, goid) for goid in range(1, 100)])
     assert not made.buckets and [slow.duration_ns for slow in made.slowest[0]] == [99, 98]
+
+
+def test_what_there_was_no_time_for_is_followed_at_the_end(monkeypatch) -> None:
+    made = Followed(timelines(), 0)
+    made.take([request(1, 0, 10, bucket=1), request(2, 0, 10, bucket=1)])
+    monkeypatch.setattr(module, "_FOLLOW_FOR_NS", -1)
+    for goid in range(10, 100):
+        made.take([request(goid, 0, 10, bucket=goid % 3)])
+    assert made.buckets[0].keys() == {1}
+    made.take_left()
+    assert {number: bucket.count for number, bucket in made.buckets[0].items()} == {0: 4, 1: 6, 2: 4}
+    made.take_left()
+    assert {number: bucket.count for number, bucket in made.buckets[0].items()} == {0: 4, 1: 6, 2: 4}
+
+
+def test_that_takes_a_bounded_time_too_and_begins_where_least_is_known(monkeypatch) -> None:
+    made = Followed(timelines(), 0)
+    made.take([request(goid, 0, 10, bucket=7) for goid in range(1, 10)])
+    monkeypatch.setattr(module, "_FOLLOW_FOR_NS", -1)
+    made.take([request(1, 0, 10, bucket=number) for number in range(20)])
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: next(ticks))
+    monkeypatch.setattr(module, "_AT_THE_END_NS", 19)
+    made.take_left()
+    counts = {number: bucket.count for number, bucket in made.buckets[0].items()}
+    assert counts == {number: 9 if number == 7 else 1 for number in range(20)}
