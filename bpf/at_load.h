@@ -162,6 +162,6 @@
 #define STREAM AT_LOAD(STREAM)
 #define STREAM_NS AT_LOAD(STREAM_NS)
 
-/* Whether requests are told (bpf/requests.c), and of how many chunks the ring of each CPU is, a power of two. */
+/* How many functions serve requests that are told (bpf/requests.c), and of how many chunks the ring of each CPU is, a power of two. */
 #define SPANS AT_LOAD(SPANS)
 #define HISTORY_CHUNKS AT_LOAD(HISTORY_CHUNKS)

@@ -78,7 +78,7 @@ static __always_inline void add_to_span(struct scratch *s, struct span *span)
 static __always_inline void add_to_spans(struct scratch *s, u32 active)
 {
 #pragma clang loop unroll(disable)
-	for (u32 function = 0; function < SPAN_FUNCTIONS; function++) {
+	for (u32 function = 0; function < SPAN_FUNCTIONS && function < SPANS; function++) {
 		if (!(active >> function & 1))
 			continue;
 		s->span.g = s->pending.g;
@@ -128,7 +128,7 @@ static __always_inline void may_be_over(u64 g, struct goroutine *state, u64 now,
 {
 	u32 active = state->spans;
 #pragma clang loop unroll(disable)
-	for (u32 function = 0; function < SPAN_FUNCTIONS; function++) {
+	for (u32 function = 0; function < SPAN_FUNCTIONS && function < SPANS; function++) {
 		struct span_key key = {.g = g, .function = function};
 		struct span *span = active >> function & 1 ? spans.lookup(&key) : NULL;
 		if (span && !(ended && span->over_ns)) {

@@ -53,7 +53,7 @@ def report(
     from gotrace.export import NEEDS_TIMELINE, RENDERERS, format_of, render
     from gotrace.export.perfetto import require_timeline
     from gotrace.export.summary_json import json_parts
-    from gotrace.profile.filters import filter_profile
+    from gotrace.profile.filters import filter_profile, filter_requests
     from gotrace.profile.hotspots import find_hotspots
     from gotrace.render.summary import print_summary, print_told
     from gotrace.render.tree import print_tree
@@ -74,6 +74,7 @@ def report(
     # Before the filters: what is suspicious, and how large a share is, does not depend on what is selected.
     profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
     profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
+    profile = filter_requests(profile, band, slower_than)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":

@@ -18,7 +18,7 @@ from gotrace.gobin.x86 import ProbeSite, branch_targets, emulated_kind, instruct
 if TYPE_CHECKING:
     from capstone import CsInsn
 
-MAX_CODE = 1 << 20
+MAX_CODE = 1 << 18
 """Bytes of a function that are read."""
 ARGUMENTS = ("rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11")
 """The registers of integer arguments, in order (cmd/compile/abi-internal.md)."""

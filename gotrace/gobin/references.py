@@ -15,14 +15,17 @@ from gotrace.common.errors import BadBinary
 from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image, Segment
 from gotrace.gobin.moduledata import TYPES
-from gotrace.gobin.passages import decoded
+from gotrace.gobin.passages import MAX_CODE
 from gotrace.gobin.pclntab import Pclntab
+from gotrace.gobin.x86 import instructions
 
 if TYPE_CHECKING:
     from capstone import CsInsn
 
-_WINDOW = 1 << 16
+# Bounds on searches for bytes, which in a hostile file match everywhere.
 _MAX_FOUND = 256
+_MAX_LOOKED_AT = 1 << 20
+_MAX_WORDS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,13 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
     """All that can lead to the first instruction of `function`. Wherever it is not certain what refers to it, `other` says so.
 
     `by_methods`: what finds it as a method of its type (an assertion to an interface, package reflect) is among that.
+
+    Raises:
+        BadBinary: too much of the file looks like references.
     """
     calls: list[tuple[Function, int]] = []
     other: list[str] = []
+    code: dict[int, list[CsInsn]] = {}
     for number, at in enumerate(_relative(image, function.entry)):
         if number >= _MAX_FOUND:
             other.append("more places than are checked")
@@ -49,7 +56,8 @@ def references(image: Image, table: Pclntab, function: Function, by_methods: boo
         if holder is None:
             other.append("code that is in no Go function")
             continue
-        insn = next((insn for insn in decoded(image, holder) if insn.address <= at < insn.address + insn.size), None)
+        insns = code[holder.entry] = code.get(holder.entry) or instructions(image, holder, MAX_CODE)
+        insn = next((insn for insn in insns if insn.address <= at < insn.address + insn.size), None)
         if insn is None:
             other.append(f"code of {holder.name} that can't be read")
         elif not _leads_to(insn, function.entry) or (holder.entry == function.entry and insn.mnemonic != "lea"):
@@ -78,6 +86,7 @@ def _leads_to(insn: CsInsn, target: int) -> bool:
 
 def _relative(image: Image, target: int) -> Iterator[int]:
     """Where in the code the distance to `target` from right behind it stands, at an instruction's end or by chance."""
+    looked_at = 0
     # The upper half of the distance is the same in long runs of addresses: few places have it, and a search for bytes finds them.
     for segment in image.segments:
         if not segment.executable:
@@ -91,6 +100,9 @@ def _relative(image: Image, target: int) -> Iterator[int]:
             pattern = struct.pack("<H", high & 0xFFFF)
             position = code.find(pattern, 2)
             while position >= 0:
+                looked_at += 1
+                if looked_at > _MAX_LOOKED_AT:
+                    raise BadBinary(f"{image.name}: too much of its code looks like references to {target:#x}")
                 at = start + position - 2
                 if at < end and struct.unpack_from("<i", code, position - 2)[0] == target - at - 4:
                     yield at
@@ -131,7 +143,11 @@ def _is_method(image: Image, table: Pclntab, function: Function) -> bool:
 def _found_in(image: Image, segment: Segment, word: bytes) -> Iterator[int]:
     """The addresses of a word in a segment."""
     position, end = segment.offset - 1, segment.offset + segment.file_size
-    while (position := image.data.find(word, position + 1, end)) >= 0:
+    for _ in range(_MAX_WORDS):
+        position = image.data.find(word, position + 1, end)
+        if position < 0:
+            return
         address = segment.address + position - segment.offset
         if address % len(word) == 0:
             yield address
+    raise BadBinary(f"{image.name}: the word {word.hex()} is everywhere in its data")

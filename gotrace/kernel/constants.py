@@ -136,7 +136,7 @@ def _of_options(options: Options) -> dict[str, int]:
         "GOVERNED": int(options.governed),
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
-        "SPANS": int(options.spans),
+        "SPANS": options.spans,
         "HISTORY_CHUNKS": history_chunks(),
     }
 

@@ -54,8 +54,8 @@ class Options:
 
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
     least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
-    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: record requests, with the
-    `exemplars` slowest.
+    `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: how many functions serve
+    requests that are recorded, with the `exemplars` slowest of each.
     """
 
     min_block_ns: int = 0
@@ -67,7 +67,7 @@ class Options:
     stream_ns: int | None = None
     wakers: bool = True
     governed: bool = False
-    spans: bool = False
+    spans: int = 0
     exemplars: int = 10
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14

@@ -15,7 +15,7 @@ from gotrace.common.files import check_output
 from gotrace.export import format_of
 from gotrace.governor.policy import SAMPLE_NS
 from gotrace.governor.regulator import Regulator
-from gotrace.profile.filters import filter_profile
+from gotrace.profile.filters import filter_profile, filter_requests
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Profile
 from gotrace.run.accounting import Accounting
@@ -189,6 +189,10 @@ class Session:
         sinks.closed(profile)
         profile.hotspots = find_hotspots(profile, self.options.hot)
         profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
+        if profile.requests:
+            profile = filter_requests(profile, self.options.band, self.options.slower_than_ns)
+        elif self.options.band is not None or self.options.slower_than_ns:
+            profile.notes.append("no request ended in the window: --band and --slower-than have nothing to choose from")
         sinks.write(profile)
         self.failure = self.failure or next((error for _sink, error in sinks.failures), None)
         if capture is not None:

@@ -89,7 +89,7 @@ class ProbedProcess:
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
         wanted = max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES)
-        options = replace(options, max_goroutines=wanted, spans=bool(self.plan.spans))
+        options = replace(options, max_goroutines=wanted, spans=len(self.plan.spans))
         offsets = (kernel or {}) if not self.obstacle else {}
         subject = Subject(pid, self.process.exe_path, self.binary.layout, target.bias, offsets)
         symbols = KernelSymbols()

@@ -52,7 +52,9 @@ def binary(data: bytes) -> None:
             for pc in range(found.table.text, found.table.etext, step):
                 found.table.stack_delta(pc)
                 found.table.expand(pc)
-        plan = make_plan(found)
+        plan = make_plan(found, requests=True)
+        with suppress(GotraceError):
+            make_plan(found, spans=["runtime.newproc1", "main.main"])
         _ = found.layout, found.allgs, found.wait_reasons
         with suppress(GotraceError):
             found.check()

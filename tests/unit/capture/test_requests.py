@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 from documents import ROOT, blocks_of
 from profiles import MS, stat
 from requestprofiles import HTTP, QUERY, hostile_requests, requests_made, requests_profile
+from rich.console import Console
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.schema import REQUEST_SUMS, SCHEMA_VERSION, SUMS
 from gotrace.capture.writer import CaptureLocked, CaptureWriter
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import State
+from gotrace.export import render
 from gotrace.export.summary_json import summary_dict
 from gotrace.profile.requests import WaitSum
 from gotrace.profile.types import Profile
+from gotrace.render.summary import print_summary
 
 
 def begun(path: Path, made: Profile) -> CaptureWriter:
@@ -229,3 +233,30 @@ def test_the_query_for_time_in_slow_requests_is_right(tmp_path: Path) -> None:
     waited = sum(ns for one in made.requests for stack, ns in one.waits if stack.reason == "chan receive")
     assert per[HTTP, "waiting", "chan receive"] == pytest.approx(100 * waited / made.profile.requests[0].latency.total_ns, abs=0.01)
     assert any(function == QUERY for function, *_ in per)
+
+
+NASTY = (None, -1, 0, (1 << 63) - 1, 0.5, "", "\x1b[2J", "[1]", '{"0": 1}', b"\xff")
+
+
+@pytest.mark.parametrize("table", ["span", "span_bucket", "span_wait", "span_other", "cause", "span_cause", "exemplar", "exemplar_step"])
+def test_whatever_a_cell_holds_is_shown_or_refused(tmp_path: Path, table: str) -> None:
+    whole = capture(tmp_path / "whole.gotrace", requests_profile(10))
+    columns = [row[1] for row in rows(whole, f"PRAGMA table_info({table})")]
+    shown = refused = 0
+    for column in columns:
+        for value in NASTY:
+            path = tmp_path / "x.gotrace"
+            path.write_bytes(whole.read_bytes())
+            with closing(sqlite3.connect(path)) as db, suppress(sqlite3.Error):
+                db.execute(f"UPDATE OR REPLACE {table} SET {column} = ?", (value,))
+                db.commit()
+            try:
+                profile = read_capture(path)
+            except GotraceError:
+                refused += 1
+                continue
+            print_summary(profile, Console(file=io.StringIO(), width=80))
+            for suffix in (".json", ".pb.gz", ".html"):
+                assert render(profile, suffix)
+            shown += 1
+    assert shown and refused

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from conftest import unavailable
 from gobuild import GO_VERSIONS, build, go_command, go_environment
 from spanned import follow
 
+from gotrace.cli.parameters import BAND
 from gotrace.common.errors import BadBinary, UsageError
+from gotrace.common.vocabulary import Mode
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 from gotrace.gobin.passages import returns
@@ -20,7 +25,7 @@ from gotrace.gobin.references import references
 from gotrace.plan.makeplan import make_plan
 from gotrace.plan.probes import SpanFunction, SpanKind
 from gotrace.plan.spans import MOST_SPANS, Spans, find_spans
-from gotrace.run.options import AttachOptions
+from gotrace.run.options import AttachOptions, check_mode
 
 VERSIONS = [version for version in GO_VERSIONS if version.startswith(("1.19", "1.21", "1.24", "1.27"))]
 NEWEST = VERSIONS[-1]
@@ -191,6 +196,18 @@ def test_what_can_t_be_a_span_is_refused(name: str, why: str, hint: str) -> None
     assert hint in (refused.value.hint or "")
 
 
+@every_go
+@everywhere
+def test_inlined_copies_are_known_in_every_build(version: str, variant: str) -> None:
+    table = spanned(version, variant).table
+    copies = {name: [copy.name for copy in table.inlined_anywhere(f"main.{name}")] for name in ("small", "sometimes", "direct", "main")}
+    assert copies == {"small": ["main.main"], "sometimes": ["main.main"], "direct": [], "main": []}
+    # What package runtime alone can have inlined is found by both ways.
+    for name in ("runtime.acquirem", "runtime.execute", "runtime.gopark"):
+        assert {copy.entry for copy in table.inlined_into(name)} <= {copy.entry for copy in table.inlined_anywhere(name, 1000)}, name
+    assert len(table.inlined_into("runtime.acquirem")) > 3 and len(table.inlined_anywhere("runtime.acquirem", 2)) == 2
+
+
 @pytest.mark.parametrize("version", [VERSIONS[0]])
 def test_an_ambiguous_name_is_refused(version: str) -> None:
     """Up to Go 1.20 the instances of a generic function have one name."""
@@ -205,6 +222,54 @@ def test_too_many_are_refused() -> None:
         make_plan(binary, spans=names)
     assert len(make_plan(binary, spans=[*names[:MOST_SPANS], names[0]]).spans) == MOST_SPANS
     assert [span.name for span in make_plan(binary, requests=True, spans=[RPC]).spans] == [RPC, HTTP]
+
+
+def test_the_command_shows_them(gotrace: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    path = build("spanned", NEWEST, "plain")
+    shown = gotrace("probes", path, "--span", "main.direct", "--json")
+    spans = {span["function"]: span for span in json.loads(shown.stdout)["spans"]}
+    assert list(spans) == ["main.direct", HTTP, RPC]
+    assert spans[HTTP]["traps_per_call"] == [2, 3] and spans[HTTP]["begin"]["symbol"] == HTTP and spans[HTTP]["begin"]["sp_above"] == 0
+    assert {end["symbol"] for end in spans["main.direct"]["ends"]} == {"main.first", "main.main"}
+    assert json.loads(gotrace("probes", path, "--requests", "off", "--json").stdout)["spans"] == []
+    text = gotrace("probes", path).stdout
+    assert f"span {HTTP}: 2 to 3 traps a call, which is seen to end behind its" in text
+    address = f"{spans[HTTP]['begin']['address']:#x}"
+    assert f"begins {address}  push rbp  (1 trap, {HTTP}+10)" in text
+    refused = gotrace("probes", path, "--span", "main.small")
+    assert refused.returncode == 2 and not refused.stdout
+    assert refused.stderr.splitlines()[0] == "error: --span main.small: it is inlined wherever it is called (in main.main)"
+    assert refused.stderr.splitlines()[1].startswith("hint: --span main.main, or")
+
+
+@pytest.mark.bpf
+def test_the_plan_of_a_process(gotrace: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    path = build("spanned", NEWEST, "pie")
+    with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            shown = json.loads(gotrace("probes", process.pid, "--span", "main.direct", "--json").stdout)
+        finally:
+            process.kill()
+    assert shown["verified_live"] and [span["function"] for span in shown["spans"]] == ["main.direct", HTTP, RPC]
+
+
+@pytest.mark.parametrize("text, band", [
+    ("p99", (0.99, 1.0)), ("p50..p90", (0.5, 0.9)), ("p0", (0.0, 1.0)), ("p99.5..p99.9", (0.995, 0.999)),
+])
+def test_bands(text: str, band: tuple[float, float]) -> None:
+    assert BAND.convert(text, None, None) == pytest.approx(band)
+
+
+@pytest.mark.parametrize("text", ["", "99", "p", "p90..p50", "p50..p50", "p101", "p100", "p-1", "p50..", "p50-p90", "p50..p90 x"])
+def test_what_is_no_band_is_refused(text: str) -> None:
+    with pytest.raises(click.UsageError, match="no band of percentiles"):
+        BAND.convert(text, None, None)
+
+
+def test_spans_need_probes() -> None:
+    with pytest.raises(UsageError, match="--span is for probes"):
+        check_mode(AttachOptions(pids=(1,), mode=Mode.SAMPLE, spans=("main.main",)))
+    check_mode(AttachOptions(pids=(1,), mode=Mode.SAMPLE))
 
 
 def package(name: str, program: str, tmp_path: Path) -> Path:
@@ -228,7 +293,7 @@ def returns_by_binutils(path: Path, low: int, high: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name, program, expected", [
-    ("etcd-server", "etcd", [HTTP, "google.golang.org/grpc.(*Server).processUnaryRPC", "google.golang.org/grpc.(*Server).processStreamingRPC"]),
+    ("etcd-server", "etcd", [HTTP, *(f"google.golang.org/grpc.(*Server).process{kind}RPC" for kind in ("Unary", "Streaming"))]),
     ("prometheus", "prometheus", [HTTP]),
 ])
 def test_programs_that_are_not_ours(name: str, program: str, expected: list[str], tmp_path: Path) -> None:
