@@ -197,7 +197,6 @@ def test_work_and_files(version: str, tmp_path: Path) -> None:
     cpu, file = traced.span("main.serveCPU"), traced.span("main.serveFile")
     running = sum(band["cpu_ns"] for band in cpu["bands"])
     assert cause_ns(cpu, "running") == pytest.approx(running, abs=0.05 * cpu["total_ns"])
-    assert cause_ns(cpu, "running, up to main.spin") > 0.5 * running  # what runs up to its end is not told by a stack
     # What was not running was in the one function that writes, most of it in its system call.
     in_files = cause_ns(file, "in main.writeFile") - cause_ns(file, "running", "in main.writeFile")
     assert in_files == pytest.approx(off_ns(file["bands"]), abs=0.05 * file["total_ns"])
