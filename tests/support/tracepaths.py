@@ -9,9 +9,10 @@ from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
 
-_TRANSITION = re.compile(r'^M=-?\d+ P=-?\d+ G=(-?\d+) StateTransition Time=(\d+) GoID=(\d+) (\w+)->(\w+)', re.MULTILINE)
-CLASSES = {"Running": "running", "Syscall": "running", "Runnable": "runnable", "Waiting": "waiting"}
-"""What the tracer calls a system call is one whether it blocks or not."""
+_TRANSITION = re.compile(r'^M=-?\d+ P=-?\d+ G=(-?\d+) StateTransition Time=(\d+) GoID=(\d+) (\w+)->(\w+) Reason="(.*)"', re.MULTILINE)
+CLASSES = {"Running": "running", "Syscall": "running", "Runnable": "runnable", "Waiting": "waiting", "Network": "waiting"}
+"""What the tracer calls a system call is one whether it blocks or not. Waits for the network are ended by who comes by: also by a goroutine
+that starts the world again (runtime/proc.go: startTheWorldWithSema), which nobody has waited for."""
 
 
 class Trace:
@@ -21,7 +22,9 @@ class Trace:
         done = subprocess.run([go, "tool", "trace", "-d=parsed", recorded], capture_output=True, text=True, check=True)
         # Of each goroutine, in order: when it came into a state, which, and who brought it there.
         self._changes: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
-        for by, time, goid, old, new in _TRANSITION.findall(done.stdout):
+        for by, time, goid, old, new, reason in _TRANSITION.findall(done.stdout):
+            if reason == "network":
+                new = "Network"
             if old == "Undetermined" and not self._changes[int(goid)]:
                 self._changes[int(goid)].append((0, new, -1))
             elif old != "Undetermined":

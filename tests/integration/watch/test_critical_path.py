@@ -13,6 +13,7 @@ from tracepaths import Trace
 pytestmark = pytest.mark.bpf
 
 MIX = "mutex:20:24,pool:18:24,group:35:10,chain:38:10,cond:36:10,worker:37:10,peer:39:10,file:30:6,recovered:34:6,sleep:3:100"
+TIME_SLICE_NS = 5_000_000
 CLASSES = {
     "waiting": "waiting", "netpoll": "waiting", "runnable": "runnable", "preempted": "runnable", "running": "running",
     "runqueue": "running", "syscall": "running",
@@ -22,13 +23,14 @@ CLASSES = {
 VERSIONS = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS[2:]}.get(EXTENT, [GO_VERSIONS[2], "1.24.11", GO_VERSIONS[-1]])
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"go{version}")
+@pytest.fixture(
+    scope="module", params=[(version, mix) for version in VERSIONS for mix in (MIX, f"cpu:12:40,{MIX}")],
+    ids=lambda param: f"go{param[0]}-{'busy' if 'cpu' in param[1] else 'quiet'}",
+)
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Traced, Trace]:
     folder = tmp_path_factory.mktemp("paths")
-    recorded = folder / "trace.out"
-    run = traced_load(
-        build("requests", request.param, "plain"), folder, MIX, "--exemplars", 60, program=("-trace", str(recorded)),
-    )
+    recorded, (version, mix) = folder / "trace.out", request.param
+    run = traced_load(build("requests", version, "plain"), folder, mix, "--exemplars", 60, program=("-trace", str(recorded)))
     return run, Trace(go_command(GO_VERSIONS[-1]), recorded)
 
 
@@ -69,7 +71,10 @@ def test_the_slowest_requests_have_the_tracer_s_critical_paths(traced: tuple[Tra
         compared.add(exemplar["what"])
         if apart > 0.02 * exemplar["duration_ns"]:
             wrong.append((exemplar["what"], exemplar["goid"], exemplar["duration_ns"], apart, dict(mine), dict(theirs)))
-    assert not wrong
+    # The two look at the clock some microseconds apart, in which a thread may lose its CPU for a time slice: to the program's own others
+    # where it is busy, and to the machine.
+    assert len(wrong) <= len(exemplars) / 20, wrong
+    assert all(apart < 0.02 * duration_ns + TIME_SLICE_NS for _, _, duration_ns, apart, *_ in wrong), wrong
     assert len(compared) >= 5
 
 
