@@ -1,10 +1,11 @@
 /* Exact off-CPU intervals of goroutines: opened where a goroutine leaves its CPU, closed where it resumes, split into the stages
  * in between, and summed up here. The programs only read the target's memory.
  *
- * One translation unit, compiled from these files in this order: maps.c stack.c kernel_stack.c spans.c record.c objects.c
- * goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds (KIND_*), counters (STAT_*) and
- * sizes (MAX_*, BUCKETS) are defined by gotrace/kernel/program.py; what depends on the target, the kernel or the user is in
- * at_load.h. gotrace/kernel/program.py sets the number of entries of a map when it creates the map: the 1 here is a placeholder.
+ * One translation unit, compiled from these files in this order: maps.c stack.c resuming.c kernel_stack.c spans.c record.c
+ * objects.c starts.c goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds
+ * (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are defined by gotrace/kernel/program.py; what depends on the target, the
+ * kernel or the user is in at_load.h. gotrace/kernel/program.py sets the number of entries of a map when it creates the map: the 1
+ * here is a placeholder.
  */
 #include <linux/types.h>
 #include "at_load.h"

@@ -17,6 +17,9 @@ from gotrace.plan.probes import ProbeSet
 from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gotrace.profile.types import Profile
     from gotrace.run.session import Session
 
 EXAMPLES = """
@@ -97,12 +100,9 @@ def attach(
     """
     from rich.console import Console
 
-    from gotrace.export import render
-    from gotrace.export.summary_json import json_parts
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
-    from gotrace.render.summary import print_summary
-    from gotrace.render.terminal import HUNG_UP, NOBODY_READS, lasting
+    from gotrace.render.terminal import NOBODY_READS, lasting
     from gotrace.run.options import AttachOptions, check_mode
     from gotrace.run.session import Session, default_outputs
 
@@ -138,27 +138,44 @@ def attach(
             with ticker:
                 profile = session.run(ticker.started, ticker.update if ticker.shows_updates else None, ticker.notice)
     except KeyboardInterrupt:
-        if session.capture is not None:
-            path = session.capture.path
-            what = "interrupted while the outputs were being made: not all are there"
-            raise GotraceError(what, f"gotrace report {path} has what was committed") from None
-        what = "interrupted before anything was recorded" if not session.running else "interrupted: outputs are missing"
-        raise Interrupted(what) from None
+        raise _interruption(session) from None
+    _hand_out(profile, session, err, as_json, quiet)
+    if session.failure is not None:
+        raise session.failure
+
+
+def _interruption(session: Session) -> GotraceError:
+    """What a second Ctrl-C, or one before the window, leaves behind."""
+    if session.capture is not None:
+        what = "interrupted while the outputs were being made: not all are there"
+        return GotraceError(what, f"gotrace report {session.capture.path} has what was committed")
+    return Interrupted("interrupted before anything was recorded" if not session.running else "interrupted: outputs are missing")
+
+
+def _hand_out(profile: Profile, session: Session, err: Console, as_json: bool, quiet: bool) -> None:
+    """Prints what was asked for on stdout, and what was written where."""
+    from rich.console import Console
+
+    from gotrace.export import render
+    from gotrace.export.summary_json import json_parts
+    from gotrace.render.summary import print_summary
+    from gotrace.render.terminal import HUNG_UP, lasting
+
+    outputs, runtime = session.options.outputs, session.options.runtime
     if "-" in outputs:
         sys.stdout.write(render(profile, ".folded", runtime).decode())
         sys.stdout.flush()
     if as_json:
         sys.stdout.writelines(json_parts(profile))
         sys.stdout.flush()
-    if not quiet:
-        out = err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False)
-        print_summary(profile, out, runtime=runtime)
-        for path in session.written:
-            err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
-        for remark in session.remarks:
-            err.print(f"note: {remark}", markup=False, soft_wrap=True)
-    if session.failure is not None:
-        raise session.failure
+    if quiet:
+        return
+    out = err if as_json or "-" in outputs else Console(file=lasting(sys.stdout, HUNG_UP), highlight=False)
+    print_summary(profile, out, runtime=runtime)
+    for path in session.written:
+        err.print(f"Wrote {path}" + _how_to_open(path), markup=False, soft_wrap=True)
+    for remark in session.remarks:
+        err.print(f"note: {remark}", markup=False, soft_wrap=True)
 
 
 def _check_pattern(match: str) -> None:

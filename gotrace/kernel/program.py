@@ -29,8 +29,8 @@ _HISTORY_BYTES = 1 << 26
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c",
-    "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
+    "maps.c", "stack.c", "resuming.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "starts.c", "goroutines.c", "wakers.c",
+    "world.c", "task.c", "waits.c", "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (

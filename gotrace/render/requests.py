@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from gotrace.profile.types import Profile, StackKey, StackStat
 from gotrace.render.text import format_duration, format_share, sanitize
 
 CAUSES_SHOWN = 3
+EXEMPLARS_SHOWN = 5
 REASONS_SHOWN = 3
 """Of one state in one band."""
 STEPS_SHOWN = 3
@@ -79,9 +81,11 @@ def _print_band(band: Band, stacks: dict[StackKey, StackStat], console: Console)
     if not band.causes:
         return
     for cause, ns in list(band.causes.items())[:CAUSES_SHOWN]:
-        line = Text(f"    {_percent(ns, band.total_ns):>5}  ", "bold")
-        line.append(sanitize(cause.text, 400), "not bold")
-        _line(line, console)
+        rows = textwrap.wrap(sanitize(cause.text, 400), max(20, console.width - 11), break_on_hyphens=False)
+        for number, row in enumerate(rows):
+            line = Text(" " * 11 if number else f"    {_percent(ns, band.total_ns):>5}  ", "bold")
+            line.append(row, "not bold")
+            _line(line, console)
     _line(Text(f"           causes explain {_percent(min(band.explained_ns, band.total_ns), band.total_ns)} of the time", "dim"), console)
 
 
@@ -112,7 +116,7 @@ def _print_exemplars(exemplars: list[Exemplar], console: Console) -> None:
     if not exemplars:
         return
     _line(Text("  The slowest:" if len(exemplars) > 1 else "  The slowest one:"), console)
-    for rank, exemplar in enumerate(exemplars, 1):
+    for rank, exemplar in enumerate(exemplars[:EXEMPLARS_SHOWN], 1):
         line = Text(f"  {rank:>2}. ")
         line.append(format_duration(exemplar.duration_ns), "bold")
         line.append("  ")
@@ -128,6 +132,9 @@ def _print_exemplars(exemplars: list[Exemplar], console: Console) -> None:
         _line(line, console)
         for row in _packed(largest_steps(exemplar), console.width - 6, console.width - 6):
             _line(Text("      " + row), console)
+    if len(exemplars) > EXEMPLARS_SHOWN:
+        more = len(exemplars) - EXEMPLARS_SHOWN
+        _line(Text(f"      {more} more, and whole paths: in the page, the Perfetto trace and --json", "dim"), console)
 
 
 def largest_steps(exemplar: Exemplar) -> list[str]:

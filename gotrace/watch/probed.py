@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gotrace.common.errors import GotraceError, TargetGone
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
-from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
-from gotrace.kernel.tracer import Subject, Tracer
-from gotrace.model.stacks import StackModel
+from gotrace.kernel.tracer import Tracer
 from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
-from gotrace.proc.descriptors import Descriptors
 from gotrace.proc.priority import SamplePriority
 from gotrace.profile.requests import Span
-from gotrace.profile.symbolize import Symbolizer
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
 from gotrace.watch.accounting import Account, CpuClock, accounts
 from gotrace.watch.ending import check_hits, check_probes, count_losses, what_was_seen
+from gotrace.watch.loading import load_process
 from gotrace.watch.planning import Planned, plan_process
 from gotrace.watch.protocol import Waits
 from gotrace.watch.requests.watcher import Requests
 from gotrace.watch.rows import Rows
 from gotrace.watch.steering import Steering
-from gotrace.watch.tally import Tally
 from gotrace.watch.target import is_possible
 from gotrace.watch.window import Window
 
-_SPARE_GOROUTINES = 1 << 16
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 
 
@@ -83,29 +77,12 @@ class ProbedProcess:
     def load(self, options: Options, compiled: CompiledPrograms, kernel: dict[str, int] | None = None) -> None:
         """Loads the programs, verified for this process. `kernel` are the offsets in the kernel's structs that the tracepoints need;
         None or empty without tracepoints."""
-        target, pid = self.target, self.process.pid
-        try:
-            goroutines = target.reader.count()
-        except ProcessLookupError:
-            raise TargetGone(f"process {pid} ended while it was being examined") from None
-        wanted = max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES)
-        options = replace(options, max_goroutines=wanted, spans=len(self.plan.spans))
-        offsets = (kernel or {}) if not self.obstacle else {}
-        subject = Subject(pid, self.process.exe_path, self.binary.layout, target.bias, offsets)
-        symbols = KernelSymbols()
-        # Reads the names now: while the window is open there is other work. The verifier runs without the GIL.
-        self.tracer = Tracer.load(subject, self.plan, options, compiled, symbols.load if kernel else None)
+        loaded = load_process(self.target, self.plan, options, compiled, (kernel or {}) if not self.obstacle else {}, self.losses)
+        self.tracer, self.window, self.rows, self._requests = loaded.tracer, loaded.window, loaded.rows, loaded.requests
         self._loaded = True
-        model = StackModel(self.binary, target.bias, symbols)
-        symbolizer = Symbolizer(model, symbols, Descriptors(pid))
-        tally = Tally(pid, model, symbolizer, self.plan.probe_set is ProbeSet.LEAN, bool(options.sample_period_ns))
-        if self.plan.spans:
-            self._requests = Requests(
-                self.tracer.tables, tally, self.plan, target.bias, pid, options.exemplars, self.binary.stop_reasons,
-            )
-        self.rows = Rows(self.tracer, model, tally, self.losses)
-        self.window = Window(target, self.plan, self.tracer, symbols, options, self.losses)
-        self.steering = Steering(target, self.plan, self.tracer, self.window, self.rows, options, self.losses, lambda: self.execed)
+        self.steering = Steering(
+            self.target, self.plan, self.tracer, self.window, self.rows, loaded.options, self.losses, lambda: self.execed,
+        )
         sanitizer = sanitizer_of(self.binary)
         if sanitizer:
             self.notes.append(f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame")
@@ -249,7 +226,10 @@ class ProbedProcess:
         tally = self.rows.tally
         self.losses[Loss.THREAD_STACK_UNREADABLE] += tally.incomplete(threads=True)
         self.goroutines = tally.count_goroutines(tracer.tables.read_members(), cut.goids)
-        self._account()
+        if tracer.sees_threads and self.plan.probe_set is not ProbeSet.LEAN and not window.threads_unseen:
+            self.accounts, self.running_ns = accounts(tracer.tables, window.start_ns, window.end_ns, window.parked.ended)
+        if self.running_ns is not None and not is_possible(self.running_ns, self.cpu_used_ns()):
+            self.losses[Loss.RUNNING_UNKNOWN], self.running_ns = 1, None
         self.notes += what_was_seen(tracer.tables, self.stacks(), window.start_ns, window.end_ns)
         if self._requests is not None:
             self._requests.finish(window.start_ns, window.end_ns, self.losses, cut.parts)
@@ -257,16 +237,6 @@ class ProbedProcess:
         tracer.tables.close()
         self._finished = True
         return self.stacks(), intervals  # the number of goroutines is known only now
-
-    def _account(self) -> None:
-        """Sets the running time, by goroutine and in total. Without tracepoints it is not known when a thread waits."""
-        window = self.window
-        if not self.tracer.sees_threads or self.plan.probe_set is ProbeSet.LEAN or window.threads_unseen:
-            return
-        self.accounts, self.running_ns = accounts(self.tracer.tables, window.start_ns, window.end_ns, window.parked.ended)
-        if not is_possible(self.running_ns, self.cpu_used_ns()):
-            self.losses[Loss.RUNNING_UNKNOWN] = 1
-            self.running_ns = None
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""

@@ -100,5 +100,6 @@ def _build(program: str, source: Path, version: str, variant: str) -> Path:
 
 if __name__ == "__main__":
     # What scripts/vm has made beforehand: a compiler is slow under emulation.
-    for made in sorted(path.name for path in FIXTURES.iterdir()):
-        build(made, GO_VERSIONS[-1], "stripped")
+    for made in sorted(FIXTURES.iterdir()):
+        needs_cgo = (made / "main.go").exists() and 'import "C"' in (made / "main.go").read_text()
+        build(made.name, GO_VERSIONS[-1], "cgo" if needs_cgo else "stripped")

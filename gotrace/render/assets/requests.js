@@ -23,7 +23,7 @@ const requests = (() => {
     self.spans = data ? data.spans.map(prepared) : [];
     // The runtime's own goroutines are hidden by themselves.
     const some = part => part.total.some((ns, stack) => ns > 0 && !stacks.background[stack]);
-    self.parts = [...(self.spans.length ? ['requests'] : []), ...(self.spans.length || some(idle) ? ['work'] : []),
+    self.parts = [...(self.spans.length ? ['requests'] : []), ...((self.spans.length || some(idle)) && some(columns.work) ? ['work'] : []),
       ...(some(idle) ? ['idle'] : []), 'all'];
   }
 
