@@ -38,10 +38,14 @@ class Traced:
         return found
 
 
-def traced_load(binary: Path, folder: Path, mix: str, *options: object, program: Iterable[str] = ()) -> Traced:
-    """Attaches, then lets the program make its load, then ends the trace."""
+def traced_load(
+    binary: Path, folder: Path, mix: str, *options: object, program: Iterable[str] = (), cgroup: Path | None = None
+) -> Traced:
+    """Attaches, then lets the program, in that `cgroup`, make its load, then ends the trace."""
     # The program's clock also sees a thread that waits for a CPU while its goroutine runs; gotrace says so, the program can't.
     with Workload(binary, "-dir", str(folder), *program, undisturbed=True) as workload:
+        if cgroup is not None:
+            (cgroup / "cgroup.procs").write_text(str(workload.pid))
         with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "requests.gotrace", *options) as trace:
             workload.send(f"go 4 {mix}")
             account = Account(**workload.read_json(60))

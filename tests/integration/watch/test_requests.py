@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from attach import Attached
 from gobuild import EXTENT, VARIANTS, build
+from quota import fifth_of_a_cpu
 from requestload import HTTP, Account, Traced, at_most, cause_ns, check_path, off_ns, total, traced_load, waits_in
 from workload import Workload
 
@@ -207,6 +209,23 @@ def test_work_and_files(version: str, tmp_path: Path) -> None:
             assert band["cpu_ns"] + sum(band["by_state"].values()) == pytest.approx(band["total_ns"], rel=0.01, abs=10)
         for exemplar in span["exemplars"]:
             check_path(exemplar)
+
+
+@pytest.fixture
+def quota() -> Iterator[Path]:
+    with fifth_of_a_cpu() as folder:
+        yield folder
+
+
+def test_a_cpu_quota_is_the_cause_of_what_it_takes(quota: Path, tmp_path: Path) -> None:
+    traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "cpu:10:25", "--span", "main.serveCPU", cgroup=quota)
+    span, mine = traced.span("main.serveCPU"), traced.account.of("cpu")
+    assert span["count"] == 25
+    throttled = sum(ns for band in span["bands"] for reason, ns in band["by_reason"].items() if "CPU quota" in reason)
+    assert throttled > 0.5 * total(mine, "cpu") > 0.3 * total(mine)
+    assert cause_ns(span, "out of CPU quota", "main.") == pytest.approx(throttled, abs=0.05 * total(mine))
+    margin = 0.02 * total(mine) + SLACK_NS + SWITCH_NS * waits_in(span["bands"])
+    assert off_ns(span["bands"]) == pytest.approx(total(mine, "cpu"), abs=margin)
 
 
 def test_requests_from_before_the_window_are_in_no_figure(tmp_path: Path) -> None:
