@@ -57,6 +57,10 @@ class _Group:
     followed_ns: int = 0
     causes: dict[RawCause, int] = field(default_factory=lambda: defaultdict(int))
 
+    def rest(self) -> Iterable[tuple[int, Completed]]:
+        """Those that are yet to be followed, numbered."""
+        return enumerate(self.chosen[self.followed :], self.followed)
+
     def add(self, request: Completed, path: list[Step]) -> None:
         self.followed += 1
         self.followed_ns += request.duration_ns
@@ -99,25 +103,25 @@ class Followed:
             groups[key] = _Group(sum(request.duration_ns for request in found), chosen)
         self._follow(groups.values(), time.monotonic_ns() + _FOLLOW_FOR_NS)
         for key, group in groups.items():
-            if group.followed:
-                self._sum_up(key, group)
-            else:
+            self._sum_up(key, group)
+            if group.followed < len(group.chosen):
                 self._left.setdefault(key, deque(maxlen=_MOST_LEFT)).append(group)
         for function in {request_function for request_function, _ in by_bucket}:
             self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
 
     def take_left(self) -> None:
-        """Follows requests of those durations and times of which there was no time for any."""
-        self._follow([group for groups in self._left.values() for group in groups], time.monotonic_ns() + _AT_THE_END_NS)
-        for key, groups in self._left.items():
-            for group in groups:
-                if group.followed:
-                    self._sum_up(key, group)
+        """Follows requests that there was no time for, of which each group has the more to stand for it."""
+        left = [(key, group) for key, groups in self._left.items() for group in groups]
+        for key, group in left:
+            self._sum_up(key, group, -1)
+        self._follow([group for _, group in left], time.monotonic_ns() + _AT_THE_END_NS)
+        for key, group in left:
+            self._sum_up(key, group)
         self._left.clear()
 
     def _follow(self, groups: Iterable[_Group], until_ns: int) -> None:
         """The slowest first, should time run out, but some of all."""
-        rounds = [(at // _AT_ONCE, -request.bucket, request, group) for group in groups for at, request in enumerate(group.chosen)]
+        rounds = [(at // _AT_ONCE, -request.bucket, request, group) for group in groups for at, request in group.rest()]
         for _, _, request, group in sorted(rounds, key=lambda one: one[:3]):
             if time.monotonic_ns() > until_ns:
                 break
@@ -127,14 +131,18 @@ class Followed:
         steps = follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)
         return with_stops(steps, self.stops)
 
-    def _sum_up(self, key: tuple[int, int], group: _Group) -> None:
+    def _sum_up(self, key: tuple[int, int], group: _Group, times: int = 1) -> None:
+        if not group.followed:
+            return
         function, bucket = key
         sums = self.buckets.setdefault(function, {}).setdefault(bucket, FollowedBucket())
-        sums.count += group.followed
-        sums.total_ns += group.total_ns
+        sums.count += times * group.followed
+        sums.total_ns += times * group.total_ns
         for cause, cause_ns in group.causes.items():
             if cause in sums.causes or len(sums.causes) < _MOST_CAUSES:
-                sums.causes[cause] += cause_ns * group.total_ns // group.followed_ns
+                sums.causes[cause] += times * (cause_ns * group.total_ns // group.followed_ns)
+                if sums.causes[cause] <= 0:
+                    del sums.causes[cause]
 
     def _keep_slowest(self, function: int, requests: Iterable[Completed]) -> None:
         kept = self.slowest.setdefault(function, [])

@@ -110,6 +110,21 @@ def test_what_there_was_no_time_for_is_followed_at_the_end(monkeypatch) -> None:
         assert found == {0: (2, 20), 1: (4, 40), 2: (2, 20)}
 
 
+def test_groups_that_were_begun_are_completed_at_the_end(monkeypatch) -> None:
+    """There is time for eight of 16 that are chosen of twenty; half of all have slept."""
+    made = Followed(timelines(*(part(goid, 10, 110) for goid in range(1, 20, 2))), 0)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: next(ticks))
+    monkeypatch.setattr(module, "_FOLLOW_FOR_NS", 8)
+    made.take([request(goid, 0, 120) for goid in range(1, 21)])
+    assert (made.buckets[0][0].count, made.buckets[0][0].total_ns) == (8, 2400)
+    made.take_left()
+    bucket = made.buckets[0][0]
+    assert (bucket.count, bucket.total_ns) == (16, 2400) and 2400 - 10 < sum(bucket.causes.values()) <= 2400
+    slept = sum(total for cause, total in bucket.causes.items() if cause.how is How.WAITED)
+    assert 6 / 16 * 2000 - 10 <= slept <= 10 / 16 * 2000
+
+
 def test_that_takes_a_bounded_time_too_and_begins_with_the_slowest(monkeypatch) -> None:
     made = Followed(timelines(), 0)
     monkeypatch.setattr(module, "_FOLLOW_FOR_NS", -1)
