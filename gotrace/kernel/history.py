@@ -59,9 +59,11 @@ class Completed(NamedTuple):
 
 
 class Happened:
-    """Parts of intervals that were recorded in one stretch of time, by goroutine. They stay as they were read: most are never asked for."""
+    """Parts of intervals that were recorded in one stretch of time, by goroutine. They stay as they were read: most are never asked for.
+    `until_ns`: none has ended later."""
 
-    def __init__(self) -> None:
+    def __init__(self, until_ns: int) -> None:
+        self.until_ns = until_ns
         self.count = 0
         self._segments: list[memoryview] = []
         self._of: dict[int, list[int]] = {}
@@ -77,10 +79,6 @@ class Happened:
             start_ns, duration_ns, _, waker_goid, row, tail = self._words(place)
             found.append(PartRecord(start_ns, duration_ns, goid, waker_goid, row, tail & _U32))
         return found
-
-    def latest_ns(self) -> int:
-        """When the last one ended, 0 if there is none."""
-        return max((sum(self._words(place)[:2]) for places in self._of.values() for place in places), default=0)
 
     def _words(self, place: int) -> list[int]:
         at = place % HISTORY_RECORDS * _WORDS
@@ -119,9 +117,9 @@ class HistoryReader:
 
     def read(self) -> tuple[Happened, list[Completed]]:
         """What was recorded since the last call, by all CPUs."""
-        happened = Happened()
         requests: list[Completed] = []
         heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
+        happened = Happened(time.monotonic_ns())
         for cpu, head in enumerate(heads):
             if head > self._next[cpu]:
                 self._read_cpu(cpu, head, happened, requests)

@@ -112,6 +112,7 @@ class Requests:
         self._timelines.end(in_progress)
         self._ended = True
         self._followed.take([_completed(request) for request in self._tables.read_open() if request.over_ns])
+        self._followed.take_left()
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
