@@ -169,6 +169,8 @@ int at_span(struct pt_regs *ctx)
 		return 0;
 	}
 	u64 depth = user_word(g + G_STACK_HI) - (ctx->sp + site->sp_above), goid = user_word(g + G_GOID);
+	if (ONLY_GOID && goid != ONLY_GOID)
+		return 0;
 	struct span_key key = {.g = g, .function = site->function & (SPAN_FUNCTIONS - 1)};
 	u32 bit = 1u << key.function;
 	struct goroutine *state = row_of_running(c, g, now);
