@@ -96,6 +96,7 @@ struct scratch {
 	volatile u64 part_at, part_ns, part_row, part_coarse; /* bpf/spans.c, likewise */
 	volatile u32 part_number, span_slot;
 	struct span_key span;
+	struct member_key member;
 	struct interval_key key;
 	struct interval_key rough; /* of which stacks, object and goid are never set */
 	volatile u32 strayed;  /* the walk has since read more than the window */

@@ -77,11 +77,10 @@ struct goroutine {
 	u64 unseen_ns;  /* how long its thread had no CPU when the window began, for an unknown cause; and its goid then */
 	u64 unseen_goid;
 	u32 kind;       /* enum StartKind of gotrace/common/vocabulary.py */
-	u32 flags;      /* GOROUTINE_* */
+	u16 flags;      /* GOROUTINE_* */
+	u16 spans;      /* functions that serve a request on it now, a bit each */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
 	u32 last_size;  /* how far above last_fp its stack ended */
-	u32 spans;      /* functions that serve a request on it now, a bit each */
-	u32 unused;
 };
 
 #define THREAD_BEFORE 1     /* user space found it off its CPU when the window began */

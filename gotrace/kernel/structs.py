@@ -76,7 +76,7 @@ class Goroutine(ct.Structure):
         "stopped_at_ready", "halted_at_start", "halted_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
         "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
         "unseen_ns", "unseen_goid",
-    ) + _halves("kind", "flags", "thread", "last_size", "spans", "unused")
+    ) + [("kind", ct.c_uint32), ("flags", ct.c_uint16), ("spans", ct.c_uint16), *_halves("thread", "last_size")]
 
 
 class Thread(ct.Structure):
