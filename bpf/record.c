@@ -205,7 +205,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		key->kernel_stack = part == PART_MAIN ? p->kernel_stack : 0;
 		key->waker = part == PART_MAIN || part == PART_RUNNABLE ? p->waker : 0;
 		if (SPANS) {
-			note_part(s, state);
+			note_part(s, state, !may_continue);
 			if (!p->recorded)
 				continue;
 		}
