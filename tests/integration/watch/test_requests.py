@@ -193,8 +193,8 @@ def test_work_and_files(version: str, tmp_path: Path) -> None:
     assert traced.span("main.nested")["total_ns"] == pytest.approx(total(account.of("nested")), rel=0.02)
     for kind, name in (("cpu", "main.serveCPU"), ("file", "main.serveFile")):
         bands, mine = traced.span(name)["bands"], account.of(kind)
-        # The program's figure is by its thread's CPU time.
-        margin = 0.02 * total(mine) + SLACK_NS + SWITCH_NS * waits_in(bands)
+        # The program's figure is by its thread's CPU time, which is not as exact where others want the CPUs as well.
+        margin = 0.04 * total(mine) + SLACK_NS + SWITCH_NS * waits_in(bands)
         assert off_ns(bands) == pytest.approx(total(mine, kind), abs=margin), name
     cpu, file = traced.span("main.serveCPU"), traced.span("main.serveFile")
     running = sum(band["cpu_ns"] for band in cpu["bands"])
