@@ -37,6 +37,7 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return own, summary
 
 
+@pytest.mark.full("go1.27.3-stripped", "go1.19-cgo")
 @pytest.mark.parametrize(
     ("scenario", "functions", "reason", "in_kernel", "boundary"),
     [
@@ -288,6 +289,7 @@ def test_a_thousand_threads_blocked_at_once(tmp_path: Path) -> None:
     assert losses == {}
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", (GO_VERSIONS[0], GO_VERSIONS[1], GO_VERSIONS[-1]))
 def test_system_calls_by_uprobes(version: str, tmp_path: Path) -> None:
     """Where tracepoints may not be used: Go's own view of a system call."""
@@ -320,6 +322,7 @@ def test_stages_can_be_left_out(tmp_path: Path) -> None:
     assert summary["totals"]["running_ns"] is None
 
 
+@pytest.mark.full("service-1.27.3")
 @pytest.mark.parametrize(("name", "version"), [("churn", GO_VERSIONS[0]), ("churn", GO_VERSIONS[-1]), ("service", GO_VERSIONS[-1])])
 def test_the_books_balance(name: str, version: str) -> None:
     with Workload(build(name, version, "stripped")) as workload:

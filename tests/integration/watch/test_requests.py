@@ -181,6 +181,7 @@ def test_requests_in_progress_are_shown_with_what_they_wait_for(traced: Traced) 
         assert "main.serveHang" in [frame["name"] for frame in last["frames"]]
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", sorted({version for version, _ in BUILDS}))
 def test_work_and_files(version: str, tmp_path: Path) -> None:
     """What a thread does: it computes, writes to a disk, collects garbage; and calls of a function within another of itself are one."""
