@@ -12,6 +12,17 @@ static __always_inline u64 row_hash(struct interval_key *key)
 	return mix(hash, key->part | (u64)key->syscall << 32);
 }
 
+/* Of the key in the scratch space, with no more than state and reason. */
+static __always_inline u64 coarse_hash(struct scratch *s)
+{
+	struct interval_key *rough = &s->rough;
+	rough->reason = s->key.reason;
+	rough->kind = s->key.kind;
+	rough->part = s->key.part;
+	rough->syscall = s->key.syscall;
+	return row_hash(rough);
+}
+
 /* A new record of this CPU's ring, which is nobody's until it has its number, *number; NULL where there is no ring. */
 static __always_inline volatile struct happening *new_record(u32 *number)
 {
@@ -101,14 +112,10 @@ static __always_inline void add_to_spans(struct scratch *s, u32 active, u32 by_g
 static __always_inline void note_part(struct scratch *s, struct goroutine *state, u32 by_go)
 {
 	volatile struct pending *p = &s->pending;
-	struct interval_key *rough = &s->rough;
 	u32 number = 0;
-	rough->reason = s->key.reason;
-	rough->kind = s->key.kind;
-	rough->part = s->key.part;
-	rough->syscall = s->key.syscall;
 	s->part_number = s->key.part != PART_MAIN || !p->carried_ns; /* else it goes on with one that was counted */
-	s->part_coarse = row_hash(rough);
+	if (state->spans || !p->recorded)
+		s->part_coarse = coarse_hash(s);
 	s->part_row = p->recorded ? row_hash(&s->key) : s->part_coarse;
 	volatile struct happening *record = new_record(&number);
 	if (record) {
