@@ -23,8 +23,8 @@ static __always_inline u64 coarse_hash(struct scratch *s)
 	return row_hash(rough);
 }
 
-/* A new record of this CPU's ring, which is nobody's until it has its number, *number; NULL where there is no ring. */
-static __always_inline volatile struct happening *new_record(u32 *number)
+/* A new record of this CPU's ring, which is nobody's until it has its number, for now in `row`; NULL where there is no ring. */
+static __always_inline volatile struct happening *new_record(void)
 {
 	u64 zero = 0;
 	struct history_head *head = history_heads.lookup(NARROW(zero));
@@ -42,7 +42,7 @@ static __always_inline volatile struct happening *new_record(u32 *number)
 		return NULL;
 	volatile struct happening *record = &ring->of[next & (HISTORY_RECORDS - 1)];
 	record->number = 0;
-	*number = (u32)next + 1;
+	record->row = (u32)next + 1;
 	return record;
 }
 
@@ -112,15 +112,14 @@ static __always_inline void add_to_spans(struct scratch *s, u32 active, u32 by_g
 static __always_inline void note_part(struct scratch *s, struct goroutine *state, u32 by_go)
 {
 	volatile struct pending *p = &s->pending;
-	u32 number = 0;
 	s->part_number = s->key.part != PART_MAIN || !p->carried_ns; /* else it goes on with one that was counted */
-	if (state->spans || !p->recorded)
-		s->part_coarse = coarse_hash(s);
+	s->part_coarse = coarse_hash(s);
 	s->part_row = p->recorded ? row_hash(&s->key) : s->part_coarse;
-	volatile struct happening *record = new_record(&number);
+	volatile struct happening *record = new_record();
 	if (record) {
 		record->start_ns = s->part_at;
 		record->duration_ns = s->part_ns;
+		u32 number = record->row;
 		record->goid = p->goid;
 		record->waker_goid = s->key.part == PART_MAIN ? p->waker_goid : 0;
 		record->row = s->part_row;
