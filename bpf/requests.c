@@ -76,11 +76,11 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 	}
 	if (span->overflowed)
 		count(STAT_SPAN_WAITS_FULL);
-	volatile struct happening *record = new_record();
+	u32 number = 0;
+	volatile struct happening *record = new_record(&number);
 	if (record) {
 		record->start_ns = span->start_ns;
 		record->duration_ns = duration;
-		u32 number = record->row;
 		record->goid = span->goid;
 		record->waker_goid = span->request;
 		record->row = key.bucket;

@@ -12,19 +12,8 @@ static __always_inline u64 row_hash(struct interval_key *key)
 	return mix(hash, key->part | (u64)key->syscall << 32);
 }
 
-/* Of the key in the scratch space, with no more than state and reason. */
-static __always_inline u64 coarse_hash(struct scratch *s)
-{
-	struct interval_key *rough = &s->rough;
-	rough->reason = s->key.reason;
-	rough->kind = s->key.kind;
-	rough->part = s->key.part;
-	rough->syscall = s->key.syscall;
-	return row_hash(rough);
-}
-
-/* A new record of this CPU's ring, which is nobody's until it has its number, for now in `row`; NULL where there is no ring. */
-static __always_inline volatile struct happening *new_record(void)
+/* A new record of this CPU's ring, which is nobody's until it has its number, *number; NULL where there is no ring. */
+static __always_inline volatile struct happening *new_record(u32 *number)
 {
 	u64 zero = 0;
 	struct history_head *head = history_heads.lookup(NARROW(zero));
@@ -42,7 +31,7 @@ static __always_inline volatile struct happening *new_record(void)
 		return NULL;
 	volatile struct happening *record = &ring->of[next & (HISTORY_RECORDS - 1)];
 	record->number = 0;
-	record->row = (u32)next + 1;
+	*number = (u32)next + 1;
 	return record;
 }
 
@@ -112,14 +101,19 @@ static __always_inline void add_to_spans(struct scratch *s, u32 active, u32 by_g
 static __always_inline void note_part(struct scratch *s, struct goroutine *state, u32 by_go)
 {
 	volatile struct pending *p = &s->pending;
+	struct interval_key *rough = &s->rough;
+	u32 number = 0;
+	rough->reason = s->key.reason;
+	rough->kind = s->key.kind;
+	rough->part = s->key.part;
+	rough->syscall = s->key.syscall;
 	s->part_number = s->key.part != PART_MAIN || !p->carried_ns; /* else it goes on with one that was counted */
-	s->part_coarse = coarse_hash(s);
+	s->part_coarse = row_hash(rough);
 	s->part_row = p->recorded ? row_hash(&s->key) : s->part_coarse;
-	volatile struct happening *record = new_record();
+	volatile struct happening *record = new_record(&number);
 	if (record) {
 		record->start_ns = s->part_at;
 		record->duration_ns = s->part_ns;
-		u32 number = record->row;
 		record->goid = p->goid;
 		record->waker_goid = s->key.part == PART_MAIN ? p->waker_goid : 0;
 		record->row = s->part_row;
