@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from gotrace import __version__
 from gotrace.common.errors import TargetGone
+from gotrace.dump.objects import objects_of, waited_object
 from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
@@ -13,7 +15,8 @@ from gotrace.kernel.records import KernelObject, RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.labels import read_labels
-from gotrace.live.polled import waiting_for
+from gotrace.live.objects import ObjectReader, Parked, Waited
+from gotrace.live.polled import Polled, polled
 from gotrace.live.scan import Scanner, Snapshot
 from gotrace.model.chains import CodePoint
 from gotrace.model.snapshots import interpret
@@ -33,11 +36,15 @@ from gotrace.watch.inprogress.blocked import (
 from gotrace.watch.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
+_TRIES_OF_OBJECTS = 3
 _RETRY_S = 0.001
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
 _IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
-_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
+_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "sleepWhen")
+_WAITS = ("waiting", "timer")
+_MOST_STACK_BYTES = 1 << 26
+_OF_OBJECTS = ("chan ", "select", "sync.", "semacquire", "sleep")
 
 
 def dump(pid: int) -> Dump:
@@ -65,6 +72,8 @@ class _Reading:
         self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
         self._losses = dict.fromkeys(LOSSES, 0)
         self._notes = list(filter(None, [forked_copy(target)]))
+        self._stacks: dict[int, bytes] = {}
+        self._stack_bytes = 0
         self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
 
     def dump(self) -> Dump:
@@ -73,12 +82,12 @@ class _Reading:
         asked = {index: scanner.heads[index] for index in wanted}
         calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
         snapshots = self._snapshots(wanted)
-        polled = waiting_for(pid, self._memory, self._binary.layout)
-        fds = {index: fd for index in snapshots if (fd := polled.get(scanner.address(index))) is not None}
+        polls = polled(pid, self._memory, self._binary.layout, self._binary.wait_layout)
+        fds = {index: poll.fd for index in snapshots if (poll := polls.get(scanner.address(index))) is not None}
         fds |= {index: call.sleep.first for index, (_, call, _) in calls.items() if call.number in FD_SYSCALLS and call.sleep is not None}
         files = open_files(pid, set(fds.values()))
         details = self._details(list(snapshots))
-        found = []
+        found: dict[int, GoroutineState] = {}
         for index, snapshot in snapshots.items():
             head = snapshot.head
             if head.status not in _ALIVE:
@@ -91,26 +100,73 @@ class _Reading:
                 continue  # a thread of C that is outside Go
             about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
-            found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
+            found[index] = self._goroutine(snapshot, call, own, thing, details.get(index, {}))
+        self._add_objects(found, {index: snapshots[index].head for index in found}, details, polls)
+        goroutines = sorted(found.values(), key=lambda one: one.id)
         self._losses["fields_unread"] = len(self._binary.misfits)
         self._losses["unknown_function"] = self._symbolizer.unknown
-        return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses, self._notes)
+        return Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
+
+    def _add_objects(
+        self, found: dict[int, GoroutineState], heads: dict[int, Head], details: dict[int, dict[str, int]], polls: dict[int, Polled]
+    ) -> None:
+        """Adds to the goroutines what they wait for, where they have not moved until it was read."""
+        parked = {}
+        for index, one in found.items():
+            head, more = heads[index], details.get(index, {})
+            if head.status in (Status.WAITING, Status.LEAKED):
+                parked[index] = Parked(
+                    self._scanner.address(index), self._reason(head), tuple(frame.name for frame in one.frames),
+                    more.get("waiting", 0), more.get("timer", 0), more.get("sleepWhen", 0), self._stacks.get(index, b""),
+                )
+        waited: dict[int, Waited] = {}
+        remaining = parked
+        for _ in range(_TRIES_OF_OBJECTS):
+            reader = ObjectReader(self._memory, self._binary, self._target.bias)
+            fresh = reader.objects(list(remaining.values()), polls)
+            remaining = {index: one for index, one in remaining.items() if one.g not in fresh and one.reason.startswith(_OF_OBJECTS)}
+            waited |= fresh
+            if not remaining:
+                break
+            time.sleep(_RETRY_S)
+        now, later = time.monotonic_ns(), self._target.reader.read([one.g for one in parked.values()])
+        stayed = {each.address: (each.goid, each.status, each.pc, each.sp, each.tick) for each in later}
+        for index, parking in parked.items():
+            head = heads[index]
+            if stayed.get(parking.g) != (head.goid, head.status, head.pc, head.sp, head.tick):
+                continue
+            if parking.g in waited:
+                found[index] = replace(found[index], object=waited_object(waited[parking.g], now, found[index].frames))
+            elif index in remaining and self._is_user(found[index]):
+                self._losses["objects_unread"] += 1
+
+    def _is_user(self, one: GoroutineState) -> bool:
+        """Whether it is not one of the runtime's own."""
+        return not one.start_function.startswith("runtime.") or one.start_function == "runtime.main"
 
     def _reason(self, head: Head) -> str:
         reasons = self._binary.wait_reasons
-        return reasons[head.reason] if head.status == Status.WAITING and head.reason < len(reasons) else ""
+        return reasons[head.reason] if head.status in (Status.WAITING, Status.LEAKED) and head.reason < len(reasons) else ""
 
     def _snapshots(self, wanted: list[int]) -> dict[int, Snapshot]:
         found: dict[int, Snapshot] = {}
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(_RETRY_S)
-            found |= self._scanner.snapshots(wanted)
+            for index, copy in self._scanner.copies(wanted).items():
+                found[index] = self._scanner.snapshot(copy)
+                self._keep(index, copy.stack)
             wanted = [i for i in wanted if i not in found or (found[i].pcs is None and found[i].head.status in _OFF)]
             if not wanted:
                 break
         self._losses["goroutines_unread"] = sum(index not in found for index in wanted)
         return found
+
+    def _keep(self, index: int, stack: bytes | None) -> None:
+        self._stack_bytes -= len(self._stacks.pop(index, b""))
+        if stack is not None and self._stack_bytes + len(stack) <= _MOST_STACK_BYTES:
+            self._stacks[index] = stack
+            self._stack_bytes += len(stack)
 
     def _asleep(self, indexes: list[int]) -> dict[int, tuple[int, Asleep, RawStack | None]]:
         """For goroutines whose thread sleeps in the kernel, by index: the thread, what it sleeps in, and, if Go takes the goroutine for
@@ -146,6 +202,8 @@ class _Reading:
         """The fields of the g that only a dump needs; those that the layout lacks are left out."""
         layout = self._binary.layout
         offsets = [(name, offset) for name in _DETAILS if (offset := getattr(layout, f"g_{name}")) is not None]
+        more = self._binary.wait_layout
+        offsets += [(name, offset) for name in _WAITS if (offset := getattr(more, f"g_{name}")) is not None]
         goid = layout.g_goid
         size = max([goid, *(offset for _, offset in offsets)]) + 8
         raws = self._memory.read_many([(self._scanner.address(index), size) for index in indexes])

@@ -20,7 +20,10 @@ _IDS_SHOWN = 8
 def dump_json(dump: Dump) -> str:
     """JSON text with a final newline; ASCII only."""
     goroutines = [{**asdict(one), "frames": [_frame(frame) for frame in one.frames]} for one in dump.goroutines]
-    whole = {"gotrace": dump.version, "target": asdict(dump.target), "goroutines": goroutines, "losses": dump.losses, "notes": dump.notes}
+    whole = {
+        "gotrace": dump.version, "target": asdict(dump.target), "verdicts": [asdict(one) for one in dump.verdicts],
+        "objects": [asdict(one) for one in dump.objects], "goroutines": goroutines, "losses": dump.losses, "notes": dump.notes,
+    }
     return json.dumps(whole, indent=1) + "\n"
 
 

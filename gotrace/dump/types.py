@@ -12,6 +12,39 @@ NO_THREAD = "no thread"
 
 
 @dataclass(frozen=True)
+class WaitedObject:
+    """What a goroutine waits for. `kind` is ``chan``, ``select``, ``mutex``, ``rwmutex``, ``waitgroup``, ``cond``, ``semaphore``, ``fd`` or
+    ``timer``. `address` is hexadecimal, None for what has none. docs/output.md explains `detail`."""
+
+    kind: str
+    address: str | None
+    detail: dict[str, object] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """A thing that goroutines wait for; `goroutines` are their ids. `oldest_wait_ns` is None if no wait's length is known."""
+
+    kind: str
+    address: str
+    waiters: int
+    oldest_wait_ns: int | None
+    detail: dict[str, object]
+    goroutines: list[int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong, in one sentence. `evidence` is what it rests on. `certain`: it is shown, and not only likely."""
+
+    kind: str
+    text: str
+    goroutines: list[int]
+    evidence: dict[str, object]
+    certain: bool
+
+
+@dataclass(frozen=True)
 class GoroutineState:
     """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () if it runs: its stack changes while it is
     read. `wait_ns` is how long it has waited, to within a cycle of the garbage collector, None if not known. 0 and "" if the version does
@@ -28,6 +61,7 @@ class GoroutineState:
     locked_to_thread: bool
     labels: dict[str, str]
     frames: tuple[Frame, ...]
+    object: WaitedObject | None = None
 
 
 @dataclass
@@ -39,6 +73,8 @@ class Dump:
     goroutines: list[GoroutineState]
     losses: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    objects: list[ObjectState] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
 
 LOSSES = {
@@ -48,6 +84,7 @@ LOSSES = {
         "(shown as a lost frame)"
     ),
     "goroutines_unread": "goroutines that could not be read at all",
+    "objects_unread": "goroutines at a channel, a lock or a timer of which it could not be read which one it is",
     "labels_unread": "goroutines whose profiler labels could not be read",
     "fields_unread": (
         "fields of runtime.g that do not fit the live process or are not known: what they would tell is missing "
