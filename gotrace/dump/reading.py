@@ -8,6 +8,7 @@ from dataclasses import replace
 from gotrace import __version__
 from gotrace.common.errors import TargetGone
 from gotrace.dump.objects import objects_of, waited_object
+from gotrace.dump.prospects import Found, prospects
 from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
@@ -105,7 +106,9 @@ class _Reading:
         goroutines = sorted(found.values(), key=lambda one: one.id)
         self._losses["fields_unread"] = len(self._binary.misfits)
         self._losses["unknown_function"] = self._symbolizer.unknown
-        return Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
+        read = Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
+        read.prospects = prospects(self._target, [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()])
+        return read
 
     def _add_objects(
         self, found: dict[int, GoroutineState], heads: dict[int, Head], details: dict[int, dict[str, int]], polls: dict[int, Polled]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gotrace.live.ahead import Operation as Operation
 from gotrace.profile.types import Frame, Target
 
 RUNNING = "running"
@@ -64,6 +65,16 @@ class GoroutineState:
     object: WaitedObject | None = None
 
 
+@dataclass(frozen=True)
+class Prospects:
+    """What verdicts rest on beside the dump: `ahead` is what goroutines will do to locks and channels once they go on, by id; `still` are
+    the ids of those that have not moved for a while; `looked` is at how many stacks was looked."""
+
+    ahead: dict[int, tuple[Operation, ...]] = field(default_factory=dict)
+    still: frozenset[int] = frozenset()
+    looked: int = 0
+
+
 @dataclass
 class Dump:
     """The goroutines by id. `losses` are counts by name; `LOSSES` explains them. `notes` are sentences about the process."""
@@ -75,6 +86,7 @@ class Dump:
     notes: list[str] = field(default_factory=list)
     objects: list[ObjectState] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    prospects: Prospects = field(default_factory=Prospects)
 
 
 LOSSES = {

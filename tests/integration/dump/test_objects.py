@@ -23,7 +23,10 @@ def by_function(dump: dict) -> dict[str, dict]:
 
 @pytest.mark.parametrize("variant", ["stripped", "pie", "plain"])
 @pytest.mark.parametrize("version", SOME_VERSIONS)
-def test_objects_are_what_the_program_says(gotrace: Callable[..., subprocess.CompletedProcess[str]], version: str, variant: str) -> None:
+def test_objects_are_what_the_program_says(
+    gotrace: Callable[..., subprocess.CompletedProcess[str]], version: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GODEBUG", "asynctimerchan=0")  # Go 1.23 links channels and timers; the fixture's go.mod is older
     with Workload(build("waits", version, variant)) as workload:
         said = workload.read_json(20)
         done = gotrace("dump", workload.pid, "--json")

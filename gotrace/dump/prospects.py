@@ -1,0 +1,74 @@
+"""What the goroutines of a dump will do to locks and channels once they go on, and which of them do not move."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gotrace.dump.types import GoroutineState, Operation, Prospects
+from gotrace.live.ahead import Ahead
+from gotrace.live.goroutines import Goroutine
+from gotrace.live.pages import Pages
+from gotrace.live.scan import Snapshot
+from gotrace.watch.target import OpenTarget
+
+_BUDGET_S = 1.0
+_MOST = 4096
+_STILL_S = 0.2
+_LOCKS = frozenset(("mutex", "rwmutex", "waitgroup", "cond", "chan", "select"))
+
+
+class Found(NamedTuple):
+    """A goroutine of the dump: the address of its g, what was read of it, and its record."""
+
+    address: int
+    snapshot: Snapshot
+    state: GoroutineState
+
+
+def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
+    """Looks at the goroutines that wait for locks first, then at those that wait for channels, then at the others, for at most a second.
+    Nothing is looked at if none waits for a lock.
+
+    Raises:
+        ProcessLookupError, PermissionError: the memory can't be read.
+    """
+    suspicious = [one for one in found if _may_be_stuck(one.state)]
+    if not suspicious:
+        return Prospects()
+    begun = time.monotonic()
+    ahead, looked = _ahead(target, found)
+    time.sleep(max(0.0, begun + _STILL_S - time.monotonic()))
+    now = {each.address: each for each in target.reader.read([one.address for one in found])}
+    still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and _same(each, one.snapshot))
+    return Prospects(ahead, still, looked)
+
+
+def _may_be_stuck(one: GoroutineState) -> bool:
+    waited = one.object
+    return one.state == "runnable" or waited is not None and (
+        waited.kind in ("mutex", "rwmutex", "waitgroup") or waited.kind in ("chan", "select") and waited.address is None
+        or waited.kind == "timer" or one.reason.startswith("sync.")
+    )
+
+
+def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[Operation, ...]], int]:
+    pages = Pages(target.memory)
+    follower = Ahead(target.binary, target.bias, pages.word)
+    order = sorted(found, key=lambda one: one.state.object is None or one.state.object.kind not in _LOCKS)
+    ahead, looked, end = {}, 0, time.monotonic() + _BUDGET_S
+    for one in order[:_MOST]:
+        if time.monotonic() > end:
+            break
+        looked += 1
+        if one.snapshot.pcs:
+            operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp)
+            if operations:
+                ahead[one.state.id] = tuple(operations)
+    return ahead, looked
+
+
+def _same(now: Goroutine, snapshot: Snapshot) -> bool:
+    head = snapshot.head
+    return (now.goid, now.status, now.pc, now.sp, now.tick) == (head.goid, head.status, head.pc, head.sp, head.tick)
