@@ -31,7 +31,7 @@ def pending_defers(binary: GoBinary, function: Function, frame: int, read: Calla
         return []
     bits = word >> 8 * (at & 7) & 0xFF
     if binary.version is not None and binary.version < _SLOTS_TOGETHER:
-        slots = [frame - offset for offset in numbers[2 : 2 + min(numbers[1], _MOST)]]
+        slots = [frame - offset for offset in reversed(numbers[2 : 2 + min(numbers[1], _MOST)])]  # the last defer comes first
     else:
         slots = [frame - numbers[1] + 8 * number for number in range(_MOST)]
     return [closure for number, slot in enumerate(slots) if bits >> number & 1 and (closure := read(slot))]
