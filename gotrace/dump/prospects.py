@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, cast
 
+from gotrace.dump.pools import waits_in_pool
 from gotrace.dump.types import GoroutineState, Operation, Prospects
 from gotrace.live.ahead import Ahead
 from gotrace.live.goroutines import Goroutine
 from gotrace.live.pages import Pages
 from gotrace.live.scan import Snapshot
+from gotrace.proc.quota import cpu_quota
+from gotrace.watch.inprogress.blocked import thread_numbers, thread_state
 from gotrace.watch.target import OpenTarget
 
 _BUDGET_S = 1.0
@@ -34,22 +38,29 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     Raises:
         ProcessLookupError, PermissionError: the memory can't be read.
     """
-    suspicious = [one for one in found if _may_be_stuck(one.state)]
-    if not suspicious:
-        return Prospects()
+    pid = target.process.pid
+    at = target.binary.gomaxprocs
+    raw = target.memory.read(at + target.bias, 4) if at is not None else None
+    about = Prospects(
+        stopped=thread_state(pid, pid) in ("T", "t"), threads=len(thread_numbers(pid)), cpu_quota=cpu_quota(pid),
+        gomaxprocs=int.from_bytes(raw, "little") if raw is not None else None,
+    )
+    if not any(_may_be_stuck(one.state) for one in found):
+        return about
     begun = time.monotonic()
     ahead, looked = _ahead(target, found)
     time.sleep(max(0.0, begun + _STILL_S - time.monotonic()))
     now = {each.address: each for each in target.reader.read([one.address for one in found])}
     still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and _same(each, one.snapshot))
-    return Prospects(ahead, still, looked)
+    return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), looked=looked)
 
 
 def _may_be_stuck(one: GoroutineState) -> bool:
     waited = one.object
     return one.state == "runnable" or waited is not None and (
         waited.kind in ("mutex", "rwmutex", "waitgroup") or waited.kind in ("chan", "select") and waited.address is None
-        or waited.kind == "timer" or one.reason.startswith("sync.")
+        or waited.kind == "timer" and cast(int, waited.detail.get("due_in_ns", 0)) < 0 or one.reason.startswith("sync.Mutex")
+        or waits_in_pool(one) is not None
     )
 
 

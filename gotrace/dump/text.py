@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.text import Text
 
 from gotrace.common.vocabulary import FrameKind
-from gotrace.dump.types import LOSSES, RUNNING, Dump, GoroutineState
+from gotrace.dump.groups import Group, described, groups
+from gotrace.dump.types import LOSSES, RUNNING, Dump, GoroutineState, ObjectState, Verdict
 from gotrace.profile.frames import plain_name
 from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
 
 _IDS_SHOWN = 8
+_OBJECTS_SHOWN = 10
+_THINGS_SHOWN = 3
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./_")
+"""What Go's tracebacks do not quote in labels (runtime/traceback.go: tracebackStringNeedsQuoting)."""
 
 
 def dump_json(dump: Dump) -> str:
     """JSON text with a final newline; ASCII only."""
-    goroutines = [{**asdict(one), "frames": [_frame(frame) for frame in one.frames]} for one in dump.goroutines]
+    goroutines = [{**_without_frames(one), "frames": [_frame(frame) for frame in one.frames]} for one in dump.goroutines]
     whole = {
         "gotrace": dump.version, "target": asdict(dump.target), "verdicts": [asdict(one) for one in dump.verdicts],
         "objects": [asdict(one) for one in dump.objects], "goroutines": goroutines, "losses": dump.losses, "notes": dump.notes,
@@ -27,56 +33,94 @@ def dump_json(dump: Dump) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
+def _without_frames(one: GoroutineState) -> dict[str, object]:
+    fields = {name: value for name, value in vars(one).items() if name != "frames"}
+    return fields | {"object": vars(one.object) if one.object is not None else None}
+
+
 def _frame(frame: Frame) -> dict[str, object]:
     return {"name": frame.name, "file": frame.file, "line": frame.line, "kind": frame.kind.value, "inlined": frame.inlined}
 
 
 def print_dump(dump: Dump, console: Console) -> None:
-    """Prints goroutines that differ only in their numbers together, the most frequent first."""
+    """Prints the verdicts, the objects with several waiters, and the goroutines: those that differ only in their numbers together, the most
+    frequent first."""
     target = dump.target
     count = len(dump.goroutines)
     console.print(Text(
         f"{sanitize(target.comm, 40)} (pid {target.pid}) · {sanitize(target.go_version, 30)} · "
         f"{count:,} goroutine{'' if count == 1 else 's'}", "bold cyan",
     ))
+    print_verdicts(dump.verdicts, console)
     for note in dump.notes:
         console.print(Text(f"note: {sanitize(note)}", "yellow"), soft_wrap=True)
-    groups: dict[tuple[object, ...], list[GoroutineState]] = {}
-    for one in dump.goroutines:
-        key = (one.state, one.reason, one.frames, one.created_by, one.locked_to_thread, tuple(sorted(one.labels.items())))
-        groups.setdefault(key, []).append(one)
-    for members in sorted(groups.values(), key=lambda members: (-len(members), members[0].id)):
+    _print_objects(dump.objects, console)
+    for group in groups(dump.goroutines):
         console.print()
-        _print_group(members, console)
+        _print_group(group, console)
     console.print()
     lost = [(name, number) for name, number in dump.losses.items() if number]
     for name, number in lost:
-        console.print(Text(f"LOSS {number:,} {name}: {LOSSES[name]}", "red"))
+        console.print(Text(f"LOSS {number:,} {name}: {LOSSES.get(name, '')}", "red"))
     if not lost:
         console.print(Text("losses: none", "green"))
 
 
-def _print_group(members: list[GoroutineState], console: Console) -> None:
-    one = members[0]
+def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
+    """One line for each."""
+    for verdict in verdicts:
+        kind = verdict.kind.upper() if verdict.certain else f"{verdict.kind.upper()}, probably"
+        console.print(Text(f"{kind}: {sanitize(verdict.text, 2000)}", "bold red" if verdict.certain else "bold yellow"), soft_wrap=True)
+
+
+def _print_objects(objects: Sequence[ObjectState], console: Console) -> None:
+    shared = [one for one in objects if one.waiters > 1]
+    for one in shared[:_OBJECTS_SHOWN]:
+        oldest = f", the oldest for about {format_duration(one.oldest_wait_ns)}" if one.oldest_wait_ns is not None else ""
+        console.print(Text(f"{one.waiters:,} goroutines wait for {described(one.kind, one.address, one.detail)}{oldest}"), soft_wrap=True)
+    if len(shared) > _OBJECTS_SHOWN:
+        console.print(Text(f"and {len(shared) - _OBJECTS_SHOWN:,} more objects have several waiters", "dim"))
+
+
+def _print_group(group: Group, console: Console) -> None:
+    members, one = group.members, group.one
     line = Text(_who(members), "bold")
     line.append(f"  {sanitize(f'{one.state}: {one.reason}' if one.reason else one.state)}", "cyan")
-    ages = [member.wait_ns for member in members if member.wait_ns is not None]
-    if ages:
-        line.append(f", {'about' if len(members) == 1 else 'up to about'} {format_duration(max(ages))}")
+    if group.oldest_ns is not None:
+        line.append(f", {'about' if len(members) == 1 else 'up to about'} {format_duration(group.oldest_ns)}")
     if one.locked_to_thread:
         line.append(", locked to its thread")
-    console.print(line, soft_wrap=True)
     if one.labels:
-        labels = ", ".join(f"{sanitize(key, 60)}={sanitize(value, 60)}" for key, value in sorted(one.labels.items()))
-        console.print(Text(f"    labels {labels}", "magenta"), soft_wrap=True)
-    for frame in one.frames:
+        line.append(f" {{{labels_text(one.labels)}}}", "magenta")
+    console.print(line, soft_wrap=True)
+    if group.object is not None:
+        console.print(Text(f"    at {described(group.object.kind, group.object.address, group.object.detail)}", "yellow"), soft_wrap=True)
+    elif one.object is not None and one.object.kind not in ("fd", "timer"):
+        console.print(Text(f"    each at its own: {_things(members)}", "yellow"), soft_wrap=True)
+    for frame in group.frames:
         _print_frame(sanitize(plain_name(frame.name)), f"{sanitize(frame.file)}:{frame.line}" if frame.line else "", frame.kind, console)
-    if not one.frames:
+    if not group.frames:
         console.print(Text("    it runs: its stack can't be read" if one.state == RUNNING else "    its stack can't be read", "dim"))
     if one.created_by:
         parents = {member.parent_id for member in members}
         by = f" in goroutine {parents.pop()}" if len(parents) == 1 and one.parent_id else ""
         _print_frame(f"created by {sanitize(one.created_by)}{by}", sanitize(one.created_at), FrameKind.RUNTIME, console)
+
+
+def _things(members: Sequence[GoroutineState]) -> str:
+    waited = [one.object for one in members[:_THINGS_SHOWN] if one.object is not None]
+    things = [described(each.kind, each.address, each.detail) for each in waited]
+    return "; ".join(things) + ("; …" if len(members) > len(things) else "")
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """Labels as Go 1.27 prints them in the header of a goroutine, without the braces: ``shard: 7, tenant: "a b"``."""
+    return ", ".join(f"{_quoted(key)}: {_quoted(value)}" for key, value in sorted(labels.items()))
+
+
+def _quoted(text: str) -> str:
+    shown = sanitize(text, 1024)
+    return shown if _PLAIN.issuperset(text) else json.dumps(shown, ensure_ascii=False)
 
 
 def _who(members: list[GoroutineState]) -> str:

@@ -1,4 +1,4 @@
-"""Where the runtime's table of semaphores is: found by its symbol and by the code that uses it (src/runtime/sema.go: semaTable, rootFor)."""
+"""Where the runtime's table of semaphores is: found by symbol and by the code that uses it (src/runtime/sema.go: semTable, rootFor)."""
 
 from __future__ import annotations
 

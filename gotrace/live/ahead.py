@@ -1,7 +1,7 @@
 """What a goroutine will do to locks and channels once it goes on: the code of its functions is followed from where each of them stands.
 
-A mutex that its code unlocks before it locks it is one that it holds: else the program would crash there. Branches are not decided: both ways
-are followed, so what is found is what the code can do, not what it must.
+A mutex that its code unlocks before it locks it is one that it holds: else the program would crash there. Branches are not decided: both
+ways are followed, so what is found is what the code can do, not what it must.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _INLINED = {
 
 class Operation(NamedTuple):
     """What will be done to the object at `address`, by which function. `frame` is 0 for the innermost function outside the runtime and
-    package sync, 1 for its caller and so on, negative for those of package sync. `deferred`: by a defer statement that has been executed."""
+    sync, 1 for its caller and so on, negative for those of package sync. `deferred`: by a defer statement that has been executed."""
 
     what: str
     address: int

@@ -38,7 +38,7 @@ class Conds:
         Raises:
             ProcessLookupError, PermissionError: the memory can't be read.
         """
-        seen = set()
+        seen: set[int] = set()
         for offset in range(0, min(len(stack), _SEARCHED) & ~7, 8):
             address = word_at(stack, offset)
             if address in seen or address % 8 or not 4096 < address < 1 << 47:
@@ -55,7 +55,9 @@ class Conds:
     def _list(self, head: int, tail: int) -> frozenset[int]:
         """The gs of a list of sudogs, empty if it does not end at `tail`."""
         if head not in self._waiters:
-            found, seen, sudog, last = set(), set(), head, 0
+            found: set[int] = set()
+            seen: set[int] = set()
+            sudog, last = head, 0
             while sudog and sudog not in seen and len(seen) < _MOST_WAITERS:
                 raw = self._pages.read(sudog, 16)
                 if raw is None or not word_at(raw, 0):

@@ -91,14 +91,17 @@ class ObjectReader:
         if reason == "select (no cases)":
             return Waited(SELECT, None)
         if cases is not None:
-            return Waited(SELECT, None, cases=cases) if reason.startswith("select") else Waited(CHAN, cases[0].channel.address, cases=cases[:1])
+            if reason.startswith("select"):
+                return Waited(SELECT, None, cases=cases)
+            return Waited(CHAN, cases[0].channel.address, cases=cases[:1])
         if one.g in self._waiters:
             return self._semaphore(self._waiters[one.g], one.functions)
         if reason == "sync.Cond.Wait":
             cond = self._conds.of(one.g, one.stack)
             return Waited(COND, cond.address, {"waiters": cond.waiters, "locker": cond.locker}) if cond is not None else None
         if reason == "IO wait" and polled is not None:
-            return Waited(FD, polled.address, {"fd": polled.fd, "op": "write" if polled.writes else "read", "deadline_ns": polled.deadline_ns})
+            op = "write" if polled.writes else "read"
+            return Waited(FD, polled.address, {"fd": polled.fd, "op": op, "deadline_ns": polled.deadline_ns})
         return self._sleep(one) if reason == "sleep" else None
 
     def _sleep(self, one: Parked) -> Waited | None:
@@ -147,9 +150,11 @@ class ObjectReader:
             return Waited(RWMUTEX, address, {"op": op})
         count, leaving = (int.from_bytes(raw[at : at + 4], "little", signed=True) for at in (16, 20))
         # A writer announces itself by making the count negative, then waits until the readers that were there have left.
+        if count >= 0:
+            return Waited(RWMUTEX, address, {"op": op, "readers": count, "readers_waiting": 0, "writer": "none"})
+        leaving = max(leaving, 0)
         return Waited(RWMUTEX, address, {
-            "op": op, "readers": max(leaving, 0) if count < 0 else count, "readers_waiting": count + _MAX_READERS - max(leaving, 0) if count < 0 else 0,
-            "writer": ("waiting" if leaving > 0 else "locked") if count < 0 else "none",
+            "op": op, "readers": leaving, "readers_waiting": count + _MAX_READERS - leaving, "writer": "waiting" if leaving else "locked",
         })
 
     def _waitgroup(self, address: int) -> Waited:

@@ -40,7 +40,8 @@ class Pages:
         if None in parts:
             return self._memory.read(address, size)  # of a block that can't be read whole, a part may be readable
         start = address - first * _BLOCK
-        return b"".join(part for part in parts if part is not None)[start : start + size] if last > first else parts[0][start : start + size]  # type: ignore[index]
+        whole = b"".join(part for part in parts if part is not None) if last > first else parts[0] or b""
+        return whole[start : start + size]
 
     def word(self, address: int) -> int | None:
         """The 64-bit word at `address`, None if it can't be read."""

@@ -36,8 +36,8 @@ class Registers:
 
         memory = insn.operands[place].mem
         if memory.base == X86_REG_RIP:
-            return (insn.address + insn.size + memory.disp + self._bias) & _WORD
-        total = memory.disp
+            return int(insn.address + insn.size + memory.disp + self._bias) & _WORD
+        total: int = memory.disp
         if memory.segment:
             return None
         for register, scale in ((memory.base, 1), (memory.index, memory.scale)):

@@ -1,12 +1,26 @@
-"""All verdicts on one dump."""
+"""All verdicts, on one dump and on a series of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gotrace.dump.types import Dump, Verdict
+from gotrace.verdicts.crowds import convoys, exhausted_pools
 from gotrace.verdicts.deadlocks import deadlocks
+from gotrace.verdicts.leaks import leaks
+from gotrace.verdicts.running import late_timers, many_threads, more_procs_than_cpus, starved
 
 
 def judge(dump: Dump) -> list[Verdict]:
-    """The verdicts, certain ones first."""
+    """The verdicts, certain ones first. On a process that is stopped those that rest on time are left out."""
     found = deadlocks(dump)
+    dead = frozenset(goid for verdict in found for goid in verdict.goroutines)
+    if not dump.prospects.stopped:
+        found += convoys(dump, dead) + exhausted_pools(dump)
+    found += starved(dump) + late_timers(dump) + more_procs_than_cpus(dump) + many_threads(dump)
     return sorted(found, key=lambda verdict: not verdict.certain)
+
+
+def judge_series(series: Sequence[Dump]) -> list[Verdict]:
+    """The verdicts on the last dump, and what grew from the first to the last."""
+    return [*series[-1].verdicts, *leaks(series)]
