@@ -17,7 +17,7 @@ from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
 
 _IDS_SHOWN = 8
-_OBJECTS_SHOWN = 10
+_OBJECTS_SHOWN, _CROWD = 10, 8
 _THINGS_SHOWN = 3
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./_")
 """What Go's tracebacks do not quote in labels (runtime/traceback.go: tracebackStringNeedsQuoting)."""
@@ -74,12 +74,13 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
 
 
 def _print_objects(objects: Sequence[ObjectState], console: Console) -> None:
-    shared = [one for one in objects if one.waiters > 1]
+    # Several goroutines wait for the end of the same context or server by design: that is worth a line where they are many.
+    shared = [one for one in objects if one.waiters >= (_CROWD if one.kind == "chan" else 2)]
     for one in shared[:_OBJECTS_SHOWN]:
         oldest = f", the oldest for about {format_duration(one.oldest_wait_ns)}" if one.oldest_wait_ns is not None else ""
         console.print(Text(f"{one.waiters:,} goroutines wait for {described(one.kind, one.address, one.detail)}{oldest}"), soft_wrap=True)
     if len(shared) > _OBJECTS_SHOWN:
-        console.print(Text(f"and {len(shared) - _OBJECTS_SHOWN:,} more objects have several waiters", "dim"))
+        console.print(Text(f"and {len(shared) - _OBJECTS_SHOWN:,} more objects have as many waiters", "dim"))
 
 
 def _print_group(group: Group, console: Console) -> None:
