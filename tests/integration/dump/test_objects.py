@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -69,8 +70,26 @@ def check_objects(dump: dict, mine: dict[str, dict]) -> None:
     assert peer.startswith("tcp 127.0.0.1:") and "127.0.0.1:" in peer[14:]
 
 
-def test_many_waiters_are_one_object(gotrace: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    with Workload(build("contended", GO_VERSIONS[-1], "stripped"), "300") as workload:
+@pytest.mark.parametrize("version", [GO_VERSIONS[0], GO_VERSIONS[-1]])
+def test_a_crowd_at_one_object_is_counted(gotrace: Callable[..., subprocess.CompletedProcess[str]], version: str) -> None:
+    with Workload(build("waits", version, "stripped"), "300") as workload:
+        said = workload.read_json(20)
         done = gotrace("dump", workload.pid, "--json")
+        text = gotrace("dump", workload.pid, "--match", r"main\.crowd").stdout
     dump = json.loads(done.stdout)
-    assert dump["objects"][0]["waiters"] == len(dump["objects"][0]["goroutines"])
+    assert not any(dump["losses"].values()), dump["losses"]
+    by_address = {one["address"]: one for one in dump["objects"]}
+    for name in ("crowdLock", "crowdReceive", "crowdAwait"):
+        one = by_address[said[f"main.{name}"]["address"]]
+        assert (one["waiters"], len(set(one["goroutines"]))) == (300, 300)
+        assert 0 < one["oldest_wait_ns"] < 60e9
+    assert by_address[said["main.crowdLock"]["address"]]["detail"]["waiters"] == 300
+    receive, send = (by_address[address] for address in said["main.crowdSelect"]["addresses"])
+    assert receive["goroutines"] == send["goroutines"] and receive["waiters"] == 300
+    ops = {(case["address"], case["op"]) for one in dump["goroutines"] if one["object"] and one["object"]["kind"] == "select"
+           for case in one["object"]["detail"].get("cases", []) if case["elem"] == "[2]int8"}
+    assert ops == {(receive["address"], "receive"), (send["address"], "send")}
+    assert [verdict["goroutines"] for verdict in dump["verdicts"] if verdict["kind"] == "convoy"] == [
+        by_address[said["main.crowdLock"]["address"]]["goroutines"]]
+    assert re.search(rf"300 goroutines wait for mutex {said['main.crowdLock']['address']}, locked.*, the oldest for about", text), text[:3000]
+    assert re.search(r"^300 goroutines \(.* and 292 more\)  waiting: sync\.Cond\.Wait", text, re.MULTILINE)
