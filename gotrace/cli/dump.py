@@ -48,7 +48,7 @@ def dump(
     from gotrace.dump.filters import filtered
     from gotrace.dump.formats import RENDERERS, format_of_dump
     from gotrace.dump.reading import dump as read
-    from gotrace.dump.text import dump_json, print_dump, print_verdicts
+    from gotrace.dump.text import json_parts, print_dump, print_verdicts
     from gotrace.verdicts.judge import judge, judge_series
 
     for output in outputs:
@@ -82,7 +82,7 @@ def dump(
             err.print(f"Wrote {output}", markup=False, soft_wrap=True)
     console = Console(highlight=False)
     if as_json:
-        sys.stdout.write(dump_json(last) if every is None else changes_json(series, last.verdicts))
+        sys.stdout.writelines(json_parts(last) if every is None else [changes_json(series, last.verdicts)])
     elif every is not None:
         print_verdicts(last.verdicts, console)
         print_changes(series, console)

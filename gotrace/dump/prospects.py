@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -17,8 +18,9 @@ from gotrace.proc.quota import cpu_quota
 from gotrace.watch.inprogress.blocked import thread_numbers, thread_state
 from gotrace.watch.target import OpenTarget
 
-_BUDGET_S = 1.0
+_BUDGET_S = 0.6
 _MOST = 4096
+_FEW = 16
 _STILL_S = 0.2
 _LOCKS = frozenset(("mutex", "rwmutex", "waitgroup", "cond", "chan", "select"))
 
@@ -32,7 +34,7 @@ class Found(NamedTuple):
 
 
 def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
-    """Looks at the goroutines that wait for locks first, then at those that wait for channels, then at the others, for at most a second.
+    """Looks at some goroutines of each place first, those that wait for locks and channels before others, for less than a second.
     Nothing is looked at if none waits for a lock.
 
     Raises:
@@ -67,7 +69,13 @@ def _may_be_stuck(one: GoroutineState) -> bool:
 def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[Operation, ...]], int]:
     pages = Pages(target.memory)
     follower = Ahead(target.binary, target.bias, pages.word)
-    order = sorted(found, key=lambda one: one.state.object is None or one.state.object.kind not in _LOCKS)
+    # One of each place first: a crowd at one lock does the same.
+    places = Counter[tuple[int, ...] | None]()
+    rank = {}
+    for one in found:
+        rank[one.address] = places[one.snapshot.pcs] // _FEW, one.state.object is None or one.state.object.kind not in _LOCKS
+        places[one.snapshot.pcs] += 1
+    order = sorted(found, key=lambda one: rank[one.address])
     ahead, looked, end = {}, 0, time.monotonic() + _BUDGET_S
     for one in order[:_MOST]:
         if time.monotonic() > end:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from dataclasses import replace
 
 from gotrace import __version__
 from gotrace.common.errors import TargetGone
-from gotrace.dump.objects import objects_of, waited_object
+from gotrace.dump.objects import objects_of
 from gotrace.dump.prospects import Found, prospects
+from gotrace.dump.stacks import Seen, Stacks
 from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
+from gotrace.dump.waiting import AsParked, add_objects
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import KernelObject, RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.labels import read_labels
-from gotrace.live.objects import ObjectReader, Parked, Waited
-from gotrace.live.polled import Polled, polled
+from gotrace.live.objects import Parked
+from gotrace.live.polled import polled
 from gotrace.live.scan import Scanner, Snapshot
-from gotrace.model.chains import CodePoint
-from gotrace.model.snapshots import interpret
-from gotrace.model.stacks import StackModel
-from gotrace.proc.descriptors import Descriptors
-from gotrace.profile.symbolize import Symbolizer, shown_name
-from gotrace.profile.types import Frame
 from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
@@ -37,7 +33,6 @@ from gotrace.watch.inprogress.blocked import (
 from gotrace.watch.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
-_TRIES_OF_OBJECTS = 3
 _RETRY_S = 0.001
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
@@ -45,7 +40,8 @@ _IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
 _DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "sleepWhen")
 _WAITS = ("waiting", "timer")
 _MOST_STACK_BYTES = 1 << 26
-_OF_OBJECTS = ("chan ", "select", "sync.", "semacquire", "sleep")
+_INNERMOST = 16
+"""So many functions tell for what a goroutine waits."""
 
 
 def dump(pid: int) -> Dump:
@@ -55,12 +51,17 @@ def dump(pid: int) -> Dump:
         Refused, TargetGone, BadBinary: it can't be read.
     """
     target = open_target(pid, f"sudo gotrace dump {pid}")
+    # Hundreds of thousands of records in which there are no cycles: looking for them would take a third of the time.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return _Reading(target).dump()
     except ProcessLookupError:
         raise TargetGone(f"process {pid} ended while it was read") from None
     finally:
         target.close()
+        if collects:
+            gc.enable()
 
 
 class _Reading:
@@ -69,8 +70,7 @@ class _Reading:
         self._binary, self._memory = target.binary, target.memory
         self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
         self._kernel = KernelSymbols()
-        self._model = StackModel(target.binary, target.bias, self._kernel)
-        self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
+        self._stacks_of = Stacks(target, self._kernel)
         self._losses = dict.fromkeys(LOSSES, 0)
         self._notes = list(filter(None, [forked_copy(target)]))
         self._stacks: dict[int, bytes] = {}
@@ -99,57 +99,25 @@ class _Reading:
                 call = IN_SOME_CALL
             if head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK:
                 continue  # a thread of C that is outside Go
-            about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
+            about = call is not None and call.number in FD_SYSCALLS or self._stacks_of.reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
             found[index] = self._goroutine(snapshot, call, own, thing, details.get(index, {}))
-        self._add_objects(found, {index: snapshots[index].head for index in found}, details, polls)
+        parked = {index: self._parked(index, one, snapshots[index].head, details.get(index, {})) for index, one in found.items()}
+        self._losses["objects_unread"] = add_objects(self._target, found, {i: one for i, one in parked.items() if one is not None}, polls)
         goroutines = sorted(found.values(), key=lambda one: one.id)
         self._losses["fields_unread"] = len(self._binary.misfits)
-        self._losses["unknown_function"] = self._symbolizer.unknown
+        self._losses["unknown_function"] = self._stacks_of.unknown
         read = Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
         read.prospects = prospects(self._target, [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()])
         return read
 
-    def _add_objects(
-        self, found: dict[int, GoroutineState], heads: dict[int, Head], details: dict[int, dict[str, int]], polls: dict[int, Polled]
-    ) -> None:
-        """Adds to the goroutines what they wait for, where they have not moved until it was read."""
-        parked = {}
-        for index, one in found.items():
-            head, more = heads[index], details.get(index, {})
-            if head.status in (Status.WAITING, Status.LEAKED):
-                parked[index] = Parked(
-                    self._scanner.address(index), self._reason(head), tuple(frame.name for frame in one.frames),
-                    more.get("waiting", 0), more.get("timer", 0), more.get("sleepWhen", 0), self._stacks.get(index, b""),
-                )
-        waited: dict[int, Waited] = {}
-        remaining = parked
-        for _ in range(_TRIES_OF_OBJECTS):
-            reader = ObjectReader(self._memory, self._binary, self._target.bias)
-            fresh = reader.objects(list(remaining.values()), polls)
-            remaining = {index: one for index, one in remaining.items() if one.g not in fresh and one.reason.startswith(_OF_OBJECTS)}
-            waited |= fresh
-            if not remaining:
-                break
-            time.sleep(_RETRY_S)
-        now, later = time.monotonic_ns(), self._target.reader.read([one.g for one in parked.values()])
-        stayed = {each.address: (each.goid, each.status, each.pc, each.sp, each.tick) for each in later}
-        for index, parking in parked.items():
-            head = heads[index]
-            if stayed.get(parking.g) != (head.goid, head.status, head.pc, head.sp, head.tick):
-                continue
-            if parking.g in waited:
-                found[index] = replace(found[index], object=waited_object(waited[parking.g], now, found[index].frames))
-            elif index in remaining and self._is_user(found[index]):
-                self._losses["objects_unread"] += 1
-
-    def _is_user(self, one: GoroutineState) -> bool:
-        """Whether it is not one of the runtime's own."""
-        return not one.start_function.startswith("runtime.") or one.start_function == "runtime.main"
-
-    def _reason(self, head: Head) -> str:
-        reasons = self._binary.wait_reasons
-        return reasons[head.reason] if head.status in (Status.WAITING, Status.LEAKED) and head.reason < len(reasons) else ""
+    def _parked(self, index: int, one: GoroutineState, head: Head, more: dict[str, int]) -> AsParked | None:
+        if head.status not in (Status.WAITING, Status.LEAKED):
+            return None
+        return AsParked(head, Parked(
+            self._scanner.address(index), self._stacks_of.reason(head), [frame.name for frame in one.frames[:_INNERMOST]],
+            more.get("waiting", 0), more.get("timer", 0), more.get("sleepWhen", 0), self._stacks.get(index, b""),
+        ))
 
     def _snapshots(self, wanted: list[int]) -> dict[int, Snapshot]:
         found: dict[int, Snapshot] = {}
@@ -220,27 +188,22 @@ class _Reading:
     def _goroutine(
         self, snapshot: Snapshot, call: Asleep | None, own: RawStack | None, thing: KernelObject | None, more: dict[str, int]
     ) -> GoroutineState:
-        head, state, reason = snapshot.head, RUNNING, ""
-        frames: tuple[Frame, ...] = ()
+        head = snapshot.head
+        seen = Seen((), RUNNING, "")
         if head.status in _OFF or own is not None:
             self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
-            if call is not None:
-                row, stack = interpret(
-                    self._model, head, snapshot.pcs, call.number, thing=thing, kind=call.kind, kernel=call.kernel, own=own
-                )
-            else:
-                row, stack = interpret(self._model, head, snapshot.pcs, 0, thing=thing)
-            self._losses["stack_incomplete"] += stack.incomplete
-            frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
+            seen = self._stacks_of.seen(head, snapshot.pcs, call, own, thing)
+            self._losses["stack_incomplete"] += seen.incomplete
+        frames, state, reason = seen.frames, seen.state, seen.reason
         if head.status in _IN_KERNEL and self._has_no_thread(head):
             state, reason = NO_THREAD, ""
         labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
         self._losses["labels_unread"] += labels is None
         # The runtime itself creates the first one: Go's tracebacks do not say who created it either.
-        created_by, created_at = self._creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
+        created_by, created_at = self._stacks_of.creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
         return GoroutineState(
             head.goid, state, reason, self._waited(head, more.get("waitsince", 0)), more.get("parentGoid", 0), created_by,
-            created_at, self._function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
+            created_at, self._stacks_of.function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
         )
 
     def _waited(self, head: Head, since: int) -> int | None:
@@ -249,12 +212,3 @@ class _Reading:
         as well: nanotime is CLOCK_MONOTONIC."""
         waited = time.monotonic_ns() - since
         return waited if since and waited >= 0 and head.status in (Status.WAITING, Status.SYSCALL, Status.LEAKED) else None
-
-    def _creator(self, pc: int) -> tuple[str, str]:
-        calls = self._model.calls(CodePoint(pc - self._target.bias)) if pc else []
-        # As in Go's tracebacks: the function that contains the code, and the line of the code (printcreatedby1).
-        return (shown_name(calls[-1].function), f"{calls[0].file}:{calls[0].line}") if calls else ("", "")
-
-    def _function(self, pc: int) -> str:
-        function = self._binary.table.function_at(pc - self._target.bias) if pc else None
-        return shown_name(function.name) if function else ""

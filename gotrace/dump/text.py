@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
 
 from rich.console import Console
 from rich.text import Text
@@ -24,18 +24,39 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def dump_json(dump: Dump) -> str:
-    """JSON text with a final newline; ASCII only."""
-    goroutines = [{**_without_frames(one), "frames": [_frame(frame) for frame in one.frames]} for one in dump.goroutines]
-    whole = {
-        "gotrace": dump.version, "target": asdict(dump.target), "verdicts": [asdict(one) for one in dump.verdicts],
-        "objects": [asdict(one) for one in dump.objects], "goroutines": goroutines, "losses": dump.losses, "notes": dump.notes,
-    }
-    return json.dumps(whole, indent=1) + "\n"
+    """JSON text with a final newline, a line for each goroutine; ASCII only."""
+    return "".join(json_parts(dump))
 
 
-def _without_frames(one: GoroutineState) -> dict[str, object]:
-    fields = {name: value for name, value in vars(one).items() if name != "frames"}
-    return fields | {"object": vars(one.object) if one.object is not None else None}
+def json_parts(dump: Dump) -> Iterator[str]:
+    """The text of `dump_json` in parts: whole it may be larger than all that was read."""
+    yield f'{{"gotrace": {json.dumps(dump.version)},\n "target": {json.dumps(asdict(dump.target))},\n "verdicts": ['
+    yield from _lines(json.dumps(vars(one)) for one in dump.verdicts)
+    yield '],\n "objects": ['
+    yield from _lines(json.dumps(vars(one)) for one in dump.objects)
+    yield '],\n "goroutines": ['
+    yield from _lines(_goroutines(dump.goroutines))
+    yield f'],\n "losses": {json.dumps(dump.losses)},\n "notes": {json.dumps(dump.notes)}}}\n'
+
+
+def _lines(parts: Iterable[str]) -> Iterator[str]:
+    before = "\n  "
+    for part in parts:
+        yield before + part
+        before = ",\n  "
+
+
+def _goroutines(goroutines: Sequence[GoroutineState]) -> Iterator[str]:
+    stacks: dict[tuple[Frame, ...], str] = {}
+    names = [field.name for field in fields(GoroutineState) if field.name not in ("frames", "object")]
+    for one in goroutines:
+        stack = stacks.get(one.frames)
+        if stack is None:
+            stack = stacks[one.frames] = json.dumps([_frame(frame) for frame in one.frames])
+        content: dict[str, object] = {name: getattr(one, name) for name in names}
+        waited = one.object
+        content["object"] = {"kind": waited.kind, "address": waited.address, "detail": waited.detail} if waited is not None else None
+        yield f'{json.dumps(content)[:-1]}, "frames": {stack}}}'
 
 
 def _frame(frame: Frame) -> dict[str, object]:

@@ -12,7 +12,7 @@ NO_THREAD = "no thread"
 """Go takes it for running, or in a system call, on a thread that does not exist: in a forked copy of a process."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WaitedObject:
     """What a goroutine waits for. `kind` is ``chan``, ``select``, ``mutex``, ``rwmutex``, ``waitgroup``, ``cond``, ``semaphore``, ``fd`` or
     ``timer``. `address` is hexadecimal, None for what has none. docs/output.md explains `detail`."""
@@ -45,7 +45,7 @@ class Verdict:
     certain: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GoroutineState:
     """One goroutine. `state` is a State, ``running`` or ``no thread``; frames are leaf first, () if it runs: its stack changes while it is
     read. `wait_ns` is how long it has waited, to within a cycle of the garbage collector, None if not known. 0 and "" if the version does

@@ -31,6 +31,7 @@ class Conds:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._waiters: dict[int, frozenset[int]] = {}
+        self._known: dict[int, tuple[int, int]] = {}
 
     def of(self, g: int, stack: bytes) -> Cond | None:
         """The Cond that the goroutine waits for, None if it was not found; `stack` is its stack from the stack pointer up.
@@ -38,19 +39,26 @@ class Conds:
         Raises:
             ProcessLookupError, PermissionError: the memory can't be read.
         """
+        words = [word_at(stack, offset) for offset in range(0, min(len(stack), _SEARCHED) & ~7, 8)]
+        for address in words:
+            if address in self._known and g in self._waiters[self._known[address][0]]:
+                return self._cond(address, self._known[address])
         seen: set[int] = set()
-        for offset in range(0, min(len(stack), _SEARCHED) & ~7, 8):
-            address = word_at(stack, offset)
+        for address in words:
             if address in seen or address % 8 or not 4096 < address < 1 << 47:
                 continue
             seen.add(address)
             raw = self._pages.read(address, _COND)
             if raw is None or not word_at(raw, _HEAD) or not word_at(raw, _TAIL):
                 continue
-            found = self._list(word_at(raw, _HEAD), word_at(raw, _TAIL))
-            if g in found:
-                return Cond(address, word_at(raw, _LOCKER), len(found))
+            head = word_at(raw, _HEAD)
+            if g in self._list(head, word_at(raw, _TAIL)):
+                self._known[address] = head, word_at(raw, _LOCKER)
+                return self._cond(address, self._known[address])
         return None
+
+    def _cond(self, address: int, known: tuple[int, int]) -> Cond:
+        return Cond(address, known[1], len(self._waiters[known[0]]))
 
     def _list(self, head: int, tail: int) -> frozenset[int]:
         """The gs of a list of sudogs, empty if it does not end at `tail`."""
