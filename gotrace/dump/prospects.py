@@ -34,8 +34,8 @@ class Found(NamedTuple):
 
 
 def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
-    """Looks at some goroutines of each place first, those that wait for locks and channels before others, for less than a second.
-    Nothing is looked at if none waits for a lock.
+    """Follows the code of some goroutines of each place first, of those that wait for locks and channels before others, for less than a
+    second; of none if nothing is suspicious.
 
     Raises:
         ProcessLookupError, PermissionError: the memory can't be read.
@@ -50,11 +50,11 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     if not any(_may_be_stuck(one.state) for one in found):
         return about
     begun = time.monotonic()
-    ahead, looked = _ahead(target, found)
+    ahead, followed = _ahead(target, found)
     time.sleep(max(0.0, begun + _STILL_S - time.monotonic()))
     now = {each.address: each for each in target.reader.read([one.address for one in found])}
     still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and _same(each, one.snapshot))
-    return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), looked=looked)
+    return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), followed=followed)
 
 
 def _may_be_stuck(one: GoroutineState) -> bool:
@@ -76,16 +76,16 @@ def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[
         rank[one.address] = places[one.snapshot.pcs] // _FEW, one.state.object is None or one.state.object.kind not in _LOCKS
         places[one.snapshot.pcs] += 1
     order = sorted(found, key=lambda one: rank[one.address])
-    ahead, looked, end = {}, 0, time.monotonic() + _BUDGET_S
+    ahead, followed, end = {}, 0, time.monotonic() + _BUDGET_S
     for one in order[:_MOST]:
         if time.monotonic() > end:
             break
-        looked += 1
+        followed += 1
         if one.snapshot.pcs:
             operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp)
             if operations:
                 ahead[one.state.id] = tuple(operations)
-    return ahead, looked
+    return ahead, followed
 
 
 def _same(now: Goroutine, snapshot: Snapshot) -> bool:

@@ -68,13 +68,13 @@ class GoroutineState:
 @dataclass(frozen=True)
 class Prospects:
     """What verdicts rest on beside the dump: `ahead` is what goroutines will do to locks and channels once they go on, by id; `still` are
-    the ids of those that have not moved for `still_ns`; `looked` is at how many stacks was looked. `stopped`: the process is stopped, so
-    nothing moves. `gomaxprocs` and `cpu_quota` (CPUs) are None where they are not known, or there is no quota."""
+    the ids of those that have not moved for `still_ns`; `followed` says of how many the code was followed. `stopped`: the process is
+    stopped, so nothing moves. `gomaxprocs` and `cpu_quota` (CPUs) are None where they are not known, or there is no quota."""
 
     ahead: dict[int, tuple[Operation, ...]] = field(default_factory=dict)
     still: frozenset[int] = frozenset()
     still_ns: int = 0
-    looked: int = 0
+    followed: int = 0
     stopped: bool = False
     threads: int = 0
     gomaxprocs: int | None = None

@@ -7,7 +7,7 @@ from gotrace.gobin.pclntab import Pclntab
 from gotrace.gobin.symbols import Symbols
 from gotrace.gobin.x86 import instructions
 
-_LOOKED_AT = 512
+_READ = 512
 
 
 def find_gomaxprocs(image: Image, table: Pclntab, symbols: Symbols) -> int | None:
@@ -22,7 +22,7 @@ def _by_code(image: Image, table: Pclntab) -> int | None:
     from capstone.x86 import X86_OP_MEM, X86_OP_REG, X86_REG_RIP
 
     for function in table.functions_named("runtime.procresize"):
-        for insn in instructions(image, function, _LOOKED_AT):
+        for insn in instructions(image, function, _READ):
             operands = insn.operands
             if insn.mnemonic not in ("mov", "movsxd") or operands[0].type != X86_OP_REG or operands[1].type != X86_OP_MEM:
                 continue

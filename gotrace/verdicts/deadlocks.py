@@ -53,7 +53,7 @@ def _cycle(members: list[int], asked: dict[int, list[Need]], by_id: dict[int, Go
         text = f"{text}: a read lock is taken again while a writer waits"
     behind = sorted(goid for goid, all_needs in asked.items() if goid not in inside and any(
         inside & need.enders.keys() for need in all_needs))
-    evidence = {"cycle": steps, "behind": behind, "looked_at": dump.prospects.looked, "of": len(dump.goroutines)}
+    evidence = {"cycle": steps, "behind": behind, "followed": dump.prospects.followed, "of": len(dump.goroutines)}
     return Verdict(RECURSIVE_READ if recursive else DEADLOCK, text, members, evidence, certain)
 
 
@@ -96,7 +96,7 @@ def _hopeless(found: list[GoroutineState]) -> list[Verdict]:
         groups.setdefault((one.reason, _waits_in(one)), []).append(one)
     return [
         Verdict(
-            DEADLOCK, f"{_goroutines(members)} in {function} for ever: {_why(reason)}", [one.id for one in members],
+            DEADLOCK, f"{_goroutines(members)} in {function} forever: {_why(reason)}", [one.id for one in members],
             {"reason": reason, "function": function}, True,
         )
         for (reason, function), members in groups.items()

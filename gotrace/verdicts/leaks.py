@@ -37,12 +37,12 @@ def leaks(series: Sequence[Dump]) -> list[Verdict]:
     return verdicts
 
 
-def _verdict(change: Change, looks: int) -> Verdict:
+def _verdict(change: Change, dumps: int) -> Verdict:
     place = change.place
     function = next((plain_name(frame.name) for frame in place.frames if not frame.name.startswith(_LIBRARY)), "")
     text = (
         f"{change.counts[-1]:,} goroutines wait in {function} ({place.reason}), created by {plain_name(place.created_by)}: "
-        f"{' → '.join(f'{count:,}' for count in change.counts)}, more at each of {looks} looks, and none has ended"
+        f"{' → '.join(f'{count:,}' for count in change.counts)}, more in each of {dumps} dumps, and those of the first are still there"
     )
     evidence: dict[str, object] = {
         "counts": list(change.counts), "reason": place.reason, "object": place.kind, "created_by": place.created_by,
