@@ -15,6 +15,7 @@ from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
 from gotrace.gobin.x86 import disassembler
 from gotrace.live.defers import pending_defers
+from gotrace.live.paths import always_passes
 from gotrace.live.registers import Registers
 
 if TYPE_CHECKING:
@@ -28,26 +29,40 @@ _MOST_CASES = 64
 _CALLS = {
     "sync.(*Mutex).Lock": LOCK, "sync.(*Mutex).Unlock": UNLOCK, "internal/sync.(*Mutex).Lock": LOCK,
     "internal/sync.(*Mutex).Unlock": UNLOCK, "sync.(*RWMutex).RLock": READ_LOCK, "sync.(*RWMutex).RUnlock": READ_UNLOCK,
-    "sync.(*RWMutex).Lock": WRITE_LOCK, "sync.(*RWMutex).Unlock": WRITE_UNLOCK, "sync.(*WaitGroup).Done": DONE,
-    "sync.(*Cond).Signal": SIGNAL, "sync.(*Cond).Broadcast": SIGNAL,
+    "sync.(*Mutex).TryLock": LOCK, "internal/sync.(*Mutex).TryLock": LOCK, "sync.(*RWMutex).TryRLock": READ_LOCK,
+    "sync.(*RWMutex).TryLock": WRITE_LOCK, "sync.(*RWMutex).Lock": WRITE_LOCK, "sync.(*RWMutex).Unlock": WRITE_UNLOCK,
+    "sync.(*WaitGroup).Done": DONE, "sync.(*Cond).Signal": SIGNAL, "sync.(*Cond).Broadcast": SIGNAL,
     "runtime.chanrecv1": RECEIVE, "runtime.chanrecv2": RECEIVE, "runtime.chansend1": SEND, "runtime.closechan": CLOSE,
 }
 _INLINED = {
     # (function, instruction) -> (operation, distance from what the instruction changes to the object)
-    ("(*Mutex).Lock", "lock cmpxchg"): (LOCK, 0), ("(*Mutex).Unlock", "lock xadd"): (UNLOCK, 0),
+    ("(*Mutex).Lock", "lock cmpxchg"): (LOCK, 0), ("(*Mutex).TryLock", "lock cmpxchg"): (LOCK, 0),
+    ("(*Mutex).Unlock", "lock xadd"): (UNLOCK, 0),
     ("(*RWMutex).RLock", "lock xadd"): (READ_LOCK, 16), ("(*RWMutex).RUnlock", "lock xadd"): (READ_UNLOCK, 16),
 }
 
 
 class Operation(NamedTuple):
     """What will be done to the object at `address`, by which function. `frame` is 0 for the innermost function outside the runtime and
-    sync, 1 for its caller and so on, negative for those of package sync. `deferred`: by a defer statement that has been executed."""
+    sync, 1 for its caller and so on, negative for those of package sync. `deferred`: by a defer statement that has been executed.
+    `sure`: the function does not return without it."""
 
     what: str
     address: int
     frame: int
     function: str
     deferred: bool
+    sure: bool
+
+
+class _Way(NamedTuple):
+    """Whose code is followed, as in `Operation`; `depth`: how many calls were entered."""
+
+    frame: int
+    function: str
+    deferred: bool
+    found: dict[Operation, None]
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,29 +102,25 @@ class Ahead:
             if function is None or function.name.startswith(_LIBRARY) and not function.name.startswith("sync."):
                 continue
             for closure in pending_defers(self._binary, function, place.bp, self._read):
-                self._follow_closure(closure, number, function.name, found)
-            if function.name.startswith("sync."):
-                continue
-            registers = Registers({_sp(): place.sp, _bp(): place.bp}, self._read, self._bias)
-            self._follow(function, place.pc, registers, number, function.name, False, found, 0)
+                self._follow_closure(closure, _Way(number, function.name, True, found))
+            if not function.name.startswith("sync."):
+                registers = Registers({_sp(): place.sp, _bp(): place.bp}, self._read, self._bias)
+                self._follow(function, place.pc, registers, _Way(number, function.name, False, found))
         return list(found)
 
-    def _follow_closure(self, closure: int, number: int, name: str, found: dict[Operation, None], depth: int = 1) -> None:
+    def _follow_closure(self, closure: int, way: _Way) -> None:
         code = self._read(closure)
         function = self._table.function_at(code - self._bias) if code else None
-        if function is None or code is None or function.entry != code - self._bias:
-            return
-        self._follow(function, function.entry, Registers({_context(): closure}, self._read, self._bias), number, name, True, found, depth)
+        if function is not None and code is not None and function.entry == code - self._bias:
+            self._follow(function, function.entry, Registers({_context(): closure}, self._read, self._bias), way)
 
-    def _follow(
-        self, function: Function, start: int, registers: Registers, number: int, name: str, deferred: bool,
-        found: dict[Operation, None], depth: int,
-    ) -> None:
+    def _follow(self, function: Function, start: int, registers: Registers, way: _Way) -> None:
+        places: dict[tuple[str, int], set[int]] = {}
         pending = [(start, registers, frozenset[tuple[str, int]]())]
         seen: set[int] = set()
         for _ in range(_MOST_PATHS):
             if not pending or len(seen) > _MOST_INSTRUCTIONS:
-                return
+                break
             pc, registers, taken = pending.pop()
             while function.entry <= pc < function.end and pc not in seen and len(seen) <= _MOST_INSTRUCTIONS:
                 seen.add(pc)
@@ -117,33 +128,34 @@ class Ahead:
                 if insn is None or insn.mnemonic.startswith(("ret", "ud2", "int3")):
                     break
                 for operation in self._operations(insn, registers):
-                    if operation[0] in (LOCK, READ_LOCK, WRITE_LOCK):
+                    if operation[0] in _RELEASES:
                         taken |= {(_RELEASES[operation[0]], operation[1])}
                     elif operation not in taken:
-                        found[Operation(*operation, number, name, deferred)] = None
+                        places.setdefault(operation, set()).add(pc)
                 if insn.mnemonic == "jmp":
                     if not insn.op_str.startswith("0x"):
                         break
                     pc = int(insn.op_str, 16)
                     continue
                 if insn.mnemonic == "call":
-                    self._enter(insn, registers, number, name, deferred, found, depth)
+                    self._enter(insn, registers, way)
                     registers.after_call((_sp(), _bp()))
                 elif insn.mnemonic.startswith("j") and insn.op_str.startswith("0x"):
                     pending.append((int(insn.op_str, 16), registers.copy(), taken))
                 else:
                     registers.follow(insn)
                 pc = insn.address + insn.size
+        for (what, address), passed in places.items():
+            sure = not way.depth and always_passes(self._instruction, function, start, passed)
+            way.found[Operation(what, address, way.frame, way.function, way.deferred, sure)] = None
 
-    def _enter(
-        self, insn: CsInsn, registers: Registers, number: int, name: str, deferred: bool, found: dict[Operation, None], depth: int
-    ) -> None:
+    def _enter(self, insn: CsInsn, registers: Registers, way: _Way) -> None:
         """Follows a call of a function that the compiler has made for a defer statement."""
         function = self._called(insn)
         closure = registers.values.get(_context())
-        if function is not None and ".deferwrap" in function.name and closure is not None and depth < _DEEPEST:
+        if function is not None and ".deferwrap" in function.name and closure is not None and way.depth < _DEEPEST:
             inner = Registers({_context(): closure}, registers.word, self._bias)
-            self._follow(function, function.entry, inner, number, name, deferred, found, depth + 1)
+            self._follow(function, function.entry, inner, way._replace(depth=way.depth + 1))
 
     def _operations(self, insn: CsInsn, registers: Registers) -> list[tuple[str, int]]:
         function = self._called(insn) if insn.mnemonic == "call" else None

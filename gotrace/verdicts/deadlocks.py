@@ -37,7 +37,7 @@ def _cycle(members: list[int], asked: dict[int, list[Need]], by_id: dict[int, Go
     kinds = {need.kind for goid in members for need in asked[goid]}
     if not kinds & _CERTAIN:
         return None  # goroutines that hand things to one another over channels alone: which will be first is not known
-    certain = kinds <= _CERTAIN and all(len(asked[goid]) == 1 and asked[goid][0].complete for goid in members)
+    certain = kinds <= _CERTAIN and all(len(asked[goid]) == 1 and asked[goid][0].complete and asked[goid][0].sure for goid in members)
     steps, sentences = [], []
     for goid in _in_order(members, asked):
         need = asked[goid][0]
@@ -122,7 +122,7 @@ def _behind_hopeless(hopeless: set[int], asked: dict[int, list[Need]], by_id: di
         need = all_needs[0]
         lost = sorted(hopeless & need.enders.keys())
         if lost and set(lost) == need.enders.keys():
-            certain = need.kind in _CERTAIN and need.complete
+            certain = need.kind in _CERTAIN and need.complete and need.sure
             found.append(Verdict(
                 DEADLOCK, f"{_sentence(goid, need, lost)} and never will", [goid, *lost],
                 {"waits_for": need.kind, "address": need.address, "detail": dict(_detail(by_id[goid])), "ended_by": lost}, certain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gotrace.dump.objects import addressed
-from gotrace.dump.types import Dump, GoroutineState
+from gotrace.dump.types import Dump, GoroutineState, Operation
 from gotrace.live.ahead import CLOSE, DONE, READ_UNLOCK, RECEIVE, SEND, SIGNAL, UNLOCK, WRITE_UNLOCK
 
 _ENDS = {
@@ -17,26 +17,25 @@ _ENDS = {
 @dataclass(frozen=True)
 class Need:
     """One thing that would end a goroutine's wait. `enders` are the goroutines whose code does it once they go on, with the function that
-    does. `complete`: the object's own state says that there are no others."""
+    does. `complete`: the object's own state says that there are no others. `sure`: each does it in any case."""
 
     kind: str
     address: str
     op: str
     enders: dict[int, str] = field(hash=False)
     complete: bool = False
+    sure: bool = False
 
 
 def needs(dump: Dump) -> dict[int, list[Need]]:
     """What would end the waits of the goroutines that have not moved: any of the list. An empty list: nothing can. Goroutines that others,
     timers, the kernel or something unknown may wake have no entry."""
-    ending: dict[tuple[str, str], dict[int, tuple[int, str]]] = {}
+    ending: dict[tuple[str, str], dict[int, Operation]] = {}
     for goid, operations in dump.prospects.ahead.items():
         for operation in operations:
-            frame = max(operation.frame, 1) if operation.deferred else operation.frame
-            ending.setdefault((operation.what, f"{operation.address:#x}"), {}).setdefault(goid, (frame, operation.function))
-            known = ending[operation.what, f"{operation.address:#x}"]
-            if frame > known[goid][0]:
-                known[goid] = (frame, operation.function)
+            known = ending.setdefault((operation.what, f"{operation.address:#x}"), {})
+            if goid not in known or _outer(operation) > _outer(known[goid]):
+                known[goid] = operation
     writers: dict[str, list[GoroutineState]] = {}
     for one in dump.goroutines:
         if one.object is not None and one.object.kind == "rwmutex" and one.object.detail.get("op") == "Lock":
@@ -57,7 +56,7 @@ def waits_for_nothing(one: GoroutineState) -> bool:
 
 
 def _needs(
-    one: GoroutineState, ending: dict[tuple[str, str], dict[int, tuple[int, str]]], writers: dict[str, list[GoroutineState]]
+    one: GoroutineState, ending: dict[tuple[str, str], dict[int, Operation]], writers: dict[str, list[GoroutineState]]
 ) -> list[Need] | None:
     if waits_for_nothing(one):
         return []
@@ -70,17 +69,24 @@ def _needs(
         if "due_in_ns" in detail or (kind, op) not in _ENDS:
             return None
         enders: dict[int, str] = {}
-        for what in _ENDS[kind, op]:
-            for goid, (frame, function) in ending.get((what, address), {}).items():
-                # What the same function does next to the lock for which it waits tells only that it will have it.
-                if goid != one.id or frame > 0:
-                    enders[goid] = function
         if (kind, op) == ("rwmutex", "RLock") and detail.get("writer") == "waiting":
-            enders |= {writer.id: _function(writer) for writer in writers.get(address, []) if writer.id not in enders}
+            enders = {writer.id: _function(writer) for writer in writers.get(address, [])}
+        sure = True
+        for what in _ENDS[kind, op]:
+            for goid, operation in ending.get((what, address), {}).items():
+                # What the same function does next to the lock for which it waits tells only that it will have it.
+                if goid not in enders and (goid != one.id or _outer(operation)[0] > 0):
+                    enders[goid] = operation.function
+                    sure = sure and operation.sure
         if not enders:
             return None
-        found.append(Need(kind, address, op, enders, _is_complete(kind, op, detail, enders)))
+        found.append(Need(kind, address, op, enders, _is_complete(kind, op, detail, enders), sure))
     return found
+
+
+def _outer(operation: Operation) -> tuple[int, bool]:
+    """A deferred call is pending whichever function made it."""
+    return max(operation.frame, 1) if operation.deferred else operation.frame, operation.sure
 
 
 def _is_complete(kind: str, op: str, detail: dict[str, object], enders: dict[int, str]) -> bool:
