@@ -20,16 +20,11 @@ def deadlocks(dump: Dump) -> list[Verdict]:
     channels and selects without cases."""
     by_id = {one.id: one for one in dump.goroutines}
     asked = stuck(needs(dump))
-    # A main function may end with select {}: then the program's other goroutines are all that is left to do.
-    hopeless = {goid for goid in asked if waits_for_nothing(by_id[goid]) and not _is_main(by_id[goid])}
+    # A program whose main goroutine has nothing left to do waits with select {}, wherever the command's function is.
+    hopeless = {goid for goid in asked if waits_for_nothing(by_id[goid]) and (goid != 1 or by_id[goid].reason != "select (no cases)")}
     found = [verdict for members in components(asked) if (verdict := _cycle(members, asked, by_id, dump)) is not None]
     found += _hopeless([by_id[goid] for goid in sorted(hopeless)])
     return found + _behind_hopeless(hopeless, asked, by_id)
-
-
-def _is_main(one: GoroutineState) -> bool:
-    functions = [frame.name for frame in one.frames if not frame.name.startswith("runtime.")]
-    return one.id == 1 and functions == ["main.main"]
 
 
 def _cycle(members: list[int], asked: dict[int, list[Need]], by_id: dict[int, GoroutineState], dump: Dump) -> Verdict | None:

@@ -148,7 +148,7 @@ def test_a_waitgroup_whose_workers_wait_forever(counter: int, certain: bool) -> 
 
 def test_main_may_wait_forever() -> None:
     nothing = WaitedObject("select", None)
-    served = goroutine(1, nothing, "main.main", "runtime.main", reason="select (no cases)")
+    served = goroutine(1, nothing, "command.run", "main.main", "runtime.main", reason="select (no cases)")
     assert judge(dump(served)) == []
     assert kinds(judge(dump(replace(served, id=2)))) == [("deadlock", True)]
 
