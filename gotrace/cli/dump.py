@@ -27,13 +27,15 @@ _STATES = [*(state.value for state in State), "running", "no thread"]
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]",
               help="Only goroutines with this pprof label. Repeatable: with all of them.")
+@click.option("--leaks", is_flag=True,
+              help="Search the memory for who can still reach the channels and locks for which goroutines wait. Takes seconds.")
 @click.option("--match", metavar="REGEX", default="", help="Only goroutines in whose stacks some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .html .folded .pb.gz (pprof) .json; '-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only this state. Repeatable.")
 def dump(
-    pid: int, count: int | None, every: int | None, force: bool, as_json: bool, labels: tuple[str, ...], match: str,
+    pid: int, count: int | None, every: int | None, force: bool, as_json: bool, labels: tuple[str, ...], leaks: bool, match: str,
     outputs: tuple[str, ...], reasons: tuple[str, ...], states: tuple[str, ...],
 ) -> None:
     """Show every goroutine's state, wait reason, stack and what it waits for, without stopping the process.
@@ -61,7 +63,7 @@ def dump(
     err = Console(stderr=True, highlight=False)
 
     def one() -> Dump:
-        found = read(pid)
+        found = read(pid, leaks)
         found.verdicts = judge(found)
         return filtered(found, states, reasons, match, labels)
 

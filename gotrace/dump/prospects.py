@@ -53,7 +53,7 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     ahead, followed = _ahead(target, found)
     time.sleep(max(0.0, begun + _STILL_S - time.monotonic()))
     now = {each.address: each for each in target.reader.read([one.address for one in found])}
-    still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and _same(each, one.snapshot))
+    still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and same(each, one.snapshot))
     return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), followed=followed)
 
 
@@ -88,6 +88,7 @@ def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[
     return ahead, followed
 
 
-def _same(now: Goroutine, snapshot: Snapshot) -> bool:
+def same(now: Goroutine, snapshot: Snapshot) -> bool:
+    """Whether it has not moved since."""
     head = snapshot.head
     return (now.goid, now.status, now.pc, now.sp, now.tick) == (head.goid, head.status, head.pc, head.sp, head.tick)

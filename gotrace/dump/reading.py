@@ -11,6 +11,7 @@ from gotrace.dump.objects import objects_of
 from gotrace.dump.prospects import Found, prospects
 from gotrace.dump.stacks import Seen, Stacks
 from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
+from gotrace.dump.unreachable import unreachable
 from gotrace.dump.waiting import AsParked, add_objects
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
@@ -44,8 +45,9 @@ _INNERMOST = 16
 """So many functions tell for what a goroutine waits."""
 
 
-def dump(pid: int) -> Dump:
-    """Returns every goroutine of process `pid`, each as of its own moment.
+def dump(pid: int, leaks: bool = False) -> Dump:
+    """Returns every goroutine of process `pid`, each as of its own moment. `leaks`: the memory is searched for references to the channels
+    for which goroutines wait.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
@@ -55,7 +57,7 @@ def dump(pid: int) -> Dump:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _Reading(target).dump()
+        return _Reading(target).dump(leaks)
     except ProcessLookupError:
         raise TargetGone(f"process {pid} ended while it was read") from None
     finally:
@@ -77,7 +79,7 @@ class _Reading:
         self._stack_bytes = 0
         self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
 
-    def dump(self) -> Dump:
+    def dump(self, leaks: bool) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
         wanted = [index for index in scanner.sample() if scanner.heads[index].status in _ALIVE]
         asked = {index: scanner.heads[index] for index in wanted}
@@ -108,7 +110,11 @@ class _Reading:
         self._losses["fields_unread"] = len(self._binary.misfits)
         self._losses["unknown_function"] = self._stacks_of.unknown
         read = Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
-        read.prospects = prospects(self._target, [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()])
+        whole = [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()]
+        read.prospects = prospects(self._target, whole)
+        if leaks:
+            waiting = {scanner.address(index): more.get("waiting", 0) for index, more in details.items()}
+            read.unreachable = unreachable(self._target, whole, waiting)
         return read
 
     def _parked(self, index: int, one: GoroutineState, head: Head, more: dict[str, int]) -> AsParked | None:

@@ -81,6 +81,17 @@ class Prospects:
     cpu_quota: float | None = None
 
 
+@dataclass(frozen=True)
+class Unreachable:
+    """Goroutines at channels and locks that nobody else can reach, by id. `searched` bytes of memory were searched, in so many `rounds`;
+    `complete`: the search was not given up."""
+
+    goroutines: frozenset[int] = frozenset()
+    searched: int = 0
+    rounds: int = 0
+    complete: bool = False
+
+
 @dataclass
 class Dump:
     """The goroutines by id. `losses` are counts by name; `LOSSES` explains them. `notes` are sentences about the process."""
@@ -93,6 +104,7 @@ class Dump:
     objects: list[ObjectState] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     prospects: Prospects = field(default_factory=Prospects)
+    unreachable: Unreachable | None = None
 
 
 LOSSES = {

@@ -21,8 +21,7 @@ _START, _PAGES, _FREE_INDEX = 24, 32, 48
 _ELEM_SIZES = (104, 112)
 _CLASS, _STATE = -6, -5
 """mspan.spanclass and state, from elemsize on."""
-_ALLOC_BITS = {19: 72, 20: 80, 21: 80}
-_NEWER_ALLOC_BITS = 64
+_ALLOC_BITS, _ALLOC_BITS_BEFORE_22 = 64, 72
 _IN_USE, _MANUAL = 1, 2
 _MSPAN = 128
 _SEARCHED = ("runtime.findObject", "runtime.spanOf", "runtime.spanOfHeap", "runtime.badPointer", "runtime.greyobject")
@@ -47,8 +46,8 @@ class Heap:
     def __init__(self, pages: Pages, binary: GoBinary, bias: int, known: Iterable[int], least: int) -> None:
         self._pages = pages
         minor = binary.version.minor if binary.version is not None else 0
-        self._at_bits = _ALLOC_BITS.get(minor, _NEWER_ALLOC_BITS)
         self._wide = minor < 22
+        self._at_bits = _ALLOC_BITS_BEFORE_22 if self._wide else _ALLOC_BITS
         self._spans: dict[int, Span | None] = {}
         self._arenas = self._at_spans = self._at_size = 0
         self.found = self._find(binary, bias, list(known)[:_CONFIRMED_BY], least)
@@ -93,7 +92,9 @@ class Heap:
             return None
         start, pages, size = word_at(raw, _START), word_at(raw, _PAGES), word_at(raw, self._at_size)
         state = raw[self._at_size + _STATE]
-        if start % _PAGE or not 0 < pages < 1 << 32 or state not in (_IN_USE, _MANUAL) or state == _IN_USE and not 8 <= size <= pages * _PAGE:
+        if start % _PAGE or not 0 < pages < 1 << 32 or state not in (_IN_USE, _MANUAL):
+            return None
+        if state == _IN_USE and not 8 <= size <= pages * _PAGE:
             return None
         free = word_at(raw, _FREE_INDEX) if self._wide else int.from_bytes(raw[_FREE_INDEX : _FREE_INDEX + 2], "little")
         count = pages * _PAGE // size if size else 0

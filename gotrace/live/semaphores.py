@@ -13,8 +13,11 @@ _NEXT, _PREVIOUS = 8, 16
 _MOST = 1 << 23
 
 
-def waiters(memory: Memory, pages: Pages, table: int, layout: WaitLayout) -> dict[int, int]:
-    """The semaphore's address by the address of the waiting g. `table` is where runtime.semtable is.
+def waiters(
+    memory: Memory, pages: Pages, table: int, layout: WaitLayout, sudogs: dict[int, int] | None = None
+) -> dict[int, int]:
+    """The semaphore's address by the address of the waiting g. `table` is where runtime.semtable is. `sudogs` gets the g's by the addresses
+    of their sudogs.
 
     Each root is a tree of sudogs, one for each semaphore; further waiters of that are in the list waitlink. A sudog that is met twice, or
     that is in the tree of another root than its semaphore belongs to, ends the way there.
@@ -40,6 +43,8 @@ def waiters(memory: Memory, pages: Pages, table: int, layout: WaitLayout) -> dic
                 continue
             met.add(sudog)
             found[word_at(node, 0)] = address
+            if sudogs is not None:
+                sudogs[sudog] = word_at(node, 0)
             level += [(root, child) for child in (word_at(node, _PREVIOUS), word_at(node, _NEXT)) if child]
             links += [(address, link)] if (link := word_at(node, at_link)) else []
         for address, sudog in lists:
@@ -48,6 +53,8 @@ def waiters(memory: Memory, pages: Pages, table: int, layout: WaitLayout) -> dic
                 continue
             met.add(sudog)
             found[word_at(node, 0)] = address
+            if sudogs is not None:
+                sudogs[sudog] = word_at(node, 0)
             links += [(address, link)] if (link := word_at(node, at_link)) else []
         trees, lists = level, links
     found.pop(0, None)

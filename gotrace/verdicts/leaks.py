@@ -37,6 +37,27 @@ def leaks(series: Sequence[Dump]) -> list[Verdict]:
     return verdicts
 
 
+def never_reached(dump: Dump, known: frozenset[int]) -> list[Verdict]:
+    """Goroutines at channels and locks to which only they have a reference, by place; without those of `known`, which have a verdict."""
+    search = dump.unreachable
+    if search is None:
+        return []
+    members: dict[tuple[str, str, str], list[int]] = {}
+    for one in dump.goroutines:
+        if one.id in search.goroutines - known:
+            function = next((plain_name(frame.name) for frame in one.frames if not frame.name.startswith(_LIBRARY)), "")
+            members.setdefault((function, one.reason, one.created_by), []).append(one.id)
+    verdicts = []
+    for (function, reason, creator), ids in sorted(members.items(), key=lambda item: -len(item[1])):
+        who = "1 goroutine waits" if len(ids) == 1 else f"{len(ids):,} goroutines wait"
+        text = f"{who} in {function} ({reason}), created by {plain_name(creator)}: nobody else has a reference to what they wait for"
+        evidence: dict[str, object] = {
+            "function": function, "reason": reason, "created_by": creator, "searched_bytes": search.searched, "rounds": search.rounds,
+        }
+        verdicts.append(Verdict(LEAK, text.replace("they wait", "it waits") if len(ids) == 1 else text, ids, evidence, True))
+    return verdicts
+
+
 def _verdict(change: Change, dumps: int) -> Verdict:
     place = change.place
     function = next((plain_name(frame.name) for frame in place.frames if not frame.name.startswith(_LIBRARY)), "")

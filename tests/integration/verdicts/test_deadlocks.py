@@ -9,28 +9,10 @@ from collections.abc import Callable
 import pytest
 from gobuild import GO_VERSIONS, SOME_VERSIONS, build
 from workload import Workload
+from zoo import CYCLES, LEAKS
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
-CYCLES = {
-    # shape: (kind, how many goroutines, certain, what the text has)
-    "opposite": ("deadlock", 2, True, "has to unlock (in main.transfer)"),
-    "ring": ("deadlock", 3, True, "has to unlock (in main.move)"),
-    "recursive-read": ("recursive read lock", 2, True, "a read lock is taken again while a writer waits"),
-    "read-and-lock": ("deadlock", 2, True, "waits to get rwmutex"),
-    "channel-with-lock": ("deadlock", 2, False, "has to receive from (in main.(*queue).consume)"),
-    "waitgroup-then-receive": ("deadlock", 4, False, "have to call Done of (in main.work)"),
-    "group-itself": ("deadlock", 1, True, "which it itself has to call Done of (in main.(*taskGroup).Go.func1)"),
-    "once-again": ("deadlock", 1, True, "which it itself has to unlock (in sync.(*Once).doSlow)"),
-    "lock-again": ("deadlock", 1, True, "which it itself has to unlock (in main.(*registry).add)"),
-    "nil-channel": ("deadlock", 1, True, "the channel from which it receives is nil"),
-    "select-nothing": ("deadlock", 1, True, "a select without cases never ends"),
-}
-LEAKS = {
-    "reader-left": ("main.answer", "chan send"), "never-cancelled": ("main.untilDone", "chan receive"),
-    "timer-stopped": ("main.tick", "chan receive"), "semaphore-leak": ("main.acquire", "chan send"),
-    "no-signal": ("main.await", "sync.Cond.Wait"),
-}
 Gotrace = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -68,7 +50,8 @@ def test_a_deadlock_s_evidence_names_locks_and_functions(gotrace: Gotrace) -> No
     verdict, = dump["verdicts"]
     first, second = verdict["evidence"]["cycle"]
     assert {first["goroutine"], second["goroutine"]} == set(verdict["goroutines"])
-    assert first["ended_by"] == {str(second["goroutine"]): "main.transfer"} and second["ended_by"] == {str(first["goroutine"]): "main.transfer"}
+    assert first["ended_by"] == {str(second["goroutine"]): "main.transfer"}
+    assert second["ended_by"] == {str(first["goroutine"]): "main.transfer"}
     by_id = {one["id"]: one for one in dump["goroutines"]}
     for step in (first, second):
         assert by_id[step["goroutine"]]["object"]["address"] == step["address"]
