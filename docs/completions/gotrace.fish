@@ -81,6 +81,7 @@ complete -c gotrace -n '__fish_seen_subcommand_from dump' -l every -x -d 'Repeat
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -s f -l force -d 'Overwrite outputs that exist.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l json -d 'As JSON on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l label -x -d 'Only goroutines with this pprof label. Repeatable: with all of them.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l leaks -d 'Search the memory for who can still reach the channels and locks for which goroutines wait. Takes seconds.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l match -x -d 'Only goroutines in whose stacks some function\'s name matches.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -s o -l output -r -F -d 'Repeatable; the suffix decides: .html .folded .pb.gz (pprof) .json; \'-\' is folded text on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l reason -x -d 'Only this wait reason. Repeatable.'
