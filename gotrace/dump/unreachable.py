@@ -13,6 +13,7 @@ from gotrace.live.pages import Pages
 from gotrace.live.reachable import References, Search, Stack
 from gotrace.live.semaphores import waiters
 from gotrace.proc.memory import Mapping, mappings
+from gotrace.proc.resident import existing
 from gotrace.watch.target import OpenTarget
 
 _MOST_BYTES = 1 << 31
@@ -68,7 +69,8 @@ def _search(
     for goid, bases in things.items():
         for base in bases:
             waiting_for.setdefault(base, set()).add(goid)
-    search = References(target.memory, heap, stacks, waiting_for, things, owned).search(_writable(target.process.pid), _MOST_BYTES)
+    areas = existing(target.process.pid, _writable(target.process.pid))
+    search = References(target.memory, heap, stacks, waiting_for, things, owned).search(areas, _MOST_BYTES)
     return search, frozenset(goid for goid, bases in things.items() if bases <= search.alone)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from gotrace.live.heap import Heap
-from gotrace.proc.memory import Mapping, Memory
+from gotrace.proc.memory import Memory
 
 _CHUNK = 1 << 16
 _BATCH = 64
@@ -60,14 +60,14 @@ class References:
         self._of_goroutine: dict[int, set[int]] = {}
         self._live: set[int] = set()
 
-    def search(self, mappings: Collection[Mapping], most: int) -> Search:
-        """Searches these mappings, `most` bytes in all rounds together.
+    def search(self, areas: Collection[tuple[int, int]], most: int) -> Search:
+        """Searches these areas, each from its start to its end, `most` bytes in all rounds together.
 
         Raises:
             ProcessLookupError, PermissionError: the memory can't be read.
         """
         result = Search()
-        size = sum(mapping.end - mapping.start for mapping in mappings)
+        size = sum(end - start for start, end in areas)
         pending = set(self._waiters)
         nodes: dict[int, int] = {}
         while pending and result.complete:
@@ -78,7 +78,7 @@ class References:
                 break
             result.rounds += 1
             result.searched += size
-            pending = {source for place, word in self._found(mappings, targets) for source in self._refers(place, targets[word], nodes)}
+            pending = {source for place, word in self._found(areas, targets) for source in self._refers(place, targets[word], nodes)}
         result.alone = set(self._waiters) - self._reached() if result.complete else set()
         return result
 
@@ -95,18 +95,17 @@ class References:
             targets.update(dict.fromkeys(range(found[0], found[0] + found[1], 8), base))
         return targets
 
-    def _found(self, mappings: Collection[Mapping], targets: dict[int, int]) -> Iterator[tuple[int, int]]:
+    def _found(self, areas: Collection[tuple[int, int]], targets: dict[int, int]) -> Iterator[tuple[int, int]]:
         """(place, word) of each reference."""
         wanted = targets.keys()
         if not wanted:
             return
-        for mapping in mappings:
-            for start in range(mapping.start, mapping.end, _CHUNK * _BATCH):
-                ranges = [(at, min(_CHUNK, mapping.end - at)) for at in range(start, min(start + _CHUNK * _BATCH, mapping.end), _CHUNK)]
-                for (at, _), raw in zip(ranges, self._memory.read_many(ranges), strict=True):
-                    words = array("Q", raw) if raw is not None else array("Q")
-                    if wanted.isdisjoint(words):
-                        continue
+        chunks = [(at, min(_CHUNK, end - at)) for start, end in areas for at in range(start, end, _CHUNK)]
+        for first in range(0, len(chunks), _BATCH):
+            ranges = chunks[first : first + _BATCH]
+            for (at, _), raw in zip(ranges, self._memory.read_many(ranges), strict=True):
+                words = array("Q", raw) if raw is not None else array("Q")
+                if not wanted.isdisjoint(words):
                     yield from ((at + 8 * index, word) for index, word in enumerate(words) if word in wanted)
 
     def _refers(self, place: int, target: int, nodes: dict[int, int]) -> Iterator[int]:
