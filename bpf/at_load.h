@@ -20,6 +20,8 @@
 #define G_M AT_LOAD(G_M)
 #define G_SYSCALLSP AT_LOAD(G_SYSCALLSP) /* 0 if not known */
 #define G_COROARG AT_LOAD(G_COROARG)
+#define G_LABELS AT_LOAD(G_LABELS) /* 0: labels are not told */
+#define LABELS_LIST AT_LOAD(LABELS_LIST) /* they are a slice (Go 1.24), not a map */
 #define G_SLEEPWHEN AT_LOAD(G_SLEEPWHEN) /* 0 if not known */
 #define G_READ AT_LOAD(G_READ) /* bytes of a g that hold all but m and coroarg, at most MAX_G_READ */
 

@@ -235,7 +235,7 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		p->stack = stack;
 	}
 	if (SPANS || p->recorded)
-		commit(s, state, p->stack, 0);
+		commit(s, state, 0);
 	goto out;
 resumed:
 	resumed(state, drain ? 0 : now);
@@ -251,7 +251,7 @@ out:
  * side, which waits in coro.gp (runtime/coro.go), and opens the interval of this side. */
 int end_interval(struct pt_regs *ctx)
 {
-	u64 g = ctx->ax, coro = 0, other = 0, now = bpf_ktime_get_ns();
+	u64 g = ctx->ax, other = 0, now = bpf_ktime_get_ns();
 	struct config *c = configuration(now);
 	if (!c)
 		return 0;
@@ -259,7 +259,7 @@ int end_interval(struct pt_regs *ctx)
 	if (COROSWITCH) {
 		count(STAT_HITS_START);
 		open_interval(c, g, KIND_COROSWITCH, now);
-		if (bpf_probe_read_user(&coro, 8, (void *)(g + G_COROARG)) || bpf_probe_read_user(&other, 8, (void *)coro)) {
+		if (bpf_probe_read_user(&other, 8, (void *)(g + G_COROARG)) || bpf_probe_read_user(&other, 8, (void *)other)) {
 			count(STAT_INTERVAL_LOST);
 			return 0;
 		}

@@ -1,7 +1,7 @@
 /* Exact off-CPU intervals of goroutines: opened where a goroutine leaves its CPU, closed where it resumes, split into the stages
  * in between, and summed up here. The programs only read the target's memory.
  *
- * One translation unit, compiled from these files in this order: maps.c stack.c resuming.c kernel_stack.c spans.c record.c
+ * One translation unit, compiled from these files in this order: maps.c stack.c resuming.c kernel_stack.c labels.c spans.c record.c
  * objects.c starts.c goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds
  * (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are defined by gotrace/kernel/program.py; what depends on the target, the
  * kernel or the user is in at_load.h. gotrace/kernel/program.py sets the number of entries of a map when it creates the map: the 1
@@ -96,6 +96,9 @@ struct scratch {
 	volatile u64 part_at, part_ns, part_row, part_coarse; /* bpf/spans.c, likewise */
 	volatile u32 part_number, span_slot;
 	struct span_key span;
+	struct member_key member;
+	u64 list[2];
+	u64 label[SPAN_LABELS][4]; /* bpf/labels.c: where the bytes of key and value are, and how many */
 	struct interval_key key;
 	struct interval_key rough; /* of which stacks, object and goid are never set */
 	volatile u32 strayed;  /* the walk has since read more than the window */

@@ -146,15 +146,16 @@ filtered:
 }
 
 /* Counts each goroutine once per stack, whatever it waited for and whatever woke it. */
-static __always_inline void add_member(struct goroutine *state, struct interval_key *key, u64 goid)
+static __always_inline void add_member(struct scratch *s, struct goroutine *state, struct interval_key *key, u64 goid)
 {
-	struct member_key member = {.goid = goid};
-	member.key = mix(mix(key->stack, key->reason), key->kind);
-	u64 identity = mix(member.key, goid), one = 1;
+	struct member_key *member = &s->member;
+	member->goid = goid;
+	member->key = mix(mix(key->stack, key->reason), key->kind);
+	u64 identity = mix(member->key, goid), one = 1;
 	if (state->last_key == identity)
 		return;
 	state->last_key = identity;
-	if (!members.lookup(&member) && members.insert(&member, &one) && !members.lookup(&member))
+	if (!members.lookup(member) && members.insert(member, &one) && !members.lookup(member))
 		count(STAT_GOROUTINE_SET_FULL);
 }
 
@@ -181,7 +182,7 @@ static __always_inline struct interval_value *interval_row(struct scratch *s, st
 
 /* Adds the parts of the interval in the scratch space to their rows. `may_continue`, a literal: it can be the rest of a wait. Of one that is
  * not recorded, as its filters or chance would have it, only requests are told: by state and reason. */
-static __always_inline void commit(struct scratch *s, struct goroutine *state, u64 stack, u32 may_continue)
+static __always_inline void commit(struct scratch *s, struct goroutine *state, u32 may_continue)
 {
 	volatile struct pending *p = &s->pending;
 	s->part_at = p->from;
@@ -194,7 +195,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 			continue;
 		s->part_at += s->part_ns;
 		s->part_ns = part == PART_MAIN ? p->piece_ns : duration;
-		key->stack = stack;
+		key->stack = p->stack;
 		key->kind = p->kind;
 		key->reason = p->reason;
 		key->part = part == PART_RUNQUEUE ? p->last_part : part;
@@ -204,7 +205,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		key->kernel_stack = part == PART_MAIN ? p->kernel_stack : 0;
 		key->waker = part == PART_MAIN || part == PART_RUNNABLE ? p->waker : 0;
 		if (SPANS) {
-			note_part(s, state);
+			note_part(s, state, !may_continue);
 			if (!p->recorded)
 				continue;
 		}
@@ -220,7 +221,7 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		if (p->halted_ns[part])
 			__sync_fetch_and_add(&value->halted_ns, p->halted_ns[part] * p->weight);
 		if (part == PART_MAIN) {
-			add_member(state, key, p->goid);
+			add_member(s, state, key, p->goid);
 			if (p->late_ns)
 				__sync_fetch_and_add(&value->late_ns, p->late_ns * p->weight);
 			if (LEAN && p->margin_ns)

@@ -13,16 +13,13 @@ static __always_inline struct span_row *span_row(struct span_row_key *key)
 	return row;
 }
 
-/* Copies a Go string of the target, as far as there is room; returns its length, 0 if it can't be read. */
+/* Copies a Go string of the target that lies there. */
 static __always_inline u32 copy_string(u8 *to, u32 room, u64 at)
 {
 	u64 string[2] = {};
-	if (bpf_probe_read_user(string, sizeof(string), (void *)at) || !string[1] || string[1] > 1 << 20)
+	if (bpf_probe_read_user(string, sizeof(string), (void *)at))
 		return 0;
-	u32 bytes = string[1] < room ? string[1] : room;
-	if (bpf_probe_read_user(to, bytes & (2 * room - 1), (void *)string[0]))
-		return 0;
-	return string[1];
+	return copy_bytes(to, room, string[0], string[1]);
 }
 
 /* What was requested, where that is known and it took long enough. */
@@ -30,7 +27,8 @@ static __always_inline void tell(struct span *span, u64 function, u64 duration)
 {
 	struct span_function *how = span_functions.lookup(NARROW(function));
 	u64 zero = 0;
-	if (!how || !span->request || how->path == ~0ULL || duration < how->slow_ns)
+	u32 named = how && span->request && how->path != ~0ULL;
+	if (!how || (!named && !span->labels_at) || duration < how->slow_ns)
 		return;
 	struct told_key key = {.goid = span->goid, .start_ns = span->start_ns};
 	struct told *told_of, *blank = blank_told.lookup(NARROW(zero));
@@ -38,6 +36,10 @@ static __always_inline void tell(struct span *span, u64 function, u64 duration)
 		return;
 	told_of = told.lookup(&key);
 	if (!told_of)
+		return;
+	if (G_LABELS && span->labels_at)
+		__builtin_memcpy(told_of->labels, span->labels, sizeof(told_of->labels));
+	if (!named)
 		return;
 	if (how->method != ~0ULL)
 		told_of->method_bytes = copy_string(told_of->method, TOLD_METHOD, span->request + how->method);
@@ -169,6 +171,8 @@ int at_span(struct pt_regs *ctx)
 		return 0;
 	}
 	u64 depth = user_word(g + G_STACK_HI) - (ctx->sp + site->sp_above), goid = user_word(g + G_GOID);
+	if (ONLY_GOID && goid != ONLY_GOID)
+		return 0;
 	struct span_key key = {.g = g, .function = site->function & (SPAN_FUNCTIONS - 1)};
 	u32 bit = 1u << key.function;
 	struct goroutine *state = row_of_running(c, g, now);
@@ -194,7 +198,7 @@ int at_span(struct pt_regs *ctx)
 	span->goid = goid;
 	span->depth = depth;
 	span->off_ns = state->off_ns;
-	span->over_ns = span->used = span->overflowed = 0;
+	span->over_ns = span->labels_at = span->used = span->overflowed = 0;
 	u64 argument = site->argument;
 	span->request = argument == SPAN_ARGUMENT_DI ? di : argument == SPAN_ARGUMENT_BX ? bx : argument == SPAN_ARGUMENT_CX ? cx :
 			argument != SPAN_ARGUMENT_METHOD ? 0 : names_method(r8) ? r8 : r10;

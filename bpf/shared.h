@@ -77,11 +77,10 @@ struct goroutine {
 	u64 unseen_ns;  /* how long its thread had no CPU when the window began, for an unknown cause; and its goid then */
 	u64 unseen_goid;
 	u32 kind;       /* enum StartKind of gotrace/common/vocabulary.py */
-	u32 flags;      /* GOROUTINE_* */
+	u16 flags;      /* GOROUTINE_* */
+	u16 spans;      /* functions that serve a request on it now, a bit each */
 	u32 thread;     /* mode lean: the thread on which it was last resumed */
 	u32 last_size;  /* how far above last_fp its stack ended */
-	u32 spans;      /* functions that serve a request on it now, a bit each */
-	u32 unused;
 };
 
 #define THREAD_BEFORE 1     /* user space found it off its CPU when the window began */
@@ -276,6 +275,18 @@ struct span_wait {
 #define SPAN_WAITS 32 /* different ones of a request; a power of two */
 #define SPAN_COARSE 8 /* the last of these have state and reason alone */
 
+#define SPAN_LABELS 4 /* of a request; what is beyond is left out */
+#define LABEL_KEY 24
+#define LABEL_VALUE 64
+
+/* A profiler label of a goroutine, as far as there is room. */
+struct span_label {
+	u32 key_bytes; /* of the whole, which may be longer; 0: there is no label */
+	u32 value_bytes;
+	u8 key[LABEL_KEY];
+	u8 value[LABEL_VALUE];
+};
+
 struct span_key {
 	u64 g;
 	u64 function;
@@ -290,6 +301,8 @@ struct span {
 	u64 over_ns;  /* when a panic was recovered: its end, if that was further out; else 0 */
 	u64 off_over_ns; /* as off_ns, then */
 	u64 request;  /* the function's argument */
+	u64 labels_at; /* g.labels where `labels` were copied */
+	struct span_label labels[SPAN_LABELS];
 	u32 used;     /* of waits */
 	u32 overflowed; /* it had more different waits than there is room for */
 	struct span_wait waits[SPAN_WAITS];
@@ -309,6 +322,7 @@ struct told {
 	u8 path[TOLD_PATH];
 	u32 method_bytes; /* of the whole, which may be longer */
 	u32 path_bytes;
+	struct span_label labels[SPAN_LABELS];
 };
 
 /* Written by user space. */

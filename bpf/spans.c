@@ -74,8 +74,8 @@ static __always_inline void add_to_span(struct scratch *s, struct span *span)
 }
 
 /* Likewise, for all requests that the goroutine of the interval serves, one in another. A panic that was recovered has ended those
- * whose frames are gone. */
-static __always_inline void add_to_spans(struct scratch *s, u32 active)
+ * whose frames are gone. `by_go`, a literal: it was no wait of a thread alone. */
+static __always_inline void add_to_spans(struct scratch *s, u32 active, u32 by_go)
 {
 #pragma clang loop unroll(disable)
 	for (u32 function = 0; function < SPAN_FUNCTIONS && function < SPANS; function++) {
@@ -91,12 +91,14 @@ static __always_inline void add_to_spans(struct scratch *s, u32 active)
 				continue;
 			span->over_ns = 0;
 		}
+		if (G_LABELS && by_go)
+			copy_labels(s, span);
 		add_to_span(s, span);
 	}
 }
 
 /* A part of an interval has ended that stands in the scratch space with its key. */
-static __always_inline void note_part(struct scratch *s, struct goroutine *state)
+static __always_inline void note_part(struct scratch *s, struct goroutine *state, u32 by_go)
 {
 	volatile struct pending *p = &s->pending;
 	struct interval_key *rough = &s->rough;
@@ -119,7 +121,7 @@ static __always_inline void note_part(struct scratch *s, struct goroutine *state
 		record->number = number;
 	}
 	if (state->spans)
-		add_to_spans(s, state->spans);
+		add_to_spans(s, state->spans, by_go);
 }
 
 /* A panic has been recovered, or the goroutine goes: in what its requests have called, or in a function further out. That shows when

@@ -91,7 +91,8 @@ int exit_syscall(struct pt_regs *ctx)
 	u64 stack = walk(s, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
 	if (p->recorded)
 		keep_stack(s, stack);
-	commit(s, state, stack, 0);
+	p->stack = stack;
+	commit(s, state, 0);
 out:
 	release_scratch(s);
 	return 0;

@@ -140,13 +140,14 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 		if (!leaves)
 			w->flags &= ~WAIT_INTERRUPTED; /* a signal sets it after this; if the end was not seen, it already has */
 	}
+	p->stack = t->stack;
 	p->recorded = admit(s);
 	if (w && p->recorded && p->weight == 1)
 		w->flags |= WAIT_COUNTED;
 	if (w && !p->recorded && MIN_BLOCK_NS && w->ns < MIN_BLOCK_NS)
 		w->flags |= WAIT_SHORT;
 	if (SPANS || p->recorded)
-		commit(s, state, t->stack, 1);
+		commit(s, state, 1);
 	release_scratch(s);
 }
 

@@ -139,7 +139,7 @@ lists_of_release() {
     # The host's own settings, its proxy and certificates, are read as well.
     printf '%s "%s";\n' Dir::State::lists "$folder/lists" Dir::State::status "$folder/status" \
         Dir::Cache "$folder" Dir::Etc::sourcelist "$folder/sources.list" Dir::Etc::sourceparts /dev/null >"$folder/apt.conf"
-    # Releases whose support has ended are no longer signed anew.
+    # Releases whose support has ended are no longer signed again.
     printf '%s;\n' 'Acquire::Check-Valid-Until "false"' 'APT::Sandbox::User "root"' >>"$folder/apt.conf"
     export APT_CONFIG=$folder/apt.conf
     apt-get update -qq >&2 || die "there are no package lists for $release" "is it a release of this distribution? $uri"
@@ -204,7 +204,7 @@ make_venv() {
 }
 
 # create_venv FOLDER: with the distribution's Python and packages; one that was made by another Python or has been
-# moved is made anew.
+# moved is made again.
 create_venv() {
     local folder=$1 version
     version=$("$SYSTEM_PYTHON" -c 'import sys; print(*sys.version_info[:2])')

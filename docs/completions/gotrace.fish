@@ -25,7 +25,7 @@ complete -c gotrace -n '__fish_seen_subcommand_from attach' -l max-overhead -x -
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l min-block -x -d 'Ignore shorter intervals.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l mode -x -a 'exact lean sample' -d 'exact: probes see every interval; lean: one probe instead of two, the start of a wait is inferred, no wakers; sample: no probe, goroutines are read from memory --sample-rate times a second, totals are estimates.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l no-kernel -d 'Leave out the kernel\'s tracepoints: no system calls, CPU waits, files and sockets.'
-complete -c gotrace -n '__fish_seen_subcommand_from attach' -l no-request-names -d 'Do not read method and path of slow requests, which may be private.'
+complete -c gotrace -n '__fish_seen_subcommand_from attach' -l no-request-names -d 'Do not read method, path and profiler labels of slow requests, which may be private.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l no-wakers -d 'Leave out the probes on what makes goroutines runnable: one trap less per wait.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -s o -l output -r -F -d 'Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; \'-\' is folded text on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l per-goroutine -d 'Keep goroutines apart, and every single interval in the capture.'

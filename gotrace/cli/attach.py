@@ -63,7 +63,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
                    "sample: no probe, goroutines are read from memory --sample-rate times a second, "
                    "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
-@click.option("--no-request-names", is_flag=True, help="Do not read method and path of slow requests, which may be private.")
+@click.option("--no-request-names", is_flag=True,
+              help="Do not read method, path and profiler labels of slow requests, which may be private.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "

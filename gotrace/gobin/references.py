@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Bounds on searches for bytes, which in a hostile file match everywhere.
 _MAX_FOUND = 256
-_MAX_LOOKED_AT = 1 << 20
+_MAX_CHECKED = 1 << 20
 _MAX_WORDS = 1 << 14
 
 
@@ -86,7 +86,7 @@ def _leads_to(insn: CsInsn, target: int) -> bool:
 
 def _relative(image: Image, target: int) -> Iterator[int]:
     """Where in the code the distance to `target` from right behind it stands, at an instruction's end or by chance."""
-    looked_at = 0
+    checked = 0
     # The upper half of the distance is the same in long runs of addresses: few places have it, and a search for bytes finds them.
     for segment in image.segments:
         if not segment.executable:
@@ -100,8 +100,8 @@ def _relative(image: Image, target: int) -> Iterator[int]:
             pattern = struct.pack("<H", high & 0xFFFF)
             position = code.find(pattern, 2)
             while position >= 0:
-                looked_at += 1
-                if looked_at > _MAX_LOOKED_AT:
+                checked += 1
+                if checked > _MAX_CHECKED:
                     raise BadBinary(f"{image.name}: too much of its code looks like references to {target:#x}")
                 at = start + position - 2
                 if at < end and struct.unpack_from("<i", code, position - 2)[0] == target - at - 4:

@@ -7,7 +7,7 @@ import os
 from gotrace.common.errors import Refused
 from gotrace.common.vocabulary import StartKind
 from gotrace.gobin.layout import Layout
-from gotrace.kernel.program import FD_SYSCALLS, MAX_G_READ, Options, constant_names, history_chunks
+from gotrace.kernel.program import FD_SYSCALLS, LABELS_AS_LIST, MAX_G_READ, Options, constant_names, history_chunks
 from gotrace.plan.probes import Plan, ProbeSet
 
 _MAX_REASONS = 64
@@ -42,6 +42,8 @@ def constants(
         "PID_NAMESPACE_DEV": namespace.st_dev,
         "PID_NAMESPACE_INO": namespace.st_ino,
     }
+    if not options.labels:
+        values["G_LABELS"] = 0
     values |= {name: kernel.get(name, 0) for name in constant_names() if name.startswith("K_")}
     for word in range(7):
         values[f"FD_SYSCALLS_{word}"] = sum(1 << number % 64 for number in FD_SYSCALLS if number // 64 == word)
@@ -74,6 +76,7 @@ def _of_structs(layout: Layout, plan: Plan) -> dict[str, int]:
         "G_READ": size,
         "G_M": layout.g_m or 0,
         "G_COROARG": layout.g_coroarg or 0,
+        "G_LABELS": layout.g_labels or 0,
         "G_SLEEPWHEN": sleep_when,
         "M_CURG": layout.m_curg or 0,
         "M_WAITLOCK": (layout.m_waitlock or 0) if 0 < pd_read <= _MAX_PD_READ and layout.g_m is not None else 0,
@@ -137,7 +140,8 @@ def _of_options(options: Options) -> dict[str, int]:
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
         "SPANS": options.spans,
-        "HISTORY_CHUNKS": history_chunks(),
+        "LABELS_LIST": int(options.labels == LABELS_AS_LIST),
+        "HISTORY_CHUNKS": history_chunks(options.processes),
     }
 
 

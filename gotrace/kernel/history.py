@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.maps import ONLY, Maps
-from gotrace.kernel.program import history_chunks
 from gotrace.kernel.structs import HAPPENED_INTERVAL, HAPPENED_REQUEST, HISTORY_RECORDS
 
 _WORDS = 6
@@ -60,9 +59,11 @@ class Completed(NamedTuple):
 
 
 class Happened:
-    """Parts of intervals that were recorded in one stretch of time, by goroutine. They stay as they were read: most are never asked for."""
+    """Parts of intervals that were recorded in one stretch of time, by goroutine. They stay as they were read: most are never asked for.
+    `until_ns`: none has ended later."""
 
-    def __init__(self) -> None:
+    def __init__(self, until_ns: int) -> None:
+        self.until_ns = until_ns
         self.count = 0
         self._segments: list[memoryview] = []
         self._of: dict[int, list[int]] = {}
@@ -78,10 +79,6 @@ class Happened:
             start_ns, duration_ns, _, waker_goid, row, tail = self._words(place)
             found.append(PartRecord(start_ns, duration_ns, goid, waker_goid, row, tail & _U32))
         return found
-
-    def latest_ns(self) -> int:
-        """When the last one ended, 0 if there is none."""
-        return max((sum(self._words(place)[:2]) for places in self._of.values() for place in places), default=0)
 
     def _words(self, place: int) -> list[int]:
         at = place % HISTORY_RECORDS * _WORDS
@@ -108,21 +105,21 @@ class Happened:
 
 class HistoryReader:
     """Reads the rings of all CPUs, on and on. `lost`: how many records were overwritten before they were read; `known_since_ns`: all
-    parts that ended later have been handed out, or will be."""
+    parts that ended later have been handed out, or will be. The ring of each CPU has so many `chunks`."""
 
-    def __init__(self, maps: Maps) -> None:
+    def __init__(self, maps: Maps, chunks: int) -> None:
         self.lost = 0
         self.known_since_ns = 0
         self._maps = maps
-        self._chunks = history_chunks()
+        self._chunks = chunks
         self._next = [0] * possible_cpus()
         self._unwritten = [0] * possible_cpus()
 
     def read(self) -> tuple[Happened, list[Completed]]:
         """What was recorded since the last call, by all CPUs."""
-        happened = Happened()
         requests: list[Completed] = []
         heads = struct.unpack(f"<{len(self._next)}Q", self._maps.raw("history_heads", ONLY, 8 * len(self._next)))
+        happened = Happened(time.monotonic_ns())
         for cpu, head in enumerate(heads):
             if head > self._next[cpu]:
                 self._read_cpu(cpu, head, happened, requests)

@@ -24,7 +24,7 @@ _KPROBES = frozenset(("on_poll_event",))
 """Programs of type KPROBE that are for functions of the kernel; all others are for uprobes."""
 _LARGE = 1 << 18
 """Elements. Larger maps, for hundreds of thousands of goroutines that mostly never move, get memory only for what they contain."""
-_GROWING = frozenset(("more_intervals", "more_stacks"))
+_GROWING = frozenset(("more_intervals", "more_stacks", "spans", "span_rows"))
 _HINTS = {
     errno.ENOMEM: "raise the memory limit of gotrace's cgroup (docker: --memory), or free some memory",
     errno.EMFILE: "ulimit -n 4096; systemd: LimitNOFILE=",

@@ -29,8 +29,8 @@ _HISTORY_BYTES = 1 << 26
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "resuming.c", "kernel_stack.c", "spans.c", "record.c", "objects.c", "starts.c", "goroutines.c", "wakers.c",
-    "world.c", "task.c", "waits.c", "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
+    "maps.c", "stack.c", "resuming.c", "kernel_stack.c", "labels.c", "spans.c", "record.c", "objects.c", "starts.c", "goroutines.c",
+    "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
@@ -48,6 +48,9 @@ VARIANTS = {
 """Programs of a plan that are an entry point with constants of their own; all others have the entry point's name."""
 
 
+LABELS_AS_LIST, LABELS_AS_MAP = "list", "map"
+
+
 @dataclass(frozen=True)
 class Options:
     """What the kernel side filters and keeps. Durations are ns; 0 switches the option off.
@@ -55,7 +58,9 @@ class Options:
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
     least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
     `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: how many functions serve
-    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`.
+    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`. `labels`: how profiler
+    labels lie in the target (`LABELS_AS_LIST`, `LABELS_AS_MAP`), "" to leave them out. `processes`: how many are traced at once, which
+    share the memory for the rings of what happened.
     """
 
     min_block_ns: int = 0
@@ -70,6 +75,8 @@ class Options:
     spans: int = 0
     exemplars: int = 10
     request_names: bool = True
+    labels: str = ""
+    processes: int = 1
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -149,11 +156,11 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "spans": _MOST_REQUESTS if options.spans else 1,
         "span_rows": 1 << 16 if options.spans else 1,
         "told": 1 << 12 if options.spans else 1,
-        "history": possible_cpus() * history_chunks() if options.spans else 1,
+        "history": possible_cpus() * history_chunks(options.processes) if options.spans else 1,
     }
 
 
-def history_chunks() -> int:
+def history_chunks(processes: int) -> int:
     """Of how many chunks the ring of each CPU is: a power of two."""
-    wanted = max(4, min(64, _HISTORY_BYTES // ct.sizeof(History) // possible_cpus()))
+    wanted = max(4, min(64, _HISTORY_BYTES // ct.sizeof(History) // possible_cpus() // processes))
     return 1 << wanted.bit_length() - 1

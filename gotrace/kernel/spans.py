@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gotrace.kernel.maps import Maps
 from gotrace.kernel.structs import (
@@ -70,6 +71,15 @@ class ArgumentLayout:
     path: int
 
 
+class ToldRequest(NamedTuple):
+    """Method and path of a request, and the profiler labels that its goroutine had last. What was not read is empty, and what is longer
+    than gotrace keeps ends in three dots."""
+
+    method: bytes
+    path: bytes
+    labels: dict[bytes, bytes]
+
+
 def _string(kept: bytes, length: int) -> bytes:
     return kept[:length] if length <= len(kept) else kept + b"..."
 
@@ -94,14 +104,19 @@ class SpanTables:
         fields = [nowhere if place is None else place for place in places]
         self._maps.write("span_functions", struct.pack("<I", number), bytes(SpanFunction(slow_ns, *fields)))
 
-    def take_told(self) -> dict[tuple[int, int], tuple[bytes, bytes]]:
-        """Method and path of slow requests that have ended since the last call, by goroutine and start; what was not read is empty,
-        and what is longer than gotrace keeps ends in three dots."""
+    def take_told(self) -> dict[tuple[int, int], ToldRequest]:
+        """What is known of slow requests that have ended since the last call, by goroutine and start."""
         found = {}
         for raw_key, told in list(self._maps.structs("told", ToldKey, Told)):
             self._maps.delete("told", raw_key)
             goid, start_ns = struct.unpack("<QQ", raw_key)
-            found[goid, start_ns] = _string(bytes(told.method), told.method_bytes), _string(bytes(told.path), told.path_bytes)
+            found[goid, start_ns] = ToldRequest(
+                _string(bytes(told.method), told.method_bytes), _string(bytes(told.path), told.path_bytes),
+                {
+                    _string(bytes(label.key), label.key_bytes): _string(bytes(label.value), label.value_bytes)
+                    for label in told.labels if label.key_bytes
+                },
+            )
         return found
 
     def read_rows(self) -> dict[int, dict[int, DurationRow]]:

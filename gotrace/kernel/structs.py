@@ -22,7 +22,7 @@ SCRATCH_SLOTS = 4
 MAX_PAUSES = 1 << 14
 NO_SYSCALL = 0xFFFFFFFF
 """In place of a system call's number that is not known."""
-SPAN_FUNCTIONS, SPAN_WAITS = 8, 32
+SPAN_FUNCTIONS, SPAN_WAITS, SPAN_LABELS = 8, 32, 4
 HAPPENED_INTERVAL, HAPPENED_REQUEST = 1, 2
 HISTORY_RECORDS = 1024
 SPAN_BEGUN_BEFORE = 0xFFFFFFFF
@@ -76,7 +76,7 @@ class Goroutine(ct.Structure):
         "stopped_at_ready", "halted_at_start", "halted_at_ready", "slice_base", "long_run_ns", "run_since", "run_ns", "off_ns", "last_key",
         "margin_ns", "last_stack", "last_waker", "last_object", "last_fp",
         "unseen_ns", "unseen_goid",
-    ) + _halves("kind", "flags", "thread", "last_size", "spans", "unused")
+    ) + [("kind", ct.c_uint32), ("flags", ct.c_uint16), ("spans", ct.c_uint16), *_halves("thread", "last_size")]
 
 
 class Thread(ct.Structure):
@@ -163,6 +163,12 @@ class SpanWait(ct.Structure):
     _fields_ = _words("row", "ns", "count")
 
 
+class SpanLabel(ct.Structure):
+    """``struct span_label``"""
+
+    _fields_ = [*_halves("key_bytes", "value_bytes"), ("key", ct.c_uint8 * 24), ("value", ct.c_uint8 * 64)]
+
+
 class SpanPlace(ct.Structure):
     """``struct span_key``"""
 
@@ -173,7 +179,8 @@ class OpenSpan(ct.Structure):
     """``struct span``"""
 
     _fields_ = [
-        *_words("start_ns", "goid", "depth", "off_ns", "over_ns", "off_over_ns", "request"), *_halves("used", "overflowed"),
+        *_words("start_ns", "goid", "depth", "off_ns", "over_ns", "off_over_ns", "request", "labels_at"),
+        ("labels", SpanLabel * SPAN_LABELS), *_halves("used", "overflowed"),
         ("waits", SpanWait * SPAN_WAITS),
     ]
 
@@ -187,7 +194,10 @@ class ToldKey(ct.Structure):
 class Told(ct.Structure):
     """``struct told``"""
 
-    _fields_ = [("method", ct.c_uint8 * 16), ("path", ct.c_uint8 * 128), *_halves("method_bytes", "path_bytes")]
+    _fields_ = [
+        ("method", ct.c_uint8 * 16), ("path", ct.c_uint8 * 128), *_halves("method_bytes", "path_bytes"),
+        ("labels", SpanLabel * SPAN_LABELS),
+    ]
 
 
 class SpanFunction(ct.Structure):

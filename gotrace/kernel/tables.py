@@ -78,15 +78,15 @@ _INTERVALS = ("intervals", "more_intervals")
 
 
 class Tables:
-    """The maps of one trace, given by name, as records. `writer` adds to them, `earlier` adds what began before the window. Times are
-    CLOCK_MONOTONIC."""
+    """The maps of one trace, given by name, as records. `writer` adds to them, `earlier` adds what began before the window. The ring
+    of what happened has `history_chunks` for each CPU. Times are CLOCK_MONOTONIC."""
 
-    def __init__(self, maps: dict[str, int]) -> None:
+    def __init__(self, maps: dict[str, int], history_chunks: int = 1) -> None:
         self._maps = Maps(maps)
         self.writer = TableWriter(self._maps)
         self.earlier = EarlierState(self._maps, self.writer)
         self.spans = SpanTables(self._maps)
-        self.history = HistoryReader(self._maps)
+        self.history = HistoryReader(self._maps, history_chunks)
         self._possible_cpus = possible_cpus()
         self._seen: dict[bytes, int] = {}
         self._pass: Iterator[IntervalRow] | None = None

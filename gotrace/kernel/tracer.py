@@ -17,7 +17,7 @@ from gotrace.kernel.host.features import maps_may_grow
 from gotrace.kernel.loader import LoadedPrograms, load, load_programs
 from gotrace.kernel.perf_event import KPROBE_TYPE
 from gotrace.kernel.placing import TRACEPOINTS, PlacedProbes
-from gotrace.kernel.program import Options, map_entries
+from gotrace.kernel.program import Options, history_chunks, map_entries
 from gotrace.kernel.records import KernelEvent, ProgramRuns
 from gotrace.kernel.ringbuf import RingBuffer
 from gotrace.kernel.rows import parse_events
@@ -71,7 +71,7 @@ class Tracer:
         self._loaded = loaded
         self._sets = [self._set_of(plan, loaded.programs)]
         self.probes = self._sets[0].probes
-        self.tables = Tables(loaded.maps)
+        self.tables = Tables(loaded.maps, history_chunks(options.processes))
         self.sees_threads = self.probes.tracepoints
         self.knows_files = bool(subject.kernel)
         self._possible_cpus = possible_cpus()

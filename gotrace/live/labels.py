@@ -8,7 +8,8 @@ from gotrace.proc.memory import Memory
 _MOST_LABELS = 128
 _MOST_BUCKETS = 64
 _LONGEST = 1024
-_FIRST_LIST = GoVersion(24)
+LIST_SINCE = GoVersion(24)
+"""From this version on labels are a slice, before that a map."""
 _SLOTS = 8
 _MIN_TOP_HASH = 5
 _BUCKET = _SLOTS + _SLOTS * 16 + _SLOTS * 16 + 8
@@ -26,7 +27,7 @@ def read_labels(memory: Memory, pointer: int, version: GoVersion | None) -> dict
         return {}
     if version is None:
         return None
-    pairs = _from_list(memory, pointer) if version >= _FIRST_LIST else _from_map(memory, pointer)
+    pairs = _from_list(memory, pointer) if version >= LIST_SINCE else _from_map(memory, pointer)
     if pairs is None:
         return None
     raws = memory.read_many([(address, length) for pair in pairs for address, length in pair])

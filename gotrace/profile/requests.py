@@ -47,7 +47,8 @@ class SpanBucket:
     by stack; `other`: waits beyond the number of different ones that is kept of a request, by state and reason. `total_ns` is the sum of
     the three.
 
-    Of `followed` of them, chosen by chance, the path was followed: `causes` divide their `followed_ns`, as far as they explain it."""
+    Of `followed` of them, chosen by chance, the path was followed: `causes` divide the time of those for which they stand,
+    `followed_ns`, as far as they explain it."""
 
     count: int = 0
     total_ns: int = 0

@@ -90,7 +90,7 @@ class AttachOptions:
             min_block_ns=self.min_block_ns, sample_period_ns=self.sample_period_ns, only_goid=self.goid,
             per_goroutine=self.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self.stream_ns,
             wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed, exemplars=self.exemplars,
-            request_names=self.request_names,
+            request_names=self.request_names, processes=len(self.pids),
         )
 
     def for_samples(self) -> SampleOptions:

@@ -8,8 +8,9 @@ from gotrace.common.errors import TargetGone
 from gotrace.common.vocabulary import Loss
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.kernel.program import Options
+from gotrace.kernel.program import LABELS_AS_LIST, LABELS_AS_MAP, Options
 from gotrace.kernel.tracer import Subject, Tracer
+from gotrace.live.labels import LIST_SINCE
 from gotrace.model.stacks import StackModel
 from gotrace.plan.probes import Plan, ProbeSet
 from gotrace.proc.descriptors import Descriptors
@@ -49,7 +50,8 @@ def load_process(
     except ProcessLookupError:
         raise TargetGone(f"process {pid} ended while it was being examined") from None
     wanted = max(options.max_goroutines, 2 * goroutines + _SPARE_GOROUTINES)
-    options = replace(options, max_goroutines=wanted, spans=len(plan.spans))
+    labels = _labels(target) if options.request_names else ""
+    options = replace(options, max_goroutines=wanted, spans=len(plan.spans), labels=labels)
     subject = Subject(pid, target.process.exe_path, target.binary.layout, target.bias, kernel)
     symbols = KernelSymbols()
     # Reads the names now: while the window is open there is other work. The verifier runs without the GIL.
@@ -63,3 +65,11 @@ def load_process(
         requests = Requests(tracer.tables, tally, plan, target.bias, pid, options.exemplars, reasons, options.request_names)
     window = Window(target, plan, tracer, symbols, options, losses)
     return Loaded(options, tracer, window, Rows(tracer, model, tally, losses), requests)
+
+
+def _labels(target: OpenTarget) -> str:
+    """How profiler labels lie in the process: `Options.labels`."""
+    version = target.binary.version
+    if version is None or target.binary.layout.g_labels is None:
+        return ""
+    return LABELS_AS_LIST if version >= LIST_SINCE else LABELS_AS_MAP

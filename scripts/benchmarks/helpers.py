@@ -1,4 +1,4 @@
-"""What BPF programs are made of, and what each of it takes on this host: what an interval costs at least."""
+"""The parts of BPF programs, and what each costs on this host: the least that an interval costs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gotrace.kernel.uprobes import attach_uprobe, probed_code, program_attach_ty
 _HITS = 20_000
 _OFTEN = 17
 _KEY_AT = -96
-"""Of a key of up to 72 bytes on the program's stack."""
+"""The place of a key of up to 72 bytes on the program's stack."""
 _SPACE = 4096
 _COUNTER_AT = _SPACE - 8
 _PLACES = 8192
-"""Of rows and of pieces of memory, where they are not to be in the CPU's caches: a power of two."""
+"""The number of rows, and of pieces of memory, used to miss the CPU's caches: a power of two."""
 _APART = 2048
 _SCATTER = 2531
-"""Odd: as a factor it makes an order of the places that no prefetching foresees."""
+"""Odd: as a factor it gives an order of the places that defeats prefetching."""
 # include/uapi/linux/bpf.h: enum bpf_func_id
 _LOOKUP, _CLOCK, _PID, _READ_USER, _READ_KERNEL = 1, 5, 14, 112, 113
 
@@ -78,7 +78,7 @@ def _next_place(register: int) -> bytes:
 
 @dataclass(frozen=True)
 class _Part:
-    """Something that a program does, as instructions; `in_interval` is how often an exact interval can't do without it."""
+    """Something that a program does, as instructions; `in_interval` is how often an exact interval needs it."""
 
     title: str
     code: bytes
@@ -114,9 +114,9 @@ def measure_helpers(pairs: int, say: Callable[[str], None]) -> Table:
                 )
     finally:
         close(timing)
-    table.add_row("all of an exact interval that it can't do without", "", "", "", f"{least:.0f}")
+    table.add_row("all that an exact interval needs", "", "", "", f"{least:.0f}")
     table.add_row("a trap (beside its program)", f"{spread(traps).median:.0f}", f"{min(traps)}-{max(traps)}", "2")
-    table.add_row("the kernel's accounts of a program, where they are on", f"{empty.median:.0f}", f"{empty.low:.0f}-{empty.high:.0f}", "2")
+    table.add_row("the kernel's accounting of a program, if enabled", f"{empty.median:.0f}", f"{empty.low:.0f}-{empty.high:.0f}", "2")
     return table
 
 
@@ -148,7 +148,7 @@ def _parts(space: int, by_eight: int, by_row: int, address: int) -> list[_Part]:
 
 @contextlib.contextmanager
 def _maps() -> Iterator[tuple[int, int, int]]:
-    """Room to read to, and two tables as those of goroutines and of intervals, with the rows that are looked up."""
+    """A buffer to read into, and two tables like those of goroutines and of intervals, with the rows that are looked up."""
     key = ct.sizeof(IntervalKey)
     with contextlib.ExitStack() as stack:
         fds = [
@@ -165,13 +165,13 @@ def _maps() -> Iterator[tuple[int, int, int]]:
 
 
 def _each(part: _Part, space: int, path: str, loop: Callable[[int], object]) -> float:
-    """Once and many times in a program: the difference is what it takes."""
+    """The cost of a part: the difference between doing it many times and once in a program."""
     once, often = (_run(_program(part.code * times, space), path, loop) for times in (1, _OFTEN))
     return (often - once) / (_OFTEN - 1)
 
 
 def _program(body: bytes, space: int) -> bytes:
-    """With room to read to in r7 and a key of zeros on the stack."""
+    """The program, with a buffer in r7 and a key of zeros on the stack."""
     zeros = b"".join(_instruction(0x7A, 10, offset=at) for at in range(_KEY_AT, 0, 8))
     found = _map(1, space) + _copy(2, 10, _KEY_AT) + _call(_LOOKUP) + _instruction(0x55, 0, offset=2) + EXIT_0 + _copy(7, 0)
     return zeros + found + body + EXIT_0

@@ -1,4 +1,4 @@
-"""Windows of a workload with and without a tracer, in pairs, and what they come to. Pure."""
+"""Windows of a workload with and without a tracer, in pairs, and their results. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Window:
     """One measured window: operations per second, CPU time of the target per operation (ns), latencies (ns, by name: p50_ns,
     p99_ns, p999_ns, ...; empty where an operation has none). `others` is the share of the machine's CPU time that processes
-    with no part in it took; None where it was not asked."""
+    with no part in it took; None if not measured."""
 
     rate: float
     cpu_ns: float
@@ -57,18 +57,18 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread | None:
-    """None of no values."""
+    """The spread, None if there are no values."""
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
 def against(pairs: list[Pair], base: list[Pair]) -> Spread | None:
     """Throughput under one tracer over that under another: of each round that has both, each first over its own untraced
-    windows, so that drift of the machine falls out."""
+    windows, so that drift of the machine cancels out."""
     by_round = {pair.round: pair.rate_ratio for pair in base}
     return spread([pair.rate_ratio / by_round[pair.round] for pair in pairs if by_round.get(pair.round)])
 
 
 def order_of(count: int, number: int) -> list[int]:
-    """The order of `count` tracers in round `number`: odd rounds go backwards, so that none gains from its place."""
+    """The order of `count` tracers in round `number`: odd rounds run in reverse, so that none gains from its place."""
     forward = list(range(count))
     return forward[::-1] if number % 2 else forward

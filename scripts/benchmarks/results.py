@@ -28,7 +28,7 @@ class AgentFigures:
 
 @dataclass(frozen=True)
 class ProgramFigures:
-    """The kernel's accounts of one BPF program over one window: runs per second and ns per run."""
+    """The kernel's accounting of one BPF program over one window: runs per second and ns per run."""
 
     name: str
     runs_per_s: float
@@ -38,7 +38,7 @@ class ProgramFigures:
 @dataclass
 class Measured:
     """One tracer on one workload. `note` says why there are fewer pairs, or none. `under_load` is one attach and detach while the
-    workload ran, with the accounts of its programs in `programs`; in the pairs the target was at rest when it was attached to."""
+    workload ran, with the accounting of its programs in `programs`; in the pairs the target was at rest when it was attached to."""
 
     title: str
     pairs: list[Pair] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Runs the tracers on the workloads: in rounds, each tracer's window between two without any."""
+"""Runs the tracers on the workloads: in rounds, each tracer's window between two without a tracer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def measure_workload(kind: Kind, program: Path, tracers: list[Tracer], settings:
 
 
 def _guarded(own: Measured, measure: Callable):
-    """What it measures; None if the tracer failed, which is noted."""
+    """The result of `measure`; None if the tracer failed, which is noted."""
     try:
         return measure()
     except (GotraceError, OSError) as error:  # TimeoutError is an OSError
@@ -103,7 +103,7 @@ def _under_load(tracer: Tracer, target: Target, settings: Settings) -> tuple[Age
 
 
 def host(go_version: str) -> dict[str, str]:
-    """Where it was measured."""
+    """The machine of the measurement."""
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {"kernel": f"Linux {os.uname().release.split('-')[0]}", "cpus": f"{os.cpu_count()} CPUs", "model": model, "go": f"Go {go_version}",
             "date": time.strftime("%Y-%m-%d", time.gmtime())}

@@ -1,4 +1,4 @@
-"""Servers of other people as Debian packs them, each started on loopback in a folder of its own, with a load that suits it."""
+"""Debian's packages of servers, each started on loopback in a folder of its own, with a suitable load."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def disturbance(results: Results) -> str:
 
 
 def programs_table(table: Table) -> RichTable | None:
-    """Where the nanoseconds of a hit go: the kernel's accounts of gotrace's programs under one workload; None without any."""
+    """Where the nanoseconds of a hit go: the kernel's accounting of gotrace's programs under one workload; None without any."""
     keys = [key for key, each in table.tracers.items() if each.programs]
     if not keys:
         return None
@@ -159,10 +159,10 @@ BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def placed(document: str, tables: str) -> str:
-    """`document` with `tables` (as from `readme`) in the place of what stands between its marks.
+    """`document` with `tables` (as from `readme`) in place of the text between its marks.
 
     Raises:
-        GotraceError: the document does not have each mark once, in their order.
+        GotraceError: the document does not have each mark once, in order.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END + "\n")

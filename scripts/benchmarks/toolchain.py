@@ -1,4 +1,4 @@
-"""Gets what is compared: packages, and the workloads' program with fgprof in it."""
+"""Gets the tools to compare: packages, and the workloads' program with fgprof in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.bootstrap import ROOT
 from benchmarks.generator import GO_VERSION, fixture
 
 GOPATH = Path("/usr/share/gocode")
-"""Where Debian's golang-*-dev packages put sources."""
+"""Where Debian's golang-*-dev packages put their sources."""
 _FGPROF = "github.com/felixge/fgprof"
 PACKAGES = ("bpftrace", "bpfcc-tools", "libbpf-tools", "golang-github-felixge-fgprof-dev")
 
@@ -37,7 +37,7 @@ def program() -> tuple[Path, str]:
     if not binary.exists():
         binary.parent.mkdir(parents=True, exist_ok=True)
         temporary = binary.with_name(f"load.{os.getpid()}")
-        # Sources without a module proxy: the way of before modules.
+        # Sources without a module proxy: as before modules existed.
         environment = go_environment() | {"GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": "", "CGO_ENABLED": "0"}
         result = subprocess.run(
             [go_command(GO_VERSION), "build", "-tags", "fgprof", "-o", temporary, "."], cwd=source, env=environment, capture_output=True, text=True,

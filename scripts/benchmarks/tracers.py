@@ -42,7 +42,7 @@ class Attachment:
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
-        """While the context is open nothing is asked about the process that would cost the machine time."""
+        """While the context is open, nothing is measured that would cost the machine time."""
         if self.memory:
             self.memory.watch(False)
         yield
@@ -67,7 +67,7 @@ class Tracer:
 
 
 class Sites:
-    """Where gotrace probes a program that is not position-independent: the probes of its two-trap set."""
+    """The probes of gotrace's two-trap set in a program that is not position-independent."""
 
     def __init__(self, program: Path) -> None:
         self.program = program
@@ -91,7 +91,7 @@ class Sites:
 
 
 class Empty(Tracer):
-    """Programs that do nothing, at gotrace's probes: what the traps alone cost."""
+    """Programs that do nothing, at gotrace's probes: the cost of the traps alone."""
 
     def __init__(self, key: str, title: str, sites: Sites, roles: tuple[str, ...]) -> None:
         super().__init__(key, title)
@@ -118,7 +118,7 @@ class Command(Tracer):
         self._at_entry = at_entry
 
     def command(self, pid: int, folder: Path) -> list[str]:
-        """What is run; outputs go to the folder."""
+        """The command to run; outputs go to the folder."""
         raise NotImplementedError
 
     def is_live(self, process: subprocess.Popen, pid: int, errors: Path) -> bool:
@@ -178,7 +178,7 @@ class Gotrace(Command):
         return [sys.executable, "-m", "gotrace", "attach", str(pid), "-d", "0", "--json", *outputs, *self.flags]
 
     def is_live(self, process: subprocess.Popen, pid: int, errors: Path) -> bool:
-        # It says so; in sample mode there is no probe to be seen.
+        # Its output says so; in mode sample there is no probe to detect.
         deadline = time.monotonic() + _LIVE_S
         while time.monotonic() < deadline and process.poll() is None:
             if re.search(rb"^Tracing", errors.read_bytes(), re.MULTILINE):
@@ -196,7 +196,7 @@ class Gotrace(Command):
 
 
 class Bpftrace(Command):
-    """What one would write in bpftrace: time from gopark to execute by stack, at the functions' first instruction."""
+    """A plain bpftrace script: time from gopark to execute by stack, at the functions' first instruction."""
 
     def __init__(self, sites: Sites) -> None:
         super().__init__("bpftrace", "bpftrace script, at function entry", sites, at_entry=True)
@@ -216,8 +216,8 @@ class Bpftrace(Command):
 
 
 class OffCpuTime(Command):
-    """bcc's offcputime, which sees threads, not goroutines: the one in Python, or where the kernel has no kprobes for that the one of
-    libbpf-tools, which follows the scheduler's tracepoint."""
+    """bcc's offcputime, which sees threads, not goroutines: the one in Python, or, if the kernel has no kprobes for it, the one of
+    libbpf-tools, which uses the scheduler's tracepoint."""
 
     def __init__(self, sites: Sites) -> None:
         super().__init__("offcputime", "bcc offcputime (threads)", sites, at_entry=False)
@@ -277,6 +277,8 @@ def gotrace_sets(help_text: str) -> list[tuple[str, str, list[str]]]:
     sets = [("default", "gotrace", [])]
     if governed:
         sets.append(("every", "gotrace, every stage, no governor", free))
+    if governed and "--requests" in help_text:
+        sets.append(("no-requests", "the same without requests", ["--requests", "off", *free]))
     sets.append(("exact", "gotrace --no-kernel --no-wakers", ["--no-kernel", "--no-wakers", *free]))
     if governed:
         sets.append(("governed", "gotrace --max-overhead 2", ["--max-overhead", "2"]))

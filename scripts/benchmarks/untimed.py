@@ -1,4 +1,4 @@
-"""What tracing costs a target over the traps and programs that can be timed: the factor UNTIMED of gotrace/governor/load.py."""
+"""The cost of tracing relative to the traps and programs that can be timed: the factor UNTIMED of gotrace/governor/load.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Step:
 
     @property
     def factor(self) -> float:
-        """What tracing took, over what can be timed of it."""
+        """The cost of tracing, over the part that can be timed."""
         return (self.traced_ns - self.untraced_ns) / self.timed_ns
 
 

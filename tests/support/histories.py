@@ -33,9 +33,9 @@ def timelines(*parts: PartRecord, since: int = 0) -> Timelines:
     return made
 
 
-def happened(*parts: PartRecord) -> Happened:
-    """The same as read from a ring."""
-    made = Happened()
+def happened(*parts: PartRecord, until: int | None = None) -> Happened:
+    """The same as read from a ring, `until` a moment; else until the last one has ended."""
+    made = Happened(max((p.start_ns + p.duration_ns for p in parts), default=0) if until is None else until)
     for at in range(0, len(parts), HISTORY_RECORDS):
         chunk = parts[at : at + HISTORY_RECORDS]
         raw = b"".join(struct.pack("<6Q", p.start_ns, p.duration_ns, p.goid, p.waker_goid, p.row, p.what) for p in chunk)

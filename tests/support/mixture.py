@@ -62,8 +62,11 @@ ON_THREADS = frozenset(kind for kind, (state, _) in EXPECTED.items() if state ==
 RESTARTED = frozenset(("read", "raw read", "fault"))
 """Waits that the kernel itself goes on with after a signal's handler: one wait each. After other calls the program calls again."""
 
+RUNTIME_S = frozenset(("futex", "semacquire", "GC assist wait", "GC assist marking", "wait for GC cycle"))
+"""Reasons that only the runtime's own waits have, for its locks and its collector, anywhere: the program knows nothing of them."""
+
 HARMLESS = frozenset((
-    "ring_full", "stack_truncated", "stack_unreadable", "stack_in_transit", "thread_stack_unreadable", "waker_lost", "object_table_full",
+    "stack_truncated", "stack_unreadable", "stack_in_transit", "thread_stack_unreadable", "waker_lost", "object_table_full",
     "kernel_stack_lost", "arrivals_missed", "unknown_function", "pause_table_full", "goroutine_set_full", "stack_torn", "look_late", "switch_unseen",
 ))
 """Losses that take no time from a goroutine: its frames, a waker, a file."""
@@ -272,7 +275,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     if not -margin <= all_ns - (end - begin) <= margin and not 0 <= end - begin - all_ns <= margin + HANDLER_NS * len(inside):
         out.append(f"{(end - begin) / MS:.1f} ms, gotrace has {all_ns / MS:.1f}: {described(inside, begin, end)}")
     # What comes after the answer may be more than one call: the read of the new program's exec, the end of a child.
-    if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest) > margin:
+    if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest if i.reason not in RUNTIME_S) > margin:
         out.append(f"not {state}: {'/'.join(sorted(reasons))} but {described(rest, begin, end)}")
     # Who has read a socket in vain may have lost its P to that call.
     late = sum(i.within(begin, wake) for i in after if i.reason != "syscall exit") - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
@@ -303,7 +306,10 @@ def _between(account: dict, traced: list[Interval], start: int, end: int) -> lis
         a, b = max(a, start), min(b, end)
         if b - a <= 5 * MS:
             continue
-        strange = [i for i in traced if i.state not in SCHEDULER and i.reason != "stopped" and i.within(a, b) > 5 * MS]
+        strange = [
+            i for i in traced
+            if i.state not in SCHEDULER and i.reason != "stopped" and i.reason not in RUNTIME_S and i.within(a, b) > 5 * MS
+        ]
         if strange and not (account["what"] == "main" and b < end):
             # A worker's partner is asked, and takes what it is to hold, between two phases: that is not in the account.
             calls = [i for i in strange if not (account["what"] in ("mixed", "partner") and i.state == "waiting")]

@@ -38,10 +38,14 @@ class Traced:
         return found
 
 
-def traced_load(binary: Path, folder: Path, mix: str, *options: object, program: Iterable[str] = ()) -> Traced:
-    """Attaches, then lets the program make its load, then ends the trace."""
+def traced_load(
+    binary: Path, folder: Path, mix: str, *options: object, program: Iterable[str] = (), cgroup: Path | None = None
+) -> Traced:
+    """Attaches, then lets the program, in that `cgroup`, make its load, then ends the trace."""
     # The program's clock also sees a thread that waits for a CPU while its goroutine runs; gotrace says so, the program can't.
     with Workload(binary, "-dir", str(folder), *program, undisturbed=True) as workload:
+        if cgroup is not None:
+            (cgroup / "cgroup.procs").write_text(str(workload.pid))
         with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "requests.gotrace", *options) as trace:
             workload.send(f"go 4 {mix}")
             account = Account(**workload.read_json(60))
@@ -58,6 +62,21 @@ def total(requests: Iterable[dict], *waits: str) -> int:
     if not waits:
         return sum(request["duration_ns"] for request in requests)
     return sum(request["waits"].get(wait, 0) for request in requests for wait in waits)
+
+
+def at_most(request: dict) -> int:
+    """How long it can have been: one that ends by a panic does so when that is recovered, and by runtime.Goexit with its goroutine. The
+    server closes its connection before either."""
+    return max(request["duration_ns"], request["closed_ns"])
+
+
+def waits_in(bands: Iterable[dict]) -> int:
+    """How many waits of any kind there were."""
+    return sum(stack["count"] for band in bands for stack in band["stacks"])
+
+
+def off_ns(bands: Iterable[dict]) -> int:
+    return sum(ns for band in bands for ns in band["by_state"].values())
 
 
 def cause_ns(span: dict, *fragments: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,11 +15,16 @@ from gotrace.kernel.records import WorldPause
 from gotrace.watch.requests.path import How, Step, follow, with_stops
 from gotrace.watch.requests.timelines import Timelines
 
-_OF_EACH_BUCKET = 4
-"""Requests of one bucket that are followed after each reading."""
+_OF_EACH_BUCKET = 16
+"""Requests of one bucket that are followed after each reading, at most."""
+_AT_ONCE = 4
+"""So many of each come before more of any."""
 _FOLLOW_FOR_NS = 10_000_000
 """What following may take after each reading."""
+_AT_THE_END_NS = 200_000_000
+"""What it may take when the window is over, of what there was no time for."""
 _MOST_CAUSES = 4096
+_MOST_LEFT = 16
 
 
 class RawCause(NamedTuple):
@@ -34,11 +39,33 @@ class RawCause(NamedTuple):
 
 @dataclass(slots=True)
 class FollowedBucket:
-    """Requests of one bucket that were followed: how many, their time, and what it went to."""
+    """Requests of one bucket that were followed: how many, the time of all for which they stand, and what it went to."""
 
     count: int = 0
     total_ns: int = 0
     causes: dict[RawCause, int] = field(default_factory=lambda: defaultdict(int))
+
+
+@dataclass(slots=True)
+class _Group:
+    """Requests of one bucket that have ended between two readings: the time of all, and those that may be followed, at random. They stand
+    for these alone: at other times it may have been otherwise, and more or less of them were followed."""
+
+    total_ns: int
+    chosen: list[Completed]
+    followed: int = 0
+    followed_ns: int = 0
+    causes: dict[RawCause, int] = field(default_factory=lambda: defaultdict(int))
+
+    def rest(self) -> Iterable[tuple[int, Completed]]:
+        """Those that are yet to be followed, numbered."""
+        return enumerate(self.chosen[self.followed :], self.followed)
+
+    def add(self, request: Completed, path: list[Step]) -> None:
+        self.followed += 1
+        self.followed_ns += request.duration_ns
+        for step in path:
+            self.causes[RawCause(step.how, step.row, step.via, step.what, step.goid == request.goid and not step.via)] += step.duration_ns
 
 
 class Slow(NamedTuple):
@@ -63,37 +90,59 @@ class Followed:
         self._timelines = timelines
         self._exemplars = exemplars
         self._random = random.Random(0)
+        self._left: dict[tuple[int, int], deque[_Group]] = {}
 
     def take(self, requests: Iterable[Completed]) -> None:
         """Requests that have ended since the last call; the timelines reach at least as far."""
         by_bucket: dict[tuple[int, int], list[Completed]] = defaultdict(list)
         for request in requests:
             by_bucket[request.function, request.bucket].append(request)
-        chosen = {}
-        for key, found in by_bucket.items():
-            chosen[key] = found if len(found) <= _OF_EACH_BUCKET else self._random.sample(found, _OF_EACH_BUCKET)
-        until = time.monotonic_ns() + _FOLLOW_FOR_NS
-        # The slowest first, should time run out.
-        for function, bucket in sorted(chosen, key=lambda key: -key[1]) if self.sums_up else ():
-            for request in chosen[function, bucket]:
-                if time.monotonic_ns() > until:
-                    break
-                self._sum_up(request, self._path(request))
+        groups = {}
+        for key, found in by_bucket.items() if self.sums_up else ():
+            chosen = self._random.sample(found, min(len(found), _OF_EACH_BUCKET))
+            groups[key] = _Group(sum(request.duration_ns for request in found), chosen)
+        self._follow(groups.values(), time.monotonic_ns() + _FOLLOW_FOR_NS)
+        for key, group in groups.items():
+            self._sum_up(key, group)
+            if group.followed < len(group.chosen):
+                self._left.setdefault(key, deque(maxlen=_MOST_LEFT)).append(group)
         for function in {request_function for request_function, _ in by_bucket}:
             self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
+
+    def take_left(self) -> None:
+        """Follows requests that there was no time for, of which each group has the more to stand for it."""
+        left = [(key, group) for key, groups in self._left.items() for group in groups]
+        for key, group in left:
+            self._sum_up(key, group, -1)
+        self._follow([group for _, group in left], time.monotonic_ns() + _AT_THE_END_NS)
+        for key, group in left:
+            self._sum_up(key, group)
+        self._left.clear()
+
+    def _follow(self, groups: Iterable[_Group], until_ns: int) -> None:
+        """The slowest first, should time run out, but some of all."""
+        rounds = [(at // _AT_ONCE, -request.bucket, request, group) for group in groups for at, request in group.rest()]
+        for _, _, request, group in sorted(rounds, key=lambda one: one[:3]):
+            if time.monotonic_ns() > until_ns:
+                break
+            group.add(request, self._path(request))
 
     def _path(self, request: Completed) -> list[Step]:
         steps = follow(self._timelines, request.goid, request.start_ns, request.start_ns + request.duration_ns)
         return with_stops(steps, self.stops)
 
-    def _sum_up(self, request: Completed, path: list[Step]) -> None:
-        sums = self.buckets.setdefault(request.function, {}).setdefault(request.bucket, FollowedBucket())
-        sums.count += 1
-        sums.total_ns += request.duration_ns
-        for step in path:
-            cause = RawCause(step.how, step.row, step.via, step.what, step.goid == request.goid and not step.via)
+    def _sum_up(self, key: tuple[int, int], group: _Group, times: int = 1) -> None:
+        if not group.followed:
+            return
+        function, bucket = key
+        sums = self.buckets.setdefault(function, {}).setdefault(bucket, FollowedBucket())
+        sums.count += times * group.followed
+        sums.total_ns += times * group.total_ns
+        for cause, cause_ns in group.causes.items():
             if cause in sums.causes or len(sums.causes) < _MOST_CAUSES:
-                sums.causes[cause] += step.duration_ns
+                sums.causes[cause] += times * (cause_ns * group.total_ns // group.followed_ns)
+                if sums.causes[cause] <= 0:
+                    del sums.causes[cause]
 
     def _keep_slowest(self, function: int, requests: Iterable[Completed]) -> None:
         kept = self.slowest.setdefault(function, [])

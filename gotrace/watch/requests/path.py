@@ -111,7 +111,7 @@ class _Path:
 
     def follow(self, goid: int, start_ns: int, end_ns: int, ran: How, ran_row: int, via: int, chain: tuple[int, ...]) -> None:
         """What `goid` did in that time. Where it runs at the end of it, it ran until what `ran` and `ran_row` say."""
-        parts = self._timelines.of(goid)
+        parts = self._timelines.of(goid, start_ns)
         index = bisect_left(parts, (end_ns,)) - 1
         at = end_ns
         while index >= 0 and at > start_ns:

@@ -9,7 +9,6 @@ from gotrace.kernel.history import Happened, PartRecord
 
 _MOST_PARTS = 1_000_000
 """60 MB."""
-_REMEMBERED = 4096
 
 
 class Timelines:
@@ -19,36 +18,37 @@ class Timelines:
         self.since_ns = since_ns
         self._happened: deque[Happened] = deque()
         self._count = 0
-        self._sorted: dict[int, list[PartRecord]] = {}
+        self._asked: dict[tuple[int, int], list[PartRecord]] = {}
         self._in_progress: dict[int, list[PartRecord]] = {}
 
     def take(self, happened: Happened) -> None:
         """Adds what was recorded since the last call."""
-        for goid in self._sorted.keys() & set(happened.goids()) if len(self._sorted) < _REMEMBERED else list(self._sorted):
-            del self._sorted[goid]
+        self._asked.clear()
         self._happened.append(happened)
         self._count += happened.count
         while self._count > _MOST_PARTS and len(self._happened) > 1:
             oldest = self._happened.popleft()
             self._count -= oldest.count
-            self.lost(oldest.latest_ns())
-            self._sorted.clear()
+            self.lost(oldest.until_ns)
 
     def end(self, parts: Iterable[PartRecord]) -> None:
         """Adds what is in progress as the window ends."""
         for part in parts:
             self._in_progress.setdefault(part.goid, []).append(part)
-        self._sorted.clear()
+        self._asked.clear()
 
     def lost(self, until_ns: int) -> None:
         """Records are missing from before that moment."""
         self.since_ns = max(self.since_ns, until_ns)
 
-    def of(self, goid: int) -> list[PartRecord]:
-        """Those of one goroutine, in the order of their starts. They don't overlap."""
-        known = self._sorted.get(goid)
+    def of(self, goid: int, since_ns: int = 0) -> list[PartRecord]:
+        """Those of one goroutine that end after `since_ns`, and maybe more, in the order of their starts. They don't overlap."""
+        # What was recorded later has ended later. Most that are asked for lies in the last of hundreds.
+        first = len(self._happened)
+        while first and self._happened[first - 1].until_ns > since_ns:
+            first -= 1
+        known = self._asked.get((goid, first))
         if known is None:
-            known = self._sorted[goid] = sorted(
-                [*(part for happened in self._happened for part in happened.of(goid)), *self._in_progress.get(goid, ())]
-            )
+            recorded = (part for at in range(first, len(self._happened)) for part in self._happened[at].of(goid))
+            known = self._asked[goid, first] = sorted([*recorded, *self._in_progress.get(goid, ())])
         return known

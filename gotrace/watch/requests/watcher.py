@@ -77,7 +77,7 @@ class Requests:
             for name, argument in _ARGUMENTS.items() if name == span.name and argument.register in span.intact
         }
         self._layouts = {site.function: argument.layout for site, argument in told.items()}
-        self._told: dict[tuple[int, int], str] = {}
+        self._told: dict[tuple[int, int], tuple[str | None, dict[str, str]]] = {}
         for number in range(len(plan.spans)):
             self._tables.put_function(number, 0, self._layouts.get(number))
         self._tables.put_sites(
@@ -112,6 +112,7 @@ class Requests:
         self._timelines.end(in_progress)
         self._ended = True
         self._followed.take([_completed(request) for request in self._tables.read_open() if request.over_ns])
+        self._followed.take_left()
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
@@ -129,20 +130,17 @@ class Requests:
         stops = self._read_pauses(len(self._followed.stops))
         self._followed.stops += stops[:-1] if stops and not stops[-1].duration_ns else stops
         self._followed.take(requests)
-        for number in self._layouts:
+        for number in range(len(self._functions)) if self._exemplars else ():
             slowest = self._followed.slowest.get(number, [])
             least = slowest[-1].duration_ns if len(slowest) >= self._exemplars else 0
-            self._tables.put_function(number, least, self._layouts[number])
+            self._tables.put_function(number, least, self._layouts.get(number))
         kept = {(slow.goid, slow.start_ns) for slowest in self._followed.slowest.values() for slow in slowest}
         self._told = {key: what for key, what in self._told.items() if key in kept}
 
     def _keep_told(self) -> None:
-        for key, (method, path) in self._tables.take_told().items():
-            # What they are is checked by what they look like: a token, and an absolute path or an asterisk (RFC 9110, 9112).
-            if _METHOD.fullmatch(method) and path[:1] in (b"/", b"*"):
-                self._told[key] = f"{method.decode()} {path.decode(errors='replace')}"
-            elif not method and _NAME.fullmatch(path):
-                self._told[key] = path.decode()
+        for key, told in self._tables.take_told().items():
+            labels = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in told.labels.items()}
+            self._told[key] = _what(told.method, told.path), labels
 
     def _learn_rows(self) -> None:
         """What happened names rows by their hash."""
@@ -222,8 +220,8 @@ class Requests:
             cause = self._causes.of(step, function, step.goid == slow.goid and not step.via)
             begin_ns = step.start_ns - start_ns
             path.append(PathStep(step.goid, begin_ns, step.duration_ns, cause.state, cause.reason, cause.frames, cause.object))
-        what = self._told.get((slow.goid, slow.start_ns))
-        return Exemplar(slow.start_ns - start_ns, slow.duration_ns, slow.goid, what, path=tuple(path), in_progress=in_progress)
+        what, labels = self._told.get((slow.goid, slow.start_ns), (None, {}))
+        return Exemplar(slow.start_ns - start_ns, slow.duration_ns, slow.goid, what, labels, tuple(path), in_progress)
 
     def _stack_of_hash(self, row: int) -> StackStat | None:
         key = self._rows.get(row)
@@ -247,3 +245,11 @@ def _add_over(rows: dict[int, DurationRow], request: OpenRequest) -> None:
     for number, (count, total_ns) in request.waits.items():
         known = row.waits.get(number or UNKNOWN_ROW, (0, 0))
         row.waits[number or UNKNOWN_ROW] = known[0] + count, known[1] + total_ns
+
+
+def _what(method: bytes, path: bytes) -> str | None:
+    """What was requested. It is checked by what it looks like: a token, and an absolute path or an asterisk (RFC 9110, 9112), or the name
+    of a method."""
+    if _METHOD.fullmatch(method) and path[:1] in (b"/", b"*"):
+        return f"{method.decode()} {path.decode(errors='replace')}"
+    return path.decode() if not method and _NAME.fullmatch(path) else None

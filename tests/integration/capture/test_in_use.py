@@ -54,6 +54,7 @@ def copy_of(path: Path) -> Profile:
     return read_capture(copy)
 
 
+@pytest.mark.full("idle")
 @pytest.mark.parametrize("reader", ["idle", "within a transaction"])
 def test_readers_that_stay(churn: Workload, tmp_path: Path, reader: str) -> None:
     capture, page, profile = (tmp_path / f"x{suffix}" for suffix in (".gotrace", ".html", ".pb.gz"))
@@ -71,6 +72,7 @@ def test_readers_that_stay(churn: Workload, tmp_path: Path, reader: str) -> None
     assert again.complete and again.stacks
 
 
+@pytest.mark.full
 def test_a_lock_in_the_midst(churn: Workload, tmp_path: Path) -> None:
     """Held for several commits: the trace goes on, and what they lacked is in the later ones."""
     capture = tmp_path / "x.gotrace"

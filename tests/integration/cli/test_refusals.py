@@ -122,6 +122,7 @@ def test_usage(gotrace, target: Workload, tmp_path: Path) -> None:
         refused(gotrace(*arguments), 2, "")
 
 
+@pytest.mark.full
 def test_a_process_that_exits_while_we_plan(tmp_path: Path) -> None:
     """Whenever the target goes, the answer is one line or a finished trace, never a traceback."""
     binary = build("selftimed", "1.27.3", "stripped")

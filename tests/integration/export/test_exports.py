@@ -48,10 +48,13 @@ def service():
 
 def slices_ns(path: Path) -> int:
     """Sum of the lengths of all slices on the goroutines' tracks."""
-    total, opened, goroutines = 0, {}, set()
+    total, opened, parents, goroutines = 0, {}, set(), set()
     for packet in pb.Trace.FromString(path.read_bytes()).packet:
-        if packet.track_descriptor.name.startswith("goroutine "):
-            goroutines.add(packet.track_descriptor.uuid)
+        described = packet.track_descriptor
+        if described.name == "goroutines":
+            parents.add(described.uuid)
+        if described.name.startswith("goroutine ") and described.parent_uuid in parents:
+            goroutines.add(described.uuid)
         event = packet.track_event
         if event.track_uuid in goroutines and event.type == pb.TrackEvent.TYPE_SLICE_BEGIN:
             opened[event.track_uuid] = packet.timestamp
@@ -109,7 +112,7 @@ def test_a_perfetto_output_records_single_intervals_unasked(service: Workload, t
 
 def test_without_single_intervals_there_is_no_perfetto_trace(service: Workload, tmp_path: Path, gotrace) -> None:
     capture = tmp_path / "x.gotrace"
-    assert gotrace("attach", service.pid, "-d", "500ms", "-o", capture).returncode == 0
+    assert gotrace("attach", service.pid, "-d", "500ms", "--requests", "off", "-o", capture).returncode == 0
     result = gotrace("report", capture, "-o", tmp_path / "x.html", "-o", tmp_path / "x.pftrace")
     assert result.returncode == 1 and not (tmp_path / "x.html").exists()
     assert result.stderr.startswith("error: the capture has no single intervals") and "--per-goroutine" in result.stderr

@@ -196,6 +196,7 @@ def test_a_foreign_proc(target: Workload) -> None:
     refused(run(["attach", target.pid], namespace), "/proc: it belongs to another PID namespace", "mount -t proc")
 
 
+@pytest.mark.full
 def test_hidden_processes(target: Workload) -> None:
     """hidepid does not hide them from CAP_SYS_PTRACE, and the doctor says so; without, it says what is hidden."""
     script = "mount -t proc -o hidepid=2 proc /proc && exec "
@@ -224,6 +225,7 @@ def test_no_sysfs(target: Workload) -> None:
     assert not checks["uprobes"]["ok"] and "/sys" in checks["uprobes"]["why"]
 
 
+@pytest.mark.full
 def test_no_btf(target: Workload, tmp_path: Path) -> None:
     """A kernel that does not describe its types: the doctor says what is lost, and a trace goes on without."""
     bare = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys/kernel && exec "$@"', "sh"]

@@ -14,6 +14,7 @@ import pytest
 from attach import Attached, probes_of
 from gobuild import GO_VERSIONS, build
 from kernelsymbols import NO_ARRIVALS, has_symbol, sees_arrivals
+from requestload import traced_load
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
@@ -167,6 +168,16 @@ def test_the_profile_is_the_same_on_every_kernel(traced: tuple) -> None:
 def test_nothing_is_lost(traced: tuple) -> None:
     _, summary = traced
     assert {name: number for name, number in summary["losses"].items() if number and name not in OF_THREADS} == {}
+
+
+def test_requests_and_their_causes(tmp_path: Path) -> None:
+    traced = traced_load(build("requests", GO_VERSIONS[-1], "stripped"), tmp_path, "sleep:10:20,worker:20:20,panic:5:4")
+    span = traced.span()
+    assert span["count"] == len(traced.account.requests) == 44 and span["in_progress"] == 0
+    for band in span["bands"]:
+        assert band["cpu_ns"] + sum(band["by_state"].values()) == pytest.approx(band["total_ns"], rel=0.01, abs=1000)
+    causes = {cause["cause"] for band in span["bands"] for cause in band["causes"]}
+    assert any(text.startswith("sleep in main.worker, in goroutine main.worker, waited for by chan receive") for text in causes), causes
 
 
 def test_the_target_s_exit_ends_the_trace(tmp_path: Path) -> None:

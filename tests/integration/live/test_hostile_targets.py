@@ -235,6 +235,7 @@ def hostile_names() -> bytes:
     return data
 
 
+@pytest.mark.full
 def test_names_of_ten_kilobytes(gotrace, tmp_path: Path) -> None:
     """All that is written stays small and is text; a page's scripts are its own."""
     program = tmp_path / "program"

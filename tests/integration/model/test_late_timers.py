@@ -39,6 +39,7 @@ def late_ns(stacks: list[dict]) -> int:
     return sum(stack["late_ns"] for stack in stacks)
 
 
+@pytest.mark.full("options0")
 @pytest.mark.parametrize(("version", "variant", "options"), [
     ("1.23.9", "stripped", ()), ("1.27.3", "plain", ()), ("1.27.3", "stripped", ("--mode", "lean")), ("1.27.3", "stripped", ("--no-wakers",)),
 ])

@@ -3,7 +3,6 @@ that knows the answers; and the books: a goroutine's time is running, or in some
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from attach import Attached
-from faults import remove_cgroup
 from gobuild import GO_VERSIONS, SOME_VERSIONS, build
-from prerequisites import unavailable
+from quota import fifth_of_a_cpu
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
 
@@ -39,6 +37,7 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return own, summary
 
 
+@pytest.mark.full("go1.27.3-stripped", "go1.19-cgo")
 @pytest.mark.parametrize(
     ("scenario", "functions", "reason", "in_kernel", "boundary"),
     [
@@ -254,23 +253,8 @@ def test_nothing_is_lost(traced: tuple) -> None:
 
 @pytest.fixture
 def quota() -> Iterator[Path]:
-    """A cgroup that may use a fifth of a CPU; its folder."""
-    for root, files in (
-        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "20000"}),
-        (Path("/sys/fs/cgroup"), {"cpu.max": "20000 100000"}),
-    ):
-        folder = root / f"gotrace-test-{os.getpid()}"
-        with contextlib.suppress(OSError):
-            if root == Path("/sys/fs/cgroup"):
-                (root / "cgroup.subtree_control").write_text("+cpu")
-            folder.mkdir()
-            for name, text in files.items():
-                (folder / name).write_text(text)
-            yield folder
-            (root / "cgroup.procs").write_text(str(os.getpid()))
-            remove_cgroup(folder)
-            return
-    unavailable("no cgroup with a CPU quota can be made (remedy: mount the cpu controller writable)")
+    with fifth_of_a_cpu() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("version", (GO_VERSIONS[0], GO_VERSIONS[-1]))
@@ -305,6 +289,7 @@ def test_a_thousand_threads_blocked_at_once(tmp_path: Path) -> None:
     assert losses == {}
 
 
+@pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", (GO_VERSIONS[0], GO_VERSIONS[1], GO_VERSIONS[-1]))
 def test_system_calls_by_uprobes(version: str, tmp_path: Path) -> None:
     """Where tracepoints may not be used: Go's own view of a system call."""
@@ -337,6 +322,7 @@ def test_stages_can_be_left_out(tmp_path: Path) -> None:
     assert summary["totals"]["running_ns"] is None
 
 
+@pytest.mark.full("service-1.27.3")
 @pytest.mark.parametrize(("name", "version"), [("churn", GO_VERSIONS[0]), ("churn", GO_VERSIONS[-1]), ("service", GO_VERSIONS[-1])])
 def test_the_books_balance(name: str, version: str) -> None:
     with Workload(build(name, version, "stripped")) as workload:

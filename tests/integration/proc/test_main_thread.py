@@ -168,6 +168,7 @@ def test_during_the_trace(mode: str, tmp_path: Path) -> None:
         assert asked(workload, "naps") > after
 
 
+@pytest.mark.full
 def test_the_thread_that_the_breakpoints_are_kept_for_ends(tmp_path: Path) -> None:
     """They stay where they are, and go with the trace."""
     code = (

@@ -238,6 +238,7 @@ def test_the_trace_ends_while_the_target_is_stopped(churn: Workload, tmp_path: P
         os.kill(churn.pid, signal.SIGCONT)
 
 
+@pytest.mark.full
 def test_gotrace_is_stopped_for_a_while(churn: Workload, tmp_path: Path) -> None:
     """The kernel goes on counting: nothing is lost but the ticks of the progress line."""
     capture = tmp_path / "x.gotrace"
@@ -379,6 +380,7 @@ def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
     is_complete(second)
 
 
+@pytest.mark.full
 def test_one_of_two_traces_is_killed(churn: Workload, tmp_path: Path) -> None:
     """The kernel takes away what was its own; the breakpoints stay for the other, until that ends."""
     capture = tmp_path / "x.gotrace"
@@ -396,6 +398,7 @@ def test_one_of_two_traces_is_killed(churn: Workload, tmp_path: Path) -> None:
     is_complete(capture)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_many_processes_of_one_binary(tmp_path: Path) -> None:
     """Probes are in the file, all share it: only the traced ones are hit, and all go on."""

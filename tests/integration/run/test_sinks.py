@@ -89,6 +89,7 @@ def test_a_sink_is_handed_all_that_a_trace_yields(tmp_path: Path) -> None:
     assert recorder.pauses == len(profile.pauses)
 
 
+@pytest.mark.full("untold")
 @pytest.mark.parametrize("error", [GotraceError("the reader is gone"), ZeroDivisionError("division by zero")], ids=["told", "untold"])
 @pytest.mark.parametrize("where", ["opened", "take", "commit", "show", "closed", "write"])
 def test_one_that_fails_takes_no_other_with_it(where: str, error: Exception, tmp_path: Path) -> None:

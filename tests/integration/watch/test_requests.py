@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from attach import Attached
-from gobuild import FULL, VARIANTS, build
-from requestload import HTTP, Account, Traced, cause_ns, check_path, total, traced_load
+from gobuild import EXTENT, VARIANTS, build
+from quota import fifth_of_a_cpu
+from requestload import HTTP, Account, Traced, at_most, cause_ns, check_path, off_ns, total, traced_load, waits_in
 from workload import Workload
 
 pytestmark = pytest.mark.bpf
 
 VERSIONS = ["1.21.13", "1.24.11", "1.27.3"]
-SOME = [("1.21.13", "plain"), ("1.21.13", "cgo"), ("1.24.11", "stripped"), ("1.24.11", "pie"), *(("1.27.3", each) for each in VARIANTS)]
+BUILDS = {
+    "quick": [("1.21.13", "cgo"), ("1.27.3", "stripped")],
+    "full": [
+        ("1.21.13", "plain"), ("1.21.13", "cgo"), ("1.24.11", "stripped"), ("1.24.11", "pie"), *(("1.27.3", each) for each in VARIANTS),
+    ],
+    "every": [(version, variant) for version in VERSIONS for variant in VARIANTS],
+}[EXTENT]
 
 MIX = (
     "worker:5:80,peer:6:60,cond:7:60,"  # up to the median
@@ -22,12 +30,14 @@ MIX = (
     "nested:300:4,hang:0:2"
 )
 HANDLERS = {kind: f"main.serve{kind.title()}" for kind in ("mutex", "pool", "group", "chain", "cond", "panic", "goexit")}
-WAIT_COUNTERS = ("span_table_full", "span_start_unseen", "span_waits_full", "history_lost")
+LOSSES = ("span_table_full", "span_end_unseen", "span_waits_full", "history_lost")
 SLACK_NS = 1_000_000
-"""A request that ends by a panic does so when that is recovered: the server closes its connection before."""
+"""Where there are few requests: for how long one may lose its CPU between our clock's look and the program's."""
+SWITCH_NS = 20_000
+"""A switch of threads takes some time itself, with our program in it: the kernel has that for the thread's CPU time, or not."""
 
 
-@pytest.fixture(scope="module", params=[(v, x) for v in VERSIONS for x in VARIANTS] if FULL else SOME, ids=lambda p: f"go{p[0]}-{p[1]}")
+@pytest.fixture(scope="module", params=BUILDS, ids=lambda p: f"go{p[0]}-{p[1]}")
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Traced:
     spans = [word for handler in HANDLERS.values() for word in ("--span", handler)]
     return traced_load(build("requests", *request.param), tmp_path_factory.mktemp("requests"), MIX, *spans)
@@ -39,9 +49,9 @@ def test_each_request_counts_once(traced: Traced) -> None:
     assert {kind: traced.span(handler)["count"] for kind, handler in HANDLERS.items()} == {
         kind: len(account.of(kind)) for kind in HANDLERS
     }
-    assert traced.span()["in_progress"] == account.in_progress == 2
+    assert (traced.span()["in_progress"], traced.span()["begun_before"]) == (account.in_progress, 0) == (2, 0)
     assert all(traced.span(handler)["in_progress"] == 0 for handler in HANDLERS.values())
-    assert {name: traced.summary["losses"][name] for name in WAIT_COUNTERS} == dict.fromkeys(WAIT_COUNTERS, 0)
+    assert {name: traced.summary["losses"][name] for name in LOSSES} == dict.fromkeys(LOSSES, 0)
 
 
 def test_durations(traced: Traced) -> None:
@@ -55,17 +65,18 @@ def check_durations(span: dict, mine: list[dict]) -> None:
     for name, fraction in (("p50_ns", 0.5), ("p90_ns", 0.9), ("p99_ns", 0.99)):
         # With few requests any value between two neighbours is right.
         rank = fraction * len(mine)
-        low, high = mine[max(0, int(rank) - 1)]["duration_ns"], mine[min(len(mine) - 1, int(rank))]["duration_ns"]
+        low, high = mine[max(0, int(rank) - 1)]["duration_ns"], at_most(mine[min(len(mine) - 1, int(rank))])
         assert low * (1 - 1 / 16) - SLACK_NS <= span[name] <= high * (1 + 1 / 16) + SLACK_NS, (span["span"], name)
-    longest = mine[-1]["duration_ns"]
-    assert span["max_ns"] == pytest.approx(longest, rel=0.02, abs=SLACK_NS), span["span"]
-    assert span["total_ns"] == pytest.approx(total(mine), rel=0.02), span["span"]
+    assert mine[-1]["duration_ns"] * 0.98 - SLACK_NS <= span["max_ns"] <= max(map(at_most, mine)) * 1.02 + SLACK_NS, span["span"]
+    assert total(mine) * 0.98 <= span["total_ns"] <= sum(map(at_most, mine)) * 1.02, span["span"]
     assert sum(band["count"] for band in span["bands"]) == len(mine)
     for band in span["bands"]:
         chosen = mine[round(band["from"] * len(mine)) : round(band["to"] * len(mine))]
         assert band["count"] == len(chosen)
         # A band that ends among requests of one bucket gets their mean.
-        assert band["total_ns"] == pytest.approx(total(chosen), rel=0.02 if len(chosen) > 20 else 1 / 16, abs=SLACK_NS), span["span"]
+        margin = 0.02 if len(chosen) > 20 else 1 / 16
+        low, high = total(chosen) * (1 - margin), sum(map(at_most, chosen)) * (1 + margin)
+        assert low - SLACK_NS <= band["total_ns"] <= high + SLACK_NS, span["span"]
 
 
 def test_time_divides_into_running_and_states(traced: Traced) -> None:
@@ -90,7 +101,7 @@ def test_states_are_those_of_the_account(traced: Traced) -> None:
 
 
 def unlike_account(kind: str, bands: list[dict], mine: list[dict]) -> list[tuple]:
-    off = sum(ns for band in bands for ns in band["by_state"].values())
+    off = off_ns(bands)
     waiting = sum(band["by_state"].get("waiting", 0) for band in bands)
     queued = sum(band["by_state"].get("runqueue", 0) for band in bands)
     own, margin = total(mine, *{wait for request in mine for wait in request["waits"]}), 0.02 * total(mine) + SLACK_NS
@@ -152,11 +163,12 @@ def test_exemplars_are_the_slowest_with_their_whole_path(traced: Traced) -> None
             continue
         ended = [exemplar for exemplar in exemplars if not exemplar["in_progress"]]
         assert len(ended) == 8
-        by_id = {(request["goid"], request["kind"]) for request in mine[-12:]}
-        for exemplar, own in zip(ended, reversed(mine), strict=False):
-            assert exemplar["duration_ns"] == pytest.approx(own["duration_ns"], rel=0.02, abs=SLACK_NS)
+        assert ended[-1]["duration_ns"] >= 0.98 * mine[-8]["duration_ns"]
+        for exemplar in ended:
             method, path = exemplar["what"].split()
-            assert method == "GET" and (exemplar["goid"], path.strip("/")) in by_id
+            assert method == "GET"
+            own = [request for request in mine if (request["goid"], f"/{request['kind']}") == (exemplar["goid"], path)]
+            assert any(0.98 * each["duration_ns"] <= exemplar["duration_ns"] <= 1.02 * at_most(each) + SLACK_NS for each in own), exemplar
 
 
 def test_requests_in_progress_are_shown_with_what_they_wait_for(traced: Traced) -> None:
@@ -169,7 +181,8 @@ def test_requests_in_progress_are_shown_with_what_they_wait_for(traced: Traced) 
         assert "main.serveHang" in [frame["name"] for frame in last["frames"]]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.full("1.27.3")
+@pytest.mark.parametrize("version", sorted({version for version, _ in BUILDS}))
 def test_work_and_files(version: str, tmp_path: Path) -> None:
     """What a thread does: it computes, writes to a disk, collects garbage; and calls of a function within another of itself are one."""
     spans = [word for name in ("serveCPU", "serveFile", "serveGC", "nested") for word in ("--span", f"main.{name}")]
@@ -180,22 +193,40 @@ def test_work_and_files(version: str, tmp_path: Path) -> None:
     # The outermost call: three sleeps in one.
     assert traced.span("main.nested")["total_ns"] == pytest.approx(total(account.of("nested")), rel=0.02)
     for kind, name in (("cpu", "main.serveCPU"), ("file", "main.serveFile")):
-        span, mine = traced.span(name), account.of(kind)
-        off = sum(ns for band in span["bands"] for ns in band["by_state"].values())
-        # The program's figure is by its thread's CPU time, in which the kernel counts interrupts as well.
-        assert off == pytest.approx(total(mine, kind), abs=0.02 * total(mine) + SLACK_NS), name
-    assert cause_ns(traced.span("main.serveCPU"), "running") == pytest.approx(
-        total(account.of("cpu")) - total(account.of("cpu"), "cpu"), abs=0.05 * total(account.of("cpu"))
-    )
-    file = traced.span("main.serveFile")
-    assert cause_ns(file, "fsync of fd ", "/requests") > 0.5 * sum(band["by_state"].get("syscall", 0) for band in file["bands"])
-    in_files = cause_ns(file, "in main.writeFile") - cause_ns(file, "running")
-    assert in_files == pytest.approx(total(account.of("file"), "file"), abs=0.05 * total(account.of("file")))
+        bands, mine = traced.span(name)["bands"], account.of(kind)
+        # The program's figure is by its thread's CPU time, which is not as exact where others want the CPUs as well.
+        margin = 0.04 * total(mine) + SLACK_NS + SWITCH_NS * waits_in(bands)
+        assert off_ns(bands) == pytest.approx(total(mine, kind), abs=margin), name
+    cpu, file = traced.span("main.serveCPU"), traced.span("main.serveFile")
+    running = sum(band["cpu_ns"] for band in cpu["bands"])
+    assert cause_ns(cpu, "running") == pytest.approx(running, abs=0.05 * cpu["total_ns"])
+    # What was not running was in the one function that writes, most of it in its system call.
+    in_files = cause_ns(file, "in main.writeFile") - cause_ns(file, "running", "in main.writeFile")
+    assert in_files == pytest.approx(off_ns(file["bands"]), abs=0.05 * file["total_ns"])
+    synced = sum(band["by_state"].get("syscall", 0) for band in file["bands"])
+    assert cause_ns(file, "fsync of fd ", "/requests") == pytest.approx(synced, abs=0.05 * file["total_ns"])
     for span in traced.summary["requests"]:
         for band in span["bands"]:
             assert band["cpu_ns"] + sum(band["by_state"].values()) == pytest.approx(band["total_ns"], rel=0.01, abs=10)
         for exemplar in span["exemplars"]:
             check_path(exemplar)
+
+
+@pytest.fixture
+def quota() -> Iterator[Path]:
+    with fifth_of_a_cpu() as folder:
+        yield folder
+
+
+def test_a_cpu_quota_is_the_cause_of_what_it_takes(quota: Path, tmp_path: Path) -> None:
+    traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "cpu:10:25", "--span", "main.serveCPU", cgroup=quota)
+    span, mine = traced.span("main.serveCPU"), traced.account.of("cpu")
+    assert span["count"] == 25
+    throttled = sum(ns for band in span["bands"] for reason, ns in band["by_reason"].items() if "CPU quota" in reason)
+    assert throttled > 0.5 * total(mine, "cpu") > 0.3 * total(mine)
+    assert cause_ns(span, "out of CPU quota", "main.") == pytest.approx(throttled, abs=0.05 * total(mine))
+    margin = 0.02 * total(mine) + SLACK_NS + SWITCH_NS * waits_in(span["bands"])
+    assert off_ns(span["bands"]) == pytest.approx(total(mine, "cpu"), abs=margin)
 
 
 def test_requests_from_before_the_window_are_in_no_figure(tmp_path: Path) -> None:
@@ -212,7 +243,7 @@ def test_requests_from_before_the_window_are_in_no_figure(tmp_path: Path) -> Non
         assert workload.finish()[0] == 0
     (span,) = summary["requests"]
     assert len(account.of("hang")) == 3
-    assert (span["count"], span["in_progress"], summary["losses"]["span_start_unseen"]) == (20, 0, 3)
+    assert (span["count"], span["in_progress"], span["begun_before"]) == (20, 0, 3)
 
 
 def test_without_requests_nothing_is_said_of_them(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_parts_of_a_file_are_what_its_bytes_are(tmp_path: Path) -> None:
         parts[2 * edge : 2 * edge + 8]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sections", [True, False], ids=["sections", "no-sections"])
 def test_two_gigabytes_in_little_memory(sections: bool, tmp_path: Path) -> None:
     own = build("selftimed", "1.27.3", "stripped").read_bytes()

@@ -103,6 +103,7 @@ def test_the_cap_is_held(target: Target, cap: float) -> None:
     assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, 6 * (20_000_000 + CLOSING))
 
 
+@pytest.mark.full
 @given(target=targets, cap=st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
 def test_the_cap_is_held_without_windows(target: Target, cap: float) -> None:
     governor = Governor(cap, (Rung.NOTHING, Rung.SINGLE, Rung.PROBES))

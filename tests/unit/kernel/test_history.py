@@ -40,7 +40,6 @@ class Rings:
 @pytest.fixture
 def rings(monkeypatch: pytest.MonkeyPatch) -> Rings:
     monkeypatch.setattr(module, "possible_cpus", lambda: CPUS)
-    monkeypatch.setattr(module, "history_chunks", lambda: CHUNKS)
     return Rings()
 
 
@@ -49,7 +48,7 @@ def ends(happened: module.Happened) -> list[int]:
 
 
 def test_each_record_is_read_once(rings: Rings) -> None:
-    reader, written, read = HistoryReader(rings), [], []
+    reader, written, read = HistoryReader(rings, CHUNKS), [], []
     for step in (3, 0, 1500, 1, 2000, HISTORY_RECORDS, 700):
         for _ in range(step):
             end = 100 + len(written)
@@ -62,7 +61,7 @@ def test_each_record_is_read_once(rings: Rings) -> None:
 def test_fields_are_where_they_belong(rings: Rings) -> None:
     part = rings.write(1, 500, goid=9, what=HAPPENED_INTERVAL | 13 << 2 | 7 << 10 | 2 << 18)
     rings.write(1, 600, goid=8, what=HAPPENED_REQUEST | 5 << 2)
-    happened, requests = HistoryReader(rings).read()
+    happened, requests = HistoryReader(rings, CHUNKS).read()
     assert happened.of(9) == [part] and (part.kind, part.reason, part.part) == (13, 7, 2)
     (request,) = requests
     assert (request.start_ns, request.duration_ns, request.goid, request.request, request.bucket, request.function) == (590, 10, 8, 3, 4, 5)
@@ -71,7 +70,7 @@ def test_fields_are_where_they_belong(rings: Rings) -> None:
 
 def test_what_was_overwritten_is_counted_and_ends_what_is_known(rings: Rings) -> None:
     """Of the other CPU nothing is lost, and what it has is older."""
-    reader = HistoryReader(rings)
+    reader = HistoryReader(rings, CHUNKS)
     rings.write(1, 50)
     number = 2 * CHUNKS * HISTORY_RECORDS
     for end in range(1000, 1000 + number):
@@ -87,7 +86,7 @@ def test_what_was_overwritten_is_counted_and_ends_what_is_known(rings: Rings) ->
 
 
 def test_a_record_that_is_being_written_is_read_the_next_time(rings: Rings) -> None:
-    reader = HistoryReader(rings)
+    reader = HistoryReader(rings, CHUNKS)
     rings.write(0, 100)
     rings.write(0, 200, done=False)
     rings.write(0, 300)
@@ -99,7 +98,7 @@ def test_a_record_that_is_being_written_is_read_the_next_time(rings: Rings) -> N
 
 
 def test_one_that_is_never_written_is_lost_in_the_end(rings: Rings) -> None:
-    reader = HistoryReader(rings)
+    reader = HistoryReader(rings, CHUNKS)
     rings.write(0, 100)
     rings.write(0, 200, done=False)
     rings.write(0, 300)
@@ -109,7 +108,7 @@ def test_one_that_is_never_written_is_lost_in_the_end(rings: Rings) -> None:
 
 
 def test_one_that_is_written_anew_meanwhile_is_no_record_of_its_own(rings: Rings) -> None:
-    reader = HistoryReader(rings)
+    reader = HistoryReader(rings, CHUNKS)
     for end in range(100, 300):
         rings.write(0, end)
     # The program has come round to the third since the number of records was read.

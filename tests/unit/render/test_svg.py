@@ -364,6 +364,7 @@ def test_hostile_names_do_nothing(show: Show) -> None:
     assert browser.run("document.scripts ? document.querySelectorAll('script').length : 1") == 1
 
 
+@pytest.mark.full
 def test_ten_thousand_stacks_open(show: Show) -> None:
     browser = show(many_stacks(10_000))
     assert int(browser.run("document.documentElement.dataset.ready")) > 10_000

@@ -16,7 +16,7 @@ def test_parts_come_in_any_order_and_go_out_in_that_of_time(batches: list[list[t
     made, taken = Timelines(0), []
     for batch in batches:
         parts = [part(goid, start, start + length) for goid, start, length in batch]
-        made.take(happened(*parts))
+        made.take(happened(*parts, until=100))
         taken += parts
         for goid in (1, 2, 3):
             assert made.of(goid) == sorted(each for each in taken if each.goid == goid)
@@ -59,17 +59,27 @@ def test_a_batch_that_is_too_large_is_still_taken(monkeypatch: pytest.MonkeyPatc
     assert made.of(1) == [later]
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=60))
-def test_what_was_asked_for_before_is_not_what_is_known_for_ever(takes: list[tuple[int, bool]]) -> None:
-    """More goroutines than answers are remembered of."""
-    made, remembered = Timelines(0), module._REMEMBERED
-    module._REMEMBERED = 5
-    try:
-        expected: dict[int, list] = {goid: [] for goid in range(1, 41)}
-        for at, (goid, asks) in enumerate(takes):
-            expected[goid].append(part(goid, 10 * at, 10 * at + 5))
-            made.take(happened(expected[goid][-1]))
-            for each in range(1, 41) if asks else ():
-                assert made.of(each) == expected[each]
-    finally:
-        module._REMEMBERED = remembered
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30), st.integers(0, 25), st.integers(0, 100)), max_size=30))
+def test_of_the_latest_all_are_there(takes: list[tuple[int, int, int, int]]) -> None:
+    """What was asked for before does not matter, nor how long ago it was that anything happened."""
+    made, now, taken = Timelines(0), 0, []
+    for goid, later, length, back in takes:
+        if later:
+            now += later
+            taken.append(part(goid, max(0, now - length), now))
+            made.take(happened(taken[-1], until=now))
+        else:
+            made.take(happened(until=now))
+        for each in range(1, 5):
+            found, since = made.of(each, now - back), now - back
+            expected = sorted(one for one in taken if one.goid == each)
+            assert found == sorted(found)
+            assert {one for one in expected if one.start_ns + one.duration_ns > since} <= set(found) <= set(expected)
+
+
+def test_what_is_in_progress_at_the_end_is_known_from_then_on() -> None:
+    made = Timelines(0)
+    made.take(happened(part(1, 10, 20)))
+    assert made.of(1) == [part(1, 10, 20)]
+    made.end([part(1, 30, 50), part(2, 40, 50)])
+    assert made.of(1) == [part(1, 10, 20), part(1, 30, 50)] and made.of(1, 25) == [part(1, 30, 50)] and made.of(2) == [part(2, 40, 50)]
