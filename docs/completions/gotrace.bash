@@ -54,6 +54,13 @@ _gotrace() {
         "diff --reason") return ;;
         "diff --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "diff --top") return ;;
+        "dump --count") return ;;
+        "dump --every") return ;;
+        "dump --label") return ;;
+        "dump --match") return ;;
+        "dump -o"|"dump --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "dump --reason") return ;;
+        "dump --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted running no thread" -- "$current")); return ;;
         "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
         "probes --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
         "probes --span") return ;;
@@ -63,7 +70,7 @@ _gotrace() {
         attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
         report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
-        dump) words="--json -h --help" ;;
+        dump) words="--count --every -f --force --json --label --leaks --match -o --output --reason --state -h --help" ;;
         probes) words="--json --probes --requests --span -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac

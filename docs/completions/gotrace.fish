@@ -6,7 +6,7 @@ complete -c gotrace -n __fish_use_subcommand -s h -l help -d 'Show the help text
 complete -c gotrace -n __fish_use_subcommand -a attach -d 'Trace where the goroutines of running Go processes wait'
 complete -c gotrace -n __fish_use_subcommand -a report -d 'Render a capture that \'gotrace attach\' wrote: a summary by default, files with -o'
 complete -c gotrace -n __fish_use_subcommand -a diff -d 'Compare two captures: what grew, what shrank, what is new or gone, and which of it is more than noise'
-complete -c gotrace -n __fish_use_subcommand -a dump -d 'Show every goroutine\'s state, wait reason and stack, without stopping the process'
+complete -c gotrace -n __fish_use_subcommand -a dump -d 'Show every goroutine\'s state, wait reason, stack and what it waits for, without stopping the process'
 complete -c gotrace -n __fish_use_subcommand -a probes -d 'Show what was learnt of a Go binary and where it would be probed'
 complete -c gotrace -n __fish_use_subcommand -a doctor -d 'List every capability that gotrace needs or can use here, and how to get those that are missing'
 
@@ -76,7 +76,16 @@ complete -c gotrace -n '__fish_seen_subcommand_from diff' -l top -x -d 'How many
 complete -c gotrace -n '__fish_seen_subcommand_from diff' -s h -l help -d 'Show the help text and exit.'
 complete -c gotrace -n '__fish_seen_subcommand_from diff' -F
 
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l count -x -d 'How many dumps with --every (default 6).'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l every -x -d 'Repeat, and say which groups of goroutines grew.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -s f -l force -d 'Overwrite outputs that exist.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l json -d 'As JSON on stdout.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l label -x -d 'Only goroutines with this pprof label. Repeatable: with all of them.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l leaks -d 'Search the memory for who can still reach the channels and locks for which goroutines wait. Takes seconds.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l match -x -d 'Only goroutines in whose stacks some function\'s name matches.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -s o -l output -r -F -d 'Repeatable; the suffix decides: .html .folded .pb.gz (pprof) .json; \'-\' is folded text on stdout.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l reason -x -d 'Only this wait reason. Repeatable.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l state -x -a 'waiting netpoll runnable runqueue syscall preempted running no thread' -d 'Only this state. Repeatable.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -s h -l help -d 'Show the help text and exit.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -a '(__fish_complete_pids)'
 

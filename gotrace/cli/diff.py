@@ -57,16 +57,25 @@ def diff(
     before: Path, after: Path, everything: bool, force: bool, ignore: str, as_json: bool, match: str,
     outputs: tuple[str, ...], per: str, reasons: tuple[str, ...], states: tuple[str, ...], top: int,
 ) -> None:
-    """Compare two captures: what grew, what shrank, what is new or gone, and which of it is more than noise."""
+    """Compare two captures: what grew, what shrank, what is new or gone, and which of it is more than noise.
+
+    Two dumps of goroutines ('gotrace dump PID -o X.json') are compared by the number of goroutines at each place.
+    """
     from rich.console import Console
 
     from gotrace.capture.reader import read_capture
     from gotrace.common.files import check_output, write
     from gotrace.diff.compare import compare
+    from gotrace.dump.load import is_dump
     from gotrace.export.diff import format_of_diff, render_diff
     from gotrace.profile.filters import filter_profile
     from gotrace.render.diff import print_diff
 
+    if is_dump(before) and is_dump(after):
+        if outputs or ignore or per != Per.WINDOW.value:
+            raise UsageError("dumps are compared as text or with --json: -o, --ignore and --per are for captures", "leave them out")
+        _compare_dumps(before, after, as_json, (states, reasons, match), top)
+        return
     for output in outputs:
         if output != "-":
             format_of_diff(output)
@@ -89,4 +98,22 @@ def diff(
         sys.stdout.write(render_diff(found, ".json").decode())
     elif not outputs:
         print_diff(found, Console(highlight=False), top, everything)
+    sys.stdout.flush()
+
+
+def _compare_dumps(
+    before: Path, after: Path, as_json: bool, chosen: tuple[tuple[str, ...], tuple[str, ...], str], top: int
+) -> None:
+    from rich.console import Console
+
+    from gotrace.dump.compare import changes_json, print_changes
+    from gotrace.dump.filters import filtered
+    from gotrace.dump.load import load_dump
+
+    states, reasons, match = chosen
+    dumps = [filtered(load_dump(path), states, reasons, match) for path in (before, after)]
+    if as_json:
+        sys.stdout.write(changes_json(dumps))
+    else:
+        print_changes(dumps, Console(highlight=False), top)
     sys.stdout.flush()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 from gotrace import __version__
 from gotrace.common.errors import TargetGone
+from gotrace.dump.objects import objects_of
+from gotrace.dump.prospects import Found, prospects
+from gotrace.dump.stacks import Seen, Stacks
 from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
+from gotrace.dump.unreachable import unreachable
+from gotrace.dump.waiting import AsParked, add_objects
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import FD_SYSCALLS
 from gotrace.kernel.records import KernelObject, RawStack
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.labels import read_labels
-from gotrace.live.polled import waiting_for
+from gotrace.live.objects import Parked
+from gotrace.live.polled import polled
 from gotrace.live.scan import Scanner, Snapshot
-from gotrace.model.chains import CodePoint
-from gotrace.model.snapshots import interpret
-from gotrace.model.stacks import StackModel
-from gotrace.proc.descriptors import Descriptors
-from gotrace.profile.symbolize import Symbolizer, shown_name
-from gotrace.profile.types import Frame
 from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
@@ -37,22 +38,32 @@ _RETRY_S = 0.001
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
 _IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
-_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels")
+_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "sleepWhen")
+_WAITS = ("waiting", "timer")
+_MOST_STACK_BYTES = 1 << 26
+_INNERMOST = 16
+"""So many functions tell for what a goroutine waits."""
 
 
-def dump(pid: int) -> Dump:
-    """Returns every goroutine of process `pid`, each as of its own moment.
+def dump(pid: int, leaks: bool = False) -> Dump:
+    """Returns every goroutine of process `pid`, each as of its own moment. `leaks`: the memory is searched for references to the channels
+    for which goroutines wait.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
     """
     target = open_target(pid, f"sudo gotrace dump {pid}")
+    # Hundreds of thousands of records in which there are no cycles: looking for them would take a third of the time.
+    collects = gc.isenabled()
+    gc.disable()
     try:
-        return _Reading(target).dump()
+        return _Reading(target).dump(leaks)
     except ProcessLookupError:
         raise TargetGone(f"process {pid} ended while it was read") from None
     finally:
         target.close()
+        if collects:
+            gc.enable()
 
 
 class _Reading:
@@ -61,24 +72,25 @@ class _Reading:
         self._binary, self._memory = target.binary, target.memory
         self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
         self._kernel = KernelSymbols()
-        self._model = StackModel(target.binary, target.bias, self._kernel)
-        self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
+        self._stacks_of = Stacks(target, self._kernel)
         self._losses = dict.fromkeys(LOSSES, 0)
         self._notes = list(filter(None, [forked_copy(target)]))
+        self._stacks: dict[int, bytes] = {}
+        self._stack_bytes = 0
         self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
 
-    def dump(self) -> Dump:
+    def dump(self, leaks: bool) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid
         wanted = [index for index in scanner.sample() if scanner.heads[index].status in _ALIVE]
         asked = {index: scanner.heads[index] for index in wanted}
         calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
         snapshots = self._snapshots(wanted)
-        polled = waiting_for(pid, self._memory, self._binary.layout)
-        fds = {index: fd for index in snapshots if (fd := polled.get(scanner.address(index))) is not None}
+        polls = polled(pid, self._memory, self._binary.layout, self._binary.wait_layout)
+        fds = {index: poll.fd for index in snapshots if (poll := polls.get(scanner.address(index))) is not None}
         fds |= {index: call.sleep.first for index, (_, call, _) in calls.items() if call.number in FD_SYSCALLS and call.sleep is not None}
         files = open_files(pid, set(fds.values()))
         details = self._details(list(snapshots))
-        found = []
+        found: dict[int, GoroutineState] = {}
         for index, snapshot in snapshots.items():
             head = snapshot.head
             if head.status not in _ALIVE:
@@ -89,28 +101,49 @@ class _Reading:
                 call = IN_SOME_CALL
             if head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK:
                 continue  # a thread of C that is outside Go
-            about = call is not None and call.number in FD_SYSCALLS or self._reason(head) == "IO wait"
+            about = call is not None and call.number in FD_SYSCALLS or self._stacks_of.reason(head) == "IO wait"
             thing = files.get(fds.get(index, -1)) if same and about else None
-            found.append(self._goroutine(snapshot, call, own, thing, details.get(index, {})))
+            found[index] = self._goroutine(snapshot, call, own, thing, details.get(index, {}))
+        parked = {index: self._parked(index, one, snapshots[index].head, details.get(index, {})) for index, one in found.items()}
+        self._losses["objects_unread"] = add_objects(self._target, found, {i: one for i, one in parked.items() if one is not None}, polls)
+        goroutines = sorted(found.values(), key=lambda one: one.id)
         self._losses["fields_unread"] = len(self._binary.misfits)
-        self._losses["unknown_function"] = self._symbolizer.unknown
-        return Dump(__version__, self._target.describe(), sorted(found, key=lambda one: one.id), self._losses, self._notes)
+        self._losses["unknown_function"] = self._stacks_of.unknown
+        read = Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
+        whole = [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()]
+        read.prospects = prospects(self._target, whole)
+        if leaks:
+            waiting = {scanner.address(index): more.get("waiting", 0) for index, more in details.items()}
+            read.unreachable = unreachable(self._target, whole, waiting)
+        return read
 
-    def _reason(self, head: Head) -> str:
-        reasons = self._binary.wait_reasons
-        return reasons[head.reason] if head.status == Status.WAITING and head.reason < len(reasons) else ""
+    def _parked(self, index: int, one: GoroutineState, head: Head, more: dict[str, int]) -> AsParked | None:
+        if head.status not in (Status.WAITING, Status.LEAKED):
+            return None
+        return AsParked(head, Parked(
+            self._scanner.address(index), self._stacks_of.reason(head), [frame.name for frame in one.frames[:_INNERMOST]],
+            more.get("waiting", 0), more.get("timer", 0), more.get("sleepWhen", 0), self._stacks.get(index, b""),
+        ))
 
     def _snapshots(self, wanted: list[int]) -> dict[int, Snapshot]:
         found: dict[int, Snapshot] = {}
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(_RETRY_S)
-            found |= self._scanner.snapshots(wanted)
+            for index, copy in self._scanner.copies(wanted).items():
+                found[index] = self._scanner.snapshot(copy)
+                self._keep(index, copy.stack)
             wanted = [i for i in wanted if i not in found or (found[i].pcs is None and found[i].head.status in _OFF)]
             if not wanted:
                 break
         self._losses["goroutines_unread"] = sum(index not in found for index in wanted)
         return found
+
+    def _keep(self, index: int, stack: bytes | None) -> None:
+        self._stack_bytes -= len(self._stacks.pop(index, b""))
+        if stack is not None and self._stack_bytes + len(stack) <= _MOST_STACK_BYTES:
+            self._stacks[index] = stack
+            self._stack_bytes += len(stack)
 
     def _asleep(self, indexes: list[int]) -> dict[int, tuple[int, Asleep, RawStack | None]]:
         """For goroutines whose thread sleeps in the kernel, by index: the thread, what it sleeps in, and, if Go takes the goroutine for
@@ -146,6 +179,8 @@ class _Reading:
         """The fields of the g that only a dump needs; those that the layout lacks are left out."""
         layout = self._binary.layout
         offsets = [(name, offset) for name in _DETAILS if (offset := getattr(layout, f"g_{name}")) is not None]
+        more = self._binary.wait_layout
+        offsets += [(name, offset) for name in _WAITS if (offset := getattr(more, f"g_{name}")) is not None]
         goid = layout.g_goid
         size = max([goid, *(offset for _, offset in offsets)]) + 8
         raws = self._memory.read_many([(self._scanner.address(index), size) for index in indexes])
@@ -159,27 +194,22 @@ class _Reading:
     def _goroutine(
         self, snapshot: Snapshot, call: Asleep | None, own: RawStack | None, thing: KernelObject | None, more: dict[str, int]
     ) -> GoroutineState:
-        head, state, reason = snapshot.head, RUNNING, ""
-        frames: tuple[Frame, ...] = ()
+        head = snapshot.head
+        seen = Seen((), RUNNING, "")
         if head.status in _OFF or own is not None:
             self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
-            if call is not None:
-                row, stack = interpret(
-                    self._model, head, snapshot.pcs, call.number, thing=thing, kind=call.kind, kernel=call.kernel, own=own
-                )
-            else:
-                row, stack = interpret(self._model, head, snapshot.pcs, 0, thing=thing)
-            self._losses["stack_incomplete"] += stack.incomplete
-            frames, state, reason = self._symbolizer.frames(stack, row), stack.state.value, stack.reason
+            seen = self._stacks_of.seen(head, snapshot.pcs, call, own, thing)
+            self._losses["stack_incomplete"] += seen.incomplete
+        frames, state, reason = seen.frames, seen.state, seen.reason
         if head.status in _IN_KERNEL and self._has_no_thread(head):
             state, reason = NO_THREAD, ""
         labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
         self._losses["labels_unread"] += labels is None
         # The runtime itself creates the first one: Go's tracebacks do not say who created it either.
-        created_by, created_at = self._creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
+        created_by, created_at = self._stacks_of.creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
         return GoroutineState(
             head.goid, state, reason, self._waited(head, more.get("waitsince", 0)), more.get("parentGoid", 0), created_by,
-            created_at, self._function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
+            created_at, self._stacks_of.function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
         )
 
     def _waited(self, head: Head, since: int) -> int | None:
@@ -188,12 +218,3 @@ class _Reading:
         as well: nanotime is CLOCK_MONOTONIC."""
         waited = time.monotonic_ns() - since
         return waited if since and waited >= 0 and head.status in (Status.WAITING, Status.SYSCALL, Status.LEAKED) else None
-
-    def _creator(self, pc: int) -> tuple[str, str]:
-        calls = self._model.calls(CodePoint(pc - self._target.bias)) if pc else []
-        # As in Go's tracebacks: the function that contains the code, and the line of the code (printcreatedby1).
-        return (shown_name(calls[-1].function), f"{calls[0].file}:{calls[0].line}") if calls else ("", "")
-
-    def _function(self, pc: int) -> str:
-        function = self._binary.table.function_at(pc - self._target.bias) if pc else None
-        return shown_name(function.name) if function else ""

@@ -56,10 +56,12 @@ def render_pprof(profile: Profile) -> bytes:
     scheduler. This is done here and not by ``drop_frames``: from several files pprof uses only that of the first, and other readers do
     not know it.
     """
-    return gzip.compress(_Encoder(profile).encode(), compresslevel=6, mtime=0)
+    return gzip.compress(Encoder(profile).encode(), compresslevel=6, mtime=0)
 
 
-class _Encoder:
+class Encoder:
+    """Numbers the strings, functions and locations of one file."""
+
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._strings: dict[str, int] = {"": 0}

@@ -12,10 +12,13 @@ from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_bu
 from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.functions import Function
+from gotrace.gobin.gomaxprocs import find_gomaxprocs
 from gotrace.gobin.image import Image
 from gotrace.gobin.moduledata import MAGIC_120
 from gotrace.gobin.pclntab import Pclntab
+from gotrace.gobin.semtable import find_semtable
 from gotrace.gobin.symbols import Symbols
+from gotrace.gobin.waitlayout import WaitLayout, wait_layout
 from gotrace.gobin.waitreasons import read_stop_reasons, read_wait_reasons
 
 OLDEST = GoVersion(19)
@@ -126,6 +129,21 @@ class GoBinary:
         if address is None:
             raise BadBinary(f"{self.image.name}: runtime.allgs was not found")
         return address
+
+    @cached_property
+    def semtable(self) -> int | None:
+        """Link-time address of runtime.semtable, None if it was not found."""
+        return find_semtable(self.image, self.table, self.symbols)
+
+    @cached_property
+    def gomaxprocs(self) -> int | None:
+        """Link-time address of runtime.gomaxprocs, None if it was not found."""
+        return find_gomaxprocs(self.image, self.table, self.symbols)
+
+    @cached_property
+    def wait_layout(self) -> WaitLayout:
+        """Fields of the runtime's records of waits; which are known may differ by binary."""
+        return wait_layout(self.version, RuntimeTypes(self.image))
 
     @cached_property
     def thread_local_g(self) -> int | None:

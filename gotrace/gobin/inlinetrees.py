@@ -39,6 +39,11 @@ class InlineTrees:
         offset = self._records.word(function, function.npcdata + _INLINE_TREE)
         return None if offset in (None, 0xFFFFFFFF) else self.gofunc + offset
 
+    def function_data(self, function: Function, kind: int) -> int | None:
+        """The address of the function's data of that kind (internal/abi/symtab.go: FUNCDATA_*); None if it has none."""
+        offset = self._records.word(function, function.npcdata + kind) if function.nfuncdata > kind else None
+        return None if offset in (None, 0xFFFFFFFF) else self.gofunc + (offset or 0)
+
     def indexes(self, function: Function) -> int:
         """The table of its program counters' indexes in the tree, in the naming of `PcValues`; 0 if there is none."""
         return (self._records.word(function, _INLINE_INDEX) or 0) if function.npcdata > _INLINE_INDEX else 0

@@ -57,6 +57,10 @@ class Pclntab(FunctionRecords):
         """Base of the function data, moduledata.gofunc."""
         return self._inlined.gofunc
 
+    def function_data(self, function: Function, kind: int) -> int | None:
+        """The address of the function's data of that kind (internal/abi/symtab.go: FUNCDATA_*); None if it has none."""
+        return self._inlined.function_data(function, kind)
+
     @cached_property
     def wrapper_id(self) -> int | None:
         """The funcID of compiler-made wrappers in this binary (internal/abi/symtab.go: the last of the list, 21 to 23 by version): newstack

@@ -11,12 +11,17 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from gotrace.capture.reader import read_capture
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 from gotrace.common.errors import BadBinary, GotraceError
+from gotrace.dump.compare import changes_json
+from gotrace.dump.formats import RENDERERS as DUMP_RENDERERS
+from gotrace.dump.load import load_dump
+from gotrace.dump.objects import waited_object
 from gotrace.export import RENDERERS, render
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import GoVersion, read_buildinfo
@@ -26,10 +31,18 @@ from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.structs import NO_SYSCALL
+from gotrace.live.ahead import Ahead
+from gotrace.live.channels import Channels
+from gotrace.live.conds import Conds
 from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Unwinder
 from gotrace.live.gstruct import Status
 from gotrace.live.labels import read_labels
+from gotrace.live.objects import ObjectReader, Parked
+from gotrace.live.pages import Pages
+from gotrace.live.polled import Polled
 from gotrace.live.scan import Scanner
+from gotrace.live.semaphores import waiters
+from gotrace.live.typenames import TypeNames
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.plan.makeplan import make_plan
@@ -186,6 +199,56 @@ def labels(data: bytes) -> None:
         assert found is None or len(found) <= 256 and all(len(text) <= 1024 for pair in found.items() for text in pair)
 
 
+_G, _SUDOG = HEAP, HEAP + 0x200
+
+
+def objects(data: bytes) -> None:
+    """What goroutines wait for, in a process whose memory is `data`: the first g's list of sudogs begins at 0x200, a Cond's address may be
+    anywhere on its stack, which is the first kilobyte, and all of it is a table of semaphores and a type."""
+    found, memory = _genuine(), HostileMemory(data, 0)
+    pages, layout = Pages(memory), found.wait_layout
+    types = TypeNames(pages, found, 0)
+    types.base = HEAP
+    channels = Channels(pages, layout, types)
+    for cases in channels.cases({_G: _SUDOG, _G + 8: _SUDOG + 8, 1: 1 << 63}).values():
+        assert len(cases) <= 1 << 16 and all(case.op in ("", "receive", "send") for case in cases)
+        assert all(len(case.channel.elem) <= 512 for case in cases)
+    for g, address in waiters(memory, pages, HEAP, layout).items():
+        assert g and address
+    cond = Conds(pages).of(_G, data[:1024])
+    assert cond is None or cond.waiters
+    reader = ObjectReader(memory, found, 0)
+    reasons = ("chan receive", "select", "sync.Cond.Wait", "sleep", "sync.Mutex.Lock", "IO wait", "")
+    parked = [Parked(_G + 8 * index, reason, ["sync.(*Mutex).lockSlow"], _SUDOG, HEAP, 0, data) for index, reason in enumerate(reasons)]
+    for waited in reader.objects(parked, {_G + 40: Polled(1, HEAP, False, None)}).values():
+        json.dumps(asdict(waited_object(waited, 1, ())))
+
+
+def ahead(data: bytes) -> None:
+    """The code that goroutines will run, followed in the true executable from anywhere, with `data` as the stack and the heap."""
+    found, memory = _genuine(), HostileMemory(data, 0)
+    table = found.table
+    words = struct.unpack(f"<{min(len(data), 256) // 8}Q", data[: min(len(data), 256) // 8 * 8])
+    pcs = [table.text + word % (table.etext - table.text) for word in words]
+    with suppress(BadBinary):  # of the inlined calls nothing is left in the seed
+        for operation in Ahead(found, 0, memory.u64).operations(pcs, HEAP):
+            assert operation.address >= 0
+
+
+def dumpfile(data: bytes) -> None:
+    """A file that claims to be a dump."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        file.write(data)
+        file.flush()
+        try:
+            loaded = load_dump(Path(file.name))
+            for suffix in DUMP_RENDERERS:
+                DUMP_RENDERERS[suffix](loaded)
+            changes_json([loaded, loaded])
+        except GotraceError:
+            pass
+
+
 def capture(data: bytes) -> None:
     """A file that claims to be a capture."""
     with tempfile.NamedTemporaryFile(suffix=".gotrace") as file:
@@ -270,7 +333,7 @@ def kallsyms(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (binary, sections, dwarf, goroutines, labels, capture, rows, kallsyms)
+    function.__name__: function for function in (binary, sections, dwarf, goroutines, labels, objects, ahead, dumpfile, capture, rows, kallsyms)
 }
 
 

@@ -104,7 +104,7 @@ def test_keys_are_the_contract(gotrace: Callable) -> None:
             "id", "state", "reason", "wait_ns", "parent_id", "created_by", "start_function", "locked_to_thread", "labels", "frames",
         }
     assert text.startswith(f"states (pid {workload.pid}) · go{GO_VERSIONS[-1]}")
-    assert "created by main.main in goroutine 1" in text and "labels shard=7, tenant=acme" in text
+    assert "created by main.main in goroutine 1" in text and "{shard: 7, tenant: acme}" in text
     assert "waiting: sync.Mutex.Lock" in text and "losses: none" in text
 
 

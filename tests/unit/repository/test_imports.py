@@ -25,6 +25,7 @@ ORDER = (
     ("diff",),
     ("render", "export"),
     ("dump",),
+    ("verdicts",),
     ("run",),
     ("cli", "__main__"),
 )

@@ -1,0 +1,1 @@
+"""What is wrong in a process, judged from dumps of its goroutines."""

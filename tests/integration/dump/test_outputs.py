@@ -1,0 +1,115 @@
+"""What `gotrace dump` writes, chooses and compares."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gobuild import GO_VERSIONS, build, go_command
+from workload import Workload
+
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
+
+Gotrace = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def states() -> Workload:
+    with Workload(build("states", GO_VERSIONS[-1], "stripped")) as workload:
+        yield workload
+
+
+def test_all_formats_count_the_same_goroutines(gotrace: Gotrace, states: Workload, tmp_path: Path) -> None:
+    names = [tmp_path / f"x.{suffix}" for suffix in ("json", "folded", "pb.gz", "html")]
+    done = gotrace("dump", states.pid, *(word for name in names for word in ("-o", name)))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    dump = json.loads(names[0].read_text())
+    count = len(dump["goroutines"])
+    folded = dict(line.rsplit(" ", 1) for line in names[1].read_text().splitlines())
+    assert sum(map(int, folded.values())) == count
+    lock = r"runtime\.goexit;main\..*;main\.lock(_\[i\])?;.*;runtime\.gopark;\[waiting: sync\.Mutex\.Lock\]"
+    assert any(re.fullmatch(lock, line) for line in folded), folded
+    top = subprocess.run(
+        [go_command(GO_VERSIONS[-1]), "tool", "pprof", "-raw", names[2]], capture_output=True, text=True, check=True,
+    ).stdout
+    assert "Samples:\ngoroutine/count[dflt] wait/nanoseconds" in top
+    samples = re.findall(r"^ +(\d+) +(\d+): ", top, re.MULTILINE)
+    assert sum(int(number) for number, _ in samples) == count
+    assert "tenant:[acme]" in top and "state:[waiting]" in top and "object:[mutex 0x" in top
+    assert gzip.decompress(names[2].read_bytes())
+    page = names[3].read_text()
+    assert sum(map(int, re.findall(r"<summary><b>(\d+)</b>", page))) == count
+    assert "<script" not in page and "{shard: 7, tenant: acme}" in page
+
+
+@pytest.mark.parametrize("arguments, keeps", [
+    (["--match", r"main\.labelled"], lambda one: any(f["name"].startswith("main.labelled") for f in one["frames"])),
+    (["--reason", "sleep"], lambda one: one["reason"] == "sleep"),
+    (["--state", "syscall"], lambda one: one["state"] == "syscall"),
+    (["--label", "tenant=acme"], lambda one: one["labels"].get("tenant") == "acme"),
+    (["--label", "shard", "--state", "waiting"], lambda one: "shard" in one["labels"]),
+    (["--label", "tenant=other"], lambda one: False),
+])
+def test_filters_keep_what_they_say(gotrace: Gotrace, states: Workload, arguments: list[str], keeps: Callable[[dict], bool]) -> None:
+    whole = json.loads(gotrace("dump", states.pid, "--json").stdout)
+    part = json.loads(gotrace("dump", states.pid, "--json", *arguments).stdout)
+    assert [one["id"] for one in part["goroutines"]] == [one["id"] for one in whole["goroutines"] if keeps(one)]
+    assert len(part["goroutines"]) < len(whole["goroutines"])
+    left = {one["id"] for one in part["goroutines"]}
+    assert all(set(one["goroutines"]) <= left for one in part["objects"])
+    assert any("goroutines are shown" in note for note in part["notes"])
+
+
+def test_wrong_uses_are_refused(gotrace: Gotrace, states: Workload, tmp_path: Path) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    for arguments, said in (
+        (["-o", tmp_path / "x.svg"], "cannot tell a format"), (["-o", tmp_path / "there.json"], "exists"),
+        (["--json", "-o", "-"], "both want stdout"), (["--count", "3"], "--every"), (["--match", "("], "not a regular expression"),
+    ):
+        done = gotrace("dump", states.pid, *arguments)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_two_dumps_are_compared(gotrace: Gotrace, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    with Workload(build("deadlocks", GO_VERSIONS[-1], "stripped"), "reader-left") as workload:
+        for path in (before, after):
+            assert gotrace("dump", workload.pid, "-o", path).returncode == 0
+    counts = []
+    for path in (before, after):
+        names = Counter(frame["name"] for one in json.loads(path.read_text())["goroutines"] for frame in one["frames"])
+        counts.append(names["main.answer"])
+    assert 0 < counts[0] < counts[1]
+    result = json.loads(gotrace("diff", before, after, "--json").stdout)
+    assert result["changes"][0]["counts"] == counts and result["changes"][0]["growth"] == counts[1] - counts[0]
+    text = gotrace("diff", before, after).stdout
+    assert f"+{counts[1] - counts[0]}  {counts[0]} → {counts[1]}  waiting: chan send" in text and "main.answer" in text
+    assert json.loads(gotrace("diff", before, before, "--json").stdout)["changes"] == []
+    assert "nothing differs" in gotrace("diff", before, before).stdout
+    after.write_text('{"goroutines": 3}')
+    done = gotrace("diff", before, after)
+    assert done.returncode == 2 and "not that of a dump" in done.stderr
+
+
+def test_a_stopped_process_gets_no_verdicts_that_rest_on_time(gotrace: Gotrace) -> None:
+    with Workload(build("deadlocks", GO_VERSIONS[-1], "stripped"), "opposite") as workload:
+        workload.signal(signal.SIGSTOP)
+        try:
+            found = json.loads(gotrace("dump", workload.pid, "--json").stdout)["verdicts"]
+        finally:
+            workload.signal(signal.SIGCONT)
+    assert [(one["kind"], one["certain"]) for one in found] == [("deadlock", True)]
+    with Workload(build("pingpong", GO_VERSIONS[-1], "stripped")) as workload:
+        workload.signal(signal.SIGSTOP)
+        try:
+            done = gotrace("dump", workload.pid, "--json")
+        finally:
+            workload.signal(signal.SIGCONT)
+        assert done.returncode == 0 and json.loads(done.stdout)["verdicts"] == []
