@@ -36,6 +36,9 @@ _gotrace() {
         "attach --sample-rate") return ;;
         "attach --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "attach --syscalls") COMPREPLY=($(compgen -W "auto tracepoints uprobes none" -- "$current")); return ;;
+        "attach --name") return ;;
+        "attach --container") return ;;
+        "attach --cgroup") return ;;
         "report --hot-jitter") return ;;
         "report --hot-p99") return ;;
         "report --hot-share") return ;;
@@ -54,17 +57,25 @@ _gotrace() {
         "diff --reason") return ;;
         "diff --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "diff --top") return ;;
+        "dump --name") return ;;
+        "dump --container") return ;;
+        "dump --cgroup") return ;;
+        "ps --sort") COMPREPLY=($(compgen -W "goroutines threads pid name version container quota" -- "$current")); return ;;
         "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
         "probes --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
         "probes --span") return ;;
+        "probes --name") return ;;
+        "probes --container") return ;;
+        "probes --cgroup") return ;;
     esac
     case $verb in
-        "") words="attach report diff dump probes doctor -V --version -h --help" ;;
-        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
+        "") words="attach report diff dump ps probes doctor -V --version -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls --name --container --cgroup -v --verbose -h --help" ;;
         report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
-        dump) words="--json -h --help" ;;
-        probes) words="--json --probes --requests --span -h --help" ;;
+        dump) words="--json --name --container --cgroup -h --help" ;;
+        ps) words="--json --sort -h --help" ;;
+        probes) words="--json --probes --requests --span --name --container --cgroup -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac
     if [[ -z $verb || $current == -* ]]; then

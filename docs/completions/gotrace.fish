@@ -7,6 +7,7 @@ complete -c gotrace -n __fish_use_subcommand -a attach -d 'Trace where the gorou
 complete -c gotrace -n __fish_use_subcommand -a report -d 'Render a capture that \'gotrace attach\' wrote: a summary by default, files with -o'
 complete -c gotrace -n __fish_use_subcommand -a diff -d 'Compare two captures: what grew, what shrank, what is new or gone, and which of it is more than noise'
 complete -c gotrace -n __fish_use_subcommand -a dump -d 'Show every goroutine\'s state, wait reason and stack, without stopping the process'
+complete -c gotrace -n __fish_use_subcommand -a ps -d 'List every Go process of this host'
 complete -c gotrace -n __fish_use_subcommand -a probes -d 'Show what was learnt of a Go binary and where it would be probed'
 complete -c gotrace -n __fish_use_subcommand -a doctor -d 'List every capability that gotrace needs or can use here, and how to get those that are missing'
 
@@ -41,6 +42,9 @@ complete -c gotrace -n '__fish_seen_subcommand_from attach' -l sample-period -x 
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l sample-rate -x -d 'With --mode sample: samples of all goroutines per second, as long as they take at most 50% of a CPU. [default: 20, at most 10% of a CPU]'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l state -x -a 'waiting netpoll runnable runqueue syscall preempted' -d 'Only this state. Repeatable.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -l syscalls -x -a 'auto tracepoints uprobes none' -d 'Where system calls are seen: the kernel\'s tracepoints, or where those may not be used two uprobes per call.'
+complete -c gotrace -n '__fish_seen_subcommand_from attach' -l name -x -d 'In place of a PID: the Go processes whose name, or whose executable\'s, matches.'
+complete -c gotrace -n '__fish_seen_subcommand_from attach' -l container -x -d 'In place of a PID: the Go processes of the container whose id, or whose pod\'s uid, begins so; at least 8 characters.'
+complete -c gotrace -n '__fish_seen_subcommand_from attach' -l cgroup -x -d 'In place of a PID: the Go processes of this control group and those below it.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -s v -l verbose -d 'Say more about what is done.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -s h -l help -d 'Show the help text and exit.'
 complete -c gotrace -n '__fish_seen_subcommand_from attach' -a '(__fish_complete_pids)'
@@ -77,13 +81,23 @@ complete -c gotrace -n '__fish_seen_subcommand_from diff' -s h -l help -d 'Show 
 complete -c gotrace -n '__fish_seen_subcommand_from diff' -F
 
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -l json -d 'As JSON on stdout.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l name -x -d 'In place of a PID: the Go processes whose name, or whose executable\'s, matches.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l container -x -d 'In place of a PID: the Go processes of the container whose id, or whose pod\'s uid, begins so; at least 8 characters.'
+complete -c gotrace -n '__fish_seen_subcommand_from dump' -l cgroup -x -d 'In place of a PID: the Go processes of this control group and those below it.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -s h -l help -d 'Show the help text and exit.'
 complete -c gotrace -n '__fish_seen_subcommand_from dump' -a '(__fish_complete_pids)'
+
+complete -c gotrace -n '__fish_seen_subcommand_from ps' -l json -d 'As JSON on stdout.'
+complete -c gotrace -n '__fish_seen_subcommand_from ps' -l sort -x -a 'goroutines threads pid name version container quota' -d 'Numbers from the largest, versions from the oldest; quota: those whose GOMAXPROCS disagrees with it first.'
+complete -c gotrace -n '__fish_seen_subcommand_from ps' -s h -l help -d 'Show the help text and exit.'
 
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l json -d 'As JSON on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l probes -x -a 'complete schedule gopark lean' -d 'The set of start probes to plan for.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l requests -x -a 'auto off' -d 'auto: calls of the functions by which net/http, gRPC and net/rpc serve, where the program has them, are requests.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l span -x -d 'Every call of this function is a request, too: its full name; it may not be inlined. Repeatable.'
+complete -c gotrace -n '__fish_seen_subcommand_from probes' -l name -x -d 'In place of a PID: the Go processes whose name, or whose executable\'s, matches.'
+complete -c gotrace -n '__fish_seen_subcommand_from probes' -l container -x -d 'In place of a PID: the Go processes of the container whose id, or whose pod\'s uid, begins so; at least 8 characters.'
+complete -c gotrace -n '__fish_seen_subcommand_from probes' -l cgroup -x -d 'In place of a PID: the Go processes of this control group and those below it.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -s h -l help -d 'Show the help text and exit.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -a '(__fish_complete_pids)'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -F

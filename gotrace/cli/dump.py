@@ -6,11 +6,14 @@ import sys
 
 import click
 
+from gotrace.cli.targets import target, target_options
+
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", metavar="[PID]", type=click.IntRange(min=1), required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def dump(pid: int, as_json: bool) -> None:
+@target_options
+def dump(pid: int | None, as_json: bool, name: str, container: str, cgroup: str) -> None:
     """Show every goroutine's state, wait reason and stack, without stopping the process.
 
     Read from the process's memory: no probe, no signal. How long a goroutine has waited is known, to a cycle of the
@@ -19,7 +22,7 @@ def dump(pid: int, as_json: bool) -> None:
     from gotrace.dump.reading import dump as read
     from gotrace.dump.text import dump_json, print_dump
 
-    found = read(pid)
+    found = read(target(pid, name, container, cgroup, "dump"))
     if as_json:
         sys.stdout.write(dump_json(found))
     else:

@@ -10,6 +10,7 @@ from gotrace.cli.diff import diff
 from gotrace.cli.doctor import doctor
 from gotrace.cli.dump import dump
 from gotrace.cli.probes import probes
+from gotrace.cli.ps import ps
 from gotrace.cli.report import report
 
 
@@ -23,10 +24,13 @@ def gotrace() -> None:
       gotrace report X.gotrace          the summary again, without root
       gotrace diff BEFORE AFTER         two captures compared
       sudo gotrace dump PID             every goroutine's state and stack, without stopping the process
+      sudo gotrace ps                   every Go process of this host
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
       gotrace doctor                    what this host can do, and how to fix what it can't
+
+    In place of a PID, --name REGEX, --container ID and --cgroup PATH select processes.
     """
 
 
-for verb in (attach, report, diff, dump, probes, doctor):
+for verb in (attach, report, diff, dump, ps, probes, doctor):
     gotrace.add_command(verb)

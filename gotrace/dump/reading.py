@@ -19,6 +19,7 @@ from gotrace.model.chains import CodePoint
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
+from gotrace.proc.stopped import note_of_stop
 from gotrace.profile.symbolize import Symbolizer, shown_name
 from gotrace.profile.types import Frame
 from gotrace.watch.inprogress.blocked import (
@@ -64,8 +65,9 @@ class _Reading:
         self._model = StackModel(target.binary, target.bias, self._kernel)
         self._symbolizer = Symbolizer(self._model, self._kernel, Descriptors(target.process.pid))
         self._losses = dict.fromkeys(LOSSES, 0)
-        self._notes = list(filter(None, [forked_copy(target)]))
-        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
+        forked = forked_copy(target)
+        self._notes = list(filter(None, [forked, note_of_stop(target.process.pid)]))
+        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if forked else None
 
     def dump(self) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid

@@ -24,6 +24,7 @@ ORDER = (
     ("capture",),
     ("diff",),
     ("render", "export"),
+    ("host",),
     ("dump",),
     ("run",),
     ("cli", "__main__"),
