@@ -24,6 +24,7 @@ _SEARCHED = 8 << 20
 _SILENT_S = 0.5
 """How long a file system may be silent here: there are many processes to examine."""
 _SMALLEST = 64
+_HANGS = "file system hangs"
 
 
 class Places(NamedTuple):
@@ -84,6 +85,7 @@ class Executables:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], Executable] = {}
+        self._hung: set[int] = set()
         self.refused: set[int] = set()
 
     def of(self, pid: int) -> Executable | None:
@@ -105,12 +107,18 @@ class Executables:
         name = link.removesuffix(" (deleted)")
         key = self._key(thread)
         known = self._known.get(key) if key is not None else None
+        if key is not None and key[0] in self._hung and known is None:
+            self.refused.add(pid)
+            return None
+        known = known or self._examine(thread, name)
         if known is None:
-            known = self._examine(thread, name)
-            if known is None:
-                return None
-            if key is not None:
-                self._known[key] = known
+            return None
+        if key is not None:
+            self._known[key] = known
+            self._hung |= {key[0]} if known.problem == _HANGS else set()
+        if known.problem == _HANGS:
+            self.refused.add(pid)
+            return None
         if not known.go and os.path.basename(name).startswith(("ld-", "ld.so")):
             return self._behind_loader(pid) or known
         return known
@@ -131,10 +139,7 @@ class Executables:
         try:
             fd, path_fd = open_executable(pid, name, _SILENT_S)
         except Refused:
-            return Executable(name, None, False, "file system hangs")
-        except PermissionError:
-            self.refused.add(pid)
-            return None
+            return Executable(name, None, False, _HANGS)
         except OSError:
             return None
         try:
