@@ -8,6 +8,7 @@ complete -c gotrace -n __fish_use_subcommand -a report -d 'Render a capture that
 complete -c gotrace -n __fish_use_subcommand -a diff -d 'Compare two captures: what grew, what shrank, what is new or gone, and which of it is more than noise'
 complete -c gotrace -n __fish_use_subcommand -a dump -d 'Show every goroutine\'s state, wait reason and stack, without stopping the process'
 complete -c gotrace -n __fish_use_subcommand -a ps -d 'List every Go process of this host'
+complete -c gotrace -n __fish_use_subcommand -a sched -d 'Show the scheduler of a running process as GODEBUG=schedtrace does, from outside'
 complete -c gotrace -n __fish_use_subcommand -a probes -d 'Show what was learnt of a Go binary and where it would be probed'
 complete -c gotrace -n __fish_use_subcommand -a doctor -d 'List every capability that gotrace needs or can use here, and how to get those that are missing'
 
@@ -90,6 +91,15 @@ complete -c gotrace -n '__fish_seen_subcommand_from dump' -a '(__fish_complete_p
 complete -c gotrace -n '__fish_seen_subcommand_from ps' -l json -d 'As JSON on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from ps' -l sort -x -a 'goroutines threads pid name version container quota' -d 'Numbers from the largest, versions from the oldest; quota: those whose GOMAXPROCS disagrees with it first.'
 complete -c gotrace -n '__fish_seen_subcommand_from ps' -s h -l help -d 'Show the help text and exit.'
+
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l count -x -d 'How often. [default: once; with --every until Ctrl-C]'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l every -x -d 'Read again each time that this has passed. [default: 1s with --count]'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l json -d 'As JSON on stdout, one object a line.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l name -x -d 'In place of a PID: the Go processes whose name, or whose executable\'s, matches.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l container -x -d 'In place of a PID: the Go processes of the container whose id, or whose pod\'s uid, begins so; at least 8 characters.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l cgroup -x -d 'In place of a PID: the Go processes of this control group and those below it.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -s h -l help -d 'Show the help text and exit.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -a '(__fish_complete_pids)'
 
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l json -d 'As JSON on stdout.'
 complete -c gotrace -n '__fish_seen_subcommand_from probes' -l probes -x -a 'complete schedule gopark lean' -d 'The set of start probes to plan for.'

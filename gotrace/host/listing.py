@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from array import array
 from dataclasses import dataclass
 
 from gotrace.host.executables import Executable, Executables, Places
-from gotrace.live.gstruct import SCAN_BIT, Status
+from gotrace.live.states import states_of
 from gotrace.proc.cgroups import container_of, groups_of, main_path, quota_of
-from gotrace.proc.memory import WORDS_AT_ONCE, Memory, anonymous_memory, has_ended, living_thread
+from gotrace.proc.memory import Memory, has_ended, living_thread
 from gotrace.proc.process import auxiliary_vector, entry_of, read_short
 from gotrace.proc.stopped import stopped
 
-_GONE = frozenset((Status.IDLE, Status.DEAD, Status.DEAD_EXTRA, Status.MORIBUND))
-_VALID = frozenset(Status)
-_SMALLEST_G, _SPARE = 256, 1 << 16
 _MOST_PROCS = 1 << 16
-_WORDS = 1 << 16
 _SMALLEST_DEFAULT = 2
 """From Go 1.25 on GOMAXPROCS is by default the quota rounded up, and at least this (runtime/cgroup_linux.go: adjustCgroupGOMAXPROCS)."""
 
@@ -102,12 +97,12 @@ class Host:
             return None, None, "not readable"
         memory = Memory(pid)
         try:
-            goroutines = _living(memory, places, bias)
-            if goroutines is None:
+            states = states_of(memory, places.allgs + bias, places.status)
+            if states is None:
                 return None, None, "layout not known"
             procs = memory.u64(places.allp + bias + 8) if places.allp is not None else None
             procs = procs if procs and procs <= _MOST_PROCS else None
-            return procs, goroutines, "" if goroutines else "not started yet"
+            return procs, states.living, "" if states.living else "not started yet"
         except PermissionError:
             return None, None, "memory not readable"
         except ProcessLookupError:
@@ -127,26 +122,3 @@ def against_quota(procs: int | None, cpus: float | None) -> str:
     if procs > max(math.ceil(cpus), _SMALLEST_DEFAULT):
         return "more"
     return "fewer" if procs < math.floor(cpus) else ""
-
-
-def _living(memory: Memory, places: Places, bias: int) -> int | None:
-    """How many goroutines live; None if what is read makes no sense."""
-    header = memory.read(places.allgs + bias, 16)
-    if header is None:
-        return None
-    base, length = int.from_bytes(header[:8], "little"), int.from_bytes(header[8:], "little")
-    if length > anonymous_memory(memory.pid) // _SMALLEST_G + _SPARE:
-        return None
-    count = 0
-    for start in range(0, length, _WORDS):
-        addresses = array("Q")
-        addresses.frombytes(memory.read(base + 8 * start, 8 * min(_WORDS, length - start)) or b"")
-        for at in range(0, len(addresses), WORDS_AT_ONCE):
-            states = memory.read_u32s([address + places.status for address in addresses[at : at + WORDS_AT_ONCE]])
-            if states is None:
-                return None
-            kinds = {state: states.count(state) for state in set(states)}
-            if any(state & ~SCAN_BIT not in _VALID for state in kinds):
-                return None
-            count += sum(number for state, number in kinds.items() if state & ~SCAN_BIT not in _GONE)
-    return count

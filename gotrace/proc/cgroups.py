@@ -20,8 +20,8 @@ _MOST_LINES, _MOST_LEVELS = 64, 64
 _LONGEST_FILE = 1 << 16
 _CONTAINER = re.compile(r"(?:^|[-_.:/])([0-9a-f]{64})(?:$|[-_.:/])")
 _TASK = re.compile(r"^([0-9a-f]{32}-\d{1,20})$")
-_POD = re.compile(r"(?:^|[-/])pod([0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{12})(?:\.slice)?(?:$|/)")
-_MACHINE = re.compile(r"^(?:machine-(.+)\.scope|lxc(?:\.payload)?[./](.+))$")
+_POD = re.compile(r"(?:^|[-/])pod([0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{12})(?:\.slice)?(?:$|[/:])")
+_MACHINE = re.compile(r"(?:^|/)(?:machine-([^/]+)\.scope|lxc(?:\.payload)?[./]([^/]+))(?=$|/)")
 _OWN_MOUNTS_S = 1
 
 
@@ -95,8 +95,9 @@ def _container(path: str) -> Container:
     for part in reversed(path.split("/")):
         if (task := _TASK.match(part)) is not None:
             return Container(task.group(1), pod)
-        if (machine := _MACHINE.match(part)) is not None:
-            return Container((machine.group(1) or machine.group(2)).replace("\\x2d", "-"), pod)
+    machines = _MACHINE.findall(path)
+    if machines:
+        return Container("".join(machines[-1]).replace("\\x2d", "-"), pod)
     return Container("", pod)
 
 

@@ -131,7 +131,8 @@ def test_the_p99_of_a_query_is_that_of_the_report(shown, gotrace) -> None:
 
 SCHEMA = ROOT / "docs/schema"
 VERBS = {
-    "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "probes": "probes", "doctor": "doctor",
+    "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "sched": "sched", "probes": "probes",
+    "doctor": "doctor",
 }
 
 
@@ -216,6 +217,11 @@ def test_probes(shown, gotrace) -> None:
 
 def test_ps(shown, gotrace) -> None:
     assert shown.pid in [row["pid"] for row in check("ps", gotrace("ps", "--json").stdout)]
+
+
+def test_sched(shown, gotrace) -> None:
+    lines = gotrace("sched", shown.pid, "--json", "--count", 2, "--every", "10ms").stdout.splitlines()
+    assert [check("sched", line)["syscall_threads"] is not None for line in lines] == [True, True]
 
 
 def test_doctor(gotrace) -> None:

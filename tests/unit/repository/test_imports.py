@@ -25,7 +25,7 @@ ORDER = (
     ("diff",),
     ("render", "export"),
     ("host",),
-    ("dump",),
+    ("dump", "sched"),
     ("run",),
     ("cli", "__main__"),
 )
