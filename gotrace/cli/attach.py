@@ -129,7 +129,7 @@ def attach(
         say_stops(pids)
     try:
         with Session(options) as session:
-            _handle_signals(session)
+            handle_signals(session)
             if options.mode is not Mode.SAMPLE:
                 preflight()
             session.prepare()
@@ -194,7 +194,8 @@ def _check_pattern(match: str) -> None:
         raise UsageError(f"--match: {match!r} is not a regular expression: {error}") from None
 
 
-def _handle_signals(session: Session) -> None:
+def handle_signals(session: Session) -> None:
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the trace normally, the second one at once."""
     from gotrace.cli.interrupts import told_to_end
 
     def stop(number: int, _frame: object) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
 from gotrace.common.units import format_duration
+from gotrace.render.columns import Column, cells, fitting, heading, sparkline, width_of
 from gotrace.render.text import sanitize
 from gotrace.sched.types import Snapshot
 
 _HEADING_EVERY = 20
-_BARS = "▁▂▃▄▅▆▇█"
 _TREND = 20
 """How many readings the sparkline shows."""
 _UNKNOWN = "?"
@@ -25,14 +23,6 @@ _UNKNOWN = "?"
 def snapshot_json(snapshot: Snapshot) -> str:
     """One line of JSON with its line end; ASCII only."""
     return json.dumps(asdict(snapshot)) + "\n"
-
-
-class _Column(NamedTuple):
-    heading: str
-    width: int
-    rank: int
-    """The highest is left out first where the terminal is narrow."""
-    value: Callable[[Snapshot], str]
 
 
 def _number(value: int | None) -> str:
@@ -55,25 +45,25 @@ def _local(snapshot: Snapshot) -> int | None:
     return sum(snapshot.local_run_queues) if snapshot.local_run_queues is not None else None
 
 
-_COLUMNS = (
-    _Column("time", 8, 0, lambda one: one.time[11:19]),
-    _Column("Ps", 6, 0, _procs),
-    _Column("idle", 4, 0, lambda one: _number(one.idle_procs)),
-    _Column("Ms", 5, 1, lambda one: _number(one.threads)),
-    _Column("run", 4, 2, lambda one: _number(one.running_threads)),
-    _Column("spin", 4, 3, lambda one: _number(one.spinning_threads)),
-    _Column("idle", 4, 4, lambda one: _number(one.idle_threads)),
-    _Column("call", 4, 1, lambda one: _number(_calls(one))),
-    _Column("cgo", 4, 6, lambda one: _number(one.cgo_threads)),
-    _Column("queue", 5, 0, lambda one: _number(one.run_queue)),
-    _Column("local", 5, 0, lambda one: _number(_local(one))),
-    _Column("Gs", 6, 0, lambda one: _number(one.goroutines.total)),
-    _Column("ready", 6, 0, lambda one: _number(one.goroutines.runnable)),
-    _Column("wait", 6, 5, lambda one: _number(one.goroutines.waiting)),
-    _Column("timers", 6, 6, lambda one: _number(one.timers.count)),
-    _Column("late", 7, 7, lambda one: _duration(one.timers.overdue_ns)),
-    _Column("GCs", 6, 3, lambda one: _number(one.gc.cycles) + ("*" if one.gc.running else "")),
-    _Column("throttled", 9, 4, lambda one: _duration(one.throttled_ns)),
+_COLUMNS: tuple[Column[Snapshot], ...] = (
+    Column("time", 8, 0, lambda one: one.time[11:19]),
+    Column("Ps", 6, 0, _procs),
+    Column("idle", 4, 0, lambda one: _number(one.idle_procs)),
+    Column("Ms", 5, 1, lambda one: _number(one.threads)),
+    Column("run", 4, 2, lambda one: _number(one.running_threads)),
+    Column("spin", 4, 3, lambda one: _number(one.spinning_threads)),
+    Column("idle", 4, 4, lambda one: _number(one.idle_threads)),
+    Column("call", 4, 1, lambda one: _number(_calls(one))),
+    Column("cgo", 4, 6, lambda one: _number(one.cgo_threads)),
+    Column("queue", 5, 0, lambda one: _number(one.run_queue)),
+    Column("local", 5, 0, lambda one: _number(_local(one))),
+    Column("Gs", 6, 0, lambda one: _number(one.goroutines.total)),
+    Column("ready", 6, 0, lambda one: _number(one.goroutines.runnable)),
+    Column("wait", 6, 5, lambda one: _number(one.goroutines.waiting)),
+    Column("timers", 6, 6, lambda one: _number(one.timers.count)),
+    Column("late", 7, 7, lambda one: _duration(one.timers.overdue_ns)),
+    Column("GCs", 6, 3, lambda one: _number(one.gc.cycles) + ("*" if one.gc.running else "")),
+    Column("throttled", 9, 4, lambda one: _duration(one.throttled_ns)),
 )
 
 
@@ -87,32 +77,16 @@ class SchedTable:
 
     def row(self, snapshot: Snapshot) -> None:
         """Prints a row; a heading before it now and then."""
-        columns, trend = self._fitting()
+        columns = fitting(_COLUMNS, self._console.width)
+        trend = width_of(columns) + 2 + _TREND <= self._console.width
         if self._rows % _HEADING_EVERY == 0:
-            heading = " ".join(column.heading.rjust(column.width) for column in columns)
-            self._console.print(Text(f"{heading}  {'ready, the trend' if trend else ''}".rstrip(), "bold"), soft_wrap=True)
+            self._console.print(Text(f"{heading(columns)}  {'ready, the trend' if trend else ''}".rstrip(), "bold"), soft_wrap=True)
         self._rows += 1
         self._ready.append(snapshot.goroutines.runnable or 0)
-        line = Text(" ".join(column.value(snapshot).rjust(column.width) for column in columns))
+        line = Text(cells(columns, snapshot))
         if trend:
             line.append(f"  {sparkline(list(self._ready))}", "cyan")
         self._console.print(line, soft_wrap=True)
-
-    def _fitting(self) -> tuple[list[_Column], bool]:
-        columns, room = list(_COLUMNS), self._console.width
-        while _width(columns) > room and (most := max(column.rank for column in columns)):
-            columns.remove(next(column for column in reversed(columns) if column.rank == most))
-        return columns, _width(columns) + 2 + _TREND <= room
-
-
-def _width(columns: list[_Column]) -> int:
-    return sum(column.width + 1 for column in columns) - 1
-
-
-def sparkline(values: list[int]) -> str:
-    """One character for each value, its height relative to the largest."""
-    most = max(values, default=0)
-    return "".join(_BARS[round(value * (len(_BARS) - 1) / most)] if most else _BARS[0] for value in values)
 
 
 def print_snapshot(name: str, one: Snapshot, console: Console) -> None:

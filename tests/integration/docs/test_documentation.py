@@ -131,7 +131,7 @@ def test_the_p99_of_a_query_is_that_of_the_report(shown, gotrace) -> None:
 
 SCHEMA = ROOT / "docs/schema"
 VERBS = {
-    "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "sched": "sched", "probes": "probes",
+    "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "top": "top", "sched": "sched", "probes": "probes",
     "doctor": "doctor",
 }
 
@@ -217,6 +217,11 @@ def test_probes(shown, gotrace) -> None:
 
 def test_ps(shown, gotrace) -> None:
     assert shown.pid in [row["pid"] for row in check("ps", gotrace("ps", "--json").stdout)]
+
+
+def test_top(shown, gotrace) -> None:
+    found = check("top", gotrace("top", shown.pid, "--once", "--json", "-d", "500ms").stdout)
+    assert found["rows"] and found["requests"]
 
 
 def test_sched(shown, gotrace) -> None:

@@ -27,6 +27,7 @@ ORDER = (
     ("host",),
     ("dump", "sched"),
     ("run",),
+    ("top",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

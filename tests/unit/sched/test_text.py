@@ -8,7 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from gotrace.sched.text import SchedTable, print_snapshot, snapshot_json, sparkline
+from gotrace.render.columns import sparkline
+from gotrace.sched.text import SchedTable, print_snapshot, snapshot_json
 from gotrace.sched.types import Collector, Goroutines, Snapshot, Timers
 
 TIME = "2026-11-29T12:34:56.789+00:00"
