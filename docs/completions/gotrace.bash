@@ -36,6 +36,9 @@ _gotrace() {
         "attach --sample-rate") return ;;
         "attach --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted" -- "$current")); return ;;
         "attach --syscalls") COMPREPLY=($(compgen -W "auto tracepoints uprobes none" -- "$current")); return ;;
+        "attach --name") return ;;
+        "attach --container") return ;;
+        "attach --cgroup") return ;;
         "report --hot-jitter") return ;;
         "report --hot-p99") return ;;
         "report --hot-share") return ;;
@@ -61,17 +64,42 @@ _gotrace() {
         "dump -o"|"dump --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
         "dump --reason") return ;;
         "dump --state") COMPREPLY=($(compgen -W "waiting netpoll runnable runqueue syscall preempted running no thread" -- "$current")); return ;;
+        "dump --name") return ;;
+        "dump --container") return ;;
+        "dump --cgroup") return ;;
+        "ps --sort") COMPREPLY=($(compgen -W "goroutines threads pid name version container quota" -- "$current")); return ;;
+        "top -d"|"top --duration") return ;;
+        "top --interval") return ;;
+        "top --max-overhead") return ;;
+        "top --rows") return ;;
+        "top --window") COMPREPLY=($(compgen -W "start 10s fading" -- "$current")); return ;;
+        "top --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
+        "top --span") return ;;
+        "top --name") return ;;
+        "top --container") return ;;
+        "top --cgroup") return ;;
+        "sched --count") return ;;
+        "sched --every") return ;;
+        "sched --name") return ;;
+        "sched --container") return ;;
+        "sched --cgroup") return ;;
         "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
         "probes --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
         "probes --span") return ;;
+        "probes --name") return ;;
+        "probes --container") return ;;
+        "probes --cgroup") return ;;
     esac
     case $verb in
-        "") words="attach report diff dump probes doctor -V --version -h --help" ;;
-        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls -v --verbose -h --help" ;;
+        "") words="attach report diff dump ps top sched probes doctor -V --version -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls --name --container --cgroup -v --verbose -h --help" ;;
         report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
-        dump) words="--count --every -f --force --json --label --leaks --match -o --output --reason --state -h --help" ;;
-        probes) words="--json --probes --requests --span -h --help" ;;
+        dump) words="--count --every -f --force --json --label --leaks --match -o --output --reason --state --name --container --cgroup -h --help" ;;
+        ps) words="--json --sort -h --help" ;;
+        top) words="--batch -d --duration --idle --no-idle --interval --json --max-overhead --once --rows --window --requests --span --name --container --cgroup -h --help" ;;
+        sched) words="--count --every --json --name --container --cgroup -h --help" ;;
+        probes) words="--json --probes --requests --span --name --container --cgroup -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac
     if [[ -z $verb || $current == -* ]]; then
@@ -83,6 +111,8 @@ _gotrace() {
         report) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
         diff) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
         dump) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
+        top) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
+        sched) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
         probes) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
     esac
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gotrace.cli.parameters import DURATION, hot_options, request_filters, request_options, thresholds
+from gotrace.cli.targets import say_stops, target_options, targets
 from gotrace.common.errors import GotraceError, Interrupted, UsageError
 from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
@@ -29,7 +30,7 @@ Examples:
   sudo gotrace attach 4242 -d 0                  until Ctrl-C
   sudo gotrace attach 4242 -d 5s -o - --min-block 1ms | flamegraph.pl > waits.svg
   sudo gotrace attach 4242 --reason 'chan receive' --match 'main\\.' --json | jq .totals
-  sudo gotrace attach $(pgrep -d' ' myserver) -o all.html
+  sudo gotrace attach --name '^(api|worker)$' -o all.html
   sudo gotrace attach 4242 --mode sample         without a probe: estimates, at hardly any cost to the process
   sudo gotrace attach 4242 -d 5s -o waits.pb.gz -o waits.pftrace    for go tool pprof, and a timeline for Perfetto
 
@@ -41,7 +42,7 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("pids", metavar="PID [PID...]", type=click.IntRange(min=1), nargs=-1, required=True)
+@click.argument("pids", metavar="[PID...]", type=click.IntRange(min=1), nargs=-1)
 @click.option("-d", "--duration", type=DURATION, default="30s", show_default=True, help="Length of the trace; 0: until Ctrl-C.")
 @click.option("--dry-run", is_flag=True, help="Plan, load and verify everything, attach nothing.")
 @click.option("--events-over", type=DURATION, metavar="DURATION",
@@ -88,13 +89,14 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state. Repeatable.")
 @click.option("--syscalls", type=click.Choice(["auto", "tracepoints", "uprobes", "none"]), default="auto", show_default=True,
               help="Where system calls are seen: the kernel's tracepoints, or where those may not be used two uprobes per call.")
+@target_options
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], band: tuple[float, float] | None, duration: int, dry_run: bool, events_over: int | None, exemplars: int,
     force: bool, goroutine: int | None, hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float,
     min_block: int, mode: str, no_kernel: bool, no_request_names: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool,
     probe_set: str, quiet: bool, reasons: tuple[str, ...], requests: str, runtime: bool, sample_period: int, sample_rate: float | None,
-    slower_than: int, spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int,
+    slower_than: int, spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int, name: str, container: str, cgroup: str,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -112,6 +114,7 @@ def attach(
     err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False, soft_wrap=False)
     if as_json and "-" in outputs:
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
+    pids = targets(pids, name, container, cgroup, "attach")
     options = AttachOptions(
         pids=pids, duration_ns=duration, outputs=outputs, force=force, min_block_ns=min_block,
         sample_period_ns=sample_period, probe_set=ProbeSet(probe_set), reasons=reasons,
@@ -123,9 +126,11 @@ def attach(
     )
     check_mode(options)
     _check_pattern(match)
+    if not quiet:
+        say_stops(pids)
     try:
         with Session(options) as session:
-            _handle_signals(session)
+            handle_signals(session)
             if options.mode is not Mode.SAMPLE:
                 preflight()
             session.prepare()
@@ -190,7 +195,8 @@ def _check_pattern(match: str) -> None:
         raise UsageError(f"--match: {match!r} is not a regular expression: {error}") from None
 
 
-def _handle_signals(session: Session) -> None:
+def handle_signals(session: Session) -> None:
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the trace normally, the second one at once."""
     from gotrace.cli.interrupts import told_to_end
 
     def stop(number: int, _frame: object) -> None:

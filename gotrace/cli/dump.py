@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gotrace.cli.parameters import DURATION
+from gotrace.cli.targets import target, target_options
 from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import State
 
@@ -20,7 +21,7 @@ _STATES = [*(state.value for state in State), "running", "no thread"]
 
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", metavar="[PID]", type=click.IntRange(min=1), required=False)
 @click.option("--count", type=click.IntRange(2, 1000), default=None, metavar="N", help="How many dumps with --every (default 6).")
 @click.option("--every", type=DURATION, default=None, metavar="DURATION", help="Repeat, and say which groups of goroutines grew.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
@@ -34,9 +35,10 @@ _STATES = [*(state.value for state in State), "running", "no thread"]
               help="Repeatable; the suffix decides: .html .folded .pb.gz (pprof) .json; '-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only this state. Repeatable.")
+@target_options
 def dump(
-    pid: int, count: int | None, every: int | None, force: bool, as_json: bool, labels: tuple[str, ...], leaks: bool, match: str,
-    outputs: tuple[str, ...], reasons: tuple[str, ...], states: tuple[str, ...],
+    pid: int | None, count: int | None, every: int | None, force: bool, as_json: bool, labels: tuple[str, ...], leaks: bool, match: str,
+    outputs: tuple[str, ...], reasons: tuple[str, ...], states: tuple[str, ...], name: str, container: str, cgroup: str,
 ) -> None:
     """Show every goroutine's state, wait reason, stack and what it waits for, without stopping the process.
 
@@ -60,10 +62,11 @@ def dump(
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
     if count is not None and every is None:
         raise UsageError("--count says how often --every repeats", "gotrace dump PID --every 10s --count 6")
+    chosen = target(pid, name, container, cgroup, "dump")
     err = Console(stderr=True, highlight=False)
 
     def one() -> Dump:
-        found = read(pid, leaks)
+        found = read(chosen, leaks)
         found.verdicts = judge(found)
         return filtered(found, states, reasons, match, labels)
 

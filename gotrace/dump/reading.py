@@ -22,6 +22,7 @@ from gotrace.live.labels import read_labels
 from gotrace.live.objects import Parked
 from gotrace.live.polled import polled
 from gotrace.live.scan import Scanner, Snapshot
+from gotrace.proc.stopped import note_of_stop
 from gotrace.watch.inprogress.blocked import (
     IN_SOME_CALL,
     Asleep,
@@ -74,10 +75,11 @@ class _Reading:
         self._kernel = KernelSymbols()
         self._stacks_of = Stacks(target, self._kernel)
         self._losses = dict.fromkeys(LOSSES, 0)
-        self._notes = list(filter(None, [forked_copy(target)]))
+        forked = forked_copy(target)
+        self._notes = list(filter(None, [forked, note_of_stop(target.process.pid)]))
         self._stacks: dict[int, bytes] = {}
         self._stack_bytes = 0
-        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if self._notes else None
+        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if forked else None
 
     def dump(self, leaks: bool) -> Dump:
         scanner, pid = self._scanner, self._target.process.pid

@@ -70,7 +70,7 @@ def find_allgs(image: Image, table: Pclntab) -> int | None:
     """Address of runtime.allgs (a slice of *g): the one writable triple {ptr, len, cap} to which allgadd appends."""
     found = set()
     for function in table.functions_named("runtime.allgadd"):
-        targets = {target for insn in instructions(image, function) for target in _rip_targets(insn)}
+        targets = {target for insn in instructions(image, function) for target in rip_targets(insn)}
         writable = {t for t in targets if t % 8 == 0 and (s := image.segment_at(t)) is not None and s.writable}
         found |= {t for t in writable if t + 8 in writable and t + 16 in writable}
     return found.pop() if len(found) == 1 else None
@@ -308,7 +308,8 @@ def _rip_register() -> int:
     return register
 
 
-def _rip_targets(insn: CsInsn) -> list[int]:
+def rip_targets(insn: CsInsn) -> list[int]:
+    """The addresses that the instruction refers to relative to itself."""
     from capstone.x86 import X86_OP_MEM
 
     return [

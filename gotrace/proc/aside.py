@@ -85,7 +85,7 @@ def _forget(child: int, ended: bool) -> None:
         time.sleep(0.002)
 
 
-def copy_file(path: str, name: str, most: int, user: tuple[int, int] | None = None) -> int:
+def copy_file(path: str, name: str, most: int, user: tuple[int, int] | None = None, silent_s: float = SILENT_S) -> int:
     """Returns a descriptor of an in-memory copy of the file at `path`, of at most `most` + 1 bytes; raises as `aside`. With `user`, a uid
     and a gid, that user reads it."""
     copy = os.memfd_create(name[-200:], os.MFD_CLOEXEC)
@@ -106,17 +106,17 @@ def copy_file(path: str, name: str, most: int, user: tuple[int, int] | None = No
             going_on()
 
     try:
-        aside(work)
+        aside(work, silent_s)
     except BaseException:
         os.close(copy)
         raise
     return copy
 
 
-def asked(path: str) -> None:
+def asked(path: str, silent_s: float = SILENT_S) -> None:
     """Opens the file at `path` and reads a page, to find out whether that works; raises as `aside`."""
 
     def work(_going_on: Callable[[], None]) -> None:
         os.read(os.open(path, os.O_RDONLY | os.O_CLOEXEC), 4096)
 
-    aside(work)
+    aside(work, silent_s)

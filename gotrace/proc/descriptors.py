@@ -98,6 +98,12 @@ def mount_of_open(pid: int, own_fd: int) -> Mount | None:
     return mount_of(pid, found) if found is not None else None
 
 
+def file_key(own_fd: int) -> tuple[int, int] | None:
+    """(mount, inode) of the file of our descriptor, without asking its file system; None before Linux 5.14."""
+    facts = _fdinfo(os.getpid(), own_fd)
+    return (facts["mnt_id"], facts["ino"]) if len(facts) == 2 else None
+
+
 @lru_cache(256)
 def _mount(pid: int, wanted: int, _second: int) -> Mount | None:
     mark = b"%d" % wanted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gotrace.proc.cgroups import groups_of, mounts
+
 _UNLIMITED = 1 << 62
 _NEAR = 1 << 20
 """This close to the limit, a few pages can't be had for a copy: the kernel charges cgroups in batches of 64 pages per CPU."""
@@ -27,35 +29,11 @@ def memory_limit(pid: int) -> str:
 
 
 def _groups(pid: int) -> list[tuple[int, str]]:
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines[:64]:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            found.append((1, path))
-        elif not controllers:
-            found.append((2, path))
-    return found
+    return [(group.version, group.path) for group in groups_of(pid) if group.version == 2 or "memory" in group.controllers]
 
 
 def _mounts(version: int) -> list[str]:
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        words, rest = before.split(" "), after.split(" ")
-        if len(words) < 5 or len(rest) < 3:
-            continue
-        if version == 2 and rest[0] == "cgroup2" or version == 1 and rest[0] == "cgroup" and "memory" in rest[2].split(","):
-            found.append(words[4].rstrip("/"))
-    return found
+    return mounts().get("memory" if version == 1 else "", [])
 
 
 def _figures(folder: Path, version: int) -> tuple[int | None, int | None]:

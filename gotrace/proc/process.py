@@ -62,11 +62,9 @@ class Process:
         Raises:
             GotraceError: neither can be read.
         """
-        for position in range(0, len(self.auxv) - 15, 16):
-            value: int
-            key, value = struct.unpack_from("<QQ", self.auxv, position)
-            if key == _AT_ENTRY:
-                return value
+        told = entry_of(self.auxv)
+        if told is not None:
+            return told
         lowest, entry = _code_segment(self.exe_fd)
         if self.start_code <= 1 or lowest is None:  # 0 or 1: /proc/PID/stat does not tell us (fs/proc/array.c)
             raise _gone_or(self.pid, f"process {self.pid} has no auxiliary vector that we may read")
@@ -81,6 +79,21 @@ class Process:
         for fd in (self.exe_fd, self.path_fd, self.pidfd):
             if fd >= 0:
                 os.close(fd)
+
+
+def entry_of(auxv: bytes) -> int | None:
+    """AT_ENTRY of an auxiliary vector: the run-time address of the program's ELF entry point; None if it is not there."""
+    for position in range(0, len(auxv) - 15, 16):
+        value: int
+        key, value = struct.unpack_from("<QQ", auxv, position)
+        if key == _AT_ENTRY:
+            return value
+    return None
+
+
+def auxiliary_vector(pid: int) -> bytes:
+    """/proc/PID/auxv, of a living thread if the main one has ended; b"" if it can't be read."""
+    return read_short(f"/proc/{pid}/auxv") or read_short(f"/proc/{living_thread(pid) or pid}/auxv")
 
 
 def open_process(pid: int) -> Process:
@@ -128,10 +141,10 @@ def _inspect(pid: int, pidfd: int) -> Process:
     status = _status(pid)
     # Stack addresses are random for every exec. Those in the vector, or start_stack if only the owner may read the vector, tell
     # one program of the process from the next.
-    auxv = _auxv(pid)
+    auxv = auxiliary_vector(pid)
     try:
         exe = os.readlink(f"/proc/{thread}/exe")
-        exe_fd, path_fd = _open_executable(thread, exe)
+        exe_fd, path_fd = open_executable(thread, exe)
     except PermissionError:
         owner = status.get("Uid", "?").split()[0]
         raise Refused(
@@ -157,23 +170,29 @@ def _inspect(pid: int, pidfd: int) -> Process:
     )
 
 
-def _open_executable(pid: int, name: str) -> tuple[int, int]:
-    """(descriptor to read it by, O_PATH descriptor or -1). A file on a file system that may not answer is neither opened nor read by this
-    process: it could not be ended then, and a process with a file open on FUSE can't end before FUSE answers."""
+def open_executable(pid: int, name: str, silent_s: float = SILENT_S) -> tuple[int, int]:
+    """(descriptor to read it by, O_PATH descriptor or -1). `name` is for messages; a file system may be silent for `silent_s`. A file on
+    one that may not answer is neither opened nor read by this process: it could not be ended then, and a process with a file open on
+    FUSE can't end before FUSE answers.
+
+    Raises:
+        Refused: the file system does not answer.
+        OSError: the file can't be opened.
+    """
     link = f"/proc/{pid}/exe"
     path_fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
     mount = None
     try:
         mount = mount_of_open(pid, path_fd)
         if mount is None or mount.kind not in LOCAL:
-            return _copy(pid, path_fd, name, mount), path_fd
+            return _copy(pid, path_fd, name, mount, silent_s), path_fd
         if mount.kind == "overlay":  # below it may be anything
-            asked(link)
+            asked(link, silent_s)
         exe_fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     except NoAnswer:
         os.close(path_fd)
         where = f"the mount {mount.path} ({mount.kind})" if mount is not None else "its file system"
-        raise Refused(f"{name} can't be read: {where} has not answered for {SILENT_S:g} s", _hung_hint(mount)) from None
+        raise Refused(f"{name} can't be read: {where} has not answered for {silent_s:g} s", _hung_hint(mount)) from None
     except BaseException:
         os.close(path_fd)
         raise
@@ -181,10 +200,10 @@ def _open_executable(pid: int, name: str) -> tuple[int, int]:
     return exe_fd, -1
 
 
-def _copy(pid: int, path_fd: int, name: str, mount: Mount | None) -> int:
+def _copy(pid: int, path_fd: int, name: str, mount: Mount | None, silent_s: float) -> int:
     path, base = f"/proc/self/fd/{path_fd}", os.path.basename(name)
     try:
-        return copy_file(path, base, MOST_COPIED)
+        return copy_file(path, base, MOST_COPIED, silent_s=silent_s)
     except PermissionError:
         if mount is None or not mount.kind.startswith("fuse"):
             raise
@@ -194,7 +213,7 @@ def _copy(pid: int, path_fd: int, name: str, mount: Mount | None) -> int:
     try:
         if os.geteuid():
             raise PermissionError
-        return copy_file(path, base, MOST_COPIED, user)
+        return copy_file(path, base, MOST_COPIED, user, silent_s)
     except PermissionError:
         raise Refused(
             f"{name} lies on a FUSE mount, {mount.path}, that only the user who mounted it may read (no allow_other)",
@@ -214,7 +233,7 @@ def _identity(pid: int) -> tuple[bytes, int, int]:
         fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
     if not fields:
         return b"", 0, 0
-    return _auxv(pid), int(fields[23]), int(fields[25])
+    return auxiliary_vector(pid), int(fields[23]), int(fields[25])
 
 
 def _code_segment(exe_fd: int) -> tuple[int | None, int]:
@@ -227,10 +246,6 @@ def _code_segment(exe_fd: int) -> tuple[int | None, int]:
     table = os.pread(exe_fd, size * count, headers)
     segments = (struct.unpack_from("<IIQQ", table, at) for at in range(0, len(table) - 55, size))
     return min((address for kind, flags, _, address in segments if kind == _PT_LOAD and flags & _PF_X), default=None), entry
-
-
-def _auxv(pid: int) -> bytes:
-    return read_short(f"/proc/{pid}/auxv") or read_short(f"/proc/{living_thread(pid) or pid}/auxv")
 
 
 def read_short(path: str, most: int = _LONGEST) -> bytes:

@@ -130,7 +130,10 @@ def test_the_p99_of_a_query_is_that_of_the_report(shown, gotrace) -> None:
 # -- schemas -----------------------------------------------------------------------------------------------------------
 
 SCHEMA = ROOT / "docs/schema"
-VERBS = {"attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "probes": "probes", "doctor": "doctor"}
+VERBS = {
+    "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "top": "top", "sched": "sched", "probes": "probes",
+    "doctor": "doctor",
+}
 
 
 def schema(name: str) -> dict:
@@ -210,6 +213,20 @@ def test_dump(shown, gotrace) -> None:
 def test_probes(shown, gotrace) -> None:
     assert check("probes", gotrace("probes", shown.pid, "--json").stdout)["verified_live"]
     assert not check("probes", gotrace("probes", shown.binary, "--json").stdout)["verified_live"]
+
+
+def test_ps(shown, gotrace) -> None:
+    assert shown.pid in [row["pid"] for row in check("ps", gotrace("ps", "--json").stdout)]
+
+
+def test_top(shown, gotrace) -> None:
+    found = check("top", gotrace("top", shown.pid, "--once", "--json", "-d", "500ms").stdout)
+    assert found["rows"] and found["requests"]
+
+
+def test_sched(shown, gotrace) -> None:
+    lines = gotrace("sched", shown.pid, "--json", "--count", 2, "--every", "10ms").stdout.splitlines()
+    assert [check("sched", line)["syscall_threads"] is not None for line in lines] == [True, True]
 
 
 def test_doctor(gotrace) -> None:

@@ -117,6 +117,27 @@ def test_goroutine_structs_of_garbage_without_probes(gotrace, tmp_path: Path) ->
         rounds_go_on(workload)
 
 
+@pytest.mark.parametrize("what", ["structs", "list"])
+def test_a_list_of_processes_and_a_scheduler_of_garbage(gotrace, what: str) -> None:
+    """What makes no sense is null, or the process is refused."""
+    path, arguments = program()
+    with Workload(path, *arguments, what) as workload:
+        workload.send("go")
+        time.sleep(0.5)
+        for _ in range(3):
+            result = gotrace("sched", workload.pid, "--json", "--count", 3, "--every", "20ms")
+            if result.returncode:
+                one_error(result, 3)
+            for line in result.stdout.splitlines():
+                found = json.loads(line)
+                assert found["gomaxprocs"] and (found["goroutines"]["total"] is None or found["goroutines"]["total"] < 100)
+            listed = gotrace("ps", "--json")
+            assert listed.returncode == 0, listed.stderr
+            row = next(row for row in json.loads(listed.stdout) if row["pid"] == workload.pid)
+            assert row["goroutines"] is None and not row["traceable"] or row["goroutines"] < 100
+        assert workload.running
+
+
 def test_names_that_change_all_the_time(gotrace, tmp_path: Path) -> None:
     """The table in its memory is not asked: the file has what the linker wrote."""
     path, arguments = program()

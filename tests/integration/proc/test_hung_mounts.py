@@ -155,6 +155,18 @@ def test_an_executable_that_can_not_be_read_is_refused(mount: HungMount, verb: s
     assert f"the mount {mount.path} (fuse" in said and "hint: " in said, said.replace(str(mount.folder), "D")
 
 
+def test_a_list_of_processes_does_not_wait_for_it(mount: HungMount) -> None:
+    for name in ("one", "two"):
+        shutil.copy(build("hungfiles", "1.27.3", "stripped"), mount.below / name)
+    programs = [mount.program(mount.path / name) for name in ("one", "two")]
+    listed, _ = mount.gotrace("ps", "--json").communicate(timeout=30)
+    assert {program.pid for program in programs} <= {row["pid"] for row in json.loads(listed)}
+    mount.hang()
+    listed, said = mount.gotrace("ps", "--json").communicate(timeout=30)
+    assert not {program.pid for program in programs} & {row["pid"] for row in json.loads(listed)}
+    assert int(said.split("note: ")[1].split()[0]) >= 2 and "may not be examined" in said
+
+
 def test_an_executable_on_such_a_mount_is_traced_while_it_answers(mount: HungMount) -> None:
     shutil.copy(build("hungfiles", "1.27.3", "stripped"), mount.below / "prog")
     program = mount.program(mount.path / "prog")

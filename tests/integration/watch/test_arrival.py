@@ -131,6 +131,7 @@ def test_a_program_that_the_loader_was_told_to_run(tmp_path: Path, variant: str)
 
 WRAPPERS = [
     ("sh", "-c", "{}; true"), ("timeout", "60", "{}"), ("sh", "-c", "timeout 60 {}; true"), ("strace", "-f", "-o", "/dev/null", "{}"),
+    ("script", "-qec", "{}", "/dev/null"),
 ]
 
 
@@ -141,7 +142,7 @@ def test_a_wrapper_names_its_child(wrapper: tuple[str, ...]) -> None:
     binary = build_text("sleeper", "sleeper", SLEEPER, "1.27.3", "stripped")
     with running(*(word.format(binary) for word in wrapper), start_new_session=True) as process:
         try:
-            for verb in (("attach",), ("dump",), ("attach", "--mode", "sample"), ("probes",)):
+            for verb in (("attach",), ("dump",), ("attach", "--mode", "sample"), ("probes",), ("sched",)):
                 done = gotrace(*verb, process.pid)
                 assert done.returncode == 3
                 assert "is not a Go program; its child" in done.stderr and "(sleeper) is" in done.stderr

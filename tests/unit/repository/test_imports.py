@@ -24,9 +24,11 @@ ORDER = (
     ("capture",),
     ("diff",),
     ("render", "export"),
-    ("dump",),
+    ("host",),
+    ("dump", "sched"),
     ("verdicts",),
     ("run",),
+    ("top",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -1,0 +1,1 @@
+"""The scheduler of a process, read from its memory: what `gotrace sched` shows."""

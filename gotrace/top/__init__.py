@@ -1,0 +1,1 @@
+"""What a running trace shows live: `gotrace top`."""

@@ -1,0 +1,190 @@
+"""A sink that keeps what a trace yields as places and requests, in windows of the past: what `gotrace top` shows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from gotrace.common.vocabulary import FrameKind
+from gotrace.export.labels import boundary_labels
+from gotrace.profile.frames import place_of, plain_name
+from gotrace.profile.hotspots import idle_by_design
+from gotrace.profile.requests import Band, Span, bands
+from gotrace.profile.types import Distribution, Profile, StackStat
+from gotrace.run.sinks import Delta, Moment, Progress, Sink
+from gotrace.top.history import History, Window, copied, difference
+from gotrace.top.types import Place, RequestRow, Row, Screen
+
+MOST_PLACES = 5000
+"""Places beyond this number are one."""
+TREND = 60
+"""For how many seconds a row has its trend."""
+OTHER = Place("(other places)", "", 0, "", "", "")
+_SLOW = 0.99
+
+
+class LiveView(Sink):
+    """Keeps the figures of one process. `changed` is called about once a second, when there is something new to show; `screen` may be
+    called from another thread."""
+
+    name = "the live view"
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
+        self._lock = threading.RLock()
+        now = time.monotonic_ns()
+        self._places: History[Place] = History(now)
+        self._spans: History[str] = History(now)
+        # By identity: the references kept here keep the identities valid.
+        self._seen: dict[int, tuple[StackStat, Place, Distribution]] = {}
+        self._known: set[Place] = set()
+        self._calls: dict[str, Distribution] = {}
+        self._ongoing: dict[Place, Distribution] = {}
+        self._requests: list[Span] = []
+        self._profile: Profile | None = None
+        self._progress: Progress | None = None
+
+    # -- what the run hands on -------------------------------------------------------------------------------------------
+
+    def opened(self, profile: Profile) -> None:
+        """The figures begin now."""
+        with self._lock:
+            self._profile = profile
+            self._places.clear(time.monotonic_ns())
+            self._spans.clear(time.monotonic_ns())
+
+    def take(self, delta: Delta) -> None:
+        """Adds what the stacks have gained."""
+        with self._lock:
+            for stack in delta.stacks:
+                _, place, before = self._seen.get(id(stack), (stack, None, Distribution()))
+                place = place or self._place(stack)
+                self._places.add(place, difference(stack.distribution, before))
+                self._seen[id(stack)] = stack, place, copied(stack.distribution)
+
+    def commit(self, moment: Moment) -> None:
+        """Ends a step, with the waits that are in progress."""
+        with self._lock:
+            self._ongoing = {}
+            for waits in moment.waits():
+                for stack in waits.stacks:
+                    self._ongoing.setdefault(self._place(stack), Distribution()).add(stack.distribution)
+            self._end_step(moment.profile())
+        self._changed()
+
+    def show(self, progress: Progress) -> None:
+        """Keeps where the trace stands."""
+        self._progress = progress
+
+    def closed(self, profile: Profile) -> None:
+        """The sums are whole now, and include the waits that the end has cut off."""
+        with self._lock:
+            self._end_step(profile)
+
+    def _end_step(self, profile: Profile) -> None:
+        self._profile = profile
+        self._requests = profile.requests
+        for span in profile.requests:
+            before = self._calls.get(span.function, Distribution())
+            self._spans.add(span.function, difference(span.latency, before))
+            self._calls[span.function] = copied(span.latency)
+        now = time.monotonic_ns()
+        self._places.step(now)
+        self._spans.step(now)
+
+    def _place(self, stack: StackStat) -> Place:
+        place = place_in(stack)
+        if place not in self._known and len(self._known) >= MOST_PLACES:
+            return OTHER
+        self._known.add(place)
+        return place
+
+    # -- what is shown ---------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forgets the past: the windows begin now."""
+        with self._lock:
+            now = time.monotonic_ns()
+            self._places.clear(now)
+            self._spans.clear(now)
+
+    def screen(self, window: Window = Window.START, idle: bool = True) -> Screen | None:
+        """Everything as of the last batch; None before the trace runs. Without `idle` the waits that are idle by design are left out. Rows
+        are those with most time first."""
+        with self._lock:
+            profile, progress = self._profile, self._progress
+            if profile is None:
+                return None
+            governed = profile.governor.share if profile.governor is not None else None
+            rows, states, length = self._rows(window, idle, profile)
+            return Screen(
+                profile.targets[0], profile.window, length, rows, self._request_rows(window), states,
+                progress.intervals_per_s if progress is not None else 0.0,
+                governed if governed is not None or progress is None else progress.overhead_estimate, sum(profile.losses.values()),
+            )
+
+    def _rows(self, window: Window, idle: bool, profile: Profile) -> tuple[list[Row], dict[str, int], int]:
+        complete = profile.complete
+        sums, length = self._places.within(window)
+        if complete and window is Window.START:
+            length = profile.window.duration_ns
+        rows: list[Row] = []
+        states: dict[str, int] = {}
+        for place in sums.keys() | self._ongoing.keys():
+            ended, now = sums.get(place, Distribution()), self._ongoing.get(place, Distribution())
+            whole = copied(ended)
+            if not complete:  # at the end, the sums have what was in progress
+                whole.add(_cut(now, length))
+            if not whole.count and not whole.total_ns:
+                continue
+            states[place.state] = states.get(place.state, 0) + whole.total_ns
+            if place.idle and not idle:
+                continue
+            gone = max(0, ended.count - now.count) if complete else ended.count
+            rows.append(Row(
+                place, now.count, gone * 1e9 / length if length else 0.0, whole.total_ns, 0.0, whole.percentile_ns(0.5),
+                whole.percentile_ns(0.99), whole.max_ns, tuple(self._places.trend(place, TREND)),
+            ))
+        total = sum(row.total_ns for row in rows)
+        rows = [replace(row, share=row.total_ns / total if total else 0.0) for row in rows]
+        order = sorted(states.items(), key=lambda item: -item[1])
+        return sorted(rows, key=lambda row: (-row.total_ns, row.place.name, row.place.reason)), dict(order), length
+
+    def _request_rows(self, window: Window) -> list[RequestRow]:
+        sums, length = self._spans.within(window)
+        found = []
+        for span in self._requests:
+            d = sums.get(span.function, Distribution())
+            cause, share = _cause(span)
+            found.append(RequestRow(
+                plain_name(span.function), d.count, span.in_progress, d.count * 1e9 / length if length else 0.0, d.percentile_ns(0.5),
+                d.percentile_ns(0.9), d.percentile_ns(0.99), d.max_ns, cause, share,
+            ))
+        return found
+
+
+def place_in(stack: StackStat) -> Place:
+    """The place of a stack."""
+    frames = [frame for frame in stack.frames if frame.kind is not FrameKind.WAKER]
+    at = frames[place_of(frames)] if frames else None
+    name, file, line = (plain_name(at.name), at.file, at.line) if at is not None else ("(no stack)", "", 0)
+    return Place(name, file, line, stack.state.value, stack.reason, boundary_labels(stack)[1], idle_by_design(stack))
+
+
+def _cut(ongoing: Distribution, length_ns: int) -> Distribution:
+    """Waits in progress, as far as they lie in a window."""
+    if ongoing.max_ns <= length_ns:
+        return ongoing
+    most = max(1, length_ns)
+    return replace(ongoing, total_ns=min(ongoing.total_ns, ongoing.count * most), max_ns=most)
+
+
+def _cause(span: Span) -> tuple[str, float]:
+    slow: Band = bands(span, (0.0, _SLOW, 1.0))[1]
+    chosen = slow if slow.causes else bands(span, (0.0, 1.0))[0]
+    if not chosen.causes or not chosen.total_ns:
+        return "", 0.0
+    cause, ns = next(iter(chosen.causes.items()))
+    return cause.text, ns / chosen.total_ns
