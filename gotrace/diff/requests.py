@@ -10,6 +10,7 @@ from gotrace.common.vocabulary import FrameKind
 from gotrace.diff.identity import stable_name
 from gotrace.diff.noise import Delta, apart, exceeds, percentile_range
 from gotrace.profile.requests import RUNNING, Band, Cause, Span, bands
+from gotrace.profile.told import request_gaps
 from gotrace.profile.types import Distribution, Frame, Profile, StackKey, StackStat
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
@@ -64,6 +65,8 @@ class SpanChange:
     percentiles: dict[str, Delta]
     """By the names in `PERCENTILES`; in ns."""
     bands: list[BandChange]
+    gaps: tuple[list[str], list[str]]
+    """What the requests of either side lack: `request_gaps`."""
 
     @property
     def changed(self) -> bool:
@@ -80,7 +83,6 @@ def compare_requests(before: Profile, after: Profile, exact: bool) -> list[SpanC
     """Every span function of either side, those with most time first. `exact`: the names of functions are compared as they are."""
     several = max(len(before.targets), len(after.targets)) > 1
     sides = [_by_name(profile, exact, several) for profile in (before, after)]
-    seconds = [max(1, profile.window.attached_ns or profile.window.duration_ns) / 1e9 for profile in (before, after)]
     stacks = [{stack.key: stack for stack in profile.stacks} if profile.requests else {} for profile in (before, after)]
     found = []
     for key in sides[1] | sides[0]:
@@ -93,9 +95,10 @@ def compare_requests(before: Profile, after: Profile, exact: bool) -> list[SpanC
             process=key[0],
             before=pair[0],
             after=pair[1],
-            rate=_rate(distributions, seconds),
+            rate=_rate(distributions, [_traced_ns(*side) / 1e9 for side in zip((before, after), pair, strict=True)]),
             percentiles={name: _percentile(distributions, fraction) for name, fraction in PERCENTILES.items()},
             bands=[_band(pair, stacks, edges, exact) for edges in EDGES],
+            gaps=(_gaps(before, pair[0]), _gaps(after, pair[1])),
         ))
     return sorted(found, key=lambda change: -max(span.latency.total_ns for span in (change.before, change.after) if span))
 
@@ -107,6 +110,16 @@ def _by_name(profile: Profile, exact: bool, several: bool) -> dict[tuple[str, st
         # Of several processes of one name the one with most time.
         found.setdefault((comm.get(span.pid, ""), span.function if exact else stable_name(span.function)), span)
     return found
+
+
+def _gaps(profile: Profile, span: Span | None) -> list[str]:
+    return request_gaps(profile, span) if span is not None else []
+
+
+def _traced_ns(profile: Profile, span: Span | None) -> int:
+    """For how long these requests were traced."""
+    window = profile.window.attached_ns or profile.window.duration_ns
+    return max(1, span.traced_ns or window if span is not None else window)
 
 
 def _rate(pair: list[Distribution], seconds: list[float]) -> Delta:

@@ -6,6 +6,7 @@ The lines contain names that come from the target: the caller must make them saf
 from __future__ import annotations
 
 from gotrace.common.units import format_duration, format_share
+from gotrace.profile.requests import Span
 from gotrace.profile.types import Missing, Profile
 
 INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit"
@@ -70,4 +71,26 @@ def governor_lines(profile: Profile) -> list[str]:
     return lines
 
 
+def request_gaps(profile: Profile, span: Span) -> list[str]:
+    """What the requests of `span` lack, if they were not traced for all of the window, or without wakers for a part of it."""
+    window, report = profile.window.duration_ns, profile.governor
+    traced = min(span.traced_ns or window, window)
+    cap = f"--max-overhead {100 * report.max_overhead:g}" if report is not None and report.acted else ""
+    lines = []
+    if window - traced > max(_WHOLE_NS, window // 50):
+        why = f": the rest was given up for {cap}" if cap else ""
+        lines.append(f"requests were traced for only {format_duration(traced)} of {format_duration(window)}{why}")
+    if report is not None and (without := min(traced, report.wakers_off_ns - (window - traced))) > max(_WHOLE_NS, traced // 50):
+        lines.append(
+            f"for {format_duration(without)} of that time wakers were not traced, given up for {cap}: what other goroutines did then is in "
+            "no cause"
+        )
+    if lines and cap and report is not None:
+        lines[-1] += f" (--max-overhead {_RAISED * 100 * report.max_overhead:g} gives up less)"
+    return lines
+
+
+_WHOLE_NS = 200_000_000
+"""What is missing at a window's edges says nothing."""
+_RAISED = 5
 NOT_HELD = "the cap was not held: the governor acts on what it has seen cost, and in a longer trace that weighs less"

@@ -9,6 +9,7 @@ from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.frames import plain_name
 from gotrace.profile.inrequests import outermost
 from gotrace.profile.requests import RUNNING, Cause, Exemplar, Span, SpanBucket
+from gotrace.profile.told import request_gaps
 from gotrace.profile.types import Frame, Profile, StackKey
 
 FRAMES = 40
@@ -88,6 +89,7 @@ class RequestData:
             "process": self._texts(process),
             "rate": d.count * 1e9 / (span.traced_ns or window_ns) if window_ns else 0.0,
             "progress": span.in_progress,
+            "gaps": request_gaps(self._profile, span),
             **{f"p{name}": d.percentile_ns(fraction) for name, fraction in (("50", 0.5), ("90", 0.9), ("99", 0.99), ("999", 0.999))},
             "max": d.max_ns,
             "shown": list(span.shown),

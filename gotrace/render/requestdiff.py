@@ -27,6 +27,9 @@ def print_request_changes(changes: list[SpanChange], console: Console) -> None:
         if change.process:
             heading.append(f"  {sanitize(change.process, 40)}", "not bold dim")
         print_line(heading, console)
+        for side, gaps in zip(("before", "after"), change.gaps, strict=True):
+            for gap in gaps:
+                console.print(Text(f"  ! {side}: {gap}", "yellow"), soft_wrap=True)
         new, gone = change.before is None, change.after is None
         line = Text(f"  rate   {_rate(change.rate)}  ")
         line.append(relative(change.rate, new, gone), style(change.rate))

@@ -11,6 +11,7 @@ from rich.text import Text
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import place_of, plain_name
 from gotrace.profile.requests import RUNNING, Band, Exemplar, PathStep, Span, shown_bands
+from gotrace.profile.told import request_gaps
 from gotrace.profile.types import Profile, StackKey, StackStat
 from gotrace.render.text import format_duration, format_share, sanitize
 
@@ -19,8 +20,6 @@ EXEMPLARS_SHOWN = 5
 REASONS_SHOWN = 3
 """Of one state in one band."""
 STEPS_SHOWN = 3
-_WHOLE_NS = 200_000_000
-"""So much less than the window is still the whole."""
 _LEAST_STEP = 0.02
 """Of an exemplar's time."""
 _LEAST_SHARE = 0.001
@@ -34,6 +33,8 @@ def print_requests(profile: Profile, console: Console, top: int = 10) -> None:
     comm = {target.pid: target.comm for target in profile.targets} if len(profile.targets) > 1 else {}
     for span in profile.requests:
         _print_span(span, profile.window.duration_ns, f"{comm.get(span.pid, '?')} ({span.pid})" if comm else "", console)
+        for gap in request_gaps(profile, span):
+            console.print(Text(f"  ! {gap}", "yellow"), soft_wrap=True)
         for band in shown_bands(span):
             if band.count:
                 _print_band(band, stacks, console)
@@ -55,8 +56,6 @@ def _print_span(span: Span, window_ns: int, process: str, console: Console) -> N
         line.append(f", {span.in_progress:,} in progress")
     if span.begun_before:
         line.append(f", {span.begun_before:,} begun before")
-    if 0 < traced_ns < window_ns - _WHOLE_NS:
-        line.append(f", traced for {format_duration(traced_ns)} of {format_duration(window_ns)}", "dim")
     _line(line, console)
     if d.count:
         figures = [

@@ -62,7 +62,9 @@ def load_process(
     requests = None
     if plan.spans:
         reasons = target.binary.stop_reasons
-        requests = Requests(tracer.tables, tally, plan, target.bias, pid, options.exemplars, reasons, options.request_names)
+        requests = Requests(
+            tracer.tables, tracer.probes.requests_ns, tally, plan, target.bias, pid, options.exemplars, reasons, options.request_names,
+        )
     window = Window(target, plan, tracer, symbols, options, losses)
     return Loaded(options, tracer, window, Rows(tracer, model, tally, losses), requests)
 

@@ -81,6 +81,7 @@ const latency = (() => {
       ` · ${span.rate >= 10 ? number(span.rate) : span.rate.toPrecision(2)}/s`
       + (span.progress ? ` · ${number(span.progress)} in progress` : '')
       + ` · p50 ${duration(span.p50)} · p90 ${duration(span.p90)} · p99 ${duration(span.p99)} · p99.9 ${duration(span.p999)} · max ${duration(span.max)}`);
+    for (const gap of span.gaps) facts.append(Object.assign(element('span', gap), { className: 'gap' }));
     $('latency').hidden = !span.buckets.length;
     $('latency').setAttribute('aria-valuetext', range ? wordsOf(span, range) : 'all requests');
     const choices = EDGES.map(([low, high]) => [band(low, high), requests.rangeOf(span, low, high)]).filter(([, chosen]) => chosen);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from gotrace.common.histogram import bucket_of
@@ -49,16 +49,18 @@ _NAME = re.compile(rb"[A-Z]\w{0,127}")
 
 class Requests:
     """Of a process whose `plan` has spans; `exemplars`: how many of the slowest requests are kept of each function; `stop_reasons`: of
-    stops of the world, by number; `names`: what slow requests asked for is read."""
+    stops of the world, by number; `names`: what slow requests asked for is read. `placed_ns` tells for how long the probes were placed,
+    until a time."""
 
     def __init__(
-        self, tables: Tables, tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int, stop_reasons: Sequence[str] = (),
-        names: bool = True,
+        self, tables: Tables, placed_ns: Callable[[int], int], tally: Tally, plan: Plan, bias: int, pid: int, exemplars: int,
+        stop_reasons: Sequence[str] = (), names: bool = True,
     ) -> None:
         self._read_pauses = tables.read_pauses
         self._tables = tables.spans
         self._history = tables.history
         self._functions = [span.name for span in plan.spans]
+        self._placed_ns = placed_ns
         self._tally = tally
         self._pid = pid
         self._exemplars = exemplars
@@ -67,8 +69,7 @@ class Requests:
         self._rows: dict[int, RowKey] = {}
         self._rough: dict[int, RowKey] = {}
         self._causes = Causes(self._stack_of_hash, stop_reasons)
-        self._due_ns = self._counted_ns = self._traced_ns = 0
-        self._placed = False
+        self._due_ns = self._placed_before_ns = 0
         self._has_wakers = plan.has("ready")
         self._ended = False
         self._final: list[Span] | None = None
@@ -88,12 +89,10 @@ class Requests:
     def begin(self, start_ns: int) -> None:
         """A window opens. Requests in progress that an earlier one left are not followed further."""
         self._timelines.lost(start_ns)
-        self._counted_ns, self._placed = start_ns, True
+        self._placed_before_ns = self._placed_ns(start_ns)
 
     def tick(self, placed: frozenset[Stage]) -> None:
         """Reads what has happened since the last call, if it is time. `placed`: the stages that are traced now."""
-        self._count_time(time.monotonic_ns())
-        self._placed = Stage.REQUESTS in placed
         # What is not known of some requests is taken to be as it was for the others.
         self._followed.sums_up = Stage.WAKERS in placed or not self._has_wakers
         if time.monotonic_ns() >= self._due_ns:
@@ -107,7 +106,6 @@ class Requests:
     def finish(self, start_ns: int, end_ns: int, losses: dict[Loss, int], in_progress: Iterable[PartRecord]) -> None:
         """The window is closed, and all rows are read: reads what is left, as the tables are about to go. Adds to the `losses`.
         `in_progress`: what the goroutines of requests in progress wait for."""
-        self._count_time(end_ns)
         self._take_history()
         self._timelines.end(in_progress)
         self._ended = True
@@ -116,11 +114,6 @@ class Requests:
         self._final = self.spans(start_ns, end_ns)
         losses[Loss.HISTORY_LOST] = self._history.lost
         losses[Loss.SPAN_END_UNSEEN] = losses.get(Loss.SPAN_END_UNSEEN, 0) + self._tables.forgotten
-
-    def _count_time(self, now_ns: int) -> None:
-        if self._placed:
-            self._traced_ns += max(0, now_ns - self._counted_ns)
-        self._counted_ns = now_ns
 
     def _take_history(self) -> None:
         self._keep_told()  # first: each of these has its record by now
@@ -155,6 +148,7 @@ class Requests:
             return self._final
         end_ns = end_ns or time.monotonic_ns()
         self._learn_rows()
+        traced_ns = max(0, self._placed_ns(end_ns) - self._placed_before_ns)
         sums, opened = self._tables.read_rows(), self._tables.read_open()
         result = []
         for number, name in enumerate(self._functions):
@@ -167,7 +161,7 @@ class Requests:
             going = [request for request in mine if not request.over_ns]
             span = self._span(number, name, rows, going, start_ns, end_ns)
             span.begun_before = before.count if before is not None else 0
-            span.traced_ns = self._traced_ns
+            span.traced_ns = traced_ns
             if span.latency.count or span.in_progress or span.begun_before:
                 result.append(span)
         return sorted(result, key=lambda span: -span.latency.total_ns)
