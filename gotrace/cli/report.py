@@ -71,10 +71,10 @@ def report(
     profile = read_capture(capture)
     if any(output != "-" and format_of(output) == NEEDS_TIMELINE for output in outputs):
         require_timeline(profile)
-    # Before the filters: what is suspicious, and how large a share is, does not depend on what is selected.
+    profile = filter_requests(profile, band, slower_than)
+    # Before the other filters: what is suspicious in these requests, and how large a share is, does not depend on what is selected.
     profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
     profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
-    profile = filter_requests(profile, band, slower_than)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":

@@ -53,6 +53,10 @@ def filter_profile(
         requests = without_stacks(requests, {stack.key for stack in kept})
     flags = [f"--state {state.value}" for state in states] + [f"--reason {quote(reason)}" for reason in reasons]
     flags += [f"{flag} {quote(pattern)}" for flag, pattern in (("--match", match), ("--ignore", ignore)) if pattern]
+    selected = profile.selected
+    if flags:
+        flags = [profile.selected[0], *flags] if profile.selected is not None else flags
+        selected = " ".join(flags), profile.selected[1] if profile.selected is not None else len(profile.stacks)
     return replace(
         profile,
         stacks=kept,
@@ -61,7 +65,7 @@ def filter_profile(
         timeline=[interval for interval in profile.timeline if id(interval.stack) in present],
         filters=list(dict.fromkeys([*profile.filters, *texts])),
         requests=requests,
-        selected=(" ".join(flags), len(profile.stacks)) if flags else profile.selected,
+        selected=selected,
     )
 
 

@@ -21,7 +21,7 @@ loops): if the program waits for those, its own stack says so. So are waits for 
 wait below the function with which their goroutines were started takes longer: a loop that reads, and what it reads with.
 
 If requests are known, a wait that may be one for work is a hot spot only if a good part of it (`IN_REQUESTS`) lies in them, and shares
-are of the requests' time.
+are of the requests' time. In a profile of some of the requests (`filter_requests`) both are of those.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from gotrace.common.units import format_duration
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import is_background, is_program, own_frames, package_of
 from gotrace.profile.groups import Group, grouped
+from gotrace.profile.requests import parts
 from gotrace.profile.types import Distribution, Hotspot, Profile, StackKey, StackStat, SubWindow
 
 TAIL = 10
@@ -105,13 +106,13 @@ def find_hotspots(profile: Profile, thresholds: Thresholds = Thresholds()) -> li
 
 
 def _in_requests(profile: Profile) -> tuple[dict[StackKey, int], int]:
-    """How much of the time of each stack lies in requests, and the time of all requests. A span inside another is counted in both."""
+    """How much of the time of each stack lies in those requests that are shown, and their time. A span inside another counts in both."""
     inside: dict[StackKey, int] = {}
     total_ns = 0
     for span in profile.requests:
-        for bucket in span.buckets.values():
-            total_ns += bucket.total_ns
-            for key, wait in bucket.waits.items():
+        for piece in parts(span, *span.shown).values():
+            total_ns += piece.total_ns
+            for key, wait in piece.waits.items():
                 inside[key] = inside.get(key, 0) + wait.total_ns
     return inside, total_ns
 

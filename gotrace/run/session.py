@@ -187,12 +187,12 @@ class Session:
             self.failure = self.failure or process.failure
         profile = handing.profile(complete=True)
         sinks.closed(profile)
-        profile.hotspots = find_hotspots(profile, self.options.hot)
-        profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
         if profile.requests:
             profile = filter_requests(profile, self.options.band, self.options.slower_than_ns)
         elif self.options.band is not None or self.options.slower_than_ns:
             profile.notes.append("no request ended in the window: --band and --slower-than have nothing to choose from")
+        profile.hotspots = find_hotspots(profile, self.options.hot)
+        profile = filter_profile(profile, self.options.states, self.options.reasons, self.options.match)
         sinks.write(profile)
         self.failure = self.failure or next((error for _sink, error in sinks.failures), None)
         if capture is not None:

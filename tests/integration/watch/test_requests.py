@@ -249,3 +249,11 @@ def test_requests_from_before_the_window_are_in_no_figure(tmp_path: Path) -> Non
 def test_without_requests_nothing_is_said_of_them(tmp_path: Path) -> None:
     traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "sleep:5:20", "--requests", "off")
     assert not traced.summary.get("requests")
+
+
+def test_the_time_of_requests_ends_where_a_cap_gives_them_up(tmp_path: Path) -> None:
+    traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "sleep:1:6000", "--max-overhead", "0.05")
+    report, span, duration = traced.summary["overhead"]["governor"], traced.span(), traced.summary["window"]["duration_ns"]
+    assert report["kernel_off_ns"] > 0.5 * duration and 0 < span["count"] < 3000
+    assert span["traced_ns"] + report["kernel_off_ns"] == pytest.approx(duration, abs=0.1 * duration)
+    assert span["rate_per_s"] == span["count"] * 1e9 / span["traced_ns"]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gotrace.diff.compare import Diff, compare
 from gotrace.export.diff import diff_dict, diff_page_data, render_diff
-from gotrace.profile.types import Frame, Profile
+from gotrace.profile.types import Frame, GovernorReport, GovernorStep, Profile
 from gotrace.render.diff import print_diff
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schema/diff.json").read_text())
@@ -48,6 +48,18 @@ def test_percentiles_before_and_after() -> None:
     assert p99.after / p99.before == pytest.approx(2, rel=0.07) and p99.exceeds and change.exceeds
     assert change.rate.before == change.rate.after == 100 and not change.rate.exceeds
     assert not query.changed
+
+
+def test_the_rate_is_of_the_time_in_which_requests_were_traced() -> None:
+    half = requests_made()
+    window = half.profile.window.duration_ns
+    for each in half.profile.requests:
+        each.traced_ns = window // 4
+    report = GovernorReport(0.05, 0.05, steps=(GovernorStep(window // 4, 4242, "kernel", 0.2),), wakers_off_ns=window - window // 8)
+    diff = compare(requests_profile(), replace(half.profile, governor=report))
+    assert diff.requests[0].rate.after == 4 * diff.requests[0].rate.before
+    text = " ".join(printed(diff, 200).split())
+    assert "! after: requests were traced for only" in text and "--max-overhead 25 gives up less" in text and "! before: requests" not in text
 
 
 def test_the_cause_that_grew_comes_first() -> None:

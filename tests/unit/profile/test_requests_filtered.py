@@ -16,6 +16,7 @@ from gotrace.export.folded import render_folded
 from gotrace.export.summary_json import summary_dict
 from gotrace.profile.filters import filter_profile, filter_requests, parse_band
 from gotrace.profile.inrequests import outermost
+from gotrace.profile.hotspots import Thresholds, find_hotspots
 from gotrace.profile.requests import bands
 from gotrace.profile.types import Frame, Hotspot, TimelineInterval
 
@@ -203,3 +204,24 @@ def test_a_band_of_what_a_filter_left() -> None:
 def test_hostile_names_pass() -> None:
     narrowed = filter_requests(hostile_requests(), (0.5, 1.0), MS)
     assert len(narrowed.requests) == len(hostile_requests().requests)
+
+
+def test_hot_spots_of_a_band_are_of_its_requests() -> None:
+    """The lock takes a good part of the fast requests' time, and little of the others'."""
+    made = requests_made()
+    made.profile.requests = made.profile.requests[:1]
+
+    def large(low: float, high: float) -> dict[str, str]:
+        narrowed = filter_requests(made.profile, (low, high))
+        return {narrowed.stacks[spot.stack].reason: spot.why for spot in find_hotspots(narrowed, Thresholds(p99_ns=0, jitter_ns=0, share=0.1))}
+
+    def share(reason: str, low: float, high: float) -> float:
+        chosen = slowest(made.requests, low, high)
+        return sum(ns for one in chosen for of, ns in one.waits if of.reason == reason) / sum(one.duration_ns for one in chosen)
+
+    fast, slow = (0.0, 0.5), (0.9, 1.0)
+    assert share("sync.Mutex.Lock", *slow) < 0.05 and share("sync.Mutex.Lock", *fast) > 0.15
+    assert large(*slow) == {"chan receive": f"{100 * share('chan receive', *slow):.0f} % of the requests' time"}
+    assert large(*fast) == {
+        reason: f"{100 * share(reason, *fast):.0f} % of the requests' time" for reason in ("chan receive", "sync.Mutex.Lock")
+    }

@@ -13,6 +13,7 @@ import pytest
 from browser import Browser
 from captures import capture
 from profiles import HOSTILE, S, shop_profile, target
+from requestprofiles import requests_profile
 from rich.console import Console
 
 from gotrace.capture.reader import read_capture
@@ -21,6 +22,7 @@ from gotrace.common.errors import GotraceError
 from gotrace.diff.compare import compare
 from gotrace.export import render
 from gotrace.export.about import comments
+from gotrace.profile.told import request_gaps
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing, Profile
 from gotrace.render.diff import print_diff
 from gotrace.render.pagedata import page_data
@@ -210,3 +212,24 @@ def test_report_of_such_a_capture(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = capture(tmp_path / "x.gotrace", lacking())
     assert run(["report", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == [NOTE]
+
+
+@pytest.mark.parametrize(("traced", "wakers_off", "said"), [
+    (1.0, 0.0, []),
+    (0.25, 0.75, ["requests were traced for only 750 ms of 3.00 s: the rest was given up for --max-overhead 5"]),
+    (1.0, 0.5, ["for 1.50 s of that time wakers were not traced, given up for --max-overhead 5"]),
+    (0.5, 0.75, ["requests were traced for only 1.50 s of 3.00 s", "for 750 ms of that time wakers"]),
+])  # fmt: skip
+def test_what_requests_lack(traced: float, wakers_off: float, said: list[str]) -> None:
+    made = requests_profile()
+    made.window = replace(made.window, duration_ns=3 * S)
+    report = GovernorReport(0.05, steps=(GovernorStep(1, 4242, "wakers", 0.2),), wakers_off_ns=round(wakers_off * 3 * S))
+    span = replace(made.requests[0], traced_ns=round(traced * 3 * S))
+    lines = request_gaps(replace(made, governor=report, requests=[span]), span)
+    assert len(lines) == len(said) and all(line.startswith(words) for line, words in zip(lines, said, strict=True))
+    assert [line.endswith("(--max-overhead 25 gives up less)") for line in lines] == [False] * (len(lines) - 1) + [True] * bool(lines)
+
+
+def test_requests_lack_nothing_without_a_cap() -> None:
+    made = requests_profile()
+    assert request_gaps(made, made.requests[0]) == []
