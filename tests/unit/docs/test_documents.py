@@ -74,7 +74,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def flags_of(command: click.Command) -> set[str]:
-    names = {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
+    names = {name for parameter in command.params if isinstance(parameter, click.Option) for name in (*parameter.opts, *parameter.secondary_opts)}
     return names | {"--help", "-h", "--version", "-V"}
 
 
