@@ -33,7 +33,7 @@ Tab, Shift-Tab   next, previous tab       Up, Down   choose a row
 1 to 7           sort by that column      Enter      its stacks, histogram; back
 s                only one state, or all   r          only its reason, or all
 p                with or without peers    /          only what matches a regex
-i                with waits that are idle m          since the start, 10 s, fading
+i                with waits that are idle m          since start, 10 s, fading
 Space            freeze                   R          begin again
 f                write a capture and a flame graph of all since the start
 d                read all goroutines      q          end the trace

@@ -15,7 +15,7 @@ from gotrace.common.errors import GotraceError, Refused
 from gotrace.common.files import write
 from gotrace.dump.reading import dump
 from gotrace.export import format_of, render
-from gotrace.profile.frames import place_of, plain_name
+from gotrace.profile.frames import plain_name
 from gotrace.profile.types import Profile
 from gotrace.render.terminal import HUNG_UP, lasting
 from gotrace.run.session import Session, default_outputs
@@ -23,7 +23,7 @@ from gotrace.sched.reading import SchedReader
 from gotrace.sched.types import Snapshot
 from gotrace.top.display import Group
 from gotrace.top.history import Window
-from gotrace.top.view import LiveView
+from gotrace.top.view import LiveView, frame_in
 
 
 def run_on_screen(session: Session, view: LiveView, window: Window, idle: bool) -> None:
@@ -49,8 +49,8 @@ def run_on_screen(session: Session, view: LiveView, window: Window, idle: bool) 
     def read_groups() -> Sequence[Group]:
         found = []
         for one in dump(pid).goroutines:
-            at = plain_name(one.frames[place_of(one.frames)].name) if one.frames else one.start_function
-            found.append((one.state, one.reason, at))
+            at = frame_in(one.frames)
+            found.append((one.state, one.reason, plain_name(at.name) if at is not None else one.start_function))
         return groups_of(found)
 
     def save(tell: Callable[[str], None]) -> None:

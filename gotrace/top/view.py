@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gotrace.common.vocabulary import FrameKind
@@ -12,7 +12,7 @@ from gotrace.export.labels import boundary_labels
 from gotrace.profile.frames import place_of, plain_name
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.requests import Band, Span, bands
-from gotrace.profile.types import Distribution, Profile, StackStat
+from gotrace.profile.types import Distribution, Frame, Profile, StackStat
 from gotrace.run.sinks import Delta, Moment, Progress, Sink
 from gotrace.top.history import History, Window, copied, difference
 from gotrace.top.types import Place, RequestRow, Row, Screen
@@ -23,6 +23,7 @@ TREND = 60
 """For how many seconds a row has its trend."""
 OTHER = Place("(other places)", "", 0, "", "", "")
 _SLOW = 0.99
+_OWN = (FrameKind.GO, FrameKind.CGO, FrameKind.RUNTIME)
 
 
 class LiveView(Sink):
@@ -196,10 +197,16 @@ class LiveView(Sink):
         return found
 
 
+def frame_in(frames: Sequence[Frame]) -> Frame | None:
+    """The frame that a place is named after: of the goroutine's own code if there is any, else of the kernel's; None if there is none."""
+    own = [frame for frame in frames if frame.kind in _OWN]
+    rest = own or [frame for frame in frames if frame.kind is not FrameKind.WAKER]
+    return rest[place_of(rest)] if rest else None
+
+
 def place_in(stack: StackStat) -> Place:
     """The place of a stack."""
-    frames = [frame for frame in stack.frames if frame.kind is not FrameKind.WAKER]
-    at = frames[place_of(frames)] if frames else None
+    at = frame_in(stack.frames)
     name, file, line = (plain_name(at.name), at.file, at.line) if at is not None else ("(no stack)", "", 0)
     return Place(name, file, line, stack.state.value, stack.reason, boundary_labels(stack)[1], idle_by_design(stack))
 
