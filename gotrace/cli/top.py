@@ -48,10 +48,13 @@ def top(
     """Show live where the goroutines of a process wait, and its requests.
 
     A row is a place in the program with what is waited for there: how many goroutines wait now, how often waits end, the time in the
-    window with its percentiles. The process is traced as by attach, under a cap on the cost; nothing is written to files.
+    window with its percentiles. The process is traced as by attach, under a cap on the cost. On a full screen, with keys that ? lists;
+    --batch and --once need no terminal.
     """
-    if batch == once:
-        raise UsageError("give --once or --batch", "gotrace top PID --batch")
+    if batch and once:
+        raise UsageError("--once and --batch are both given", "choose one")
+    if not (batch or once) and (as_json or not (sys.stdin.isatty() and sys.stderr.isatty())):
+        raise UsageError("the full screen needs a terminal", "--batch, or --once --json")
     if interval < _SHORTEST_NS:
         raise UsageError("--interval is at least 1s", "--interval 1s")
     from rich.console import Console
@@ -81,9 +84,14 @@ def top(
         preflight()
         session.sinks.append(view)
         session.prepare()
-        session.run(None, None, lambda text: err.print(f"  {text}", markup=False, soft_wrap=True))
-    if once or not printing.printed:
-        printing.print(view)
+        if batch or once:
+            session.run(None, None, lambda text: err.print(f"  {text}", markup=False, soft_wrap=True))
+            if once or not printing.printed:
+                printing.print(view)
+        else:
+            from gotrace.top.running import run_on_screen
+
+            run_on_screen(session, view, Window(window), shown)
     if session.failure is not None:
         raise session.failure
 

@@ -27,7 +27,7 @@ def gotrace() -> None:
       gotrace diff BEFORE AFTER         two captures compared
       sudo gotrace dump PID             every goroutine's state and stack, without stopping the process
       sudo gotrace ps                   every Go process of this host
-      sudo gotrace top PID --batch      where goroutines wait, live
+      sudo gotrace top PID              where goroutines wait, live
       sudo gotrace sched PID            the scheduler from outside, as GODEBUG=schedtrace shows it from inside
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
       gotrace doctor                    what this host can do, and how to fix what it can't

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gotrace.common.units import format_duration, format_share
+from gotrace.common.vocabulary import State
 from gotrace.profile.types import Target
 from gotrace.render.columns import Column, cells, fitting, heading, sparkline, width_of
 from gotrace.render.text import sanitize
@@ -20,6 +21,8 @@ from gotrace.top.types import RequestRow, Row, Screen
 _BARS = 10
 """How many characters a trend has at most."""
 _LEAST_PLACE = 36
+_PLAIN_STATES = (State.WAITING.value, State.SYSCALL.value)
+"""States that go without saying beside the reason."""
 
 
 def short(duration_ns: int) -> str:
@@ -44,7 +47,7 @@ def title_of(row: Row, room: int = 1000) -> str:
     them."""
     place = row.place
     where = f"{place.name} {os.path.basename(place.file)}:{place.line}" if place.line else place.name
-    reason = place.reason or place.state
+    reason = place.reason if place.reason and place.state in _PLAIN_STATES else what_of(row).partition(" (")[0]
     brief = place.name.rpartition("/")[2]
     ways = [f"{what}  {name}" for what in (what_of(row), reason) for name in (where, place.name)] + [f"{reason}  {brief}"]
     return sanitize(next((way for way in ways if len(way) <= room), ways[-1]), room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gotrace.common.vocabulary import FrameKind
@@ -12,7 +12,7 @@ from gotrace.export.labels import boundary_labels
 from gotrace.profile.frames import place_of, plain_name
 from gotrace.profile.hotspots import idle_by_design
 from gotrace.profile.requests import Band, Span, bands
-from gotrace.profile.types import Distribution, Profile, StackStat
+from gotrace.profile.types import Distribution, Frame, Profile, StackStat
 from gotrace.run.sinks import Delta, Moment, Progress, Sink
 from gotrace.top.history import History, Window, copied, difference
 from gotrace.top.types import Place, RequestRow, Row, Screen
@@ -23,6 +23,7 @@ TREND = 60
 """For how many seconds a row has its trend."""
 OTHER = Place("(other places)", "", 0, "", "", "")
 _SLOW = 0.99
+_OWN = (FrameKind.GO, FrameKind.CGO, FrameKind.RUNTIME)
 
 
 class LiveView(Sink):
@@ -45,6 +46,11 @@ class LiveView(Sink):
         self._requests: list[Span] = []
         self._profile: Profile | None = None
         self._progress: Progress | None = None
+        self._write: Callable[[Profile], None] | None = None
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Has `changed` called from now on."""
+        self._changed = changed
 
     # -- what the run hands on -------------------------------------------------------------------------------------------
 
@@ -71,7 +77,11 @@ class LiveView(Sink):
             for waits in moment.waits():
                 for stack in waits.stacks:
                     self._ongoing.setdefault(self._place(stack), Distribution()).add(stack.distribution)
-            self._end_step(moment.profile())
+            profile = moment.profile()
+            self._end_step(profile)
+        write, self._write = self._write, None
+        if write is not None:
+            write(profile)
         self._changed()
 
     def show(self, progress: Progress) -> None:
@@ -110,30 +120,36 @@ class LiveView(Sink):
             self._places.clear(now)
             self._spans.clear(now)
 
-    def screen(self, window: Window = Window.START, idle: bool = True) -> Screen | None:
-        """Everything as of the last batch; None before the trace runs. Without `idle` the waits that are idle by design are left out. Rows
-        are those with most time first."""
+    def screen(self, window: Window = Window.START, idle: bool = True, objects: bool = True) -> Screen | None:
+        """Everything as of the last batch; None before the trace runs. Without `idle` the waits that are idle by design are left out;
+        without `objects` those that differ only in file or peer are one row. Rows are those with most time first."""
         with self._lock:
             profile, progress = self._profile, self._progress
             if profile is None:
                 return None
             governed = profile.governor.share if profile.governor is not None else None
-            rows, states, length = self._rows(window, idle, profile)
+            rows, states, length = self._rows(window, idle, objects, profile)
             return Screen(
                 profile.targets[0], profile.window, length, rows, self._request_rows(window), states,
                 progress.intervals_per_s if progress is not None else 0.0,
                 governed if governed is not None or progress is None else progress.overhead_estimate, sum(profile.losses.values()),
             )
 
-    def _rows(self, window: Window, idle: bool, profile: Profile) -> tuple[list[Row], dict[str, int], int]:
+    def _rows(self, window: Window, idle: bool, objects: bool, profile: Profile) -> tuple[list[Row], dict[str, int], int]:
         complete = profile.complete
         sums, length = self._places.within(window)
+        ongoing = self._ongoing
         if complete and window is Window.START:
             length = profile.window.duration_ns
+        alike: dict[Place, list[Place]] = {}
+        if not objects:
+            sums, ongoing = _without_objects(sums), _without_objects(ongoing)
+            for place in self._known:
+                alike.setdefault(replace(place, object=""), []).append(place)
         rows: list[Row] = []
         states: dict[str, int] = {}
-        for place in sums.keys() | self._ongoing.keys():
-            ended, now = sums.get(place, Distribution()), self._ongoing.get(place, Distribution())
+        for place in sums.keys() | ongoing.keys():
+            ended, now = sums.get(place, Distribution()), ongoing.get(place, Distribution())
             whole = copied(ended)
             if not complete:  # at the end, the sums have what was in progress
                 whole.add(_cut(now, length))
@@ -145,12 +161,28 @@ class LiveView(Sink):
             gone = max(0, ended.count - now.count) if complete else ended.count
             rows.append(Row(
                 place, now.count, gone * 1e9 / length if length else 0.0, whole.total_ns, 0.0, whole.percentile_ns(0.5),
-                whole.percentile_ns(0.99), whole.max_ns, tuple(self._places.trend(place, TREND)),
+                whole.percentile_ns(0.99), whole.max_ns, self._trend(alike.get(place, [place])),
             ))
         total = sum(row.total_ns for row in rows)
         rows = [replace(row, share=row.total_ns / total if total else 0.0) for row in rows]
         order = sorted(states.items(), key=lambda item: -item[1])
         return sorted(rows, key=lambda row: (-row.total_ns, row.place.name, row.place.reason)), dict(order), length
+
+    def _trend(self, places: list[Place]) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*(self._places.trend(place, TREND) for place in places), strict=True)))
+
+    def stacks_at(self, place: Place, most: int = 3) -> list[StackStat]:
+        """The stacks of a place with most time since the trace began, as they are now; without an object those of all objects."""
+        with self._lock:
+            found = [
+                stack for stack, at, _ in self._seen.values() if at == place or not place.object and replace(at, object="") == place
+            ]
+            found.sort(key=lambda stack: -stack.distribution.total_ns)
+            return [replace(stack, distribution=copied(stack.distribution)) for stack in found[:most]]
+
+    def save(self, write: Callable[[Profile], None]) -> None:
+        """Has `write` called with the profile so far, by the thread that runs the trace, at the next batch."""
+        self._write = write
 
     def _request_rows(self, window: Window) -> list[RequestRow]:
         sums, length = self._spans.within(window)
@@ -165,12 +197,25 @@ class LiveView(Sink):
         return found
 
 
+def frame_in(frames: Sequence[Frame]) -> Frame | None:
+    """The frame that a place is named after: of the goroutine's own code if there is any, else of the kernel's; None if there is none."""
+    own = [frame for frame in frames if frame.kind in _OWN]
+    rest = own or [frame for frame in frames if frame.kind is not FrameKind.WAKER]
+    return rest[place_of(rest)] if rest else None
+
+
 def place_in(stack: StackStat) -> Place:
     """The place of a stack."""
-    frames = [frame for frame in stack.frames if frame.kind is not FrameKind.WAKER]
-    at = frames[place_of(frames)] if frames else None
+    at = frame_in(stack.frames)
     name, file, line = (plain_name(at.name), at.file, at.line) if at is not None else ("(no stack)", "", 0)
     return Place(name, file, line, stack.state.value, stack.reason, boundary_labels(stack)[1], idle_by_design(stack))
+
+
+def _without_objects(sums: dict[Place, Distribution]) -> dict[Place, Distribution]:
+    found: dict[Place, Distribution] = {}
+    for place, one in sums.items():
+        found.setdefault(replace(place, object=""), Distribution()).add(one)
+    return found
 
 
 def _cut(ongoing: Distribution, length_ns: int) -> Distribution:

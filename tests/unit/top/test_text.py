@@ -16,7 +16,9 @@ from gotrace.top.types import Place, RequestRow, Row, Screen
 TARGET = Target(42, "/srv/api", "api\x1b[2J", "go1.27.3", "build info", "", True, False, False, "amd64")
 PLACE = Place("example.com/shop/store.(*DB).query", "example.com/shop/store/db.go", 85, "waiting", "IO wait", "tcp 10.0.0.7:5432")
 ROW = Row(PLACE, 12, 81.83, 1_740_000_000, 0.5, 12_100_000, 22_000_000, 23_500_000, tuple(range(60)))
-REQUEST = RequestRow("net/http.serverHandler.ServeHTTP", 40, 3, 3.67, 8_700, 5_390_000, 5_400_000, 6_000_000, "waits for tcp 10.0.0.7:5432", 0.81)
+REQUEST = RequestRow(
+    "net/http.serverHandler.ServeHTTP", 40, 3, 3.67, 8_700, 5_390_000, 5_400_000, 6_000_000, "waits for tcp 10.0.0.7:5432", 0.81,
+)
 SCREEN = Screen(
     TARGET, Traced("2026-11-29T12:34:56.789+00:00", 10_000_000_000, "exact", 10_000_000_000), 10_000_000_000, [ROW] * 3, [REQUEST],
     {"waiting": 900, "syscall": 100}, 2148.4, 0.0123, 2,

@@ -1,0 +1,116 @@
+"""The sink behind the live view: it keeps what it is handed by place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from liveviews import hand_on, now_waiting, viewed
+from profiles import MS, S, go, hostile_profile, profile, shop_profile, spread, stat
+from requestprofiles import requests_profile
+
+from gotrace.common.vocabulary import FrameKind, State
+from gotrace.profile.types import Frame
+from gotrace.top import view as module
+from gotrace.top.history import Window
+from gotrace.top.view import LiveView, place_in
+
+
+def socket(port: int) -> Frame:
+    return Frame(f"read(fd 7 → tcp 10.0.0.1:{40000 + port}→10.0.0.7:{port})", kind=FrameKind.SYSCALL)
+
+
+def test_nothing_before_the_trace_runs() -> None:
+    assert LiveView().screen() is None
+
+
+def test_sums_by_place() -> None:
+    made = shop_profile()
+    screen = viewed(made).screen()
+    assert sum(row.total_ns for row in screen.rows) == made.total().total_ns
+    assert screen.states == {state.value: d.total_ns for state, d in made.by_state().items()}
+    assert {row.place for row in screen.rows} == {place_in(stack) for stack in made.stacks}
+    assert (screen.cost, round(screen.intervals_per_s, 1)) == (0.0123, 2148.4)
+
+
+def test_a_batch_adds_what_is_new() -> None:
+    made = profile([stat([go("main.f")], [MS] * 10, reason="select")])
+    view = viewed(made)
+    made.stacks[0].distribution.add(stat([go("main.f")], [9 * MS] * 5).distribution)
+    hand_on(view, made)
+    row, = view.screen().rows
+    assert row.total_ns == 55 * MS and row.max_ns == 9 * MS and row.p50_ns < 2 * MS
+    assert row.trend == (10 * MS, 45 * MS)
+    view.reset()
+    assert view.screen().rows == []
+    made.stacks[0].distribution.add(stat([go("main.f")], [2 * MS]).distribution)
+    hand_on(view, made)
+    assert view.screen().rows[0].total_ns == 2 * MS
+
+
+def test_those_that_wait_now_are_in_the_sums() -> None:
+    one = stat([go("main.f")], [MS] * 10, reason="chan receive")
+    other = stat([go("main.g")], [], reason="chan receive")
+    made = profile([one])
+    view = viewed(made, [now_waiting(one, 3 * S, 4 * S), now_waiting(other, S)])
+    rows = {row.place.name: row for row in view.screen().rows}
+    # The window is as long as the test has run: no wait in it is longer.
+    assert rows["main.f"].waiting_now == 2 and rows["main.g"].waiting_now == 1
+    assert 10 * MS < rows["main.f"].total_ns < 6 * S and rows["main.g"].rate_per_s == 0
+    hand_on(view, made)
+    assert [row.waiting_now for row in view.screen().rows] == [0]
+    view.closed(replace(made, complete=True))
+    assert view.screen().rows[0].total_ns == 10 * MS
+
+
+def test_with_and_without_peers() -> None:
+    made = profile([
+        stat([socket(port), go("main.query", "db.go", 7)], [MS * port // 1000], State.SYSCALL, "read") for port in (5432, 6379)
+    ])
+    view = viewed(made, [now_waiting(made.stacks[0], S)])
+    assert sorted(row.place.object for row in view.screen().rows) == ["tcp 10.0.0.7:5432", "tcp 10.0.0.7:6379"]
+    row, = view.screen(objects=False).rows
+    assert row.place.object == "" and row.waiting_now == 1 and row.trend == (5432 * MS // 1000 + 6379 * MS // 1000,)
+    assert [len(view.stacks_at(one.place)) for one in view.screen().rows] == [1, 1] and len(view.stacks_at(row.place)) == 2
+    found = view.stacks_at(row.place)[0]
+    assert found.distribution.total_ns == 6379 * MS // 1000 and found.distribution is not made.stacks[1].distribution
+
+
+def test_what_is_idle() -> None:
+    screen = viewed(shop_profile()).screen(idle=False)
+    every = viewed(shop_profile()).screen()
+    assert 0 < len(screen.rows) < len(every.rows) and not any(row.place.idle for row in screen.rows)
+    assert screen.states == every.states and sum(row.share for row in screen.rows) == pytest.approx(1)
+
+
+def test_requests() -> None:
+    made = requests_profile()
+    view = viewed(made)
+    row = view.screen().requests[0]
+    span = made.requests[0]
+    assert (row.count, row.p99_ns, row.max_ns) == (span.latency.count, span.latency.percentile_ns(0.99), span.latency.max_ns)
+    assert row.cause and 0 < row.cause_share <= 1
+    assert view.screen(Window.LAST).requests[0].count == span.latency.count
+
+
+def test_places_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PLACES", 50)
+    made = profile([stat([go(f"main.f{number}")], spread(MS, 2 * MS, 3), reason="select") for number in range(80)])
+    rows = viewed(made).screen().rows
+    assert len(rows) == 51 and sum(row.total_ns for row in rows) == made.total().total_ns
+    assert rows[0].place.name == "(other places)"
+
+
+def test_hostile_names() -> None:
+    made = hostile_profile()
+    assert sum(row.total_ns for row in viewed(made).screen().rows) == made.total().total_ns
+
+
+def test_what_is_to_be_saved_is_written_once() -> None:
+    made, written = shop_profile(), []
+    view = viewed(made)
+    view.save(written.append)
+    assert not written
+    hand_on(view, made)
+    hand_on(view, made)
+    assert len(written) == 1 and written[0].stacks == made.stacks
