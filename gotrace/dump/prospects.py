@@ -90,7 +90,7 @@ def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[
             break
         followed += 1
         if one.snapshot.pcs:
-            operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp)
+            operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp, one.address)
             if operations:
                 ahead[one.state.id] = tuple(operations)
     return ahead, followed
