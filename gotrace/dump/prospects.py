@@ -14,6 +14,8 @@ from gotrace.live.ahead import Ahead
 from gotrace.live.goroutines import Goroutine
 from gotrace.live.pages import Pages
 from gotrace.live.scan import Snapshot
+from gotrace.model.kernelstacks import STOPS
+from gotrace.proc.process import read_short
 from gotrace.proc.quota import cpu_quota
 from gotrace.watch.inprogress.blocked import thread_numbers, thread_state
 from gotrace.watch.target import OpenTarget
@@ -44,7 +46,7 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     at = target.binary.gomaxprocs
     raw = target.memory.read(at + target.bias, 4) if at is not None else None
     about = Prospects(
-        stopped=thread_state(pid, pid) in ("T", "t"), threads=len(thread_numbers(pid)), cpu_quota=cpu_quota(pid),
+        stopped=_is_stopped(pid), threads=len(thread_numbers(pid)), cpu_quota=cpu_quota(pid),
         gomaxprocs=int.from_bytes(raw, "little") if raw is not None else None,
     )
     if not any(_may_be_stuck(one.state) for one in found):
@@ -55,6 +57,12 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     now = {each.address: each for each in target.reader.read([one.address for one in found])}
     still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and same(each, one.snapshot))
     return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), followed=followed)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether its main thread is stopped by a signal, a debugger or a freezer: then nothing moves."""
+    inside = read_short(f"/proc/{pid}/stack", 4096)  # only root may read it
+    return thread_state(pid, pid) in ("T", "t") or any(name.encode() in inside for name in STOPS)
 
 
 def _may_be_stuck(one: GoroutineState) -> bool:
@@ -82,7 +90,7 @@ def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[
             break
         followed += 1
         if one.snapshot.pcs:
-            operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp)
+            operations = follower.operations(one.snapshot.pcs, one.snapshot.head.sp, one.address)
             if operations:
                 ahead[one.state.id] = tuple(operations)
     return ahead, followed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
 from gotrace.gobin.x86 import disassembler
-from gotrace.live.defers import pending_defers
+from gotrace.live.defers import listed_defers, pending_defers
 from gotrace.live.paths import always_passes
 from gotrace.live.registers import Registers
 
@@ -26,6 +26,8 @@ LOCK, UNLOCK, READ_LOCK, READ_UNLOCK, WRITE_LOCK, WRITE_UNLOCK, DONE, SIGNAL, RE
 )
 _MOST_INSTRUCTIONS, _MOST_PATHS, _DEEPEST = 4000, 400, 3
 _MOST_CASES = 64
+_NO_STACK = 1 << 62
+"""The stack pointer of a function that has not been called yet: what it will store there is remembered, memory has nothing there."""
 _CALLS = {
     "sync.(*Mutex).Lock": LOCK, "sync.(*Mutex).Unlock": UNLOCK, "internal/sync.(*Mutex).Lock": LOCK,
     "internal/sync.(*Mutex).Unlock": UNLOCK, "sync.(*RWMutex).RLock": READ_LOCK, "sync.(*RWMutex).RUnlock": READ_UNLOCK,
@@ -93,15 +95,16 @@ class Ahead:
             sp += delta + 8
         return found
 
-    def operations(self, pcs: Sequence[int], sp: int) -> list[Operation]:
-        """What the goroutine will do, function by function; what its deferred calls do as well."""
+    def operations(self, pcs: Sequence[int], sp: int, g: int) -> list[Operation]:
+        """What the goroutine will do, function by function; what its deferred calls do as well. `g` is the address of its g."""
         found: dict[Operation, None] = {}
+        listed = listed_defers(self._binary, g, self._read)
         functions = [(place, self._table.function_at(place.pc - 1)) for place in self.places(pcs, sp)]
         inner = sum(1 for _ in takewhile(lambda item: item[1] is None or item[1].name.startswith(_LIBRARY), functions))
         for number, (place, function) in enumerate(functions, -inner):
             if function is None or function.name.startswith(_LIBRARY) and not function.name.startswith("sync."):
                 continue
-            for closure in pending_defers(self._binary, function, place.bp, self._read):
+            for closure in [*pending_defers(self._binary, function, place.bp, self._read), *listed.get(place.sp, ())]:
                 self._follow_closure(closure, _Way(number, function.name, True, found))
             if not function.name.startswith("sync."):
                 registers = Registers({_sp(): place.sp, _bp(): place.bp}, self._read, self._bias)
@@ -112,7 +115,8 @@ class Ahead:
         code = self._read(closure)
         function = self._table.function_at(code - self._bias) if code else None
         if function is not None and code is not None and function.entry == code - self._bias:
-            self._follow(function, function.entry, Registers({_context(): closure}, self._read, self._bias), way)
+            registers = Registers({_context(): closure, _sp(): _NO_STACK}, self._read, self._bias)
+            self._follow(function, function.entry, registers, way)
 
     def _follow(self, function: Function, start: int, registers: Registers, way: _Way) -> None:
         places: dict[tuple[str, int], set[int]] = {}
@@ -154,7 +158,7 @@ class Ahead:
         function = self._called(insn)
         closure = registers.values.get(_context())
         if function is not None and ".deferwrap" in function.name and closure is not None and way.depth < _DEEPEST:
-            inner = Registers({_context(): closure}, registers.word, self._bias)
+            inner = Registers({_context(): closure, _sp(): _NO_STACK}, registers.word, self._bias)
             self._follow(function, function.entry, inner, way._replace(depth=way.depth + 1))
 
     def _operations(self, insn: CsInsn, registers: Registers) -> list[tuple[str, int]]:

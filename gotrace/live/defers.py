@@ -1,6 +1,8 @@
-"""Deferred calls that are pending in a function on a stack: those that the compiler has put into its frame (open-coded defers).
+"""Deferred calls that are pending in a function on a stack.
 
-The function's data says where the frame has a bit for each (runtime/panic.go: initOpenCodedDefers; before Go 1.22 runOpenDeferFrame).
+Most are in its frame, where the function's data says that there is a bit for each (open-coded defers; runtime/panic.go:
+initOpenCodedDefers, before Go 1.22 runOpenDeferFrame). Those of loops, and all in programs with the race detector or without
+optimisation, are in the goroutine's list (runtime2.go: _defer).
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ _OPEN_CODED = 4
 _MOST = 8
 _SLOTS_TOGETHER = GoVersion(22)
 _FARTHEST = 1 << 20
+_G_DEFER, _SP, _FN, _LINK, _LINK_BEFORE_22 = 40, 8, 24, 32, 40
+"""g._defer, and the fields of _defer: the same from Go 1.19 to 1.27, except link."""
+_MOST_LISTED = 1 << 10
 
 
 def pending_defers(binary: GoBinary, function: Function, frame: int, read: Callable[[int], int | None]) -> list[int]:
@@ -35,6 +40,20 @@ def pending_defers(binary: GoBinary, function: Function, frame: int, read: Calla
     else:
         slots = [frame - numbers[1] + 8 * number for number in range(_MOST)]
     return [closure for number, slot in enumerate(slots) if bits >> number & 1 and (closure := read(slot))]
+
+
+def listed_defers(binary: GoBinary, g: int, read: Callable[[int], int | None]) -> dict[int, list[int]]:
+    """The closures of the goroutine's list of deferred calls, by the stack pointer of the function that has deferred them."""
+    link = _LINK if binary.version is None or binary.version >= _SLOTS_TOGETHER else _LINK_BEFORE_22
+    found: dict[int, list[int]] = {}
+    record, seen = read(g + _G_DEFER) or 0, set[int]()
+    while record and record not in seen and len(seen) < _MOST_LISTED:
+        seen.add(record)
+        sp, closure = read(record + _SP), read(record + _FN)
+        if sp and closure:
+            found.setdefault(sp, []).append(closure)
+        record = read(record + link) or 0
+    return found
 
 
 def _varints(raw: bytes) -> list[int]:

@@ -58,7 +58,7 @@ class Registers:
 
     def follow(self, insn: CsInsn) -> None:
         """Applies the instruction: moves, addresses, sums with constants; what else it writes is unknown from then on."""
-        from capstone.x86 import X86_OP_IMM, X86_OP_MEM, X86_OP_REG
+        from capstone.x86 import X86_OP_IMM, X86_OP_MEM, X86_OP_REG, X86_REG_RSP
 
         name, operands = insn.mnemonic, insn.operands
         if name in ("mov", "movabs") and len(operands) == 2:
@@ -84,6 +84,14 @@ class Registers:
         elif name in ("add", "sub") and operands[0].type == X86_OP_REG and operands[1].type == X86_OP_IMM:
             value, by = self.values.get(whole(operands[0].reg)), operands[1].imm
             self._set(operands[0].reg, None if value is None else (value + (by if name == "add" else -by)) & _WORD)
+        elif name in ("push", "pop"):
+            top = self.values.get(X86_REG_RSP)
+            if name == "pop" and operands[0].type == X86_OP_REG:
+                self._set(operands[0].reg, self.word(top) if top is not None else None)
+            elif name == "push" and top is not None:
+                known = self.values.get(whole(operands[0].reg)) if operands[0].type == X86_OP_REG else None
+                self._store(top - 8, known)
+            self._set(X86_REG_RSP, top + (8 if name == "pop" else -8) if top is not None else None)
         elif name not in ("cmp", "test", "nop"):
             if operands and operands[0].type == X86_OP_MEM:
                 self._store(self.address(insn, 0), None)

@@ -12,7 +12,7 @@ PROBE = "probe"
 
 _SCHEDULE = ("__schedule", "schedule", "bpf_", "__bpf_", "__traceiter_", "__probestub_")
 """The kernel's way off the CPU, and into our programs."""
-_STOPS = frozenset(("do_signal_stop", "ptrace_stop", "do_jobctl_trap", "do_freezer_trap", "__refrigerator"))
+STOPS = frozenset(("do_signal_stop", "ptrace_stop", "do_jobctl_trap", "do_freezer_trap", "__refrigerator"))
 """kernel/signal.c, kernel/freezer.c: a signal, a debugger, or the freezer of cgroup v2 or v1."""
 _LIMITS = frozenset((
     "mem_cgroup_oom_synchronize", "mem_cgroup_handle_over_high", "__mem_cgroup_handle_over_high", "mem_cgroup_out_of_memory",
@@ -31,7 +31,7 @@ _PROBES = frozenset(("uprobe_notify_resume", "handle_swbp", "find_active_uprobe"
 def cause(names: Sequence[str]) -> str:
     """Why a thread with these functions on its kernel stack, leaf first, sleeps: `STOPPED`, `MEMORY_LIMIT`, `PAGE_FAULT`, `PROBE`, or "" if
     they do not tell."""
-    for reason, functions in ((STOPPED, _STOPS), (MEMORY_LIMIT, _LIMITS), (PAGE_FAULT, _FAULTS), (PROBE, _PROBES)):
+    for reason, functions in ((STOPPED, STOPS), (MEMORY_LIMIT, _LIMITS), (PAGE_FAULT, _FAULTS), (PROBE, _PROBES)):
         if not functions.isdisjoint(names):
             return reason
     # get_signal itself sleeps where the compiler has inlined the traps.

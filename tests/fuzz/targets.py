@@ -231,7 +231,7 @@ def ahead(data: bytes) -> None:
     words = struct.unpack(f"<{min(len(data), 256) // 8}Q", data[: min(len(data), 256) // 8 * 8])
     pcs = [table.text + word % (table.etext - table.text) for word in words]
     with suppress(BadBinary):  # of the inlined calls nothing is left in the seed
-        for operation in Ahead(found, 0, memory.u64).operations(pcs, HEAP):
+        for operation in Ahead(found, 0, memory.u64).operations(pcs, HEAP, HEAP):
             assert operation.address >= 0
 
 

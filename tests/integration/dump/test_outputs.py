@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
 import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from gobuild import GO_VERSIONS, build, go_command
+from prerequisites import unavailable
 from workload import Workload
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
@@ -113,3 +116,37 @@ def test_a_stopped_process_gets_no_verdicts_that_rest_on_time(gotrace: Gotrace) 
         finally:
             workload.signal(signal.SIGCONT)
         assert done.returncode == 0 and json.loads(done.stdout)["verdicts"] == []
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process in a frozen control group of its own (cgroup v1: freezer.state; v2: cgroup.freeze)."""
+    for parent, name, freeze, thaw in (
+        (Path("/sys/fs/cgroup/freezer"), "freezer.state", "FROZEN", "THAWED"), (Path("/sys/fs/cgroup"), "cgroup.freeze", "1", "0"),
+    ):
+        folder = parent / f"gotrace-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            before = next(
+                line.split(":", 2)[2].strip() for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+                if "freezer" in line.split(":")[1] or line.startswith("0::") and name == "cgroup.freeze"
+            )
+            folder.mkdir()
+            try:
+                (folder / "cgroup.procs").write_text(str(pid))
+                (folder / name).write_text(freeze)
+                yield
+            finally:
+                (folder / name).write_text(thaw)
+                (parent / before.lstrip("/") / "cgroup.procs").write_text(str(pid))
+                folder.rmdir()
+            return
+    unavailable("needs root and a control group that can be frozen")
+
+
+def test_a_frozen_process_is_dumped_too(gotrace: Gotrace) -> None:
+    with Workload(build("pingpong", GO_VERSIONS[-1], "stripped")) as workload:
+        with frozen(workload.pid):
+            done = gotrace("dump", workload.pid, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["verdicts"] == [] and len(json.loads(done.stdout)["goroutines"]) > 3
+        assert workload.running

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 Gotrace = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def dumped(gotrace: Gotrace, version: str, *shape: str, more: tuple[str, ...] = ()) -> dict:
-    with Workload(build("deadlocks", version, "stripped"), *shape) as workload:
+def dumped(gotrace: Gotrace, version: str, *shape: str, more: tuple[str, ...] = (), variant: str = "stripped") -> dict:
+    with Workload(build("deadlocks", version, variant), *shape) as workload:
         done = gotrace("dump", workload.pid, "--json", *more)
         assert done.returncode == 0, done.stderr
         code, said = workload.finish()
@@ -33,6 +33,17 @@ def test_a_deadlock_is_found_and_its_repaired_twin_is_not(gotrace: Gotrace, vers
     assert [(verdict["kind"], verdict["certain"], len(verdict["goroutines"])) for verdict in found] == [(kind, certain, count)], found
     assert text in found[0]["text"]
     assert dumped(gotrace, version, shape, "repaired")["verdicts"] == []
+
+
+@pytest.mark.full()
+@pytest.mark.parametrize("shape", CYCLES)
+@pytest.mark.parametrize("variant", ["race", "pie"])
+def test_it_is_found_in_other_builds(gotrace: Gotrace, variant: str, shape: str) -> None:
+    """The race detector's code defers by lists, and calls functions that are inlined elsewhere."""
+    kind, count, certain, text = CYCLES[shape]
+    found = dumped(gotrace, GO_VERSIONS[-1], shape, variant=variant)["verdicts"]
+    assert [(verdict["kind"], verdict["certain"], len(verdict["goroutines"])) for verdict in found] == [(kind, certain, count)], found
+    assert text in found[0]["text"]
 
 
 @pytest.mark.parametrize("version", SOME_VERSIONS)
