@@ -28,13 +28,18 @@ _LEAST_SHARE = 0.001
 
 def print_requests(profile: Profile, console: Console, top: int = 10) -> None:
     """Prints each span: count, rate and percentiles; the bands with how their time divides and their largest causes; the `top` slowest
-    requests. Nothing where there are no requests."""
+    requests. Where only some stacks were chosen, and not by their requests, a span has its figures alone. Nothing where there are no
+    requests."""
     stacks = {stack.key: stack for stack in profile.stacks}
     comm = {target.pid: target.comm for target in profile.targets} if len(profile.targets) > 1 else {}
     for span in profile.requests:
         _print_span(span, profile.window.duration_ns, f"{comm.get(span.pid, '?')} ({span.pid})" if comm else "", console)
         for gap in request_gaps(profile, span):
             console.print(Text(f"  ! {gap}", "yellow"), soft_wrap=True)
+        if profile.filters and span.shown == (0.0, 1.0):
+            _line(Text("  what their time went to: without filters, or with --band", "dim"), console)
+            console.print()
+            continue
         for band in shown_bands(span):
             if band.count:
                 _print_band(band, stacks, console)
