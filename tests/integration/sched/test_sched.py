@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,5 +300,8 @@ def test_a_stopped_target_is_read_and_said_to_be(service, gotrace) -> None:
         service.signal(signal.SIGCONT)
 
 
-def test_a_target_by_name(service, gotrace) -> None:
-    assert json.loads(gotrace("sched", "--name", "^scheduled$", "--json").stdout)["gomaxprocs"]
+def test_a_target_by_name(tmp_path: Path, gotrace) -> None:
+    program = tmp_path / f"t{os.getpid()}-sched"
+    shutil.copy(build("scheduled", "1.27.3", "stripped"), program)
+    with Workload(program):
+        assert json.loads(gotrace("sched", "--name", f"^{program.name}$", "--json").stdout)["gomaxprocs"]
