@@ -20,8 +20,10 @@ from workload import Workload
 from gotrace.host.choice import Wanted, chosen
 from gotrace.proc.stopped import note_of_stop, stopped
 
-pytestmark = [pytest.mark.bpf, pytest.mark.beside]
+pytestmark = pytest.mark.bpf  # not beside others: they would be selected, too
 
+OWN = f"t{os.getpid()}"
+"""The names of the programs begin so: those of another run have other ones."""
 ONE, OTHER = "deadbeef" * 8, "feedface" * 8
 POD = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
 
@@ -31,11 +33,11 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Wor
     """Two processes of one program, one of another name; and a shell of the first one's name."""
     folder = tmp_path_factory.mktemp("programs")
     binary = build("parked", "1.27.3", "stripped")
-    for name in ("chosen-one", "other-one"):
+    for name in (f"{OWN}-one", f"{OWN}x-one"):
         shutil.copy(binary, folder / name)
-    shutil.copy(shutil.which("sleep"), folder / "chosen-sleep")
-    with Workload(folder / "chosen-one") as first, Workload(folder / "chosen-one") as second, Workload(folder / "other-one") as third:
-        with subprocess.Popen([folder / "chosen-sleep", "600"]) as sleeper:
+    shutil.copy(shutil.which("sleep"), folder / f"{OWN}-sleep")
+    with Workload(folder / f"{OWN}-one") as first, Workload(folder / f"{OWN}-one") as second, Workload(folder / f"{OWN}x-one") as third:
+        with subprocess.Popen([folder / f"{OWN}-sleep", "600"]) as sleeper:
             yield {"first": first, "second": second, "third": third, "sleeper": sleeper}
             sleeper.kill()
 
@@ -45,23 +47,23 @@ def both(services: dict[str, Workload]) -> list[int]:
 
 
 def test_by_name(services, gotrace) -> None:
-    done = gotrace("dump", "--name", "^other-one$", "--json")
+    done = gotrace("dump", "--name", f"^{OWN}x-one$", "--json")
     assert json.loads(done.stdout)["target"]["pid"] == services["third"].pid
-    done = gotrace("probes", "--name", "^other-on", "--json")
+    done = gotrace("probes", "--name", f"^{OWN}x-on", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["verified_live"], done.stderr
 
 
 @pytest.mark.parametrize("verb", ["dump", "probes"])
 def test_several_are_refused_with_the_candidates(services, gotrace, verb: str) -> None:
-    done = gotrace(verb, "--name", "^chosen")
+    done = gotrace(verb, "--name", f"^{OWN}-")
     first, second = both(services)
     assert done.returncode == 3 and done.stdout == ""
-    assert f"selects 2 Go processes: {first} (chosen-one), {second} (chosen-one); {verb} takes one" in done.stderr
+    assert f"selects 2 Go processes: {first} ({OWN}-one), {second} ({OWN}-one); {verb} takes one" in done.stderr
     assert f"hint: gotrace {verb} {first}" in done.stderr
 
 
 def test_attach_takes_several(services, gotrace, tmp_path: Path) -> None:
-    done = gotrace("attach", "--name", "^chosen", "-d", "300ms", "-q", "--json", "-o", tmp_path / "x.gotrace")
+    done = gotrace("attach", "--name", f"^{OWN}-", "-d", "300ms", "-q", "--json", "-o", tmp_path / "x.gotrace")
     assert done.returncode == 0, done.stderr
     assert [target["pid"] for target in json.loads(done.stdout)["targets"]] == both(services)
 
@@ -69,7 +71,7 @@ def test_attach_takes_several(services, gotrace, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--name", "^chosen-sleep$"], 3, "selects no Go process, but"),
+        (["--name", "^OWN-sleep$"], 3, "selects no Go process, but"),
         (["--name", "^no-such-name$"], 1, "selects no process"),
         (["--name", "("], 2, "is no regular expression"),
         (["--container", "deadbee"], 2, "at least 8 characters"),
@@ -82,7 +84,7 @@ def test_attach_takes_several(services, gotrace, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("verb", ["attach", "dump", "probes"])
 def test_what_selects_nothing(services, gotrace, verb: str, arguments: list, code: int, text: str) -> None:
-    done = gotrace(verb, *arguments)
+    done = gotrace(verb, *(str(word).replace("OWN", OWN) for word in arguments))
     assert done.returncode == code and text in done.stderr.splitlines()[0], done.stderr
     assert len(done.stderr.splitlines()) == 2 and done.stderr.splitlines()[1].startswith("hint: ")
 
@@ -97,7 +99,7 @@ def test_by_container_and_by_cgroup(services) -> None:
         assert chosen(Wanted(container=ONE), "dump") == (first,)
         assert chosen(Wanted(container=OTHER[:12]), "attach", several=True) == tuple(sorted((second, third)))
         assert chosen(Wanted(container=POD), "attach", several=True) == tuple(sorted((second, third)))
-        assert chosen(Wanted(container=OTHER[:12], name="^other"), "dump") == (third,)
+        assert chosen(Wanted(container=OTHER[:12], name=f"^{OWN}x"), "dump") == (third,)
         assert chosen(Wanted(cgroup=f"/gotrace-test/docker-{ONE}.scope"), "dump") == (first,)
         assert chosen(Wanted(cgroup=str(one)), "dump") == (first,)
         assert chosen(Wanted(cgroup="/gotrace-test"), "attach", several=True) == tuple(sorted((first, second, third)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,8 +135,16 @@ def test_at_rest(version: str, tmp_path: Path) -> None:
     assert (last.gc.cycles, last.gc.pause_total_ns) == (told["num_gc"], told["pause_total_ns"]) and last.gc.cycles >= COLLECTIONS
     assert last.gc.cycles == told["metrics"]["/gc/cycles/total:gc-cycles"] and last.gc.pause_total_ns > 0
     assert (last.gc.running, last.gc.phase) == (False, "off") and last.running_threads == 0 and last.cgo_threads == 0
-    for metric, value in (("/sched/gomaxprocs:threads", last.gomaxprocs), ("/sched/threads/total:threads", last.threads)):
-        assert told["metrics"].get(metric, value) == value
+    # Go 1.26 and later count by state. The main goroutine runs while it tells, and is in read(2) otherwise.
+    for metric, value in (
+        ("gomaxprocs:threads", last.gomaxprocs),
+        ("goroutines/runnable:goroutines", last.goroutines.runnable), ("goroutines/waiting:goroutines", last.goroutines.waiting),
+        ("goroutines/running:goroutines", last.goroutines.running + 1), ("goroutines/not-in-go:goroutines", last.goroutines.syscall - 1),
+    ):
+        assert told["metrics"].get(f"/sched/{metric}", value) == value, metric
+    # To tell may take one more thread.
+    assert told["metrics"].get("/sched/threads/total:threads", last.threads) - last.threads in (0, 1)
+    assert ("/sched/goroutines/waiting:goroutines" in told["metrics"]) == (version in GO_VERSIONS[-2:])
 
 
 @pytest.mark.parametrize("version", SOME_VERSIONS)
@@ -299,5 +308,8 @@ def test_a_stopped_target_is_read_and_said_to_be(service, gotrace) -> None:
         service.signal(signal.SIGCONT)
 
 
-def test_a_target_by_name(service, gotrace) -> None:
-    assert json.loads(gotrace("sched", "--name", "^scheduled$", "--json").stdout)["gomaxprocs"]
+def test_a_target_by_name(tmp_path: Path, gotrace) -> None:
+    program = tmp_path / f"t{os.getpid()}-sched"
+    shutil.copy(build("scheduled", "1.27.3", "stripped"), program)
+    with Workload(program):
+        assert json.loads(gotrace("sched", "--name", f"^{program.name}$", "--json").stdout)["gomaxprocs"]

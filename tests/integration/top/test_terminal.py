@@ -17,11 +17,6 @@ from gobuild import build
 from prerequisites import unavailable
 from workload import Workload
 
-try:
-    import textual  # noqa: F401
-except ImportError:
-    unavailable("needs the Python package textual (remedy: pip install --editable .)")
-
 pytestmark = pytest.mark.bpf
 PROMPT = "the-shell-is-back"
 

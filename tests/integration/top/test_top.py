@@ -133,7 +133,10 @@ def test_its_sums_are_those_of_the_profile(service) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "text"),
-    [(("--once", "--batch"), "--once or --batch"), (("--batch", "--interval", "10ms"), "at least 1s"), (("--once", "-d", "0"), "needs an end")],
+    [
+        (("--once", "--batch"), "--once and --batch"), (("--batch", "--interval", "10ms"), "at least 1s"),
+        (("--once", "-d", "0"), "needs an end"), (("--json",), "needs a terminal"),
+    ],
     ids=str,
 )
 def test_usage(service, gotrace, flags: tuple[str, ...], text: str) -> None:

@@ -8,16 +8,11 @@ from dataclasses import replace
 
 import pytest
 from liveviews import SCHED, hand_on, now_waiting, viewed
-from prerequisites import unavailable
 from profiles import S, shop_profile
 
 from gotrace.common.errors import GotraceError
+from gotrace.top.app import TopApp, groups_of
 from gotrace.top.view import LiveView
-
-try:
-    from gotrace.top.app import TopApp, groups_of
-except ImportError:
-    unavailable("needs the Python package textual (remedy: pip install --editable .)")
 
 
 class Screened:
