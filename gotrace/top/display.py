@@ -18,7 +18,7 @@ from gotrace.render.columns import Column, cells, fitting, heading, width_of
 from gotrace.render.text import sanitize
 from gotrace.sched.types import Snapshot
 from gotrace.top.history import Window
-from gotrace.top.text import REQUEST_COLUMNS, ROW_COLUMNS, cause_of, short, title_of
+from gotrace.top.text import REQUEST_COLUMNS, ROW_COLUMNS, cause_of, short, title_of, untraced
 from gotrace.top.types import Row, Screen
 
 TABS = ("places", "requests", "threads", "goroutines")
@@ -178,7 +178,9 @@ class Display:
         elif self.tab == 1:
             order = _REQUEST_ORDER[self.sort[1]]
             ranked = sorted(screen.requests, key=lambda row: -getattr(row, order))
-            lines = self._table(REQUEST_COLUMNS, ranked, cause_of, "request", width, height)
+            partial = untraced(screen)
+            lines = self._table(REQUEST_COLUMNS, ranked, cause_of, "request", width, height - bool(partial))
+            lines += [Text(f"! {partial}", "yellow")] if partial else []
         elif self.tab == 2:
             lines = thread_lines(sched)
         elif groups is None:

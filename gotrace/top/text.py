@@ -18,6 +18,7 @@ from gotrace.render.columns import Column, cells, fitting, heading, sparkline, w
 from gotrace.render.text import sanitize
 from gotrace.top.types import RequestRow, Row, Screen
 
+_WHOLE_NS = 500_000_000
 _BARS = 10
 """How many characters a trend has at most."""
 _LEAST_PLACE = 36
@@ -89,6 +90,14 @@ def cause_of(row: RequestRow, room: int = 1000) -> str:
     return shown if len(shown) <= room else shown[: max(1, room - 1)] + "…"
 
 
+def untraced(screen: Screen) -> str:
+    """Says for how long requests were traced, if that is less than the window."""
+    traced = min((row.traced_ns for row in screen.requests), default=screen.span_ns)
+    if screen.span_ns - traced <= max(_WHOLE_NS, screen.span_ns // 10):
+        return ""
+    return f"requests were traced for {format_duration(traced)} of {format_duration(screen.span_ns)}: --max-overhead allows no more"
+
+
 def screen_json(screen: Screen) -> str:
     """One line of JSON with its line end; ASCII only."""
     return json.dumps({
@@ -130,6 +139,8 @@ def print_screen(screen: Screen, rows: Sequence[Row], console: Console, time: st
         console.print(Text(states_line(screen.states), "dim"), soft_wrap=True)
     if screen.requests:
         _print_table(REQUEST_COLUMNS, screen.requests, cause_of, "request", console)
+        if line := untraced(screen):
+            console.print(Text(f"! {line}", "yellow"), soft_wrap=True)
     if rows:
         _print_table(ROW_COLUMNS, rows, title_of, "place", console)
     console.print()

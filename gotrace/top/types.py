@@ -41,8 +41,9 @@ class Row:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """Calls of one span function that have ended in a window. `cause` is what most of the slowest percent's time went to in the end, ""
-    if it is not known, and `cause_share` its share of that time."""
+    """Calls of one span function that have ended in a window, of which they were traced for `traced_ns`: the rate is of that time.
+    `cause` is what most of the slowest percent's time went to in the end, "" if it is not known, and `cause_share` its share of that
+    time."""
 
     span: str
     count: int
@@ -52,6 +53,7 @@ class RequestRow:
     p90_ns: int
     p99_ns: int
     max_ns: int
+    traced_ns: int
     cause: str = ""
     cause_share: float = 0.0
 

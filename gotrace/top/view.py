@@ -38,10 +38,12 @@ class LiveView(Sink):
         now = time.monotonic_ns()
         self._places: History[Place] = History(now)
         self._spans: History[str] = History(now)
+        self._traced: History[str] = History(now)  # for how long, in ns, as a total
         # By identity: the references kept here keep the identities valid.
         self._seen: dict[int, tuple[StackStat, Place, Distribution]] = {}
         self._known: set[Place] = set()
         self._calls: dict[str, Distribution] = {}
+        self._traced_ns: dict[str, int] = {}
         self._ongoing: dict[Place, Distribution] = {}
         self._requests: list[Span] = []
         self._profile: Profile | None = None
@@ -60,6 +62,7 @@ class LiveView(Sink):
             self._profile = profile
             self._places.clear(time.monotonic_ns())
             self._spans.clear(time.monotonic_ns())
+            self._traced.clear(time.monotonic_ns())
 
     def take(self, delta: Delta) -> None:
         """Adds what the stacks have gained."""
@@ -100,9 +103,13 @@ class LiveView(Sink):
             before = self._calls.get(span.function, Distribution())
             self._spans.add(span.function, difference(span.latency, before))
             self._calls[span.function] = copied(span.latency)
+            traced_ns = self._traced_ns.get(span.function, 0)
+            self._traced.add(span.function, Distribution(total_ns=max(0, span.traced_ns - traced_ns)))
+            self._traced_ns[span.function] = max(traced_ns, span.traced_ns)
         now = time.monotonic_ns()
         self._places.step(now)
         self._spans.step(now)
+        self._traced.step(now)
 
     def _place(self, stack: StackStat) -> Place:
         place = place_in(stack)
@@ -119,6 +126,7 @@ class LiveView(Sink):
             now = time.monotonic_ns()
             self._places.clear(now)
             self._spans.clear(now)
+            self._traced.clear(now)
 
     def screen(self, window: Window = Window.START, idle: bool = True, objects: bool = True) -> Screen | None:
         """Everything as of the last batch; None before the trace runs. Without `idle` the waits that are idle by design are left out;
@@ -186,13 +194,15 @@ class LiveView(Sink):
 
     def _request_rows(self, window: Window) -> list[RequestRow]:
         sums, length = self._spans.within(window)
+        traced, _ = self._traced.within(window)
         found = []
         for span in self._requests:
             d = sums.get(span.function, Distribution())
+            traced_ns = min(length, traced.get(span.function, Distribution()).total_ns)
             cause, share = _cause(span)
             found.append(RequestRow(
-                plain_name(span.function), d.count, span.in_progress, d.count * 1e9 / length if length else 0.0, d.percentile_ns(0.5),
-                d.percentile_ns(0.9), d.percentile_ns(0.99), d.max_ns, cause, share,
+                plain_name(span.function), d.count, span.in_progress, d.count * 1e9 / traced_ns if traced_ns else 0.0,
+                d.percentile_ns(0.5), d.percentile_ns(0.9), d.percentile_ns(0.99), d.max_ns, traced_ns, cause, share,
             ))
         return found
 

@@ -32,7 +32,7 @@ def screen() -> Screen:
     # The length of the window is that of the test.
     rows = [replace(row, rate_per_s=2.5, total_ns=row.place.line * 1_000_000, trend=(1, 2, 3)) for row in found.rows]
     requests = viewed(requests_profile()).screen().requests
-    return replace(found, span_ns=10 * S, rows=rows, requests=[replace(row, rate_per_s=40.0) for row in requests])
+    return replace(found, span_ns=10 * S, rows=rows, requests=[replace(row, rate_per_s=40.0, traced_ns=10 * S) for row in requests])
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=["small", "large"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -17,7 +18,7 @@ TARGET = Target(42, "/srv/api", "api\x1b[2J", "go1.27.3", "build info", "", True
 PLACE = Place("example.com/shop/store.(*DB).query", "example.com/shop/store/db.go", 85, "waiting", "IO wait", "tcp 10.0.0.7:5432")
 ROW = Row(PLACE, 12, 81.83, 1_740_000_000, 0.5, 12_100_000, 22_000_000, 23_500_000, tuple(range(60)))
 REQUEST = RequestRow(
-    "net/http.serverHandler.ServeHTTP", 40, 3, 3.67, 8_700, 5_390_000, 5_400_000, 6_000_000, "waits for tcp 10.0.0.7:5432", 0.81,
+    "net/http.serverHandler.ServeHTTP", 40, 3, 3.67, 8_700, 5_390_000, 5_400_000, 6_000_000, 10_000_000_000, "waits for tcp 10.0.0.7:5432", 0.81,
 )
 SCREEN = Screen(
     TARGET, Traced("2026-11-29T12:34:56.789+00:00", 10_000_000_000, "exact", 10_000_000_000), 10_000_000_000, [ROW] * 3, [REQUEST],
@@ -72,3 +73,13 @@ def test_json() -> None:
     assert list(found)[:4] == ["target", "window", "rows", "requests"]
     contract = {"place", "state", "reason", "object", "waiting_now", "rate_per_s", "total_ns", "p50_ns", "p99_ns", "max_ns"}
     assert contract <= found["rows"][0].keys() and found["rows"][0]["object"] == "tcp 10.0.0.7:5432"
+
+
+@pytest.mark.parametrize(("traced_ns", "said"), [(10 * 10**9, ""), (9_200_000_000, ""), (2 * 10**9, "traced for 2.00 s of 10.0 s"), (0, "for 0 ns of")])
+def test_requests_that_were_traced_for_a_part_of_the_window(traced_ns: int, said: str) -> None:
+    screen = replace(SCREEN, requests=[replace(REQUEST, traced_ns=traced_ns)])
+    console = Console(file=io.StringIO(), width=120)
+    print_screen(screen, screen.rows, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("! requests were traced for" in text) == bool(said) and said in text
+    assert json.loads(screen_json(screen))["requests"][0]["traced_ns"] == traced_ns

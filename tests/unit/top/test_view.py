@@ -114,3 +114,23 @@ def test_what_is_to_be_saved_is_written_once() -> None:
     hand_on(view, made)
     hand_on(view, made)
     assert len(written) == 1 and written[0].stacks == made.stacks
+
+
+def test_the_rate_of_requests_is_of_the_time_in_which_they_were_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the view stands at 10 s after the trace's begin; requests were traced for the first two."""
+    clock = [0]
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: clock[0])
+    made = requests_profile()
+    for span in made.requests:
+        span.traced_ns = 0
+    view = viewed(profile([]))
+    view.reset()
+    for second in range(1, 11):
+        clock[0] = second * S
+        traced = requests_profile() if second > 1 else made
+        for span in traced.requests:
+            span.traced_ns = min(2, second) * S
+        hand_on(view, traced)
+    count = made.requests[0].latency.count
+    for row in view.screen().requests:
+        assert (row.count, row.traced_ns, row.rate_per_s) == (count, 2 * S, count / 2)
