@@ -79,7 +79,9 @@ _gotrace() {
         "top --container") return ;;
         "top --cgroup") return ;;
         "sched --count") return ;;
+        "sched -d"|"sched --duration") return ;;
         "sched --every") return ;;
+        "sched --max-overhead") return ;;
         "sched --name") return ;;
         "sched --container") return ;;
         "sched --cgroup") return ;;
@@ -98,7 +100,7 @@ _gotrace() {
         dump) words="--count --every -f --force --json --label --leaks --match -o --output --reason --state --name --container --cgroup -h --help" ;;
         ps) words="--json --sort -h --help" ;;
         top) words="--batch -d --duration --idle --no-idle --interval --json --max-overhead --once --rows --window --requests --span --name --container --cgroup -h --help" ;;
-        sched) words="--count --every --json --name --container --cgroup -h --help" ;;
+        sched) words="--count -d --duration --every --json --latency --max-overhead --name --container --cgroup -h --help" ;;
         probes) words="--json --probes --requests --span --name --container --cgroup -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac

@@ -120,8 +120,11 @@ complete -c gotrace -n '__fish_seen_subcommand_from top' -s h -l help -d 'Show t
 complete -c gotrace -n '__fish_seen_subcommand_from top' -a '(__fish_complete_pids)'
 
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l count -x -d 'How often. [default: once; with --every until Ctrl-C]'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -s d -l duration -x -d 'With --latency, how long; 0: until Ctrl-C. [default: 10s]'
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l every -x -d 'Read again each time that this has passed. [default: 1s with --count]'
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l json -d 'As JSON on stdout, one object a line.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l latency -d 'Trace for a while how long goroutines wait for a P, and threads for a CPU.'
+complete -c gotrace -n '__fish_seen_subcommand_from sched' -l max-overhead -x -d 'With --latency, cap on what tracing costs the target, in percent of the CPU time that it uses for itself. 0: no cap.'
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l name -x -d 'In place of a PID: the Go processes whose name, or whose executable\'s, matches.'
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l container -x -d 'In place of a PID: the Go processes of the container whose id, or whose pod\'s uid, begins so; at least 8 characters.'
 complete -c gotrace -n '__fish_seen_subcommand_from sched' -l cgroup -x -d 'In place of a PID: the Go processes of this control group and those below it.'

@@ -12,7 +12,7 @@ from rich.text import Text
 from gotrace.common.units import format_duration
 from gotrace.render.columns import Column, cells, fitting, heading, sparkline, width_of
 from gotrace.render.text import sanitize
-from gotrace.sched.types import Snapshot
+from gotrace.sched.types import Latency, Snapshot, ToRun
 
 _HEADING_EVERY = 20
 _TREND = 20
@@ -94,6 +94,43 @@ def print_snapshot(name: str, one: Snapshot, console: Console) -> None:
     console.print(Text(sanitize(name), "bold cyan"), soft_wrap=True)
     for key, text in _parts(one):
         console.print(Text(f"{key:>7}  {text}"), soft_wrap=True)
+
+
+def print_latency(latency: Latency, console: Console) -> None:
+    """Prints how long goroutines waited for a P and threads for a CPU: percentiles and a histogram by powers of two."""
+    length = latency.duration_ns
+    for name, what, waits, traced_ns in (
+        ("runnable", "goroutines that were made ready, until a P ran them", latency.runnable, latency.runnable_traced_ns),
+        ("preempted", "goroutines that had to stop or gave way, until a P ran them again", latency.preempted, length),
+        ("runqueue", "threads with a goroutine, until the kernel ran them", latency.runqueue, latency.runqueue_traced_ns),
+    ):
+        console.print()
+        line = Text(name, "bold cyan")
+        line.append(f"  {what}", "not bold default")
+        if traced_ns < length - length // 50:
+            line.append(f" (seen for {format_duration(traced_ns)} of {format_duration(length)})", "not bold yellow")
+        console.print(line, soft_wrap=True)
+        if waits is None:
+            console.print(Text("  this host can't show it", "yellow"), soft_wrap=True)
+        else:
+            _print_waits(waits, console)
+    for note in latency.notes:
+        console.print(Text(f"! {sanitize(note, 1000)}", "yellow"), soft_wrap=True)
+
+
+def _print_waits(waits: ToRun, console: Console) -> None:
+    figures = "  ".join(
+        f"{name} {format_duration(value)}" for name, value in (
+            ("p50", waits.p50_ns), ("p90", waits.p90_ns), ("p99", waits.p99_ns), ("p99.9", waits.p999_ns), ("max", waits.max_ns),
+        )
+    )
+    total = f"  {waits.count:,} waits, {format_duration(waits.total_ns)}"
+    console.print(Text(f"{total}  {figures}" if waits.count else total), soft_wrap=True)
+    most, width = max(waits.histogram.values(), default=0), max(10, min(40, console.width - 40))
+    for low, count in waits.histogram.items():
+        line = Text(f"  {format_duration(low):>8} to {format_duration(2 * low or 1):>8} {count:>12,} ")
+        line.append("█" * max(1, round(width * count / most)), "cyan")
+        console.print(line, soft_wrap=True)
 
 
 def _parts(one: Snapshot) -> tuple[tuple[str, str], ...]:

@@ -43,11 +43,42 @@ class Timers:
 
 
 @dataclass(frozen=True)
+class ToRun:
+    """Waits until something could run; `total_ns` and what follows are of waits that ended in the trace or that its end cut off.
+    `histogram` counts them by the power of two below their length in ns, 0 for those of 0 ns; a wait of 2**k ns counts at 2**k."""
+
+    count: int = 0
+    total_ns: int = 0
+    p50_ns: int = 0
+    p90_ns: int = 0
+    p99_ns: int = 0
+    p999_ns: int = 0
+    max_ns: int = 0
+    histogram: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What a trace of `duration_ns` has seen. `runnable`: goroutines that were made ready, until a P ran them; `preempted`: those that had
+    to stop or gave way, until a P ran them again; `runqueue`: threads with a goroutine, until the kernel ran them. None: this host can't
+    show it. `*_traced_ns`: for how long each was measured, as a cap on the cost may give it up. `notes`: what else is missing, one line
+    each."""
+
+    duration_ns: int
+    runnable: ToRun | None
+    runnable_traced_ns: int
+    preempted: ToRun | None
+    runqueue: ToRun | None
+    runqueue_traced_ns: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All values; None: not known. `time` is RFC 3339. `threads` are the runtime's Ms. `idle_threads` wait for work, `running_threads` run
     Go code, `spinning_threads` search for work, `syscall_threads` are in a system call with a goroutine, by name, and `cgo_threads` are in
     C code. `local_run_queues` are the lengths of the Ps' queues, without the one goroutine that each P may have set aside to run next.
-    `throttled_ns` is how long the control group with the quota was throttled since it was made."""
+    `throttled_ns` is how long the control group with the quota was throttled since it was made. `latency` is None but after a trace."""
 
     time: str
     gomaxprocs: int | None = None
@@ -65,3 +96,4 @@ class Snapshot:
     cgo_threads: int | None = None
     timers: Timers = Timers()
     throttled_ns: int | None = None
+    latency: Latency | None = None

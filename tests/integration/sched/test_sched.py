@@ -313,3 +313,90 @@ def test_a_target_by_name(tmp_path: Path, gotrace) -> None:
     shutil.copy(build("scheduled", "1.27.3", "stripped"), program)
     with Workload(program):
         assert json.loads(gotrace("sched", "--name", f"^{program.name}$", "--json").stdout)["gomaxprocs"]
+
+
+# -- waits to run ------------------------------------------------------------------------------------------------------
+
+CROWD = """package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"runtime/metrics"
+	"time"
+)
+
+func spin(length time.Duration) {
+	for begin := time.Now(); time.Since(begin) < length; {
+	}
+}
+
+// Eight pairs hand a turn to and fro, and spin with it, on two Ps.
+func main() {
+	runtime.GOMAXPROCS(2)
+	for pair := 0; pair < 8; pair++ {
+		turns := make(chan int)
+		for n := 0; n < 2; n++ {
+			go func() {
+				for turn := range turns {
+					spin(200 * time.Microsecond)
+					turns <- turn
+				}
+			}()
+		}
+		turns <- 0
+	}
+	fmt.Println("ready")
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		sample := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
+		metrics.Read(sample)
+		found := sample[0].Value.Float64Histogram()
+		least := make([]float64, len(found.Counts))
+		for n := range least {
+			least[n] = math.Max(0, found.Buckets[n])
+		}
+		text, _ := json.Marshal(map[string]any{"counts": found.Counts, "least": least})
+		fmt.Println(string(text))
+	}
+}
+"""
+
+
+@pytest.mark.parametrize("version", [GO_VERSIONS[2], GO_VERSIONS[-1]])
+def test_waits_to_run_are_those_of_the_runtime_s_own_metric(gotrace, version: str) -> None:
+    with Workload(build_text("crowd", "crowd", CROWD, version, "stripped")) as workload:
+        workload.send("before")
+        before = workload.read_json(20)
+        done = gotrace("sched", workload.pid, "--latency", "-d", "2s", "--max-overhead", "0", "--json")
+        workload.send("after")
+        after = workload.read_json(20)
+        found = json.loads(done.stdout)["latency"]
+    own = [(low, late - early) for low, late, early in zip(after["least"], after["counts"], before["counts"], strict=True)]
+    # The metric is of more than the window, and of the runtime's goroutines as well: shares are compared, not counts.
+    for limit_ns in (131_072, 524_288, 1_048_576, 2_097_152):
+        theirs = sum(count for low, count in own if low * 1e9 >= limit_ns) / sum(count for _, count in own)
+        waits = [found[name] for name in ("runnable", "preempted")]
+        ours = sum(n for one in waits for low, n in one["histogram"].items() if int(low) >= limit_ns) / sum(one["count"] for one in waits)
+        assert ours == pytest.approx(theirs, abs=0.1), limit_ns
+    assert found["runnable"]["count"] > 1000 and found["runqueue"] is not None
+    assert found["duration_ns"] == found["runnable_traced_ns"] == found["runqueue_traced_ns"] and found["notes"] == []
+    for one in (found["runnable"], found["preempted"], found["runqueue"]):
+        assert sum(one["histogram"].values()) == one["count"] and one["p50_ns"] <= one["p99_ns"] <= one["max_ns"]
+
+
+def test_what_a_cap_gave_up_of_the_waits_to_run_is_said(gotrace) -> None:
+    with Workload(build_text("crowd", "crowd", CROWD, GO_VERSIONS[-1], "stripped")) as workload:
+        done = gotrace("sched", workload.pid, "--latency", "-d", "2s", "--max-overhead", "0.05")
+        found = json.loads(gotrace("sched", workload.pid, "--latency", "-d", "1s", "--max-overhead", "0.05", "--json").stdout)["latency"]
+    assert "(seen for " in done.stdout and "! governor: tracing cost" in done.stdout
+    assert found["runnable_traced_ns"] < 0.5 * found["duration_ns"] and found["notes"]
+
+
+@pytest.mark.parametrize("arguments", [["--latency", "--every", "1s"], ["--latency", "--count", "2"], ["-d", "1s"]])
+def test_a_trace_and_readings_do_not_mix(gotrace, arguments: list[str]) -> None:
+    done = gotrace("sched", os.getpid(), *arguments)
+    assert done.returncode == 2 and "hint: gotrace sched PID --latency -d 10s" in done.stderr

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
+from profiles import S, go, profile, stat
 from rich.console import Console
 
+from gotrace.common.vocabulary import State
+from gotrace.profile.types import GovernorReport, GovernorStep, Missing, Profile
 from gotrace.render.columns import sparkline
-from gotrace.sched.text import SchedTable, print_snapshot, snapshot_json
+from gotrace.sched.latency import latency_of
+from gotrace.sched.text import SchedTable, print_latency, print_snapshot, snapshot_json
 from gotrace.sched.types import Collector, Goroutines, Snapshot, Timers
 
 TIME = "2026-11-29T12:34:56.789+00:00"
@@ -67,3 +72,46 @@ def test_a_line_of_json() -> None:
     assert line.endswith("\n") and line.count("\n") == 1
     found = json.loads(line)
     assert found["goroutines"]["syscall"] == 10 and found["gc"]["phase"] == "mark" and found["local_run_queues"] == [7] * 64
+
+
+# -- waits to run ------------------------------------------------------------------------------------------------------
+
+
+def traced() -> Profile:
+    ready = stat([go("main.f")], [0, 7, 8, 1023, 1024, 1025, 5_000], State.RUNNABLE, "ready")
+    created = stat([go("main.g")], [1_000_000], State.RUNNABLE, "created")
+    queued = stat([go("main.f")], [3_000_000] * 3, State.RUNQUEUE, "thread woken")
+    return profile([ready, created, queued, stat([go("main.f")], [9], reason="select")])
+
+
+def test_waits_are_counted_by_powers_of_two() -> None:
+    latency = latency_of(traced())
+    assert latency.runnable is not None and latency.runqueue is not None
+    assert latency.runnable.histogram == {0: 1, 4: 1, 8: 1, 512: 1, 1024: 2, 4096: 1, 524288: 1}
+    assert (latency.runnable.count, latency.runnable.max_ns) == (8, 1_000_000)
+    assert (latency.runqueue.count, latency.runqueue.total_ns, latency.runqueue.max_ns) == (3, 9_000_000, 3_000_000)
+    assert latency.preempted is not None and (latency.preempted.count, latency.preempted.histogram) == (0, {})
+    assert latency.notes == [] and latency.runnable_traced_ns == latency.runqueue_traced_ns == latency.duration_ns
+
+
+def latency_text(made: Profile) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    print_latency(latency_of(made), console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_a_host_can_t_show_is_not_nothing() -> None:
+    made = traced()
+    made.missing = [Missing("kernel", "the kernel hides its tracepoints", "states syscall and runqueue", 4242)]
+    latency = latency_of(made)
+    assert latency.runqueue is None and latency.runnable is not None and "kernel hides" in latency.notes[0]
+    text = latency_text(made)
+    assert "this host can't show it" in text and "! MISSING kernel: the kernel hides its tracepoints" in text
+
+
+def test_waits_as_text() -> None:
+    text = latency_text(traced())
+    assert "  8 waits, 1.01 ms  p50 " in text and "1.02 µs to  2.05 µs            2 █" in text
+    assert "(seen for" not in text and "!" not in text
+    given_up = latency_text(replace(traced(), governor=GovernorReport(0.02, wakers_off_ns=2 * S, steps=(GovernorStep(1, 4242, "wakers", 0.1),))))
+    assert given_up.count("(seen for") == 1 and "! governor: " in given_up
