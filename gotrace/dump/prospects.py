@@ -15,9 +15,10 @@ from gotrace.live.goroutines import Goroutine
 from gotrace.live.pages import Pages
 from gotrace.live.scan import Snapshot
 from gotrace.model.kernelstacks import STOPS
+from gotrace.proc.cgroups import groups_of, quota_of
 from gotrace.proc.process import read_short
-from gotrace.proc.quota import cpu_quota
-from gotrace.watch.inprogress.blocked import thread_numbers, thread_state
+from gotrace.proc.stopped import stopped
+from gotrace.watch.inprogress.blocked import thread_numbers
 from gotrace.watch.target import OpenTarget
 
 _BUDGET_S = 0.6
@@ -45,8 +46,9 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
     pid = target.process.pid
     at = target.binary.gomaxprocs
     raw = target.memory.read(at + target.bias, 4) if at is not None else None
+    quota = quota_of(groups_of(pid))
     about = Prospects(
-        stopped=_is_stopped(pid), threads=len(thread_numbers(pid)), cpu_quota=cpu_quota(pid),
+        stopped=_is_stopped(pid), threads=len(thread_numbers(pid)), cpu_quota=quota.cpus if quota is not None else None,
         gomaxprocs=int.from_bytes(raw, "little") if raw is not None else None,
     )
     if not any(_may_be_stuck(one.state) for one in found):
@@ -60,9 +62,10 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether its main thread is stopped by a signal, a debugger or a freezer: then nothing moves."""
+    """Whether a signal, a debugger or a freezer has stopped it: then nothing moves. Where the freezer's files are out of reach, the stack
+    of its main thread tells."""
     inside = read_short(f"/proc/{pid}/stack", 4096)  # only root may read it
-    return thread_state(pid, pid) in ("T", "t") or any(name.encode() in inside for name in STOPS)
+    return stopped(pid) is not None or any(name.encode() in inside for name in STOPS)
 
 
 def _may_be_stuck(one: GoroutineState) -> bool:
