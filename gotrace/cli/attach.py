@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gotrace.cli.parameters import DURATION, hot_options, request_filters, request_options, thresholds
-from gotrace.cli.targets import say_stops, target_options, targets
+from gotrace.cli.targets import stops, target_options, targets
 from gotrace.common.errors import GotraceError, Interrupted, UsageError
 from gotrace.common.vocabulary import Mode, State
 from gotrace.plan.probes import ProbeSet
@@ -107,6 +107,7 @@ def attach(
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
     from gotrace.render.terminal import NOBODY_READS, lasting
+    from gotrace.render.text import TOLD_LIMIT, sanitize
     from gotrace.run.options import AttachOptions, check_mode
     from gotrace.run.session import Session, default_outputs
 
@@ -126,8 +127,7 @@ def attach(
     )
     check_mode(options)
     _check_pattern(match)
-    if not quiet:
-        say_stops(pids)
+    stopped = stops(pids)
     try:
         with Session(options) as session:
             handle_signals(session)
@@ -139,12 +139,15 @@ def attach(
             if dry_run:
                 for process in session.processes:
                     err.print(f"PID {process.process.pid}: {process.ready()}; nothing attached", markup=False)
+                for note in stopped:
+                    err.print(sanitize(note, TOLD_LIMIT), markup=False, soft_wrap=True)
                 return
             if not outputs:
                 session.use_outputs(default_outputs(session.processes[0], datetime.now()))
             ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
             with ticker:
-                profile = session.run(ticker.started, ticker.update if ticker.shows_updates else None, ticker.notice)
+                update = ticker.update if ticker.shows_updates else None
+                profile = session.run(lambda told: ticker.started([*told, *stopped]), update, ticker.notice)
     except KeyboardInterrupt:
         raise _interruption(session) from None
     _hand_out(profile, session, err, as_json, quiet)

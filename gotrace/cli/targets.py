@@ -36,11 +36,16 @@ def target(pid: int | None, name: str, container: str, cgroup: str, verb: str) -
     return chosen(Wanted((pid,) if pid is not None else (), name, container, cgroup), verb)[0]
 
 
+def stops(pids: Iterable[int]) -> list[str]:
+    """``note: …`` for each of them that is stopped: by what."""
+    from gotrace.proc.stopped import note_of_stop
+
+    return [f"note: {note}" for pid in pids if (note := note_of_stop(pid))]
+
+
 def say_stops(pids: Iterable[int]) -> None:
     """Says on stderr which of them are stopped, and by what."""
-    from gotrace.proc.stopped import note_of_stop
     from gotrace.render.text import TOLD_LIMIT, sanitize
 
-    for pid in pids:
-        if note := note_of_stop(pid):
-            print(f"note: {sanitize(note, TOLD_LIMIT)}", file=sys.stderr)
+    for note in stops(pids):
+        print(sanitize(note, TOLD_LIMIT), file=sys.stderr)
