@@ -107,7 +107,6 @@ def attach(
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
     from gotrace.render.terminal import NOBODY_READS, lasting
-    from gotrace.render.text import TOLD_LIMIT, sanitize
     from gotrace.run.options import AttachOptions, check_mode
     from gotrace.run.session import Session, default_outputs
 
@@ -137,11 +136,7 @@ def attach(
             if session.obstacle and not quiet:
                 err.print(f"note: system calls are seen by uprobes: {session.obstacle}", markup=False, soft_wrap=True)
             if dry_run:
-                for process in session.processes:
-                    err.print(f"PID {process.process.pid}: {process.ready()}; nothing attached", markup=False)
-                for note in stopped:
-                    err.print(sanitize(note, TOLD_LIMIT), markup=False, soft_wrap=True)
-                return
+                return _say_ready(session, stopped, err)
             if not outputs:
                 session.use_outputs(default_outputs(session.processes[0], datetime.now()))
             ticker = Ticker(err, [process.describe() for process in session.processes], duration, quiet, verbose)
@@ -153,6 +148,15 @@ def attach(
     _hand_out(profile, session, err, as_json, quiet)
     if session.failure is not None:
         raise session.failure
+
+
+def _say_ready(session: Session, stopped: list[str], err: Console) -> None:
+    from gotrace.render.text import TOLD_LIMIT, sanitize
+
+    for process in session.processes:
+        err.print(f"PID {process.process.pid}: {process.ready()}; nothing attached", markup=False)
+    for note in stopped:
+        err.print(sanitize(note, TOLD_LIMIT), markup=False, soft_wrap=True)
 
 
 def _interruption(session: Session) -> GotraceError:
