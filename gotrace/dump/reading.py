@@ -153,25 +153,42 @@ class _Reading:
         offset, pid = self._binary.layout.m_procid, self._target.process.pid
         if offset is None or not indexes:
             return {}
-        tids, found = thread_numbers(pid), {}
+        self._kernel.load()  # takes so long that a goroutine which the runtime preempts would be on another thread by then
+        tids = thread_numbers(pid)
+        found: dict[int, tuple[int, Asleep, RawStack | None]] = {}
         for index in indexes:
             head = self._scanner.heads[index]
-            number = self._memory.u64(head.m + offset)
-            tid = tids.get(number, 0) if number else 0
-            call = asleep_thread(pid, tid, self._kernel) if tid else None
-            if call is None or call.sleep is None:
+            if head.status != Status.RUNNING:
+                number = self._memory.u64(head.m + offset)
+                tid = tids.get(number, 0) if number else 0
+                call = asleep_thread(pid, tid, self._kernel) if tid else None
+                if call is not None and call.sleep is not None:
+                    found[index] = tid, call, None
                 continue
-            own = None
-            if head.status == Status.RUNNING:
-                now = self._target.reader.read([self._scanner.address(index)])
-                if not now or (now[0].goid, now[0].status, now[0].m) != (head.goid, head.status, head.m):
-                    continue
-                own = stack_of_thread(self._target.reader, now[0], call.sleep)
-                again = asleep(pid, tid)
-                if again is None or again.place != call.sleep.place:
-                    continue
-            found[index] = tid, call, own
+            for _ in range(_TRIES):
+                running = self._asleep_as_it_runs(self._scanner.address(index), head, tids)
+                if running is not None:
+                    found[index] = running
+                    break
         return found
+
+    def _asleep_as_it_runs(self, address: int, head: Head, tids: dict[int, int]) -> tuple[int, Asleep, RawStack] | None:
+        """As of now: the runtime preempts every 10 ms who does not seem to come back, and another thread runs it then."""
+        pid, offset = self._target.process.pid, self._binary.layout.m_procid
+        before = self._target.reader.read([address])
+        if offset is None or not before or (before[0].goid, before[0].status) != (head.goid, Status.RUNNING):
+            return None
+        number = self._memory.u64(before[0].m + offset)
+        tid = tids.get(number, 0) if number else 0
+        call = asleep_thread(pid, tid, self._kernel) if tid else None
+        if call is None or call.sleep is None:
+            return None
+        now = self._target.reader.read([address])
+        if not now or (now[0].goid, now[0].status, now[0].m) != (head.goid, Status.RUNNING, before[0].m):
+            return None
+        own = stack_of_thread(self._target.reader, now[0], call.sleep)
+        again = asleep(pid, tid)
+        return (tid, call, own) if again is not None and again.place == call.sleep.place else None
 
     def _has_no_thread(self, head: Head) -> bool:
         offset = self._binary.layout.m_procid
