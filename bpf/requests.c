@@ -54,7 +54,6 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 	u64 duration = end > span->start_ns ? end - span->start_ns : 0, off = off_ns - span->off_ns;
 	struct span_row_key key = {.function = function, .bucket = bucket_of(duration)};
 	struct span_row *row = span_row(&key);
-	u32 used = span->used;
 	if (row) {
 		__sync_fetch_and_add(&row->count, 1);
 		__sync_fetch_and_add(&row->total_ns, duration);
@@ -64,7 +63,7 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 	}
 #pragma clang loop unroll(disable)
 	for (u32 slot = 0; slot < SPAN_WAITS; slot++) {
-		if (slot >= used)
+		if (slot >= *(volatile u32 *)&span->used) /* volatile: otherwise the compiler counts down, and Linux 6.1 knows no bound */
 			break;
 		struct span_wait *wait = &span->waits[slot];
 		key.row = wait->row ? wait->row : ~0ULL;
