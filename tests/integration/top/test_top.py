@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from attach import probes_of
 from gobuild import SOME_VERSIONS, build
 from workload import Workload
 
@@ -47,7 +48,11 @@ def rows_of(screen: dict, name: str) -> list[dict]:
 def test_waits_that_were_made(version: str) -> None:
     with Workload(build("selftimed", version, "stripped"), "-scenarios", "sleep,mutex") as workload:
         top = Top(workload.pid, "--once", "--json", "-d", "60s")
-        time.sleep(2.5)
+        deadline = time.monotonic() + 30
+        while not probes_of(workload.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)  # the window opens once all are placed
         workload.send("go")
         workload.read_json(30)
         screen = json.loads(top.end())
