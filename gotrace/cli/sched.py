@@ -57,23 +57,31 @@ def sched(
     chosen = target(pid, name, container, cgroup, "sched")
     say_stops([chosen])
     console = Console(highlight=False)
-    found = _latency(chosen, _LATENCY_NS if duration is None else duration, max_overhead) if latency else None
     reader = SchedReader(chosen)
     try:
         table = SchedTable(console)
-        for snapshot in _readings(reader, times, every or 1_000_000_000):
-            snapshot = replace(snapshot, latency=found)
+        if latency:
+            found = [_after_trace(reader, _latency(chosen, _LATENCY_NS if duration is None else duration, max_overhead))]
+        for snapshot in found if latency else _readings(reader, times, every or 1_000_000_000):
             if as_json:
                 sys.stdout.write(snapshot_json(snapshot))
             elif times == 1:
                 print_snapshot(reader.name(), snapshot, console)
-                if found is not None:
-                    print_latency(found, console)
+                if snapshot.latency is not None:
+                    print_latency(snapshot.latency, console)
             else:
                 table.row(snapshot)
             sys.stdout.flush()
     finally:
         reader.close()
+
+
+def _after_trace(reader: SchedReader, latency: Latency) -> Snapshot:
+    """A reading with what a trace has seen; if the process has ended meanwhile, nothing else is known."""
+    try:
+        return replace(reader.read(), latency=latency)
+    except TargetGone:
+        return replace(reader.nothing(), latency=latency)
 
 
 def _latency(pid: int, duration_ns: int, max_overhead: float) -> Latency:

@@ -36,6 +36,8 @@ from gotrace.watch.target import OpenTarget, forked_copy, open_target
 
 _TRIES = 8
 _RETRY_S = 0.001
+_PER_THREAD = 4
+"""So many goroutines in the kernel are asked about, at most, for each thread: a sound process has no more of them than threads."""
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
 _IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
@@ -156,7 +158,7 @@ class _Reading:
         self._kernel.load()  # takes so long that a goroutine which the runtime preempts would be on another thread by then
         tids = thread_numbers(pid)
         found: dict[int, tuple[int, Asleep, RawStack | None]] = {}
-        for index in indexes:
+        for index in indexes[: _PER_THREAD * len(tids)]:
             head = self._scanner.heads[index]
             if head.status != Status.RUNNING:
                 number = self._memory.u64(head.m + offset)

@@ -6,7 +6,7 @@ completed in the window; percentiles are cut from that afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -140,25 +140,23 @@ class Band:
         """How much of the time has a cause."""
         return sum(self.causes.values())
 
-    def by_state(self, stacks: dict[StackKey, StackStat]) -> dict[State, int]:
+    def by_state(self, stacks: Mapping[StackKey, StackStat]) -> dict[State, int]:
         """Time by state, largest first; with `cpu_ns` it is all."""
-        found: dict[State, int] = {}
-        for key, wait in self.waits.items():
-            state = stacks[key].state
-            found[state] = found.get(state, 0) + wait.total_ns
-        for (state, _), wait in self.other.items():
-            found[state] = found.get(state, 0) + wait.total_ns
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return _sums((state, ns) for (state, _), ns in self.times(stacks).items())
 
-    def by_reason(self, stacks: dict[StackKey, StackStat]) -> dict[str, int]:
+    def by_reason(self, stacks: Mapping[StackKey, StackStat]) -> dict[str, int]:
         """Time by reason, largest first."""
-        found: dict[str, int] = {}
-        for key, wait in self.waits.items():
-            reason = stacks[key].reason
-            found[reason] = found.get(reason, 0) + wait.total_ns
-        for (_, reason), wait in self.other.items():
-            found[reason] = found.get(reason, 0) + wait.total_ns
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return _sums((reason, ns) for (_, reason), ns in self.times(stacks).items())
+
+
+_Key = TypeVar("_Key")
+
+
+def _sums(parts: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+    found: dict[_Key, int] = {}
+    for key, ns in parts:
+        found[key] = found.get(key, 0) + ns
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def key_parts(key: StackKey) -> tuple[State, str]:
@@ -171,17 +169,10 @@ def key_parts(key: StackKey) -> tuple[State, str]:
 def bands(span: Span, edges: Sequence[float] = EDGES) -> list[Band]:
     """The requests of a span between each two neighbours of `edges`. Those of one bucket, which differ by less than 1/16 in duration, are
     divided evenly where an edge lies among them: the sums over all bands are those over all requests."""
-    total = sum(bucket.count for bucket in span.buckets.values())
     result = [Band(low, high) for low, high in zip(edges, edges[1:], strict=False)]
     for band in result:
-        first, end = round(band.low * total), round(band.high * total)
-        seen = 0
-        for number in sorted(span.buckets):
-            bucket = span.buckets[number]
-            share = min(seen + bucket.count, end) - max(seen, first)
-            if share > 0:
-                _add(band, bucket, max(seen, first) - seen, share)
-            seen += bucket.count
+        for _, bucket, offset, share in _between(span, band.low, band.high):
+            _add(band, bucket, offset, share)
         band.causes = dict(sorted(band.causes.items(), key=lambda item: -item[1]))
     return result
 
@@ -194,17 +185,24 @@ def shown_bands(span: Span) -> list[Band]:
 
 def parts(span: Span, low: float, high: float) -> dict[int, Band]:
     """What of each bucket lies between two percentiles. Together that is the band between them."""
+    result = {}
+    for number, bucket, offset, share in _between(span, low, high):
+        result[number] = Band(low, high)
+        _add(result[number], bucket, offset, share)
+    return result
+
+
+def _between(span: Span, low: float, high: float) -> Iterator[tuple[int, SpanBucket, int, int]]:
+    """The buckets that reach between two percentiles, by number, and of which of their requests on how many lie there."""
     total = sum(bucket.count for bucket in span.buckets.values())
     first, end = round(low * total), round(high * total)
-    result: dict[int, Band] = {}
     seen = 0
     for number in sorted(span.buckets):
         bucket = span.buckets[number]
         share = min(seen + bucket.count, end) - max(seen, first)
         if share > 0:
-            _add(result.setdefault(number, Band(low, high)), bucket, max(seen, first) - seen, share)
+            yield number, bucket, max(seen, first) - seen, share
         seen += bucket.count
-    return result
 
 
 def _add(band: Band, bucket: SpanBucket, offset: int, share: int) -> None:
@@ -223,9 +221,6 @@ def _add(band: Band, bucket: SpanBucket, offset: int, share: int) -> None:
         # Of the followed ones to all, by their time.
         whole = cause_ns * bucket.total_ns // bucket.followed_ns if bucket.followed_ns else 0
         band.causes[cause] = band.causes.get(cause, 0) + part(whole)
-
-
-_Key = TypeVar("_Key")
 
 
 def _add_waits(to: dict[_Key, WaitSum], waits: dict[_Key, WaitSum], part: Callable[[int], int]) -> None:

@@ -75,21 +75,26 @@ def request_gaps(profile: Profile, span: Span) -> list[str]:
     """What the requests of `span` lack, if they were not traced for all of the window, or without wakers for a part of it."""
     window, report = profile.window.duration_ns, profile.governor
     traced = min(span.traced_ns or window, window)
-    cap = f"--max-overhead {100 * report.max_overhead:g}" if report is not None and report.acted else ""
+    steps = [step for step in report.steps if step.pid == span.pid] if report is not None else []
+    cap = 100 * report.max_overhead if report is not None else 0.0
     lines = []
     if window - traced > max(_WHOLE_NS, window // 50):
-        why = f": the rest was given up for {cap}" if cap else ""
+        why = f": the rest was given up for --max-overhead {cap:g}" if steps else ""
         lines.append(f"requests were traced for only {format_duration(traced)} of {format_duration(window)}{why}")
-    if report is not None and (without := min(traced, report.wakers_off_ns - (window - traced))) > max(_WHOLE_NS, traced // 50):
+    # The rung on which requests are traced, and wakers are not.
+    ends = [*(step.at_ns for step in steps[1:]), window]
+    without = sum(max(0, end - step.at_ns) for step, end in zip(steps, ends, strict=False) if step.rung == _WITHOUT_WAKERS)
+    if without > max(_WHOLE_NS, traced // 50):
         lines.append(
-            f"for {format_duration(without)} of that time wakers were not traced, given up for {cap}: what other goroutines did then is in "
-            "no cause"
+            f"for {format_duration(without)} of that time wakers were not traced, given up for --max-overhead {cap:g}: what other "
+            "goroutines did then is in no cause"
         )
-    if lines and cap and report is not None:
-        lines[-1] += f" (--max-overhead {_RAISED * 100 * report.max_overhead:g} gives up less)"
+    if lines and steps:
+        lines[-1] += f" (--max-overhead {_RAISED * cap:g} gives up less)"
     return lines
 
 
+_WITHOUT_WAKERS = "wakers"
 _WHOLE_NS = 200_000_000
 """What is missing at a window's edges says nothing."""
 _RAISED = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from gotrace.common.errors import TargetGone
@@ -48,6 +49,10 @@ class SchedReader:
         about = self._target.describe()
         return f"{about.comm} (pid {about.pid}) · {about.go_version}"
 
+    def nothing(self) -> Snapshot:
+        """A reading of now in which nothing is known."""
+        return Snapshot(datetime.now(timezone.utc).astimezone().isoformat(timespec="milliseconds"), syscall_threads=None)
+
     def read(self) -> Snapshot:
         """Reads everything, each table as of its own moment.
 
@@ -70,8 +75,8 @@ class SchedReader:
         sched = tables.sched(procs, threads, states.counts.total() if states is not None else 0)
         quota = quota_of(groups_of(self._pid))
         running = {each.address for each in busy if each.status == Status.RUNNING}
-        return Snapshot(
-            time=datetime.now(timezone.utc).astimezone().isoformat(timespec="milliseconds"),
+        return replace(
+            self.nothing(),
             gomaxprocs=procs.count if procs is not None else None,
             cpu_quota=quota.cpus if quota is not None else None,
             idle_procs=sched.idle_procs if sched is not None else None,

@@ -95,7 +95,7 @@ def untraced(screen: Screen) -> str:
     traced = min((row.traced_ns for row in screen.requests), default=screen.span_ns)
     if screen.span_ns - traced <= max(_WHOLE_NS, screen.span_ns // 10):
         return ""
-    return f"requests were traced for {format_duration(traced)} of {format_duration(screen.span_ns)}: --max-overhead allows no more"
+    return f"requests were traced for {format_duration(traced)} of {format_duration(screen.span_ns)} (--max-overhead)"
 
 
 def screen_json(screen: Screen) -> str:

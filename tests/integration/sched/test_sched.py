@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from attach import probes_of
 from gobuild import GO_VERSIONS, SOME_VERSIONS, build, build_text
 from groups import enter, group
 from workload import Workload
@@ -394,6 +395,22 @@ def test_what_a_cap_gave_up_of_the_waits_to_run_is_said(gotrace) -> None:
         found = json.loads(gotrace("sched", workload.pid, "--latency", "-d", "1s", "--max-overhead", "0.05", "--json").stdout)["latency"]
     assert "(seen for " in done.stdout and "! governor: tracing cost" in done.stdout
     assert found["runnable_traced_ns"] < 0.5 * found["duration_ns"] and found["notes"]
+
+
+def test_what_was_traced_is_shown_although_the_process_has_ended() -> None:
+    with Workload(build_text("crowd", "crowd", CROWD, GO_VERSIONS[-1], "stripped")) as workload:
+        command = [sys.executable, "-m", "gotrace", "sched", str(workload.pid), "--latency", "-d", "60s", "--max-overhead", "0", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tracing:
+            deadline = time.monotonic() + 30
+            while not probes_of(workload.pid):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            time.sleep(1)
+            workload.signal(signal.SIGKILL)
+            out, errors = tracing.communicate(timeout=60)
+    found = json.loads(out)
+    assert tracing.returncode == 0, errors
+    assert found["latency"]["runnable"]["count"] > 100 and found["gomaxprocs"] is None and found["syscall_threads"] is None
 
 
 @pytest.mark.parametrize("arguments", [["--latency", "--every", "1s"], ["--latency", "--count", "2"], ["-d", "1s"]])

@@ -214,20 +214,23 @@ def test_report_of_such_a_capture(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["notes"] == [NOTE]
 
 
-@pytest.mark.parametrize(("traced", "wakers_off", "said"), [
-    (1.0, 0.0, []),
-    (0.25, 0.75, ["requests were traced for only 750 ms of 3.00 s: the rest was given up for --max-overhead 5"]),
-    (1.0, 0.5, ["for 1.50 s of that time wakers were not traced, given up for --max-overhead 5"]),
-    (0.5, 0.75, ["requests were traced for only 1.50 s of 3.00 s", "for 750 ms of that time wakers"]),
+@pytest.mark.parametrize(("traced", "steps", "said"), [
+    (1.0, [], []),
+    (0.25, [(0.25, "kernel")], ["requests were traced for only 750 ms of 3.00 s: the rest was given up for --max-overhead 5"]),
+    (1.0, [(0.5, "wakers")], ["for 1.50 s of that time wakers were not traced, given up for --max-overhead 5"]),
+    (1.0, [(0.25, "wakers"), (0.5, "nothing")], ["for 750 ms of that time wakers"]),
+    (0.5, [(0.25, "wakers"), (0.5, "kernel")], ["requests were traced for only 1.50 s of 3.00 s", "for 750 ms of that time wakers"]),
 ])  # fmt: skip
-def test_what_requests_lack(traced: float, wakers_off: float, said: list[str]) -> None:
+def test_what_requests_lack(traced: float, steps: list[tuple[float, str]], said: list[str]) -> None:
     made = requests_profile()
     made.window = replace(made.window, duration_ns=3 * S)
-    report = GovernorReport(0.05, steps=(GovernorStep(1, 4242, "wakers", 0.2),), wakers_off_ns=round(wakers_off * 3 * S))
+    made.governor = GovernorReport(0.05, steps=tuple(GovernorStep(round(at * 3 * S), 4242, rung, 0.2) for at, rung in steps))
     span = replace(made.requests[0], traced_ns=round(traced * 3 * S))
-    lines = request_gaps(replace(made, governor=report, requests=[span]), span)
+    lines = request_gaps(made, span)
     assert len(lines) == len(said) and all(line.startswith(words) for line, words in zip(lines, said, strict=True))
     assert [line.endswith("(--max-overhead 25 gives up less)") for line in lines] == [False] * (len(lines) - 1) + [True] * bool(lines)
+    # What was given up of another process is no gap of this one.
+    assert not any("given up" in line for line in request_gaps(made, replace(span, pid=1)))
 
 
 def test_requests_lack_nothing_without_a_cap() -> None:
