@@ -20,8 +20,17 @@
 #define G_M AT_LOAD(G_M)
 #define G_SYSCALLSP AT_LOAD(G_SYSCALLSP) /* 0 if not known */
 #define G_COROARG AT_LOAD(G_COROARG)
-#define G_LABELS AT_LOAD(G_LABELS) /* 0: labels are not told */
+#define G_STARTPC AT_LOAD(G_STARTPC) /* 0 if not known */
+#define G_LABELS AT_LOAD(G_LABELS) /* 0: labels are not read */
 #define LABELS_LIST AT_LOAD(LABELS_LIST) /* they are a slice (Go 1.24), not a map */
+#define SPAN_HAS_LABELS AT_LOAD(SPAN_HAS_LABELS) /* those of requests are told; holds where G_LABELS does */
+/* How many labels are wanted (--label), the hash of each key, and the lengths of the keys: bit n & 63 for n bytes. */
+#define WANTED AT_LOAD(WANTED)
+#define WANTED_0 AT_LOAD(WANTED_0)
+#define WANTED_1 AT_LOAD(WANTED_1)
+#define WANTED_2 AT_LOAD(WANTED_2)
+#define WANTED_3 AT_LOAD(WANTED_3)
+#define WANTED_LENGTHS AT_LOAD(WANTED_LENGTHS)
 #define G_SLEEPWHEN AT_LOAD(G_SLEEPWHEN) /* 0 if not known */
 #define G_READ AT_LOAD(G_READ) /* bytes of a g that hold all but m and coroarg, at most MAX_G_READ */
 
@@ -57,6 +66,21 @@
 #define EXECUTE_AT AT_LOAD(EXECUTE_AT) /* the probed instruction of runtime.execute */
 #define EXECUTE_LENGTH AT_LOAD(EXECUTE_LENGTH)
 
+/* What goroutines wait for in Go (bpf/waited.c): offsets, where the table of semaphores is, and wait reasons, a bit each. */
+#define OBJECTS AT_LOAD(OBJECTS)
+#define FOLLOWED AT_LOAD(FOLLOWED) /* what happens is noted one by one, in the rings of the CPUs */
+#define G_WAITING AT_LOAD(G_WAITING)
+#define M_PARK_LOCK AT_LOAD(M_PARK_LOCK)
+#define SUDOG_ELEM AT_LOAD(SUDOG_ELEM)
+#define SUDOG_C AT_LOAD(SUDOG_C)
+#define SUDOG_WAITLINK AT_LOAD(SUDOG_WAITLINK)
+#define SUDOG_READ AT_LOAD(SUDOG_READ) /* bytes that hold all of these */
+#define SEMTABLE AT_LOAD(SEMTABLE)
+#define CHANNEL_REASONS AT_LOAD(CHANNEL_REASONS)
+#define SELECT_REASONS AT_LOAD(SELECT_REASONS)
+#define SEMAPHORE_REASONS AT_LOAD(SEMAPHORE_REASONS)
+#define COND_REASONS AT_LOAD(COND_REASONS)
+
 /* The number of the wait reason "IO wait". */
 #define IO_WAIT AT_LOAD(IO_WAIT)
 
@@ -76,8 +100,12 @@
 #define K_TASK_STATE AT_LOAD(K_TASK_STATE)
 #define K_TASK_FLAGS AT_LOAD(K_TASK_FLAGS)
 #define K_TASK_JOBCTL AT_LOAD(K_TASK_JOBCTL)
+#define K_TASK_WORK AT_LOAD(K_TASK_WORK) /* what it has to do before it returns to user space */
+#define K_SIGNAL_PENDING AT_LOAD(K_SIGNAL_PENDING) /* the bits there that interrupt a sleep */
 #define K_TASK_RAN AT_LOAD(K_TASK_RAN) /* nanoseconds; the scheduler updates it before each switch */
 #define K_TASK_STACK AT_LOAD(K_TASK_STACK)
+#define K_TASK_ALTSTACK AT_LOAD(K_TASK_ALTSTACK) /* where its signals are handled: sigaltstack(2) */
+#define K_TASK_ALTSTACK_SIZE AT_LOAD(K_TASK_ALTSTACK_SIZE)
 #define K_TASK_FSBASE AT_LOAD(K_TASK_FSBASE)
 #define K_TASK_WAKE_CPU AT_LOAD(K_TASK_WAKE_CPU)
 #define K_TASK_GROUP AT_LOAD(K_TASK_GROUP) /* 0: the kernel has no CPU quotas */
@@ -114,6 +142,8 @@
 #define K_SK_DADDR AT_LOAD(K_SK_DADDR)
 #define K_SK_V6_RCV_SADDR AT_LOAD(K_SK_V6_RCV_SADDR)
 #define K_SK_V6_DADDR AT_LOAD(K_SK_V6_DADDR)
+#define K_SK_BIND AT_LOAD(K_SK_BIND) /* in inet_connection_sock; 0 if not known */
+#define K_BIND_REUSE AT_LOAD(K_BIND_REUSE)
 
 /* System calls whose first argument is a file descriptor: bit n of word n / 64. */
 #define FD_SYSCALLS_0 AT_LOAD(FD_SYSCALLS_0)
@@ -144,6 +174,9 @@
 /* Whether arrivals are known by struct file (the kprobe) and not by struct sock. */
 #define BY_FILE AT_LOAD(BY_FILE)
 
+/* Whether connections are told apart by their server's end alone (Options.fold_ports). */
+#define FOLD_PORTS AT_LOAD(FOLD_PORTS)
+
 /* Whether runtime.stopTheWorldWithSema takes a reason (Go 1.21). */
 #define HAS_STOP_REASON AT_LOAD(HAS_STOP_REASON)
 
@@ -151,6 +184,7 @@
 #define BY_THREAD AT_LOAD(BY_THREAD)
 #define WAKERS AT_LOAD(WAKERS)
 #define LEAN AT_LOAD(LEAN) /* only the end of intervals is probed */
+#define FROM_READY AT_LOAD(FROM_READY) /* intervals begin where a goroutine becomes runnable; where it is does not matter */
 #define THREADS AT_LOAD(THREADS) /* tracepoints tell what the kernel does with threads; if not, only when one turns away from a goroutine */
 #define MIN_BLOCK_NS AT_LOAD(MIN_BLOCK_NS)
 #define SAMPLE_NS AT_LOAD(SAMPLE_NS)

@@ -16,8 +16,11 @@ static __always_inline int start(u64 g, u32 kind)
 	count(STAT_HITS_START);
 	learn_process(c);
 	struct goroutine *known = open_interval(c, g, kind, now);
-	if (known && kind == KIND_PARK)
+	if (known && kind == KIND_PARK) {
 		watch_parking(known, g);
+		if (OBJECTS)
+			note_waited(known, g);
+	}
 	return 0;
 }
 
@@ -151,11 +154,20 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 		state->run_ns = state->off_ns = state->slice_base = 0;
 		state->spans = 0;
 		state->flags = GOROUTINE_BORN;
+		if (WANTED)
+			labels_of(s, g, 1);
 		goto resumed;
 	}
 	volatile struct pending *p = &s->pending;
 	u32 kind = state->kind;
 	p->in_progress = first && unknown;
+	if (!from && FROM_READY) {
+		/* Before the window, or by a switch of coroutines. */
+		if (!drain && !unknown && !(state->flags & GOROUTINE_UNSURE))
+			count(STAT_END_WHILE_RUNNING);
+		state->flags &= ~GOROUTINE_UNSURE;
+		goto resumed;
+	}
 	if (!from) {
 		if (unknown) {
 			from = c->window_start_ns; /* off the CPU since before the window */
@@ -213,6 +225,10 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->kernel_stack = 0;
 	p->syscall = 0;
 	p->object = state->object;
+	if (OBJECTS && kind == KIND_BEFORE && !state->object && from == c->window_start_ns) {
+		u64 *before = waited_before.lookup(&g);
+		p->object = before ? *before : 0;
+	}
 	p->waker = state->waker;
 	p->waker_goid = state->waker_goid;
 
@@ -226,15 +242,18 @@ static __always_inline int end(struct config *c, u64 g, u64 now)
 	p->kind = kind;
 	p->reason = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? s->g[G_WAITREASON] : 0;
 	p->late_ns = kind == KIND_PARK || kind == KIND_BEFORE || kind == KIND_SCHEDULE ? overdue(s, g, kind == KIND_PARK, from, from + p->part_ns[PART_MAIN]) : 0;
+	/* In any case: a set of labels at the address of an earlier one is taken for that one if this goroutine was not seen without it. */
+	p->labels = WANTED ? labels_of(s, g, first) : 0;
 	p->recorded = admit(s);
-	if (p->recorded) {
+	p->stack = 0;
+	if (p->recorded && !FROM_READY) {
 		u64 stack = walk_resuming(s, p->kind);
 		remember_place(s, state);
 		if (state->last_stack != stack)
 			state->last_stack = keep_stack(s, stack);
 		p->stack = stack;
 	}
-	if (SPANS || p->recorded)
+	if (FOLLOWED || p->recorded)
 		commit(s, state, 0);
 	goto out;
 resumed:

@@ -2,7 +2,7 @@
  * in between, and summed up here. The programs only read the target's memory.
  *
  * One translation unit, compiled from these files in this order: maps.c stack.c resuming.c kernel_stack.c labels.c spans.c record.c
- * objects.c starts.c goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds
+ * objects.c waited.c starts.c goroutines.c wakers.c world.c task.c waits.c off_cpu.c threads.c syscalls.c requests.c exec.c. Kinds
  * (KIND_*), counters (STAT_*) and sizes (MAX_*, BUCKETS) are defined by gotrace/kernel/program.py; what depends on the target, the
  * kernel or the user is in at_load.h. gotrace/kernel/program.py sets the number of entries of a map when it creates the map: the 1
  * here is a placeholder.
@@ -40,12 +40,18 @@ BPF_TABLE("array", u32, u64, by_sizes, 1);
 BPF_TABLE("hash", u64, struct object, objects, 1);
 BPF_TABLE("hash", u64, struct unix_path, unix_paths, 1);
 BPF_TABLE("hash", u64, struct arrival, watched, 1);
+BPF_TABLE("hash", u64, struct waited, waited_channels, 1);
+BPF_TABLE("hash", u64, struct waited, waited_locks, 1);
+BPF_TABLE("hash", u64, u64, waited_before, 1); /* user space: by g, what goroutines that have not moved since the window began wait for */
+BPF_TABLE("array", u32, u64, sudog_place, 1); /* how far above gopark's frame pointer semacquire1 has its sudog; 0: not found yet */
 BPF_TABLE("array", u32, struct world, world, 1);
 BPF_TABLE("array", u32, struct halt, halt, 1);
 BPF_TABLE("array", u32, struct pause, pauses, MAX_PAUSES);
 BPF_TABLE("hash", struct interval_key, struct interval_value, intervals, 1);
 BPF_TABLE("hash", struct interval_key, struct interval_value, more_intervals, 1); /* likewise */
 BPF_TABLE("hash", struct member_key, u64, members, 1);
+BPF_TABLE("hash", u64, struct labelled, labelled, 1);
+BPF_TABLE("hash", u64, struct label_values, label_values, 1);
 BPF_TABLE("hash", u32, u64, last_g, 1); /* probe sets "schedule" and "lean": the goroutine that a thread resumed last */
 BPF_RINGBUF_OUTPUT(events, 1);
 BPF_TABLE("hash", u64, struct span_site, span_sites, 1);
@@ -61,7 +67,7 @@ BPF_TABLE("percpu_array", u32, struct history_head, history_heads, 1);
 /* What is known of an interval before its stack is walked. It is read back after the walk: if the verifier knew the values,
  * it would follow the walk's loop once for each of their combinations. */
 struct pending {
-	u64 g, from, weight, goid, stack, kernel_stack, waker, waker_goid, object;
+	u64 g, from, weight, goid, stack, kernel_stack, waker, waker_goid, object, labels;
 	u64 part_ns[PARTS];
 	u64 stopped_ns[PARTS];
 	u64 halted_ns[PARTS];
@@ -99,11 +105,17 @@ struct scratch {
 	struct member_key member;
 	u64 list[2];
 	u64 label[SPAN_LABELS][4]; /* bpf/labels.c: where the bytes of key and value are, and how many */
+	u64 pair[4];               /* likewise */
+	volatile u64 wanted_hash;
+	volatile u32 wanted_whole; /* no label was left out */
+	struct label_values wanted;
+	u64 wanted_key[2 * WANTED_KEY / 8];
 	struct interval_key key;
-	struct interval_key rough; /* of which stacks, object and goid are never set */
+	struct interval_key rough; /* of which stacks, object, goid and labels are never set */
 	volatile u32 strayed;  /* the walk has since read more than the window */
 	u8 window[2 * WINDOW]; /* of a stack, or of one of the kernel's structs */
 	u8 path[UNIX_PATH_BYTES];
+	struct waited waited; /* bpf/waited.c */
 	volatile u64 kernel_from, kernel_low, kernel_bytes, frame; /* bpf/kernel_stack.c */
 	u8 kernel[2 * PAGE + 8];
 };

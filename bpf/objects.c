@@ -5,6 +5,8 @@
 #define S_IFMT 0xF000
 #define S_IFSOCK 0xC000
 #define AF_UNIX 1
+#define TCP_LISTEN 10
+#define SOCK_STREAM 1
 /* runtime/netpoll_epoll.go: EPOLLIN, RDHUP, HUP and ERR wake the reader, EPOLLOUT, HUP and ERR the writer. */
 #define POLL_FOR_READER 0x2019
 #define POLL_FOR_WRITER 0x001C
@@ -69,6 +71,24 @@ static __always_inline u64 unix_path(u64 sk)
 	return hash;
 }
 
+/* Makes one object of all connections that differ in their client's port alone. A client's end has a port that connect has chosen
+ * (net/ipv4/inet_hashtables.c: __inet_hash_connect sets fastreuse to -1); where that is not known, it is the larger of the two. */
+static __always_inline void fold_ports(struct object *o, u64 sk)
+{
+	u64 bucket = K_SK_BIND && o->type == SOCK_STREAM ? kernel_word(sk + K_SK_BIND) : 0;
+	u16 peer = o->peer_port << 8 | o->peer_port >> 8;
+
+	if (o->state == TCP_LISTEN || !peer)
+		return;
+	if (bucket ? kernel_word(bucket + K_BIND_REUSE) & 0x80 : peer <= o->local_port)
+		o->local_port = 0;
+	else
+		o->peer_port = 0;
+	o->state = OBJECT_FOLDED;
+	o->ino = 0;
+	o->fd = 0;
+}
+
 /* Describes a file in `objects` and returns its key there; `known` is a key that is there already, 0 if none is known. *socket is its
  * struct sock, 0 if it is not a socket. Reads everything each time: a descriptor, or a struct file, may have been reused. */
 static __always_inline u64 object_of(struct scratch *s, u64 file, u32 fd, u64 known, u64 *socket)
@@ -108,6 +128,8 @@ static __always_inline u64 object_of(struct scratch *s, u64 file, u32 fd, u64 kn
 		} else if (o.family == AF_UNIX) {
 			*(u64 *)o.peer = unix_path(sk);
 		}
+		if (FOLD_PORTS)
+			fold_ports(&o, sk);
 	}
 	u64 *words = (u64 *)&o;
 #pragma unroll

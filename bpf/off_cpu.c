@@ -172,9 +172,18 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	t->halted_at_out = halted_until(now);
 	t->long_run_ns = 0;
 	t->ran_ns = kernel_word(task + K_TASK_RAN);
-	t->flags &= ~(THREAD_BEFORE | THREAD_CONTINUES);
+	t->flags &= ~(THREAD_BEFORE | THREAD_CONTINUES | THREAD_HANDLER);
 	t->goid = word(s, G_GOID);
 	t->kind = throttled(task, bpf_get_smp_processor_id()) ? KIND_THROTTLED : KIND_CPU;
+	if (FROM_READY) {
+		/* How long it will have waited for a CPU is all that is asked. */
+		if (blocked)
+			t->kind = halted ? KIND_STOPPED : (long)s->regs.orig_ax >= 0 ? KIND_SYSCALL : KIND_FAULT;
+		else
+			t->woken_ns = now;
+		*row = *(struct thread *)t;
+		goto out;
+	}
 	struct wait *w = NULL;
 	if (halted) {
 		t->kind = KIND_STOPPED;
@@ -185,7 +194,7 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 		t->syscall = t->kind == KIND_SYSCALL ? s->regs.orig_ax : 0;
 		w = wait_of(g);
 		if (w && goes_on(w, &s->regs, t->kind, t->syscall, state->run_ns - state->slice_base)) {
-			w->flags &= ~(WAIT_INTERRUPTED | WAIT_INTERRUPTIBLE);
+			w->flags &= ~(WAIT_INTERRUPTED | WAIT_SIGNALLED | WAIT_INTERRUPTIBLE);
 			w->flags |= task_state & STATE_INTERRUPTIBLE ? WAIT_INTERRUPTIBLE : 0;
 			t->syscall = w->syscall;
 			t->stack = w->stack;
@@ -194,6 +203,10 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 			t->flags |= THREAD_CONTINUES;
 			*row = *(struct thread *)t;
 			goto out;
+		}
+		if (w && in_handler(w, task, s->regs.sp)) {
+			t->flags |= THREAD_HANDLER;
+			w = NULL;
 		}
 		if (w) {
 			w->flags = task_state & STATE_INTERRUPTIBLE ? WAIT_INTERRUPTIBLE : 0;
@@ -267,6 +280,8 @@ static __always_inline void leave(struct bpf_raw_tracepoint_args *ctx, struct co
 	if (s->stack.flags & STACK_UNREADABLE)
 		count(STAT_THREAD_STACK_UNREADABLE);
 	keep_stack(s, t->stack);
+	if (WANTED)
+		labels_of(s, t->g, 0);
 	u32 then = t->unused;
 	if (then & 1)
 		t->kernel_stack = keep_kernel_stack(ctx, s, (u64)ctx, RAW_TRACEPOINT_FRAMES);

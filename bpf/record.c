@@ -145,12 +145,14 @@ filtered:
 	return 0;
 }
 
-/* Counts each goroutine once per stack, whatever it waited for and whatever woke it. */
+/* Counts each goroutine once per stack, whatever woke it, and whatever it waited for unless objects are told apart. */
 static __always_inline void add_member(struct scratch *s, struct goroutine *state, struct interval_key *key, u64 goid)
 {
 	struct member_key *member = &s->member;
 	member->goid = goid;
-	member->key = mix(mix(key->stack, key->reason), key->kind);
+	member->key = mix(mix(mix(key->stack, key->reason), key->kind), key->labels);
+	if (OBJECTS)
+		member->key = mix(member->key, key->object);
 	u64 identity = mix(member->key, goid), one = 1;
 	if (state->last_key == identity)
 		return;
@@ -201,10 +203,11 @@ static __always_inline void commit(struct scratch *s, struct goroutine *state, u
 		key->part = part == PART_RUNQUEUE ? p->last_part : part;
 		key->syscall = p->syscall;
 		key->goid = PER_GOROUTINE ? p->goid : 0;
+		key->labels = p->labels;
 		key->object = part <= PART_NETPOLL ? p->object : 0;
 		key->kernel_stack = part == PART_MAIN ? p->kernel_stack : 0;
 		key->waker = part == PART_MAIN || part == PART_RUNNABLE ? p->waker : 0;
-		if (SPANS) {
+		if (FOLLOWED) {
 			note_part(s, state, !may_continue);
 			if (!p->recorded)
 				continue;

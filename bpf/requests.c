@@ -37,7 +37,7 @@ static __always_inline void tell(struct span *span, u64 function, u64 duration)
 	told_of = told.lookup(&key);
 	if (!told_of)
 		return;
-	if (G_LABELS && span->labels_at)
+	if (G_LABELS && SPAN_HAS_LABELS && span->labels_at)
 		__builtin_memcpy(told_of->labels, span->labels, sizeof(told_of->labels));
 	if (!named)
 		return;
@@ -53,6 +53,11 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 {
 	u64 duration = end > span->start_ns ? end - span->start_ns : 0, off = off_ns - span->off_ns;
 	struct span_row_key key = {.function = function, .bucket = bucket_of(duration)};
+	if (span->flags & SPAN_LATE) {
+		span->start_ns = 0;
+		return;
+	}
+	count(STAT_SPAN_ENDED);
 	struct span_row *row = span_row(&key);
 	if (row) {
 		__sync_fetch_and_add(&row->count, 1);
@@ -73,7 +78,7 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 			__sync_fetch_and_add(&row->total_ns, wait->ns);
 		}
 	}
-	if (span->overflowed)
+	if (span->flags & SPAN_OVERFLOWED)
 		count(STAT_SPAN_WAITS_FULL);
 	u32 number = 0;
 	volatile struct happening *record = new_record(&number);
@@ -90,13 +95,24 @@ static __always_inline void finish_span(struct span *span, u64 function, u64 end
 	span->start_ns = 0;
 }
 
-/* A request has ended that began before the window, or while its probes were away: it is in no sum. */
-static __always_inline void note_begun_before(u64 function)
+/* A request has ended that began before the window, or while its probes were away: it is in no sum. That it was there is recorded, with
+ * when it ended as its start. */
+static __always_inline void note_begun_before(u64 function, u64 goid, u64 now)
 {
 	struct span_row_key key = {.function = function, .bucket = SPAN_BEGUN_BEFORE};
 	struct span_row *row = span_row(&key);
+	u32 number = 0;
 	if (row)
 		__sync_fetch_and_add(&row->count, 1);
+	volatile struct happening *record = new_record(&number);
+	if (record) {
+		record->start_ns = now;
+		record->duration_ns = record->waker_goid = 0;
+		record->goid = goid;
+		record->row = SPAN_BEGUN_BEFORE;
+		record->what = HAPPENED_REQUEST | function << 2;
+		record->number = number;
+	}
 }
 
 /* The place of goroutine g's request, made if it is not there yet; NULL if there is no room, which is counted. */
@@ -134,6 +150,14 @@ static __always_inline struct goroutine *row_of_running(struct config *c, u64 g,
 	if (LEAN)
 		state->thread = bpf_get_current_pid_tgid();
 	return state;
+}
+
+/* Whether a request that begins now is of interest. */
+static __always_inline u32 wants_spans(u64 now)
+{
+	u64 zero = 0;
+	struct knobs *k = GOVERNED ? knobs.lookup(NARROW(zero)) : NULL;
+	return !k || !k->span_until_ns || now < k->span_until_ns;
 }
 
 /* Whether a grpc.MethodDesc or StreamDesc lies there: its first field is a name that begins with a capital. */
@@ -181,7 +205,7 @@ int at_span(struct pt_regs *ctx)
 	u64 active = span && span->start_ns && span->goid == goid && state->spans & bit;
 	if (kind == SPAN_END) {
 		if (!active)
-			note_begun_before(key.function);
+			note_begun_before(key.function, goid, now);
 		if (!active || depth != span->depth)
 			return 0; /* nested: the outermost goes on */
 		state->spans &= ~bit;
@@ -192,12 +216,17 @@ int at_span(struct pt_regs *ctx)
 		return 0; /* nested: of the outermost */
 	if (span->start_ns && span->over_ns)
 		finish_span(span, key.function, span->over_ns, span->off_over_ns); /* left by a panic */
-	else if (span->start_ns)
+	else if (span->start_ns && !(span->flags & SPAN_LATE)) {
 		count(STAT_SPAN_END_UNSEEN);
+		count(STAT_SPAN_ENDED);
+	}
 	span->goid = goid;
 	span->depth = depth;
 	span->off_ns = state->off_ns;
-	span->over_ns = span->labels_at = span->used = span->overflowed = 0;
+	span->over_ns = span->labels_at = span->used = 0;
+	span->flags = wants_spans(now) ? 0 : SPAN_LATE;
+	if (!span->flags)
+		count(STAT_SPAN_BEGUN);
 	u64 argument = site->argument;
 	span->request = argument == SPAN_ARGUMENT_DI ? di : argument == SPAN_ARGUMENT_BX ? bx : argument == SPAN_ARGUMENT_CX ? cx :
 			argument != SPAN_ARGUMENT_METHOD ? 0 : names_method(r8) ? r8 : r10;

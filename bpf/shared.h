@@ -20,6 +20,7 @@ struct knobs {
 	u64 sample_ns;       /* as --sample-period; 0: every interval */
 	u64 creation_unseen; /* the probe on creation was removed for a while: a goroutine's first run may be of one younger than the window
 	*/
+	u64 span_until_ns;   /* requests that begin from then on are of no interest; 0: all are */
 };
 
 #define GOROUTINE_BORN 1   /* it ran for the first time inside the window */
@@ -56,7 +57,7 @@ struct goroutine {
 	u64 ready_ns;   /* when it became runnable, 0 if it has not yet */
 	u64 waker;      /* the waker's stack, in `stacks` */
 	u64 waker_goid;
-	u64 object;     /* what it waited for, in `objects` */
+	u64 object;     /* what it waited for: a file's number in `objects`, or bpf/waited.c */
 	u64 arrival;    /* its key in `watched`, 0 if the kernel will not tell */
 	u64 stopped_at_start; /* how long the world had been stopped in total, then */
 	u64 stopped_at_data;
@@ -89,6 +90,7 @@ struct goroutine {
 #define THREAD_BASE 8       /* base_ns holds */
 #define THREAD_HALTED 16    /* it is the leading thread, and stopped */
 #define THREAD_QUEUED 32    /* user space found it running, or waiting for a CPU, when the window began; not seen since */
+#define THREAD_HANDLER 64   /* it sleeps in a signal's handler, which has interrupted the last wait of its goroutine */
 
 /* One per thread of the process that was seen to get or to leave a CPU. */
 struct thread {
@@ -120,6 +122,7 @@ struct thread {
 #define WAIT_COUNTED 4       /* it is in a row of `intervals`, with a weight of 1 */
 #define WAIT_SHORT 8         /* so far it is too short for the user's filter */
 #define WAIT_BEFORE 16       /* it began before the window */
+#define WAIT_SIGNALLED 32    /* a signal woke its thread, which may find that another thread has taken it */
 
 /* The last wait of a goroutine in the kernel, by its g: a signal may split one into pieces, and the goroutine may even change threads
  * between them. */
@@ -182,6 +185,16 @@ struct object {
 	u8 peer[16];
 };
 
+#define OBJECT_FOLDED 0x100 /* the state of one that stands for all connections with the same ends but for one port, which is 0 */
+
+#define SELECT_CASES 8
+
+/* What goroutines wait for in Go. The key is its address, or the number of a select's channels. */
+struct waited {
+	u64 cases; /* of a select, else 0 */
+	u64 channels[SELECT_CASES]; /* the first of them */
+};
+
 /* The stages of an interval, in order. */
 #define PART_MAIN 0     /* what it began as: waiting, preempted, in a system call, ... */
 #define PART_NETPOLL 1  /* the kernel has the event, the netpoller does not know yet */
@@ -206,6 +219,7 @@ struct interval_key {
 	u64 waker;
 	u64 object;
 	u64 goid;   /* 0 unless goroutines are kept apart */
+	u64 labels; /* of the goroutine, in `label_values`; LABELS_* or 0 */
 	u32 reason; /* g.waitreason if the kind is, or may turn out to be, a park; else 0 */
 	u32 kind;
 	u32 part;
@@ -275,6 +289,9 @@ struct span_wait {
 #define SPAN_WAITS 32 /* different ones of a request; a power of two */
 #define SPAN_COARSE 8 /* the last of these have state and reason alone */
 
+#define SPAN_OVERFLOWED 1 /* it had more different waits than there is room for */
+#define SPAN_LATE 2       /* it began when no more were wanted */
+
 #define SPAN_LABELS 4 /* of a request; what is beyond is left out */
 #define LABEL_KEY 24
 #define LABEL_VALUE 64
@@ -285,6 +302,26 @@ struct span_label {
 	u32 value_bytes;
 	u8 key[LABEL_KEY];
 	u8 value[LABEL_VALUE];
+};
+
+/* The labels by which goroutines are kept apart (--label): up to so many, with keys of up to so many bytes. */
+#define WANTED_LABELS 4
+#define WANTED_KEY 64
+#define LABEL_ABSENT 0xFFFFFFFF /* in place of a value's length */
+
+/* The wanted labels that a goroutine has, under their hash: each value's length, and its first bytes. */
+struct label_values {
+	u32 bytes[WANTED_LABELS];
+	u8 value[WANTED_LABELS][LABEL_VALUE];
+};
+
+#define LABELS_OTHER 1  /* `label_values` has no room for these */
+#define LABELS_UNREAD 2 /* they could not be read, or make no sense */
+
+/* The last labels of a goroutine, by its g. */
+struct labelled {
+	u64 at;     /* g.labels then; ~0 if they could not be read */
+	u64 labels; /* as in struct interval_key */
 };
 
 struct span_key {
@@ -304,7 +341,7 @@ struct span {
 	u64 labels_at; /* g.labels where `labels` were copied */
 	struct span_label labels[SPAN_LABELS];
 	u32 used;     /* of waits */
-	u32 overflowed; /* it had more different waits than there is room for */
+	u32 flags; /* SPAN_* */
 	struct span_wait waits[SPAN_WAITS];
 };
 
@@ -359,7 +396,7 @@ struct happening {
 	u64 duration_ns;
 	u64 goid;
 	u64 waker_goid; /* of a request: the function's argument */
-	u64 row;        /* of a request: the bucket of its duration */
+	u64 row;        /* of a request: the bucket of its duration, or SPAN_BEGUN_BEFORE */
 	u32 what;       /* HAPPENED_*, and from bit 2 on, of a request the function; of an interval its kind, from bit 10 the reason, from 18 the part */
 	u32 number;     /* its own, from 1 on, and 0 as long as it is not whole */
 };

@@ -8,6 +8,7 @@ static __always_inline u64 row_hash(struct interval_key *key)
 	hash = mix(hash, key->waker);
 	hash = mix(hash, key->object);
 	hash = mix(hash, key->goid);
+	hash = mix(hash, key->labels);
 	hash = mix(hash, key->reason | (u64)key->kind << 32);
 	return mix(hash, key->part | (u64)key->syscall << 32);
 }
@@ -39,33 +40,35 @@ static __always_inline volatile struct happening *new_record(u32 *number)
  * room for another, the coarse one does, which has state and reason alone. */
 static __always_inline void add_to_span(struct scratch *s, struct span *span)
 {
-	u32 used = span->used;
+	/* In map memory, read again each time: if the verifier knew the slot, or what the number of slots was compared with, it would follow
+	 * all that comes after the loops once for each of their rounds. */
+	volatile u32 *used = &span->used, *chosen = &s->span_slot;
 	u64 row = s->part_row;
-	s->span_slot = SPAN_WAITS;
+	*chosen = SPAN_WAITS;
 #pragma clang loop unroll(disable)
 	for (u32 slot = 0; slot < SPAN_WAITS; slot++) {
-		if (slot < used ? span->waits[slot].row == row : slot < SPAN_WAITS - SPAN_COARSE) {
-			s->span_slot = slot;
+		if (slot < *used ? span->waits[slot].row == row : slot < SPAN_WAITS - SPAN_COARSE) {
+			*chosen = slot;
 			break;
 		}
-		if (slot >= used)
+		if (slot >= *used)
 			break;
 	}
-	if (s->span_slot >= SPAN_WAITS) {
-		span->overflowed = 1;
+	if (*chosen >= SPAN_WAITS) {
+		span->flags |= SPAN_OVERFLOWED;
 		row = s->part_coarse;
 #pragma clang loop unroll(disable)
 		for (u32 slot = SPAN_WAITS - SPAN_COARSE; slot < SPAN_WAITS; slot++) {
-			if (slot >= used || span->waits[slot].row == row || slot == SPAN_WAITS - 1) {
-				s->span_slot = slot;
+			if (slot >= *used || span->waits[slot].row == row || slot == SPAN_WAITS - 1) {
+				*chosen = slot;
 				break;
 			}
 		}
 	}
-	u32 slot = s->span_slot & (SPAN_WAITS - 1);
+	u32 slot = *chosen & (SPAN_WAITS - 1);
 	struct span_wait *wait = &span->waits[slot];
-	if (slot >= used) {
-		span->used = slot + 1;
+	if (slot >= *used) {
+		*used = slot + 1;
 		wait->ns = wait->count = 0;
 		wait->row = slot == SPAN_WAITS - 1 ? 0 : row; /* the last: whatever it was */
 	}
@@ -91,7 +94,7 @@ static __always_inline void add_to_spans(struct scratch *s, u32 active, u32 by_g
 				continue;
 			span->over_ns = 0;
 		}
-		if (G_LABELS && by_go)
+		if (G_LABELS && SPAN_HAS_LABELS && by_go)
 			copy_labels(s, span);
 		add_to_span(s, span);
 	}

@@ -26,7 +26,7 @@ static __always_inline struct goroutine *row_of(u64 g, struct goroutine *blank)
  * Always 0 where the kernel does not tell what its thread did meanwhile. */
 static __always_inline u64 long_run(struct goroutine *known)
 {
-	if (!KERNEL_STAGE)
+	if (!KERNEL_STAGE || FROM_READY)
 		return 0;
 	u64 run = known->run_ns - known->slice_base;
 	return run > LONG_RUN_NS && run < 1ULL << 62 ? run : 0;
@@ -79,14 +79,16 @@ static __always_inline u64 ran_unseen(struct config *c, u64 now, struct thread *
 	return now > from ? now - from : 0;
 }
 
-/* Notes that a goroutine that no program has seen before was off the CPU: its thread first got a CPU inside the window, and was on that
- * goroutine's stack then. */
+/* Notes that a goroutine that no program has seen before was off the CPU: its thread first got a CPU inside the window, and the goroutine
+ * was on it then: had the thread turned to the goroutine since, its resumption would have been seen. Not so the goroutine of a thread of
+ * C that calls into Go, which has no function that it started in (runtime/proc.go: oneNewExtraM): the thread may have slept before the
+ * call. Unless it was on that goroutine's stack, or user space found the goroutine on it as the window was about to open. */
 static __always_inline void note_unseen(struct goroutine *new, struct config *c, struct thread *t, u64 g)
 {
 	if (!THREADS || !t || !t->first_sp || t->in_ns <= c->window_start_ns)
 		return;
 	u64 lo = user_word(g + G_STACK_LO), hi = user_word(g + G_STACK_HI);
-	if (t->first_sp - lo >= hi - lo)
+	if (t->first_sp - lo >= hi - lo && (!(t->flags & THREAD_BASE) || t->g != g) && (LEAN || !G_STARTPC || !user_word(g + G_STARTPC)))
 		return;
 	new->unseen_ns = t->in_ns - c->window_start_ns;
 	new->unseen_goid = user_word(g + G_GOID);

@@ -86,7 +86,7 @@ int exit_syscall(struct pt_regs *ctx)
 	p->waker = p->waker_goid = 0;
 	p->reason = 0;
 	p->recorded = admit(s);
-	if (!SPANS && !p->recorded)
+	if (!FOLLOWED && !p->recorded)
 		goto out;
 	u64 stack = walk(s, ctx->ip, ctx->sp, ctx->bp, word(s, G_STACK_LO), word(s, G_STACK_HI), KIND_SYSCALL, WALK_THREAD);
 	if (p->recorded)

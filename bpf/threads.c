@@ -44,7 +44,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	u64 from = t->out_ns, woken = t->woken_ns, g = t->g;
 	if (leaves) {
 		if (!t->ran_ns)
-			return; /* noted by user space when it read what was blocked as the trace began */
+			return; /* noted by user space when it read what was blocked as the trace began, and its CPU time is not known */
 		count(STAT_SWITCH_UNSEEN);
 		now -= kernel_word(task + K_TASK_RAN) - t->ran_ns;
 		if (now < woken)
@@ -66,6 +66,12 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	if (woken < from)
 		woken = from; /* the waker read the clock before we did */
 	u32 preempted = t->kind == KIND_CPU || t->kind == KIND_THROTTLED;
+	if (leaves && t->flags & THREAD_BEFORE && now == from) {
+		/* By its CPU time it has run since the window began: it had moved on before that. */
+		if (!state->start_ns && !state->run_since)
+			state->run_since = now;
+		return;
+	}
 	if (!state->start_ns && !state->run_since) { /* if not, it has since left this thread, unseen as above */
 		state->run_since = drain ? 0 : now;
 		if (!preempted)
@@ -103,7 +109,7 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	p->kind = t->kind;
 	p->reason = 0;
 	u32 kind = t->kind, flags = t->flags;
-	struct wait *w = kind == KIND_SYSCALL || kind == KIND_FAULT ? waits.lookup(&g) : NULL;
+	struct wait *w = (kind == KIND_SYSCALL || kind == KIND_FAULT) && !(flags & THREAD_HANDLER) ? waits.lookup(&g) : NULL;
 	u32 continues = w && flags & THREAD_CONTINUES, waited = w ? w->flags : 0;
 	u64 main_ns = p->part_ns[PART_MAIN];
 	p->piece_ns = main_ns;
@@ -138,15 +144,16 @@ static __always_inline void enter(struct config *c, u64 task, u64 now, u32 leave
 	if (w) {
 		w->ns += main_ns;
 		if (!leaves)
-			w->flags &= ~WAIT_INTERRUPTED; /* a signal sets it after this; if the end was not seen, it already has */
+			w->flags = w->flags & ~(WAIT_INTERRUPTED | WAIT_SIGNALLED) | signalled(w, task); /* a signal sets it after this; if the end was not seen, it already has */
 	}
 	p->stack = t->stack;
+	p->labels = WANTED ? known_labels(g) : 0;
 	p->recorded = admit(s);
 	if (w && p->recorded && p->weight == 1)
 		w->flags |= WAIT_COUNTED;
 	if (w && !p->recorded && MIN_BLOCK_NS && w->ns < MIN_BLOCK_NS)
 		w->flags |= WAIT_SHORT;
-	if (SPANS || p->recorded)
+	if (FOLLOWED || p->recorded)
 		commit(s, state, 1);
 	release_scratch(s);
 }

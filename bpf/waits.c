@@ -3,6 +3,7 @@
 #define RESTART_SYSCALL 219 /* by which the kernel resumes some calls that a signal interrupted */
 #define SAME_WAIT_NS 1000000 /* the longest gap between two pieces of one interval of a timeline */
 #define HANDLER_NS 10000000 /* the longest run of a signal's handler between two halves of one wait, including a hypervisor's time */
+#define RESTART_NS 1000000 /* the same where no handler ran */
 
 /* Whether the kernel restarts the call that a thread with these registers is leaving: ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND,
  * ERESTART_RESTARTBLOCK (include/linux/errno.h). */
@@ -16,7 +17,10 @@ static __always_inline u32 is_restarted(long ax)
 static __always_inline void note_interruption(u64 g, struct pt_regs *regs)
 {
 	struct wait *w = waits.lookup(&g);
-	if (!w || regs->ip != w->ip || regs->sp != w->sp)
+	if (!w)
+		return;
+	w->flags &= ~WAIT_SIGNALLED;
+	if (regs->ip != w->ip || regs->sp != w->sp)
 		return;
 	u32 interrupted;
 	if ((long)regs->orig_ax >= 0)
@@ -40,8 +44,23 @@ static __always_inline struct wait *wait_of(u64 g)
 /* Whether the goroutine sleeps in its last wait again. */
 static __always_inline u32 goes_on(struct wait *w, struct pt_regs *regs, u32 kind, u32 syscall, u64 ran_ns)
 {
-	return w->flags & WAIT_INTERRUPTED && w->flags & (WAIT_COUNTED | WAIT_SHORT) && w->kind == kind && w->ip == regs->ip && w->sp == regs->sp &&
-	       (w->syscall == syscall || syscall == RESTART_SYSCALL) && ran_ns < HANDLER_NS;
+	u64 most_ns = w->flags & WAIT_INTERRUPTED ? HANDLER_NS : w->flags & WAIT_SIGNALLED ? RESTART_NS : 0;
+	return ran_ns < most_ns && w->flags & (WAIT_COUNTED | WAIT_SHORT) && w->kind == kind && w->ip == regs->ip && w->sp == regs->sp &&
+	       (w->syscall == syscall || syscall == RESTART_SYSCALL);
+}
+
+/* Whether a signal has woken this thread, which gets its CPU now, from a sleep that signals interrupt. If it is one to the process, another
+ * thread may take it first; then none is delivered here, and the kernel starts again what was interrupted (kernel/signal.c: get_signal). */
+static __always_inline u32 signalled(struct wait *w, u64 task)
+{
+	return w->flags & WAIT_INTERRUPTIBLE && kernel_word(task + K_TASK_WORK) & K_SIGNAL_PENDING ? WAIT_SIGNALLED : 0;
+}
+
+/* Whether a signal's handler sleeps, with this stack pointer, that has interrupted the goroutine's last wait: the wait goes on when the
+ * handler has returned. Go runs all handlers on a stack of their own (os/signal: SA_ONSTACK). */
+static __always_inline u32 in_handler(struct wait *w, u64 task, u64 sp)
+{
+	return w->flags & WAIT_INTERRUPTED && sp - kernel_word(task + K_TASK_ALTSTACK) < kernel_word(task + K_TASK_ALTSTACK_SIZE);
 }
 
 /* The leading thread stops, and the process with it. */

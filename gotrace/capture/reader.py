@@ -11,17 +11,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gotrace.capture.checked import histogram, listed, mapping, record, squares, text, truth, whole
+from gotrace.capture.holderrows import TABLES as HOLDER_TABLES
+from gotrace.capture.holderrows import read_holders
 from gotrace.capture.requestreader import TABLES as REQUEST_TABLES
 from gotrace.capture.requestreader import read_requests
 from gotrace.capture.schema import APPLICATION_ID, REQUEST_SUMS, SCHEMA_VERSION, SUMS
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import ONGOING, FrameKind, Loss, State
 from gotrace.profile.subwindows import MAX_SUBWINDOWS
+from gotrace.profile.things import Waited
 from gotrace.profile.types import (
     Distribution,
     Frame,
     GovernorReport,
     GovernorStep,
+    Labels,
     Missing,
     Overhead,
     Pause,
@@ -33,8 +37,9 @@ from gotrace.profile.types import (
     TimelineInterval,
     Window,
 )
+from gotrace.profile.verdict import Verdict, VerdictOn
 
-_TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval")) | REQUEST_TABLES
+_TABLES = frozenset(("meta", "target", "frame", "stack", "subwindow", "pause", "interval", "object")) | REQUEST_TABLES | HOLDER_TABLES
 _COMPUTED = re.compile(r"\b(?:virtual|generated|as)\b", re.IGNORECASE)
 _BEFORE = 1 << 60
 _NO_ONGOING = Missing(ONGOING, "the capture is of a gotrace that added them at the end", "waits that were in progress at the last commit")
@@ -79,7 +84,8 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
         key: Frame(text(name), text(file), whole(line), FrameKind(kind), bool(inlined))
         for key, name, file, line, kind, inlined in db.execute("SELECT id, name, file, line, kind, inlined FROM frame")
     }
-    by_number = _stacks(db, version, targets, frames)
+    objects = _objects(db) if version > 6 else {}
+    by_number = _stacks(db, version, targets, frames, objects)
     stacks = list(by_number.values())
     if not complete:
         by_number, stacks = _together(by_number)
@@ -105,7 +111,9 @@ def _read(db: sqlite3.Connection, path: Path) -> Profile:
             *([] if complete or "ongoing" in meta else [_NO_ONGOING]),
         ],
         notes=[text(note) for note in listed(meta.get("notes", []))],
-        requests=read_requests(db, targets, by_number, frames) if version > 5 else [],
+        requests=read_requests(db, version, targets, by_number, frames) if version > 5 else [],
+        verdicts=[_verdict(item) for item in listed(meta.get("verdicts", []))],
+        locks=read_holders(db, targets, frames, objects) if version > 6 else [],
     )
 
 
@@ -126,18 +134,28 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target], frames: dict[int, Frame]) -> dict[int, StackStat]:
+def _objects(db: sqlite3.Connection) -> dict[int, Waited]:
+    return {
+        key: Waited(text(kind), None if address is None else whole(address), text(words))
+        for key, kind, address, words in db.execute("SELECT id, kind, address, text FROM object")
+    }
+
+
+def _stacks(
+    db: sqlite3.Connection, version: int, targets: dict[int, Target], frames: dict[int, Frame], objects: dict[int, Waited],
+) -> dict[int, StackStat]:
     """The rows of table stack by their numbers, the largest total first."""
     later = "stopped_ns, long_runs, long_run_max_ns" if version > 1 else "0, 0, 0"
     later += ", margin_ns" if version > 2 else ", NULL"
     later += ", halted_ns, late_ns" if version > 4 else ", 0, 0"
+    later += ", object, goroutines_there, labels" if version > 6 else ", NULL, 0, NULL"
     found: dict[int, StackStat] = {}
     for row in db.execute(
         "SELECT id, target, state, reason, goid, frames, count, total_ns, max_ns, squares, goroutines, in_progress, histogram,"
         f" {later} FROM stack ORDER BY total_ns DESC, id"
     ):
         key, target, state, reason, goid, ids, count, total, maximum, square, goroutines, in_progress, buckets, *rest = row
-        stopped, long_runs, long_run_max, margin, halted, late = rest
+        stopped, long_runs, long_run_max, margin, halted, late, waited, there, labels = rest
         distribution = Distribution(
             whole(count), whole(total), whole(maximum), squares(square), histogram(json.loads(buckets))
         )
@@ -145,9 +163,14 @@ def _stacks(db: sqlite3.Connection, version: int, targets: dict[int, Target], fr
             tuple(frames[whole(i)] for i in listed(json.loads(ids))), State(state), text(reason), distribution, whole(goroutines),
             whole(in_progress), None if goid is None else whole(goid), targets[target].pid, stopped_ns=whole(stopped),
             long_runs=whole(long_runs), long_run_max_ns=whole(long_run_max), margin_ns=None if margin is None else whole(margin),
-            halted_ns=whole(halted), late_ns=whole(late),
+            halted_ns=whole(halted), late_ns=whole(late), waited=None if waited is None else objects[waited],
+            goroutines_there=whole(there), labels=_labels(labels),
         )
     return found
+
+
+def _labels(value: object) -> Labels:
+    return () if value is None else tuple((key, text(each)) for key, each in mapping(json.loads(text(value))).items())
 
 
 def _read_subwindows(db: sqlite3.Connection, stacks: dict[int, StackStat]) -> None:
@@ -217,7 +240,7 @@ def _together(rows: dict[int, StackStat]) -> tuple[dict[int, StackStat], list[St
 def _add(first: StackStat, stack: StackStat) -> StackStat:
     if first is not stack:
         first.distribution.add(stack.distribution)
-        for name in ("goroutines", "in_progress", "stopped_ns", "long_runs", "halted_ns", "late_ns"):
+        for name in ("goroutines", "in_progress", "stopped_ns", "long_runs", "halted_ns", "late_ns", "goroutines_there"):
             setattr(first, name, getattr(first, name) + getattr(stack, name))
         first.long_run_max_ns = max(first.long_run_max_ns, stack.long_run_max_ns)
         if stack.margin_ns is not None:
@@ -256,3 +279,10 @@ def _governor(value: object) -> GovernorReport | None:
     report = dict(mapping(value))
     steps = tuple(record(GovernorStep, step) for step in listed(report.pop("steps")))
     return replace(record(GovernorReport, report), steps=steps)
+
+
+def _verdict(value: object) -> VerdictOn:
+    pid, given = listed(value)
+    said = mapping(given)
+    goroutines, evidence = [whole(goid) for goid in listed(said["goroutines"])], mapping(said["evidence"])
+    return VerdictOn(whole(pid), Verdict(text(said["kind"]), text(said["text"]), goroutines, evidence, truth(said["certain"])))

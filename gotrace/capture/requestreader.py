@@ -19,21 +19,27 @@ _Buckets = dict[tuple[int, int], SpanBucket]
 
 
 def read_requests(
-    db: sqlite3.Connection, targets: Mapping[int, Target], stacks: Mapping[int, StackStat], frames: Mapping[int, Frame]
+    db: sqlite3.Connection, version: int, targets: Mapping[int, Target], stacks: Mapping[int, StackStat], frames: Mapping[int, Frame]
 ) -> list[Span]:
-    """The spans, those with most time first. `targets`, `stacks` and `frames` are by their numbers."""
+    """The spans, those with most time first. `version`: of the schema; `targets`, `stacks` and `frames` are by their numbers."""
 
     def frames_of(value: object) -> tuple[Frame, ...]:
         return tuple(frames[whole(number)] for number in listed(json.loads(text(value))))
 
+    later = "in_progress_before, lasting, lasting_ns, doing, windows, cut, cut_ns" if version > 6 else "0, '{}', 0, '{}', 1, '{}', 0"
     spans: dict[int, Span] = {}
-    for number, target, function, count, total, longest, square, counts, in_progress, before, traced in db.execute(
-        "SELECT id, target, function, count, total_ns, max_ns, squares, histogram, in_progress, begun_before, traced_ns"
-        " FROM span ORDER BY total_ns DESC, id"
+    for number, target, function, count, total, longest, square, counts, in_progress, before, traced, *going in db.execute(
+        "SELECT id, target, function, count, total_ns, max_ns, squares, histogram, in_progress, begun_before, traced_ns,"
+        f" {later} FROM span ORDER BY total_ns DESC, id"
     ):
         latency = Distribution(whole(count), whole(total), whole(longest), squares(square), histogram(json.loads(counts)))
+        going_before, lasting, lasting_ns, doing, windows, cut, cut_ns = going
         spans[number] = Span(
             text(function), targets[target].pid, latency, whole(in_progress), begun_before=whole(before), traced_ns=whole(traced),
+            in_progress_before=None if going_before is None else whole(going_before),
+            lasting=_lasting(histogram(json.loads(lasting)), whole(lasting_ns)),
+            doing={text(what): whole(how_many) for what, how_many in mapping(json.loads(doing)).items()},
+            windows=whole(windows), cut=_lasting(histogram(json.loads(cut)), whole(cut_ns)),
         )
     buckets = _buckets(db, spans)
     for span, bucket, stack, count, total in db.execute("SELECT span, bucket, stack, count, total_ns FROM span_wait"):
@@ -42,7 +48,7 @@ def read_requests(
     for span, bucket, state, reason, count, total in db.execute("SELECT span, bucket, state, reason, count, total_ns FROM span_other"):
         buckets[span, bucket].other[State(state), text(reason)] = WaitSum(whole(count), whole(total))
     _read_causes(db, buckets, frames_of)
-    _read_exemplars(db, spans, frames_of)
+    _read_exemplars(db, version, spans, frames_of)
     return list(spans.values())
 
 
@@ -69,21 +75,26 @@ def _read_causes(db: sqlite3.Connection, buckets: _Buckets, frames_of: _Frames) 
         of_bucket[causes[cause]] = of_bucket.get(causes[cause], 0) + whole(total)
 
 
-def _read_exemplars(db: sqlite3.Connection, spans: Mapping[int, Span], frames_of: _Frames) -> None:
+def _read_exemplars(db: sqlite3.Connection, version: int, spans: Mapping[int, Span], frames_of: _Frames) -> None:
     paths: dict[int, list[PathStep]] = {}
     for exemplar, goid, start, length, state, reason, frames, thing in db.execute(
         "SELECT exemplar, goid, start_ns, duration_ns, state, reason, frames, object FROM exemplar_step ORDER BY exemplar, number"
     ):
         step = PathStep(whole(goid), whole(start, -(1 << 60)), whole(length), _state(state), text(reason), frames_of(frames), text(thing))
         paths.setdefault(exemplar, []).append(step)
-    for number, span, start, length, goid, what, labels, in_progress in db.execute(
-        "SELECT id, span, start_ns, duration_ns, goid, what, labels, in_progress FROM exemplar ORDER BY duration_ns DESC, id"
+    for number, span, start, length, goid, what, labels, in_progress, before in db.execute(
+        f"SELECT id, span, start_ns, duration_ns, goid, what, labels, in_progress, {'begun_before' if version > 6 else '0'} FROM exemplar"
+        " ORDER BY duration_ns DESC, id"
     ):
         spans[span].exemplars.append(Exemplar(
             whole(start, -(1 << 60)), whole(length), whole(goid), None if what is None else text(what),
             {text(name): text(value) for name, value in mapping(json.loads(labels)).items()}, tuple(paths.get(number, ())),
-            bool(in_progress),
+            bool(in_progress), bool(before),
         ))
+
+
+def _lasting(counts: dict[int, int], longest_ns: int) -> Distribution:
+    return Distribution(sum(counts.values()), 0, longest_ns, 0, counts)
 
 
 def _state(value: object) -> str:

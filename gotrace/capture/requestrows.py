@@ -76,26 +76,30 @@ class RequestRows:
     def _put_span(self, span: Span) -> int:
         key = span.pid, span.function
         d = span.latency
-        figures = (
-            d.count, d.total_ns, d.max_ns, float(d.squares), _ENCODE(d.histogram), span.in_progress, span.begun_before, span.traced_ns,
-        )
+        doing: dict[str, int] = {}
+        for what, count in span.doing.items():
+            doing[plain_text(what)] = doing.get(plain_text(what), 0) + count
+        figures = {
+            "count": d.count, "total_ns": d.total_ns, "max_ns": d.max_ns, "squares": float(d.squares), "histogram": _ENCODE(d.histogram),
+            "in_progress": span.in_progress, "begun_before": span.begun_before, "traced_ns": span.traced_ns,
+            "in_progress_before": span.in_progress_before, "lasting": _ENCODE(span.lasting.histogram), "lasting_ns": span.lasting.max_ns,
+            "doing": _ENCODE(doing), "windows": span.windows, "cut": _ENCODE(span.cut.histogram), "cut_ns": span.cut.max_ns,
+        }
         number = self._spans.get(key)
         if number is None:
-            cursor = self._db.execute(
-                "INSERT INTO span(target, function, count, total_ns, max_ns, squares, histogram, in_progress, begun_before, traced_ns)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (self._targets[span.pid], plain_text(span.function), *figures),
-            )
+            names = ", ".join(("target", "function", *figures))
+            values = (self._targets[span.pid], plain_text(span.function), *figures.values())
+            cursor = self._db.execute(f"INSERT INTO span({names}) VALUES ({','.join('?' * len(values))})", values)
             number = self._spans[key] = cursor.lastrowid or 0
         else:
-            self._db.execute(
-                "UPDATE span SET count=?, total_ns=?, max_ns=?, squares=?, histogram=?, in_progress=?, begun_before=?, traced_ns=?"
-                " WHERE id=?", (*figures, number),
-            )
+            changes = ", ".join(f"{name}=?" for name in figures)
+            self._db.execute(f"UPDATE span SET {changes} WHERE id=?", (*figures.values(), number))
         return number
 
     def _put_bucket(self, key: _Bucket, sums: SpanBucket) -> None:
-        figures = sums.count, sums.total_ns, sums.cpu_ns, sums.followed, sums.followed_ns
+        # A wait that was known by state and reason alone may have its stack by now: the sums of the bucket stay the same.
+        known = len(sums.waits), sum(wait.count for wait in sums.waits.values()), sum(wait.total_ns for wait in sums.waits.values())
+        figures = sums.count, sums.total_ns, sums.cpu_ns, sums.followed, sums.followed_ns, *known
         written = self._buckets.get(key)
         if written is not None and written.figures == figures:
             return
@@ -142,8 +146,9 @@ class RequestRows:
         for e in exemplars:
             labels = _ENCODE({plain_text(name): plain_text(value) for name, value in e.labels.items()})
             cursor = self._db.execute(
-                "INSERT INTO exemplar(span, start_ns, duration_ns, goid, what, labels, in_progress) VALUES (?,?,?,?,?,?,?)",
-                (span, e.start_ns, e.duration_ns, e.goid, None if e.what is None else plain_text(e.what), labels, int(e.in_progress)),
+                "INSERT INTO exemplar(span, start_ns, duration_ns, goid, what, labels, in_progress, begun_before) VALUES (?,?,?,?,?,?,?,?)",
+                (span, e.start_ns, e.duration_ns, e.goid, None if e.what is None else plain_text(e.what), labels, e.in_progress,
+                 e.begun_before),
             )
             self._db.executemany("INSERT INTO exemplar_step VALUES (?,?,?,?,?,?,?,?,?)", (
                 (cursor.lastrowid, at, step.goid, step.start_ns, step.duration_ns, step.state, plain_text(step.reason),

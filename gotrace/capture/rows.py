@@ -10,19 +10,23 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
+from gotrace.capture.holderrows import HolderRows
 from gotrace.capture.requestrows import RequestRows, plain_text
+from gotrace.profile.holders import LockHolders
 from gotrace.profile.requests import Span
+from gotrace.profile.things import Waited
 from gotrace.profile.types import Frame, Pause, SingleInterval, StackStat, SubWindow, Target
 
 _Key = TypeVar("_Key")
 _FIGURES = (
     "count", "total_ns", "max_ns", "squares", "goroutines", "in_progress", "histogram", "stopped_ns", "long_runs", "long_run_max_ns",
-    "margin_ns", "halted_ns", "late_ns",
+    "margin_ns", "halted_ns", "late_ns", "goroutines_there",
 )
 """Columns of `stack` that are replaced during the trace."""
 _UPDATE = f"UPDATE stack SET {', '.join(f'{column}=?' for column in _FIGURES)} WHERE id=?"
 _INSERT = (
-    f"INSERT INTO stack(target, state, reason, goid, frames, {', '.join(_FIGURES)}) VALUES (?,?,?,?,?{',?' * len(_FIGURES)})"
+    f"INSERT INTO stack(target, state, reason, goid, object, frames, labels, {', '.join(_FIGURES)}) VALUES"
+    f" (?,?,?,?,?,?,?{',?' * len(_FIGURES)})"
 )
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 """A shared one: `json.dumps` creates an encoder at each call."""
@@ -48,21 +52,23 @@ class CaptureRows:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._frames: dict[Frame, int] = {}
+        self._objects: dict[Waited, int] = {}
         self._stacks: dict[tuple[object, ...], int] = {}
         self._targets: dict[int, int] = {}
-        self._before: tuple[int, int, int] | None = None
+        self._before: tuple[int, int, int, int] | None = None
         self._subwindow_ns: dict[int, int] = {}
         self._weights: array[int] | None = array("q", [0])
         self._weight = 0
         self._last_interval = -1
         self._pauses = 0
         self._ongoing: list[int] = []
+        self._holders = HolderRows(db, self._frame, self._object, self._targets)
         self._requests = RequestRows(db, self._frame, self._stacks, self._targets)
 
-    def write(self, waiting: Waiting, requests: Sequence[Span]) -> list[int]:
-        """Writes everything, with the requests that changed, and replaces the waits in progress that were written before. Returns the rows
-        of the new ones."""
-        self._before = len(self._frames), len(self._stacks), len(self._targets)
+    def write(self, waiting: Waiting, requests: Sequence[Span], locks: Sequence[LockHolders] = ()) -> list[int]:
+        """Writes everything, with the requests and locks that changed, and replaces the waits in progress that were written before. Returns
+        the rows of the new ones."""
+        self._before = len(self._frames), len(self._stacks), len(self._targets), len(self._objects)
         if self._weights is None:
             self._weigh_again()
         assert self._weights is not None
@@ -95,6 +101,7 @@ class CaptureRows:
             ongoing.append(self._insert(stack))
             self._weigh(ongoing[-1], stack)
         self._requests.write(requests)
+        self._holders.write(locks)
         return ongoing
 
     def _put_new(self, stacks: Iterable[StackStat]) -> Iterator[tuple[StackStat, int]]:
@@ -122,8 +129,12 @@ class CaptureRows:
 
     def _insert(self, stack: StackStat) -> int:
         frames = _ENCODE([self._frame(frame) for frame in stack.frames])
+        labels = json.dumps({plain_text(key): plain_text(value) for key, value in stack.labels}) if stack.labels else None
         cursor = self._db.execute(
-            _INSERT, (self._targets[stack.pid], stack.state.value, plain_text(stack.reason), stack.goid, frames, *_figures(stack)),
+            _INSERT, (
+                self._targets[stack.pid], stack.state.value, plain_text(stack.reason), stack.goid, self._object(stack.waited), frames,
+                labels, *_figures(stack),
+            ),
         )
         return cursor.lastrowid or 0
 
@@ -135,6 +146,17 @@ class CaptureRows:
                 (plain_text(frame.name), plain_text(frame.file), frame.line, frame.kind.value, int(frame.inlined)),
             )
             known = self._frames[frame] = cursor.lastrowid or 0
+        return known
+
+    def _object(self, waited: Waited | None) -> int | None:
+        if waited is None:
+            return None
+        known = self._objects.get(waited)
+        if known is None:
+            cursor = self._db.execute(
+                "INSERT INTO object(kind, address, text) VALUES (?,?,?)", (waited.kind, waited.address, plain_text(waited.text))
+            )
+            known = self._objects[waited] = cursor.lastrowid or 0
         return known
 
     def sums(self) -> dict[str, int]:
@@ -172,12 +194,14 @@ class CaptureRows:
                 self._db.execute("ROLLBACK")
         if self._before is None:
             return  # nothing was written
-        frames, stacks, targets = self._before
+        frames, stacks, targets, objects = self._before
         self._before = None
         self._requests.roll_back()
+        self._holders.roll_back()
         _cut(self._frames, frames)
         _cut(self._stacks, stacks)
         _cut(self._targets, targets)
+        _cut(self._objects, objects)
         self._subwindow_ns.clear()
         self._weights = None
 
@@ -192,7 +216,7 @@ def _figures(stack: StackStat) -> tuple[int | float | str | None, ...]:
     return (
         d.count, d.total_ns, d.max_ns, float(d.squares), stack.goroutines, stack.in_progress, _ENCODE(d.histogram),
         stack.stopped_ns, stack.long_runs, stack.long_run_max_ns, stack.margin_ns,
-        stack.halted_ns, stack.late_ns,
+        stack.halted_ns, stack.late_ns, stack.goroutines_there,
     )
 
 

@@ -46,13 +46,13 @@ class CaptureLocked(GotraceError):
 
 class CaptureWriter:
     """An open capture. `StackStat.key` identifies a stack; putting it again replaces its figures. The next successful commit writes what
-    was put.
+    was put. `mode`: who may read the file, and its log.
 
     Raises:
         GotraceError: the file can't be created.
     """
 
-    def __init__(self, path: Path, force: bool) -> None:
+    def __init__(self, path: Path, force: bool, mode: int = 0o644) -> None:
         self.path = path
         self._committed = False
         self._postponed_since = 0.0
@@ -60,7 +60,7 @@ class CaptureWriter:
         self._growing = GrowingWaits()
         self._intervals = 0
         self.dropped = 0
-        create(path, force)
+        create(path, force, mode)
         try:
             self._open(path)
         except GotraceError:
@@ -129,6 +129,7 @@ class CaptureWriter:
             "cpu_ns": profile.cpu_ns,
             "goroutines": profile.goroutines,
             "filters": profile.filters,
+            "verdicts": [[pid, asdict(verdict)] for pid, verdict in profile.verdicts],
             "governor": asdict(profile.governor) if profile.governor is not None else None,
             "complete": profile.complete,
             "ongoing": not profile.complete,
@@ -139,7 +140,7 @@ class CaptureWriter:
             self._db.execute(f"PRAGMA busy_timeout = {_LAST_BUSY_MS if profile.complete else _BUSY_MS}")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                ongoing = self._rows.write(self._waiting, profile.requests)
+                ongoing = self._rows.write(self._waiting, profile.requests, profile.locks)
                 meta["sums"] = self._rows.sums()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?)", ((key, json.dumps(value)) for key, value in meta.items())

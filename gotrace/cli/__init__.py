@@ -23,12 +23,22 @@ def main() -> None:
     """Runs ``gotrace`` and exits with the code that CLI users script against."""
     from gotrace.cli.interrupts import watch
 
+    _open_closed_streams()
     watch()
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to run
         code = _say("interrupted", None, EXIT_INTERRUPTED)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed 0, 1 or 2: a file or a map that got such a number would be written to by what libraries print."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free, which is `fd`
 
 
 def run(arguments: list[str]) -> int:

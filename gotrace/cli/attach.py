@@ -53,6 +53,8 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("--goroutine", type=click.IntRange(min=1), metavar="ID", help="Only this goroutine.")
 @hot_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout when done.")
+@click.option("--label", "labels", multiple=True, metavar="KEY",
+              help="Keep goroutines apart by the value of this pprof label, which is a frame at the root of their stacks. Repeatable.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("--max-overhead", type=click.FloatRange(min=0), metavar="PCT", default=5.0, show_default=True,
               help="Cap on what tracing costs the target, in percent of the CPU time that it uses for itself, at least of one CPU. "
@@ -64,14 +66,17 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
                    "sample: no probe, goroutines are read from memory --sample-rate times a second, "
                    "totals are estimates.")
 @click.option("--no-kernel", is_flag=True, help="Leave out the kernel's tracepoints: no system calls, CPU waits, files and sockets.")
+@click.option("--no-labels", is_flag=True, help="Read no pprof labels, which may be private: not those of slow requests either.")
 @click.option("--no-request-names", is_flag=True,
               help="Do not read method, path and profiler labels of slow requests, which may be private.")
 @click.option("--no-wakers", is_flag=True, help="Leave out the probes on what makes goroutines runnable: one trap less per wait.")
+@click.option("--objects", is_flag=True,
+              help="Tell waits apart by what they are for: which channel, lock, file. Of locks also who held them.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
-                   "'-' is folded text on stdout.")
+              help="Repeatable; the suffix decides: .gotrace .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) "
+                   ".parquet .json; '-' is folded text on stdout.")
 @click.option("--per-goroutine", is_flag=True, help="Keep goroutines apart, and every single interval in the capture.")
-@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet if p is not ProbeSet.LEAN]),
+@click.option("--probes", "probe_set", type=click.Choice([p.value for p in ProbeSet if p not in (ProbeSet.LEAN, ProbeSet.READY)]),
               default=ProbeSet.COMPLETE.value, show_default=True,
               help="Start probes: every way off the CPU; runtime.schedule alone; runtime.gopark alone (waits only).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary, only errors.")
@@ -93,10 +98,11 @@ as a share of the CPU time that the target uses. Nothing is written to the targe
 @click.option("-v", "--verbose", count=True, help="Say more about what is done.")
 def attach(
     pids: tuple[int, ...], band: tuple[float, float] | None, duration: int, dry_run: bool, events_over: int | None, exemplars: int,
-    force: bool, goroutine: int | None, hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, match: str, max_overhead: float,
-    min_block: int, mode: str, no_kernel: bool, no_request_names: bool, no_wakers: bool, outputs: tuple[str, ...], per_goroutine: bool,
-    probe_set: str, quiet: bool, reasons: tuple[str, ...], requests: str, runtime: bool, sample_period: int, sample_rate: float | None,
-    slower_than: int, spans: tuple[str, ...], states: tuple[str, ...], syscalls: str, verbose: int, name: str, container: str, cgroup: str,
+    force: bool, goroutine: int | None, hot_jitter: int, hot_p99: int, hot_share: float, as_json: bool, labels: tuple[str, ...], match: str,
+    max_overhead: float, min_block: int, mode: str, no_kernel: bool, no_labels: bool, no_request_names: bool, no_wakers: bool,
+    objects: bool, outputs: tuple[str, ...], per_goroutine: bool, probe_set: str, quiet: bool, reasons: tuple[str, ...], requests: str,
+    runtime: bool, sample_period: int, sample_rate: float | None, slower_than: int, spans: tuple[str, ...], states: tuple[str, ...],
+    syscalls: str, verbose: int, name: str, container: str, cgroup: str,
 ) -> None:
     """Trace where the goroutines of running Go processes wait.
 
@@ -107,7 +113,7 @@ def attach(
     from gotrace.kernel.host import preflight
     from gotrace.render.progress import Ticker
     from gotrace.render.terminal import NOBODY_READS, lasting
-    from gotrace.run.options import AttachOptions, check_mode
+    from gotrace.run.options import AttachOptions, check_labels, check_mode
     from gotrace.run.session import Session, default_outputs
 
     # If the terminal goes away, the trace ends normally (SIGHUP); if a reader of our messages does, it goes on.
@@ -122,9 +128,10 @@ def attach(
         events_over_ns=events_over, syscalls="none" if no_kernel else syscalls, wakers=not no_wakers, runtime=runtime,
         mode=Mode(mode), sample_rate_hz=sample_rate, hot=thresholds(hot_p99, hot_jitter, hot_share), max_overhead=max_overhead,
         requests=requests == "auto", spans=spans, slower_than_ns=slower_than, band=band, exemplars=exemplars,
-        request_names=not no_request_names,
+        request_names=not no_request_names, objects=objects, verdicts=True, labels=tuple(dict.fromkeys(labels)), no_labels=no_labels,
     )
     check_mode(options)
+    check_labels(options)
     _check_pattern(match)
     stopped = stops(pids)
     try:
@@ -226,6 +233,7 @@ _HOW_TO_OPEN = {
     ".gotrace": "again: gotrace report {}",
     ".pb.gz": "open: go tool pprof -http=: {}",
     ".speedscope.json": "open: drop it on https://www.speedscope.app",
+    ".parquet": "open: duckdb -c \"SELECT * FROM '{}'\"",
     ".pftrace": "open: drop it on https://ui.perfetto.dev",
 }
 

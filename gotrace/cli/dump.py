@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import State
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gotrace.dump.types import Dump
 
 _STATES = [*(state.value for state in State), "running", "no thread"]
@@ -31,6 +34,7 @@ _STATES = [*(state.value for state in State), "running", "no thread"]
 @click.option("--leaks", is_flag=True,
               help="Search the memory for who can still reach the channels and locks for which goroutines wait. Takes seconds.")
 @click.option("--match", metavar="REGEX", default="", help="Only goroutines in whose stacks some function's name matches.")
+@click.option("--no-labels", is_flag=True, help="Read no pprof labels, which may be private.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
               help="Repeatable; the suffix decides: .html .folded .pb.gz (pprof) .json; '-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
@@ -38,7 +42,7 @@ _STATES = [*(state.value for state in State), "running", "no thread"]
 @target_options
 def dump(
     pid: int | None, count: int | None, every: int | None, force: bool, as_json: bool, labels: tuple[str, ...], leaks: bool, match: str,
-    outputs: tuple[str, ...], reasons: tuple[str, ...], states: tuple[str, ...], name: str, container: str, cgroup: str,
+    no_labels: bool, outputs: tuple[str, ...], reasons: tuple[str, ...], states: tuple[str, ...], name: str, container: str, cgroup: str,
 ) -> None:
     """Show every goroutine's state, wait reason, stack and what it waits for, without stopping the process.
 
@@ -47,10 +51,10 @@ def dump(
     """
     from rich.console import Console
 
-    from gotrace.common.files import check_output, write
+    from gotrace.common.files import check_output
     from gotrace.dump.compare import changes_json, print_changes
     from gotrace.dump.filters import filtered
-    from gotrace.dump.formats import RENDERERS, format_of_dump
+    from gotrace.dump.formats import format_of_dump
     from gotrace.dump.reading import dump as read
     from gotrace.dump.text import json_parts, print_dump, print_verdicts
     from gotrace.verdicts.judge import judge, judge_series
@@ -62,11 +66,14 @@ def dump(
         raise UsageError("--json and -o - both want stdout", "choose one, or write the JSON with -o FILE.json")
     if count is not None and every is None:
         raise UsageError("--count says how often --every repeats", "gotrace dump PID --every 10s --count 6")
+    if labels and no_labels:
+        raise UsageError("--label and --no-labels contradict each other", "leave one out")
     chosen = target(pid, name, container, cgroup, "dump")
     err = Console(stderr=True, highlight=False)
 
     def one() -> Dump:
-        found = read(chosen, leaks)
+        gc.disable()  # there may be millions of records, in which there are no cycles
+        found = read(chosen, leaks, not no_labels)
         found.verdicts = judge(found)
         return filtered(found, states, reasons, match, labels)
 
@@ -78,13 +85,7 @@ def dump(
     last = series[-1]
     if every is not None:
         last.verdicts = judge_series(series)
-    for output in outputs:
-        content = RENDERERS[format_of_dump(output)](last)
-        if output == "-":
-            sys.stdout.write(content.decode())
-        else:
-            write(Path(output), content, force)
-            err.print(f"Wrote {output}", markup=False, soft_wrap=True)
+    _write(last, outputs, force, err)
     console = Console(highlight=False)
     if as_json:
         sys.stdout.writelines(json_parts(last) if every is None else [changes_json(series, last.verdicts)])
@@ -94,3 +95,16 @@ def dump(
     elif not outputs:
         print_dump(last, console)
     sys.stdout.flush()
+
+
+def _write(last: Dump, outputs: tuple[str, ...], force: bool, err: Console) -> None:
+    from gotrace.common.files import write
+    from gotrace.dump.formats import RENDERERS, format_of_dump
+
+    for output in outputs:
+        content = RENDERERS[format_of_dump(output)](last)
+        if output == "-":
+            sys.stdout.write(content.decode())
+        else:
+            write(Path(output), content, force)
+            err.print(f"Wrote {output}", markup=False, soft_wrap=True)

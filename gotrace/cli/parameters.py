@@ -13,6 +13,8 @@ from gotrace.profile.hotspots import Thresholds
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kMGT]?)(?:i?B)?")
+_POWERS = {"": 0, "k": 10, "M": 20, "G": 30, "T": 40}
 _BAND = re.compile(r"p(\d+(?:\.\d+)?)(?:\.\.p(\d+(?:\.\d+)?))?")
 _LONGEST_NS = 7 * 24 * 3600 * 1_000_000_000
 
@@ -43,6 +45,21 @@ class Duration(_IntType):
         return ns
 
 
+class Size(_IntType):
+    """``32MB``, ``1GB``: powers of 1024. The value is int bytes."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Returns int bytes; fails for anything else."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if not match:
+            self.fail(f"{value!r} is not a size (500kB, 32MB, 1GB)", param, ctx)
+        return int(float(match[1]) * (1 << _POWERS[match[2]]))
+
+
 if TYPE_CHECKING:
     _BandType = click.ParamType[tuple[float, float]]
 else:
@@ -66,6 +83,7 @@ class Band(_BandType):
 
 
 DURATION = Duration()
+SIZE = Size()
 BAND = Band()
 _HOT = Thresholds()
 

@@ -28,9 +28,11 @@ a goroutine's first function, are idle by design and no hot spots.
 @hot_options
 @click.option("--ignore", metavar="REGEX", default="", help="Only stacks in which no function's name matches.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
+@click.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]",
+              help="Only goroutines with this pprof label, of those given to 'attach --label'. Repeatable: with all of them.")
 @click.option("--match", metavar="REGEX", default="", help="Only stacks in which some function's name matches.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FILE",
-              help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .json; "
+              help="Repeatable; the suffix decides: .html .svg .folded .pb.gz (pprof) .speedscope.json .pftrace (Perfetto) .parquet .json; "
                    "'-' is folded text on stdout.")
 @click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Only this wait reason. Repeatable.")
 @request_filters
@@ -42,7 +44,7 @@ a goroutine's first function, are idle by design and no hot spots.
 @click.option("--tree", is_flag=True, help="The stacks as a tree from their roots on, with the hottest path marked.")
 def report(
     capture: Path, band: tuple[float, float] | None, force: bool, hot_jitter: int, hot_p99: int, hot_share: float, ignore: str,
-    as_json: bool, match: str, outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, slower_than: int,
+    as_json: bool, labels: tuple[str, ...], match: str, outputs: tuple[str, ...], reasons: tuple[str, ...], runtime: bool, slower_than: int,
     states: tuple[str, ...], top: int, tree: bool,
 ) -> None:
     """Render a capture that 'gotrace attach' wrote: a summary by default, files with -o."""
@@ -74,7 +76,7 @@ def report(
     profile = filter_requests(profile, band, slower_than)
     # Before the other filters: what is suspicious in these requests, and how large a share is, does not depend on what is selected.
     profile.hotspots = find_hotspots(profile, thresholds(hot_p99, hot_jitter, hot_share))
-    profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore)
+    profile = filter_profile(profile, tuple(State(state) for state in states), reasons, match, ignore, labels)
     err = Console(stderr=True, highlight=False)
     for output in outputs:
         if output == "-":

@@ -57,7 +57,7 @@ def sched(
     chosen = target(pid, name, container, cgroup, "sched")
     say_stops([chosen])
     console = Console(highlight=False)
-    reader = SchedReader(chosen)
+    reader, shown = SchedReader(chosen), False
     try:
         table = SchedTable(console)
         if latency:
@@ -72,6 +72,10 @@ def sched(
             else:
                 table.row(snapshot)
             sys.stdout.flush()
+            shown = True
+    except KeyboardInterrupt:
+        if not shown:
+            raise
     finally:
         reader.close()
 
@@ -90,13 +94,15 @@ def _latency(pid: int, duration_ns: int, max_overhead: float) -> Latency:
 
     from gotrace.cli.attach import handle_signals
     from gotrace.kernel.host import preflight
+    from gotrace.plan.probes import ProbeSet
     from gotrace.render.terminal import NOBODY_READS, lasting
     from gotrace.run.options import AttachOptions
     from gotrace.run.session import Session
     from gotrace.sched.latency import latency_of
 
     err = Console(file=lasting(sys.stderr, NOBODY_READS), stderr=True, highlight=False)
-    with Session(AttachOptions((pid,), duration_ns=duration_ns, max_overhead=max_overhead, requests=False)) as session:
+    options = AttachOptions((pid,), duration_ns=duration_ns, max_overhead=max_overhead, probe_set=ProbeSet.READY, requests=False)
+    with Session(options) as session:
         handle_signals(session)
         preflight()
         session.prepare()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from gotrace import __version__
-from gotrace.cli.attach import attach
-from gotrace.cli.diff import diff
-from gotrace.cli.doctor import doctor
-from gotrace.cli.dump import dump
-from gotrace.cli.probes import probes
-from gotrace.cli.ps import ps
-from gotrace.cli.report import report
-from gotrace.cli.sched import sched
-from gotrace.cli.top import top
+
+VERBS = ("attach", "report", "diff", "dump", "ps", "top", "sched", "serve", "probes", "doctor")
+"""Each is the command of that name in the module of that name."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Verbs(click.Group):
+    """Imports the module of a verb when it is asked for: a command line starts with what its own verb needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order of the help text."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb, None if there is none of that name."""
+        return _verb(cmd_name) if cmd_name in VERBS else None
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", message="gotrace %(version)s")
 def gotrace() -> None:
     """Shows where the goroutines of a running, unmodified Go process spend their time off the CPU.
@@ -29,6 +37,7 @@ def gotrace() -> None:
       sudo gotrace ps                   every Go process of this host
       sudo gotrace top PID              where goroutines wait, live
       sudo gotrace sched PID            the scheduler from outside, as GODEBUG=schedtrace shows it from inside
+      sudo gotrace serve --name REGEX   trace all the time: metrics, pprof endpoints, captures by triggers
       gotrace probes PID-or-BINARY      what would be probed, and what was learnt of the binary
       gotrace doctor                    what this host can do, and how to fix what it can't
 
@@ -36,5 +45,11 @@ def gotrace() -> None:
     """
 
 
-for verb in (attach, report, diff, dump, ps, top, sched, probes, doctor):
-    gotrace.add_command(verb)
+def commands() -> dict[str, click.Command]:
+    """All verbs by name, imported."""
+    return {name: _verb(name) for name in VERBS}
+
+
+def _verb(name: str) -> click.Command:
+    found: click.Command = getattr(import_module(f"gotrace.cli.{name}"), name)
+    return found

@@ -33,6 +33,12 @@ def as_invoking_user(folder: Path) -> Iterator[None]:
     if user is None or _only_root_writes(folder):
         yield
         return
+    with _as(user):
+        yield
+
+
+@contextlib.contextmanager
+def _as(user: tuple[int, int]) -> Iterator[None]:
     libc = ct.CDLL(None)
     uid, gid = user
     libc.setfsgid(gid)
@@ -42,6 +48,17 @@ def as_invoking_user(folder: Path) -> Iterator[None]:
     finally:
         libc.setfsuid(os.geteuid())
         libc.setfsgid(os.getegid())
+
+
+def _may_enter(user: tuple[int, int], folder: Path) -> bool:
+    with _as(user):
+        try:
+            os.stat(folder / "x")
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _only_root_writes(folder: Path) -> bool:
@@ -83,15 +100,35 @@ def check_output(path: Path, force: bool) -> None:
             raise _failed(path, error) from None
 
 
-def create(path: Path, force: bool) -> None:
-    """Creates an empty file, in place of an existing one if `force`; raises as `check_output` does."""
+def make_folder(path: Path, mode: int) -> None:
+    """Makes a folder, and those above it that are missing; one that is there is left as it is. It is given to the user behind sudo, unless
+    that user can't reach it.
+
+    Raises:
+        OSError: it can't be made, or something else has the name.
+    """
+    with as_invoking_user(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            return
+        user = invoking_user()
+        if user is not None and path.lstat().st_uid != user[0] and _may_enter(user, path.parent):
+            os.chown(path, *user, follow_symlinks=False)
+
+
+def create(path: Path, force: bool, mode: int = 0o644) -> None:
+    """Creates an empty file, in place of an existing one if `force`; raises as `check_output` does. `mode` is without what umask takes."""
     with as_invoking_user(path.parent):
         try:
             if force:
                 for old in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(old)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         except FileExistsError:
             raise UsageError(f"{path} exists", "overwrite it with --force, or choose another name with -o") from None
         except OSError as error:
@@ -100,7 +137,7 @@ def create(path: Path, force: bool) -> None:
         os.close(fd)
 
 
-def write(path: Path, content: bytes, force: bool) -> None:
+def write(path: Path, content: bytes, force: bool, mode: int = 0o644) -> None:
     """Writes a whole file at once: readers see the old one or the new one, never half of one.
 
     Raises:
@@ -110,7 +147,7 @@ def write(path: Path, content: bytes, force: bool) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with as_invoking_user(path.parent):
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
             try:
                 _give_away(fd)
                 with os.fdopen(fd, "wb") as file:
@@ -126,6 +163,20 @@ def write(path: Path, content: bytes, force: bool) -> None:
                 raise
         except FileExistsError:
             raise UsageError(f"{path} exists", "overwrite it with --force, or choose another name with -o") from None
+        except OSError as error:
+            raise _failed(path, error) from None
+
+
+def append(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Adds to the end of a file, which is created if there is none; raises as `write` does."""
+    with as_invoking_user(path.parent):
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+            with os.fdopen(fd, "ab", buffering=0) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise UsageError(f"{path} is not a regular file")
+                _give_away(file.fileno())
+                file.write(content)
         except OSError as error:
             raise _failed(path, error) from None
 

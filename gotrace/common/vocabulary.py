@@ -65,6 +65,10 @@ CONTINUED = frozenset((NETPOLL, READY, WOKEN, WOKEN_THROTTLED))
 """Reasons of parts that continue an interval begun by another part: they add time, but are not intervals of their own."""
 
 
+OTHER_VALUES, UNREAD = "(other values)", "(unread)"
+"""In place of a label's value: there were more different ones than are kept; it could not be read."""
+
+
 class FrameKind(str, Enum):
     """The kind of a frame of a merged stack."""
 
@@ -76,6 +80,8 @@ class FrameKind(str, Enum):
     WAKER = "waker"
     REASON = "reason"
     LOST = "lost"
+    LABEL = "label"
+    """A profiler label and its value (``--label``), at the root of a stack where one is drawn; in no stack itself."""
 
 
 class StartKind(IntEnum):
@@ -113,6 +119,8 @@ class StartKind(IntEnum):
     """The kernel took the CPU from the thread because its cgroup had used up its CPU quota."""
     STOPPED = 15
     """The thread was stopped from outside: SIGSTOP, a debugger, a cgroup's freezer."""
+    READY = 16
+    """Probe set ``ready``: it became runnable (``ready``, ``netpollready``); when it left the CPU was not seen."""
 
 
 class Part(IntEnum):
@@ -172,6 +180,11 @@ class Stat(IntEnum):
     SPAN_TABLE_FULL = 31
     SPAN_END_UNSEEN = 32
     SPAN_WAITS_FULL = 33
+    SPAN_BEGUN = 34
+    SPAN_ENDED = 35
+    """Requests that were wanted: those that began, and those of them that have ended."""
+    LABEL_VALUES_FULL = 36
+    LABELS_UNREAD = 37
 
 
 class Loss(str, Enum):
@@ -207,6 +220,11 @@ class Loss(str, Enum):
     SPAN_END_UNSEEN = "span_end_unseen"
     SPAN_WAITS_FULL = "span_waits_full"
     HISTORY_LOST = "history_lost"
+    WAITED_UNREAD = "waited_unread"
+    WAITED_FULL = "waited_full"
+    HOLDERS_UNFOLLOWED = "holders_unfollowed"
+    LABEL_VALUES_FULL = "label_values_full"
+    LABELS_UNREAD = "labels_unread"
 
 
 LOSS_TEXT = {
@@ -249,4 +267,10 @@ LOSS_TEXT = {
     Loss.SPAN_END_UNSEEN: "requests whose end was not seen: they are in no figure of the requests",
     Loss.SPAN_WAITS_FULL: "requests with more different waits than are kept of one: the other waits are told by state and reason alone",
     Loss.HISTORY_LOST: "single intervals that were overwritten before they could be read: some causes of requests are not known",
+    Loss.WAITED_UNREAD: "waits of which it could not be read for which object they were: listed as those for an unknown one",
+    Loss.WAITED_FULL: "waits for objects beyond the number that is told apart: listed together as those for other objects",
+    Loss.HOLDERS_UNFOLLOWED:
+        "waits for locks of which it is not told who ended them: there were too many, or they are left out (--min-block, --sample-period)",
+    Loss.LABEL_VALUES_FULL: "sets of labels seen beyond the number of different ones that are kept: shown as other values",
+    Loss.LABELS_UNREAD: "sets of labels that could not be read, or that are larger than what is searched: shown as unread",
 }

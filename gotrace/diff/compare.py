@@ -133,8 +133,8 @@ class _Sum:
     def add(self, stack: StackStat) -> None:
         self.distribution.add(stack.distribution)
         self.rows += stack.subwindows
-        # Each stack of a place has the same goroutines.
-        self.goroutines = max(self.goroutines, stack.goroutines)
+        # Each stack of a place has the same goroutines, whatever they wait for.
+        self.goroutines = max(self.goroutines, stack.goroutines_there or stack.goroutines)
         self.in_progress += stack.in_progress
 
 
@@ -303,7 +303,7 @@ def merged_profile(diff: Diff) -> Profile:
         )
         for change in diff.stacks
     ]
-    return replace(after, stacks=stacks, hotspots=[], timeline=[], requests=[])
+    return replace(after, stacks=stacks, hotspots=[], timeline=[], requests=[], locks=[])
 
 
 def before_in_after(diff: Diff) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ from gotrace.common.vocabulary import FrameKind
 from gotrace.diff.identity import stable_name
 from gotrace.diff.noise import Delta, apart, exceeds, percentile_range
 from gotrace.profile.requests import RUNNING, Band, Cause, Span, bands
-from gotrace.profile.told import request_gaps
+from gotrace.profile.told import UNKNOWN_BEFORE, percentile_lines, request_gaps
 from gotrace.profile.types import Distribution, Frame, Profile, StackKey, StackStat
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
@@ -66,7 +66,7 @@ class SpanChange:
     """By the names in `PERCENTILES`; in ns."""
     bands: list[BandChange]
     gaps: tuple[list[str], list[str]]
-    """What the requests of either side lack: `request_gaps`."""
+    """What the requests of either side lack: `request_gaps`, and which percentiles would be higher with those in progress."""
 
     @property
     def changed(self) -> bool:
@@ -90,12 +90,13 @@ def compare_requests(before: Profile, after: Profile, exact: bool) -> list[SpanC
         shown = pair[1] or pair[0]
         assert shown is not None
         distributions = [span.latency if span else Distribution() for span in pair]
+        counts = [span.latency.count + span.cut.count if span else 0 for span in pair]
         found.append(SpanChange(
             function=shown.function,
             process=key[0],
             before=pair[0],
             after=pair[1],
-            rate=_rate(distributions, [_traced_ns(*side) / 1e9 for side in zip((before, after), pair, strict=True)]),
+            rate=_rate(counts, [_traced_ns(*side) / 1e9 for side in zip((before, after), pair, strict=True)]),
             percentiles={name: _percentile(distributions, fraction) for name, fraction in PERCENTILES.items()},
             bands=[_band(pair, stacks, edges, exact) for edges in EDGES],
             gaps=(_gaps(before, pair[0]), _gaps(after, pair[1])),
@@ -113,7 +114,9 @@ def _by_name(profile: Profile, exact: bool, several: bool) -> dict[tuple[str, st
 
 
 def _gaps(profile: Profile, span: Span | None) -> list[str]:
-    return request_gaps(profile, span) if span is not None else []
+    if span is None:
+        return []
+    return [*request_gaps(profile, span), *percentile_lines(span), *([UNKNOWN_BEFORE] if span.in_progress_before is None else [])]
 
 
 def _traced_ns(profile: Profile, span: Span | None) -> int:
@@ -122,9 +125,9 @@ def _traced_ns(profile: Profile, span: Span | None) -> int:
     return max(1, span.traced_ns or window if span is not None else window)
 
 
-def _rate(pair: list[Distribution], seconds: list[float]) -> Delta:
-    values = [d.count / s for d, s in zip(pair, seconds, strict=True)]
-    errors = [math.sqrt(max(0, d.count)) / s for d, s in zip(pair, seconds, strict=True)]
+def _rate(counts: list[int], seconds: list[float]) -> Delta:
+    values = [count / s for count, s in zip(counts, seconds, strict=True)]
+    errors = [math.sqrt(max(0, count)) / s for count, s in zip(counts, seconds, strict=True)]
     return Delta(values[0], values[1], exceeds(values[0], errors[0], values[1], errors[1]))
 
 

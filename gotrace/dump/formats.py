@@ -13,7 +13,7 @@ from gotrace.dump.types import Dump
 
 RENDERERS: dict[str, Callable[[Dump], bytes]] = {
     ".folded": lambda dump: dump_folded(dump).encode(),
-    ".html": lambda dump: dump_html(dump).encode(),
+    ".html": dump_html,
     ".json": lambda dump: dump_json(dump).encode(),
     ".pb.gz": dump_pprof,
 }

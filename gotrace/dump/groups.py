@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from gotrace.common.vocabulary import FrameKind
-from gotrace.dump.types import GoroutineState, WaitedObject
+from gotrace.dump.types import GoroutineState, Situation, WaitedObject
 from gotrace.profile.types import Frame
 from gotrace.render.text import format_duration, sanitize
 
@@ -38,27 +38,84 @@ class Group:
 
 def groups(goroutines: Sequence[GoroutineState], with_labels: bool = True) -> list[Group]:
     """The groups, largest first. An object for which only one goroutine waits makes no group of its own."""
-    waiters = Counter((one.object.kind, one.object.address) for one in goroutines if one.object is not None)
-    bare: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
-    found: dict[tuple[object, ...], list[GoroutineState]] = {}
+    several = _several(goroutines)
+    stacks = _BareStacks()
+    # By identity first: a crowd in one situation shares its frames, and hashing them would be most of the work.
+    known: dict[int, tuple[Situation, tuple[object, ...]]] = {}
+    found: dict[object, list[GoroutineState]] = {}
+    keys: dict[tuple[object, ...], tuple[object, ...]] = {}
     for one in goroutines:
-        if one.frames not in bare:
-            bare[one.frames] = tuple(map(without_descriptor, one.frames))
-        waited = one.object
-        identity: object = waited.kind if waited is not None else None
-        if waited is not None and waited.address and waited.kind not in _OWN and waiters[waited.kind, waited.address] > 1:
-            identity = (waited.kind, waited.address)
-        labels = tuple(sorted(one.labels.items())) if with_labels else ()
-        key = (one.state, one.reason, bare[one.frames], one.created_by, one.locked_to_thread, labels, identity)
-        found.setdefault(key, []).append(one)
+        at, waited = one.situation, one.object
+        place = known.get(id(at))
+        if place is None:
+            key = _key(at, stacks, with_labels)
+            place = known[id(at)] = at, keys.setdefault(key, key)
+        thing_of: object = None
+        if waited is not None:
+            thing_of = waited.kind
+            if waited.at in several and (waited.kind, waited.at) in several[waited.at]:
+                thing_of = waited.kind, waited.at
+        whole = (id(place[1]), thing_of)
+        if whole in found:
+            found[whole].append(one)
+        else:
+            found[whole] = [one]
     made = []
     for members in found.values():
-        same = len({one.frames for one in members}) == 1
-        things = {(one.object.kind, one.object.address) for one in members if one.object is not None}
-        common = members[0].object if len(things) == 1 and members[0].object is not None and (
-            len(members) == 1 or members[0].object.address is not None) else None
-        made.append(Group(members, members[0].frames if same else bare[members[0].frames], common))
+        first = members[0]
+        at = first.situation
+        same = all(one.situation is at for one in members) or len({one.frames for one in members}) == 1
+        common = first.object if first.object is not None and (
+            len(members) == 1 or first.object.at is not None and all(
+                one.object is not None and one.object.at == first.object.at for one in members)) else None
+        made.append(Group(members, first.frames if same else stacks.stack(first.frames), common))
     return sorted(made, key=lambda group: (-len(group.members), group.one.id))
+
+
+def _several(goroutines: Sequence[GoroutineState]) -> dict[int | None, set[tuple[str, int]]]:
+    """The objects for which several goroutines wait, by their addresses."""
+    found: dict[int | None, dict[tuple[str, int], int]] = {
+        one: {} for one, other in pairwise(sorted(_shared_address(one.object) for one in goroutines)) if one == other and one
+    }
+    for one in goroutines if found else ():
+        waited = one.object
+        if waited is not None and waited.at in found and waited.at is not None and waited.kind not in _OWN:
+            numbers = found[waited.at]
+            numbers[waited.kind, waited.at] = numbers.get((waited.kind, waited.at), 0) + 1
+    return {at: {thing for thing, number in numbers.items() if number > 1} for at, numbers in found.items()}
+
+
+def _shared_address(waited: WaitedObject | None) -> int:
+    return 0 if waited is None or waited.kind in _OWN else waited.at or 0
+
+
+def _key(at: Situation, stacks: _BareStacks, with_labels: bool) -> tuple[object, ...]:
+    labels = tuple(sorted(at.labels.items())) if with_labels and at.labels else ()
+    return at.state, at.reason, stacks.number(at.frames), at.created_by, at.locked_to_thread, labels
+
+
+class _BareStacks:
+    """Stacks without descriptors, each with a number. Stacks share their frames, but for the first: hashing the others takes long."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Frame, ...], int] = {}
+        self._stacks: list[tuple[Frame, ...]] = []
+        self._known: dict[tuple[object, ...], int] = {}
+
+    def number(self, frames: tuple[Frame, ...]) -> int:
+        """The number of the stack. Its frames outlive this."""
+        key = (*map(without_descriptor, frames[:1]), *map(id, frames[1:]))
+        found = self._known.get(key)
+        if found is None:
+            without = tuple(map(without_descriptor, frames))
+            found = self._known[key] = self._numbers.setdefault(without, len(self._numbers))
+            if found == len(self._stacks):
+                self._stacks.append(without)
+        return found
+
+    def stack(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+        """The stack without descriptors."""
+        return self._stacks[self.number(frames)]
 
 
 def without_descriptor(frame: Frame) -> Frame:

@@ -9,7 +9,7 @@ from typing import Any
 from gotrace.common.errors import GotraceError, UsageError
 from gotrace.common.vocabulary import FrameKind
 from gotrace.dump.objects import objects_of
-from gotrace.dump.types import Dump, GoroutineState, WaitedObject
+from gotrace.dump.types import Dump, GoroutineState, Situation, WaitedObject
 from gotrace.profile.types import Frame, Target
 
 _LARGEST = 1 << 31
@@ -59,10 +59,13 @@ def _dump(whole: dict[str, Any]) -> Dump:
 
 def _goroutine(one: dict[str, Any], known: dict[tuple[object, ...], Frame]) -> GoroutineState:
     waited = one.get("object")
+    situation = Situation(
+        str(one["state"]), str(one["reason"]), str(one["created_by"]), str(one["created_at"]), str(one["start_function"]),
+        bool(one["locked_to_thread"]), {str(key): str(value) for key, value in one["labels"].items()},
+        tuple(_frame(frame, known) for frame in one["frames"]),
+    )
     return GoroutineState(
-        int(one["id"]), str(one["state"]), str(one["reason"]), int(one["wait_ns"]) if one["wait_ns"] is not None else None,
-        int(one["parent_id"]), str(one["created_by"]), str(one["created_at"]), str(one["start_function"]), bool(one["locked_to_thread"]),
-        {str(key): str(value) for key, value in one["labels"].items()}, tuple(_frame(frame, known) for frame in one["frames"]),
+        int(one["id"]), situation, int(one["wait_ns"]) if one["wait_ns"] is not None else None, int(one["parent_id"]),
         _object(waited) if waited is not None else None,
     )
 

@@ -1,79 +1,118 @@
-"""A dump as one HTML page without scripts: verdicts, objects with several waiters, and groups of goroutines with their stacks."""
+"""A dump as one HTML page that works offline: verdicts, what several goroutines wait for, and groups of goroutines with their stacks.
+
+As in the page of a profile (`gotrace.render.html`), what came from the target reaches the page only inside a block of compressed data,
+and leaves it only as text. ``assets/dump.js`` of gotrace.render reads it:
+
+``title``, ``facts``, ``notes``
+    Lines of text. ``goroutines``: how many there are; ``left``: how many groups are not in the page.
+``colours``
+    Of each state; that of ``""`` is for all others.
+``verdicts``
+    ``kind``, ``text``, ``certain``, and ``groups``: the numbers of the groups whose goroutines it names.
+``objects``
+    What several wait for: ``text``, ``waiters``, ``oldest`` (ns, or null), ``groups``.
+``frames``
+    Columns: ``name``, ``place`` (``FILE:LINE``, or ``""``), ``kind``.
+``groups``
+    ``count``, ``state``, ``reason``, ``oldest`` (ns, or null), ``object`` (text), ``labels`` (texts), ``locked``, ``frames`` (numbers, leaf
+    first), ``top`` (the index in them at which a reader should begin), ``created``, ``created_at``, ``ids`` (the first ones).
+``losses``
+    Number, name, and what it means.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from html import escape
+from typing import Any
 
-from gotrace.common.vocabulary import FrameKind
 from gotrace.dump.groups import Group, described, groups
+from gotrace.dump.objects import several_waiters
 from gotrace.dump.text import labels_text
 from gotrace.dump.types import LOSSES, Dump
-from gotrace.profile.frames import plain_name
+from gotrace.profile.frames import is_goroutine_root, is_runtime, place_of, plain_name
+from gotrace.profile.types import Frame
+from gotrace.render.colours import STATE
+from gotrace.render.html import render_data_page
 from gotrace.render.text import format_duration, sanitize
 
-_STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; max-width: 110em; color: #222; background: #fff }
-h1 { font-size: 1.3em } h2 { font-size: 1.1em; margin-top: 1.5em }
-.certain { color: #a00; font-weight: 600 } .likely { color: #850; font-weight: 600 }
-summary { cursor: pointer; padding: .15em 0 } b { font-variant-numeric: tabular-nums } .dim { color: #777 }
-pre { margin: .2em 0 .8em 2em; overflow-x: auto; font: 12px/1.4 ui-monospace, monospace }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } .certain { color: #f77 } .likely { color: #fb5 } }
-"""
-_MOST_GROUPS = 5000
-_MOST_OBJECTS = 100
+_MOST_GROUPS = 20_000
+_MOST_OBJECTS = 500
+_IDS = 60
+_NAME_LIMIT = 600
+_COLOURS = {**{state.value: colour for state, colour in STATE.items()}, "running": "#58a866", "": "#b7bcc4"}
 
 
-def dump_html(dump: Dump) -> str:
-    """The page; everything that came from the target is escaped, and its policy allows nothing but its own style."""
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    target = dump.target
-    title = f"{sanitize(target.comm, 40)} (pid {target.pid}) · {sanitize(target.go_version, 30)} · {len(dump.goroutines):,} goroutines"
-    parts = [
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">",
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">",
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
-    ]
-    for verdict in dump.verdicts:
-        kind, mark = (verdict.kind, "certain") if verdict.certain else (f"{verdict.kind}, probably", "likely")
-        parts.append(f"<p class=\"{mark}\">{escape(kind)}: {escape(sanitize(verdict.text, 2000))}</p>")
-    parts += [f"<p class=\"dim\">{escape(sanitize(note))}</p>" for note in dump.notes]
-    shared = [one for one in dump.objects if one.waiters > 1]
-    if shared:
-        parts.append("<h2>What several wait for</h2><ul>")
-        for one in shared[:_MOST_OBJECTS]:
-            oldest = f", the oldest for about {format_duration(one.oldest_wait_ns)}" if one.oldest_wait_ns is not None else ""
-            parts.append(f"<li><b>{one.waiters:,}</b> goroutines: {escape(described(one.kind, one.address, one.detail) + oldest)}</li>")
-        parts.append("</ul>")
-    found = groups(dump.goroutines)
-    parts.append("<h2>Goroutines</h2>")
-    parts += map(_group, found[:_MOST_GROUPS])
-    if len(found) > _MOST_GROUPS:
-        parts.append(f"<p>and {len(found) - _MOST_GROUPS:,} more groups</p>")
-    lost = [f"<li>{number:,} {escape(name)}: {escape(LOSSES.get(name, ''))}</li>" for name, number in dump.losses.items() if number]
-    parts.append(f"<h2>Losses</h2>{'<ul>' + ''.join(lost) + '</ul>' if lost else '<p>none</p>'}</body></html>\n")
-    return "".join(parts)
+def dump_html(dump: Dump) -> bytes:
+    """The page (UTF-8)."""
+    data = page_data(dump)
+    return render_data_page("dump", f"{data['title']} goroutines", data)
 
 
-def _group(group: Group) -> str:
-    one, count = group.one, len(group.members)
-    said = [f"{one.state}: {one.reason}" if one.reason else one.state]
-    said += [f"up to about {format_duration(group.oldest_ns)}"] if group.oldest_ns is not None else []
-    said += [f"at {described(group.object.kind, group.object.address, group.object.detail)}"] if group.object is not None else []
-    said += [f"{{{labels_text(one.labels)}}}"] if one.labels else []
-    lines = [_line(plain_name(frame.name), f"{frame.file}:{frame.line}" if frame.line else "", frame.kind) for frame in group.frames]
-    lines += [_line(f"created by {one.created_by}", one.created_at, FrameKind.RUNTIME)] if one.created_by else []
-    ids = ", ".join(str(member.id) for member in group.members[:20]) + (" …" if count > 20 else "")
-    top = next((plain_name(frame.name) for frame in group.frames if not frame.name.startswith(("runtime.", "sync.", "internal/"))), "")
-    return (
-        f"<details{' open' if count > 1 else ''}><summary><b>{count:,}</b> {escape(sanitize(top, 200))} "
-        f"<span class=\"dim\">{escape(sanitize(', '.join(said), 1000))}</span></summary><pre>"
-        f"<span class=\"dim\">goroutine{'' if count == 1 else 's'} {ids}</span>\n{''.join(lines)}</pre></details>"
-    )
+def page_data(dump: Dump) -> dict[str, Any]:
+    """The page's data, in the form that this module's docstring describes."""
+    found, target = groups(dump.goroutines), dump.target
+    group_of = {member.id: number for number, group in enumerate(found[:_MOST_GROUPS]) for member in group.members}
+
+    def numbers(ids: list[int]) -> list[int]:
+        return sorted({group_of[one] for one in ids if one in group_of})
+
+    oldest = max((group.oldest_ns for group in found if group.oldest_ns is not None), default=None)
+    facts = [sanitize(target.go_version, 40), sanitize(target.exe, _NAME_LIMIT), f"gotrace {sanitize(dump.version, 40)}"]
+    facts += [f"the oldest known wait is of about {format_duration(oldest)}"] if oldest is not None else []
+    frames = _Frames()
+    return {
+        "title": f"{sanitize(target.comm, 40)} ({target.pid})",
+        "facts": facts,
+        "notes": [sanitize(note, 1000) for note in dump.notes],
+        "goroutines": len(dump.goroutines),
+        "left": max(0, len(found) - _MOST_GROUPS),
+        "colours": _COLOURS,
+        "verdicts": [
+            {"kind": one.kind, "text": sanitize(one.text, 2000), "certain": one.certain, "groups": numbers(one.goroutines)}
+            for one in dump.verdicts
+        ],
+        "objects": [
+            {
+                "text": sanitize(described(one.kind, one.address, one.detail), _NAME_LIMIT), "waiters": one.waiters,
+                "oldest": one.oldest_wait_ns, "groups": numbers(one.goroutines),
+            }
+            for one in several_waiters(dump.objects)[:_MOST_OBJECTS]
+        ],
+        "groups": [_group(group, frames) for group in found[:_MOST_GROUPS]],
+        "frames": frames.columns(),
+        "losses": [[number, name, LOSSES.get(name, "")] for name, number in dump.losses.items() if number],
+    }
 
 
-def _line(name: str, place: str, kind: FrameKind) -> str:
-    text = escape(sanitize(name, 600))
-    text = f"<span class=\"dim\">{text}</span>" if kind is FrameKind.RUNTIME else text
-    return f"{text}  <span class=\"dim\">{escape(sanitize(place, 600))}</span>\n"
+def _group(group: Group, frames: _Frames) -> dict[str, Any]:
+    one = group.one
+    thing = sanitize(described(group.object.kind, group.object.address, group.object.detail), 1000) if group.object is not None else ""
+    return {
+        "count": len(group.members), "state": one.state, "reason": sanitize(one.reason), "oldest": group.oldest_ns, "object": thing,
+        "labels": [labels_text({key: value}) for key, value in sorted(one.labels.items())], "locked": one.locked_to_thread,
+        "frames": [frames.number(frame) for frame in group.frames], "top": _top(group.frames),
+        "created": sanitize(plain_name(one.created_by), _NAME_LIMIT), "created_at": sanitize(one.created_at, _NAME_LIMIT),
+        "ids": [member.id for member in group.members[:_IDS]],
+    }
+
+
+def _top(frames: tuple[Frame, ...]) -> int:
+    """Where to begin: in the program; in a goroutine of the runtime itself at its first function."""
+    top = place_of(frames)
+    if top < len(frames) and is_runtime(frames[top]):
+        return max((index for index, frame in enumerate(frames) if not is_goroutine_root(frame)), default=top)
+    return top
+
+
+class _Frames:
+    def __init__(self) -> None:
+        self._numbers: dict[Frame, int] = {}
+
+    def number(self, frame: Frame) -> int:
+        return self._numbers.setdefault(frame, len(self._numbers))
+
+    def columns(self) -> dict[str, list[str]]:
+        return {
+            "name": [sanitize(plain_name(frame.name), _NAME_LIMIT) for frame in self._numbers],
+            "place": [sanitize(f"{frame.file}:{frame.line}", _NAME_LIMIT) if frame.line else "" for frame in self._numbers],
+            "kind": [frame.kind.value for frame in self._numbers],
+        }

@@ -6,10 +6,11 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from gotrace.dump.types import GoroutineState
+from gotrace.dump.types import GoroutineState, Situation
 from gotrace.profile.frames import plain_name
 
 _GENERIC = re.compile(r"\[.*\]")
+_MOST_KEPT = 1 << 16
 _LEAVES = ("runtime.", "sync.", "internal/sync.", "context.")
 
 
@@ -39,11 +40,27 @@ POOLS = (
 )
 
 
-def waits_in_pool(one: GoroutineState) -> Pool | None:
-    """The pool for a part of which the goroutine waits."""
-    if one.state != "waiting" or one.reason == "IO wait":
+class PoolsWaitedFor:
+    """The pools for a part of which goroutines of one dump wait: asked once for all in one situation."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Situation, Pool | None]] = {}
+
+    def of(self, one: GoroutineState) -> Pool | None:
+        """That of a goroutine."""
+        at = one.situation
+        known = self._known.get(id(at))
+        if known is None:
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            known = self._known[id(at)] = at, _waits_in_pool(at)
+        return known[1]
+
+
+def _waits_in_pool(at: Situation) -> Pool | None:
+    if at.state != "waiting" or at.reason == "IO wait":
         return None
-    return next((_pool(frame.name) for frame in one.frames if not frame.name.startswith(_LEAVES)), None)
+    return next((_pool(frame.name) for frame in at.frames if not frame.name.startswith(_LEAVES)), None)
 
 
 @lru_cache(1 << 14)

@@ -13,13 +13,14 @@ from gotrace.profile.types import Distribution, Profile, StackStat, Window
 from gotrace.render.text import sanitize
 
 _SAMPLE_TYPE, _SAMPLE, _STRING, _PERIOD_TYPE, _PERIOD, _COMMENT, _DEFAULT = 1, 2, 6, 11, 12, 13, 14
+_OWN_LABELS = frozenset(("state", "reason", "age", "object"))
 _AGES = ((1_000_000_000, "under 1s"), (60_000_000_000, "1s to 1m"), (3_600_000_000_000, "1m to 1h"))
 
 
 def dump_pprof(dump: Dump) -> bytes:
     """A gzip-compressed ``perftools.profiles.Profile``: ``goroutine/count`` and ``wait/nanoseconds`` (the sum of the waits that are
-    known), a sample for each group of goroutines. Labels: ``state``, ``reason``, ``age``, ``object`` and the goroutine's own; where one of
-    these has such a name, it wins."""
+    known), a sample for each group of goroutines. Labels: ``state``, ``reason``, ``age``, ``object`` and the goroutine's own, after the
+    word ``label`` if they have one of these names."""
     return gzip.compress(_DumpEncoder(dump).file(), compresslevel=6, mtime=0)
 
 
@@ -43,10 +44,10 @@ class _DumpEncoder(Encoder):
             locations = self._stack(StackStat(group.frames, State.WAITING, "", Distribution(), pid=target.pid))
             waited = group.object
             for age, values in by_age.items():
-                labels = {
+                labels = {f"label {key}" if key in _OWN_LABELS else key: value for key, value in group.one.labels.items()} | {
                     "state": group.one.state, "reason": group.one.reason, "age": age,
                     "object": f"{waited.kind} {waited.address}" if waited is not None and waited.address else "",
-                } | group.one.labels
+                }
                 samples += chunk(_SAMPLE, chunk(1, locations) + packed(2, values) + self._text_labels(labels))
         said = [f"goroutines by gotrace {self._dump.version}", f"target: {target.comm} ({target.pid}), {target.go_version}, {target.exe}"]
         said += [f"{verdict.kind}{'' if verdict.certain else ', probably'}: {verdict.text}" for verdict in self._dump.verdicts]

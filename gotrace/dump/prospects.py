@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple, cast
+from itertools import islice
+from typing import cast
 
-from gotrace.dump.pools import waits_in_pool
-from gotrace.dump.types import GoroutineState, Operation, Prospects
+from gotrace.dump.found import Found, FoundGoroutines
+from gotrace.dump.pools import PoolsWaitedFor
+from gotrace.dump.types import AllBut, GoroutineState, Operation, Prospects
+from gotrace.gobin.globals import globals_of, sched_of
 from gotrace.live.ahead import Ahead
 from gotrace.live.goroutines import Goroutine
 from gotrace.live.pages import Pages
+from gotrace.live.procs import number_of_procs
 from gotrace.live.scan import Snapshot
+from gotrace.live.world import World
 from gotrace.model.kernelstacks import STOPS
 from gotrace.proc.cgroups import groups_of, quota_of
 from gotrace.proc.process import read_short
@@ -24,19 +28,11 @@ from gotrace.watch.target import OpenTarget
 _BUDGET_S = 0.6
 _MOST = 4096
 _FEW = 16
-_STILL_S = 0.2
+_STILL_S, _CHECK_S = 0.2, 0.01
 _LOCKS = frozenset(("mutex", "rwmutex", "waitgroup", "cond", "chan", "select"))
 
 
-class Found(NamedTuple):
-    """A goroutine of the dump: the address of its g, what was read of it, and its record."""
-
-    address: int
-    snapshot: Snapshot
-    state: GoroutineState
-
-
-def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
+def prospects(target: OpenTarget, found: FoundGoroutines) -> Prospects:
     """Follows the code of some goroutines of each place first, of those that wait for locks and channels before others, for less than a
     second; of none if nothing is suspicious.
 
@@ -44,21 +40,31 @@ def prospects(target: OpenTarget, found: Sequence[Found]) -> Prospects:
         ProcessLookupError, PermissionError: the memory can't be read.
     """
     pid = target.process.pid
-    at = target.binary.gomaxprocs
-    raw = target.memory.read(at + target.bias, 4) if at is not None else None
+    allp = globals_of(target.binary).allp
     quota = quota_of(groups_of(pid))
     about = Prospects(
         stopped=_is_stopped(pid), threads=len(thread_numbers(pid)), cpu_quota=quota.cpus if quota is not None else None,
-        gomaxprocs=int.from_bytes(raw, "little") if raw is not None else None,
+        gomaxprocs=number_of_procs(target.memory, allp + target.bias if allp is not None else None),
     )
-    if not any(_may_be_stuck(one.state) for one in found):
-        return about
+    layout = sched_of(target.binary)
+    world = World(target.memory, globals_of(target.binary), layout, target.bias)
+    pools = PoolsWaitedFor()
     begun = time.monotonic()
+    late = world.late()
+    if not late and not any(_may_be_stuck(one, pools) for one in found.states):
+        return about
     ahead, followed = _ahead(target, found)
-    time.sleep(max(0.0, begun + _STILL_S - time.monotonic()))
-    now = {each.address: each for each in target.reader.read([one.address for one in found])}
-    still = frozenset(one.state.id for one in found if (each := now.get(one.address)) is not None and same(each, one.snapshot))
-    return replace(about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), followed=followed)
+    # Often, so that no two stops are taken for one.
+    while time.monotonic() < begun + _STILL_S:
+        time.sleep(_CHECK_S)
+        late = late and late & world.late()
+    still = AllBut({found.states[position].id for position in found.moved()})
+    running = {address for _, address in late}
+    return replace(
+        about, ahead=ahead, still=still, still_ns=round((time.monotonic() - begun) * 1e9), followed=followed,
+        holding_up=frozenset(one.id for position, one in enumerate(found.states) if found.address(position) in running) if running else
+        frozenset(),
+    )
 
 
 def _is_stopped(pid: int) -> bool:
@@ -68,27 +74,20 @@ def _is_stopped(pid: int) -> bool:
     return stopped(pid) is not None or any(name.encode() in inside for name in STOPS)
 
 
-def _may_be_stuck(one: GoroutineState) -> bool:
+def _may_be_stuck(one: GoroutineState, pools: PoolsWaitedFor) -> bool:
     waited = one.object
     return one.state == "runnable" or waited is not None and (
-        waited.kind in ("mutex", "rwmutex", "waitgroup") or waited.kind in ("chan", "select") and waited.address is None
+        waited.kind in ("mutex", "rwmutex", "waitgroup") or waited.kind in ("chan", "select") and waited.at is None
         or waited.kind == "timer" and cast(int, waited.detail.get("due_in_ns", 0)) < 0 or one.reason.startswith("sync.Mutex")
-        or waits_in_pool(one) is not None
+        or pools.of(one) is not None
     )
 
 
-def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[Operation, ...]], int]:
+def _ahead(target: OpenTarget, found: FoundGoroutines) -> tuple[dict[int, tuple[Operation, ...]], int]:
     pages = Pages(target.memory)
     follower = Ahead(target.binary, target.bias, pages.word)
-    # One of each place first: a crowd at one lock does the same.
-    places = Counter[tuple[int, ...] | None]()
-    rank = {}
-    for one in found:
-        rank[one.address] = places[one.snapshot.pcs] // _FEW, one.state.object is None or one.state.object.kind not in _LOCKS
-        places[one.snapshot.pcs] += 1
-    order = sorted(found, key=lambda one: rank[one.address])
     ahead, followed, end = {}, 0, time.monotonic() + _BUDGET_S
-    for one in order[:_MOST]:
+    for one in islice(_in_order(found), _MOST):
         if time.monotonic() > end:
             break
         followed += 1
@@ -97,6 +96,22 @@ def _ahead(target: OpenTarget, found: Sequence[Found]) -> tuple[dict[int, tuple[
             if operations:
                 ahead[one.state.id] = tuple(operations)
     return ahead, followed
+
+
+def _in_order(found: FoundGoroutines) -> Iterator[Found]:
+    """Some of each place first: a crowd at one lock does the same. Among these, who waits for locks and channels comes first."""
+    places = list(found.places.items())
+    start = 0
+    while places:
+        some = [(position, pcs) for pcs, positions in places for position in positions[start : start + _FEW]]
+        some.sort(key=lambda each: _waits_elsewhere(found.states[each[0]]))
+        yield from (found.whole(position, pcs) for position, pcs in some)
+        start += _FEW
+        places = [(pcs, positions) for pcs, positions in places if len(positions) > start]
+
+
+def _waits_elsewhere(one: GoroutineState) -> bool:
+    return one.object is None or one.object.kind not in _LOCKS
 
 
 def same(now: Goroutine, snapshot: Snapshot) -> bool:

@@ -4,130 +4,205 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
+from operator import attrgetter
 
 from gotrace import __version__
 from gotrace.common.errors import TargetGone
+from gotrace.dump.details import OWN_FIELDS, Details, DetailsStruct
+from gotrace.dump.found import FoundGoroutines
 from gotrace.dump.objects import objects_of
-from gotrace.dump.prospects import Found, prospects
+from gotrace.dump.prospects import prospects
 from gotrace.dump.stacks import Seen, Stacks
-from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState
+from gotrace.dump.threads import Sleeping, ThreadsAsleep
+from gotrace.dump.types import LOSSES, NO_THREAD, RUNNING, Dump, GoroutineState, Situation
 from gotrace.dump.unreachable import unreachable
-from gotrace.dump.waiting import AsParked, add_objects
-from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.dump.waiting import add_objects
+from gotrace.kernel.kallsyms import KernelSymbols, kernel_symbols
 from gotrace.kernel.program import FD_SYSCALLS
-from gotrace.kernel.records import KernelObject, RawStack
+from gotrace.kernel.records import KernelObject
+from gotrace.live.alike import Crowd
 from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
 from gotrace.live.gstruct import Head, Status
-from gotrace.live.labels import read_labels
-from gotrace.live.objects import Parked
-from gotrace.live.polled import polled
+from gotrace.live.labels import LabelSets
+from gotrace.live.objects import COND_WAIT, SLEEP
+from gotrace.live.polled import Polled, polled
 from gotrace.live.scan import Scanner, Snapshot
 from gotrace.proc.stopped import note_of_stop
-from gotrace.watch.inprogress.blocked import (
-    IN_SOME_CALL,
-    Asleep,
-    asleep,
-    asleep_thread,
-    open_files,
-    stack_of_thread,
-    thread_numbers,
-)
+from gotrace.watch.inprogress.blocked import IN_SOME_CALL, open_files
 from gotrace.watch.target import OpenTarget, forked_copy, open_target
+
+_WENT_ON = "{} goroutine{} went on before it was read which channel, lock or timer that was; gotrace attach --objects tells of short waits"
 
 _TRIES = 8
 _RETRY_S = 0.001
-_PER_THREAD = 4
-"""So many goroutines in the kernel are asked about, at most, for each thread: a sound process has no more of them than threads."""
 _ALIVE = OFF_CPU | {Status.RUNNING, Status.SYSCALL, Status.COPYSTACK}
 _OFF = OFF_CPU | {Status.SYSCALL}
 _IN_KERNEL = frozenset((Status.SYSCALL, Status.RUNNING))
-_DETAILS = ("waitsince", "parentGoid", "gopc", "startpc", "lockedm", "labels", "sleepWhen")
-_WAITS = ("waiting", "timer")
+_WAITING = frozenset((Status.WAITING, Status.LEAKED))
+_AT_ONCE = 1024
 _MOST_STACK_BYTES = 1 << 26
-_INNERMOST = 16
-"""So many functions tell for what a goroutine waits."""
+_MOST_SITUATIONS = 1 << 16
 
 
-def dump(pid: int, leaks: bool = False) -> Dump:
+def dump(pid: int, leaks: bool = False, labels: bool = True) -> Dump:
     """Returns every goroutine of process `pid`, each as of its own moment. `leaks`: the memory is searched for references to the channels
-    for which goroutines wait.
+    for which goroutines wait; `labels`: profiler labels are read.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
     """
     target = open_target(pid, f"sudo gotrace dump {pid}")
+    try:
+        return dump_of(target, leaks, labels=labels)
+    finally:
+        target.close()
+
+
+def dump_of(target: OpenTarget, leaks: bool = False, kernel: KernelSymbols | None = None, labels: bool = True) -> Dump:
+    """The same of an open process, which stays open. `kernel`: the kernel's symbols, if they were read before.
+
+    Raises:
+        Refused, TargetGone: it can't be read.
+    """
     # Hundreds of thousands of records in which there are no cycles: looking for them would take a third of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _Reading(target).dump(leaks)
+        return _Reading(target, kernel or kernel_symbols(), labels).dump(leaks)
     except ProcessLookupError:
-        raise TargetGone(f"process {pid} ended while it was read") from None
+        raise TargetGone(f"process {target.process.pid} ended while it was read") from None
     finally:
-        target.close()
         if collects:
             gc.enable()
 
 
 class _Reading:
-    def __init__(self, target: OpenTarget) -> None:
+    def __init__(self, target: OpenTarget, kernel: KernelSymbols, labels: bool) -> None:
         self._target = target
+        self._wants_labels = labels
         self._binary, self._memory = target.binary, target.memory
         self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout)
-        self._kernel = KernelSymbols()
-        self._stacks_of = Stacks(target, self._kernel)
+        self._stacks_of = Stacks(target, kernel)
         self._losses = dict.fromkeys(LOSSES, 0)
         forked = forked_copy(target)
         self._notes = list(filter(None, [forked, note_of_stop(target.process.pid)]))
+        self._threads = ThreadsAsleep(target, self._scanner, kernel, bool(forked))
+        self._details = DetailsStruct(target.binary.layout, target.binary.wait_layout)
+        self._found = FoundGoroutines(self._scanner)
+        self._situations: dict[tuple[object, ...], Situation] = {}
+        self._no_labels: dict[str, str] = {}
+        self._sets = LabelSets(self._memory, self._binary.version)
+        self._polls: dict[int, Polled] = {}
+        self._files: dict[int, KernelObject] = {}
         self._stacks: dict[int, bytes] = {}
         self._stack_bytes = 0
-        self._there: dict[int, int] | None = thread_numbers(target.process.pid) if forked else None
 
     def dump(self, leaks: bool) -> Dump:
-        scanner, pid = self._scanner, self._target.process.pid
-        wanted = [index for index in scanner.sample() if scanner.heads[index].status in _ALIVE]
-        asked = {index: scanner.heads[index] for index in wanted}
-        calls = self._asleep([index for index in wanted if asked[index].status in _IN_KERNEL])
+        scanner, found = self._scanner, self._found
+        scanner.sample()
+        scanner.forget_samples()
+        in_kernel = scanner.heads.in_states(_IN_KERNEL)
+        asked = {index: scanner.heads[index] for index in in_kernel}
+        calls = self._threads.asleep(in_kernel)
+        pid = self._target.process.pid
+        self._polls = polled(pid, self._memory, self._binary.layout, self._binary.wait_layout)
+        fds = {poll.fd for poll in self._polls.values()}
+        fds |= {call.sleep.first for call, _ in calls.values() if call.number in FD_SYSCALLS and call.sleep is not None}
+        self._files = open_files(pid, fds)
+        left: list[int] = []
+        for crowd in scanner.crowds(scanner.heads.in_states(_ALIVE), left, self._details.size):
+            self._take_crowd(crowd, left)
+        for start in range(0, len(left), _AT_ONCE):
+            self._take_each(left[start : start + _AT_ONCE], asked, calls)
+        self._losses["objects_unread"], moved = add_objects(self._target, found, self._polls, self._stacks)
+        notes = [*self._notes, *([_WENT_ON.format(moved, "" if moved == 1 else "s")] if moved else [])]
+        goroutines = sorted(found.states, key=attrgetter("id"))
+        self._losses["fields_unread"] = len(self._binary.misfits)
+        self._losses["unknown_function"] = self._stacks_of.unknown
+        read = Dump(__version__, self._target.describe(), goroutines, self._losses, notes, objects_of(goroutines))
+        read.prospects = prospects(self._target, found)
+        if leaks:
+            waiting = {found.address(position): sudog for position, sudog in zip(found.parked, found.waiting, strict=True)}
+            read.unreachable = unreachable(self._target, list(found.all()), waiting)
+        return read
+
+    # -- many at one place ---------------------------------------------------------------------------------------------
+
+    def _take_crowd(self, crowd: Crowd, left: list[int]) -> None:
+        """Adds goroutines with the same stack. Those of which more is to be found out go to `left`."""
+        rows: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        numbers: dict[tuple[int, ...], list[int]] = {}
+        parse = self._details.parse
+        for index, raw in zip(crowd.indexes, crowd.raws, strict=True):
+            fields = parse(raw)
+            key = fields[OWN_FIELDS:]
+            if key in rows:
+                rows[key].append(fields[:OWN_FIELDS])
+                numbers[key].append(index)
+            else:
+                rows[key], numbers[key] = [fields[:OWN_FIELDS]], [index]
+        now = time.monotonic_ns()
+        for key, own in rows.items():
+            at = self._at(self._scanner.heads[numbers[key][0]], crowd.pcs, Details(*own[0], *key))
+            goids, since, parents, dues, sudogs, timers = zip(*own, strict=True)
+            if at is None or 1 in goids:
+                left += numbers[key]
+                continue
+            situation, parked = at
+            waits = {moment: now - moment if parked and moment and now >= moment else None for moment in set(since)}
+            creators = {parent: parent for parent in set(parents)}  # each number once
+            each = zip(goids, since, parents, strict=True)
+            states = [GoroutineState(goid, situation, waits[moment], creators[parent]) for goid, moment, parent in each]
+            self._found.add(numbers[key], states, crowd.pcs)
+            if parked:
+                self._found.park(sudogs, timers, dues, situation.reason == SLEEP)
+
+    def _at(self, head: Head, pcs: tuple[int, ...], more: Details) -> tuple[Situation, bool] | None:
+        """The situation of a goroutine whose thread does not matter, and whether Go takes it for waiting. None if its file or its stack's
+        bytes are needed, or its labels can't be read."""
+        reason = self._stacks_of.reason(head)
+        if reason in (COND_WAIT, "IO wait") or self._labels_at(more.labels) is None:
+            return None
+        seen = self._stacks_of.seen(head, pcs, None, None, None)
+        return (self._situation(head, seen, more), head.status in _WAITING) if not seen.incomplete else None
+
+    # -- one by one ----------------------------------------------------------------------------------------------------
+
+    def _take_each(self, wanted: list[int], asked: dict[int, Head], calls: dict[int, Sleeping]) -> None:
+        before = {index: self._scanner.heads[index] for index in wanted}
         snapshots = self._snapshots(wanted)
-        polls = polled(pid, self._memory, self._binary.layout, self._binary.wait_layout)
-        fds = {index: poll.fd for index in snapshots if (poll := polls.get(scanner.address(index))) is not None}
-        fds |= {index: call.sleep.first for index, (_, call, _) in calls.items() if call.number in FD_SYSCALLS and call.sleep is not None}
-        files = open_files(pid, set(fds.values()))
-        details = self._details(list(snapshots))
-        found: dict[int, GoroutineState] = {}
+        details = self._read_details(list(snapshots))
         for index, snapshot in snapshots.items():
-            head = snapshot.head
+            head, none = snapshot.head, (None, None)
             if head.status not in _ALIVE:
                 continue  # it has ended in the meantime
-            same = asked[index] == head
-            _, call, own = calls[index] if index in calls and (same or head.status == Status.RUNNING) else (0, None, None)
+            same = asked.get(index, before[index]) == head
+            call, own = calls[index] if index in calls and (same or head.status == Status.RUNNING) else none
             if call is None and head.status == Status.SYSCALL:
                 call = IN_SOME_CALL
             if head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK:
                 continue  # a thread of C that is outside Go
-            about = call is not None and call.number in FD_SYSCALLS or self._stacks_of.reason(head) == "IO wait"
-            thing = files.get(fds.get(index, -1)) if same and about else None
-            found[index] = self._goroutine(snapshot, call, own, thing, details.get(index, {}))
-        parked = {index: self._parked(index, one, snapshots[index].head, details.get(index, {})) for index, one in found.items()}
-        self._losses["objects_unread"] = add_objects(self._target, found, {i: one for i, one in parked.items() if one is not None}, polls)
-        goroutines = sorted(found.values(), key=lambda one: one.id)
-        self._losses["fields_unread"] = len(self._binary.misfits)
-        self._losses["unknown_function"] = self._stacks_of.unknown
-        read = Dump(__version__, self._target.describe(), goroutines, self._losses, self._notes, objects_of(goroutines))
-        whole = [Found(scanner.address(index), snapshots[index], one) for index, one in found.items()]
-        read.prospects = prospects(self._target, whole)
-        if leaks:
-            waiting = {scanner.address(index): more.get("waiting", 0) for index, more in details.items()}
-            read.unreachable = unreachable(self._target, whole, waiting)
-        return read
+            more = details.get(index) or Details()
+            seen = Seen((), RUNNING, "")
+            if head.status in _OFF or own is not None:
+                self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
+                file = self._file(index, head, calls) if same else None
+                seen = self._stacks_of.seen(head, snapshot.pcs, call, own, file)
+                self._losses["stack_incomplete"] += seen.incomplete
+            self._losses["labels_unread"] += self._labels_at(more.labels) is None
+            situation, waited = self._situation(head, seen, more), self._waited(head, more.waitsince)
+            self._found.add([index], [GoroutineState(head.goid, situation, waited, more.parentGoid)], snapshot.pcs)
+            if head.status in _WAITING:
+                self._found.park((more.waiting,), (more.timer,), (more.sleepWhen,), situation.reason == SLEEP)
 
-    def _parked(self, index: int, one: GoroutineState, head: Head, more: dict[str, int]) -> AsParked | None:
-        if head.status not in (Status.WAITING, Status.LEAKED):
-            return None
-        return AsParked(head, Parked(
-            self._scanner.address(index), self._stacks_of.reason(head), [frame.name for frame in one.frames[:_INNERMOST]],
-            more.get("waiting", 0), more.get("timer", 0), more.get("sleepWhen", 0), self._stacks.get(index, b""),
-        ))
+    def _file(self, index: int, head: Head, calls: dict[int, Sleeping]) -> KernelObject | None:
+        """The file that a goroutine waits for which has not moved."""
+        call = calls[index].call if index in calls else None
+        if call is not None and call.number in FD_SYSCALLS and call.sleep is not None:
+            return self._files.get(call.sleep.first)
+        poll = self._polls.get(self._scanner.address(index)) if self._stacks_of.reason(head) == "IO wait" else None
+        return self._files.get(poll.fd) if poll is not None else None
 
     def _snapshots(self, wanted: list[int]) -> dict[int, Snapshot]:
         found: dict[int, Snapshot] = {}
@@ -136,11 +211,12 @@ class _Reading:
                 time.sleep(_RETRY_S)
             for index, copy in self._scanner.copies(wanted).items():
                 found[index] = self._scanner.snapshot(copy)
-                self._keep(index, copy.stack)
+                if index in self._stacks or self._stacks_of.reason(copy.head) == COND_WAIT:
+                    self._keep(index, copy.stack)
             wanted = [i for i in wanted if i not in found or (found[i].pcs is None and found[i].head.status in _OFF)]
             if not wanted:
                 break
-        self._losses["goroutines_unread"] = sum(index not in found for index in wanted)
+        self._losses["goroutines_unread"] += sum(index not in found for index in wanted)
         return found
 
     def _keep(self, index: int, stack: bytes | None) -> None:
@@ -149,89 +225,36 @@ class _Reading:
             self._stacks[index] = stack
             self._stack_bytes += len(stack)
 
-    def _asleep(self, indexes: list[int]) -> dict[int, tuple[int, Asleep, RawStack | None]]:
-        """For goroutines whose thread sleeps in the kernel, by index: the thread, what it sleeps in, and, if Go takes the goroutine for
-        running, its stack by the thread's registers."""
-        offset, pid = self._binary.layout.m_procid, self._target.process.pid
-        if offset is None or not indexes:
-            return {}
-        self._kernel.load()  # takes so long that a goroutine which the runtime preempts would be on another thread by then
-        tids = thread_numbers(pid)
-        found: dict[int, tuple[int, Asleep, RawStack | None]] = {}
-        for index in indexes[: _PER_THREAD * len(tids)]:
-            head = self._scanner.heads[index]
-            if head.status != Status.RUNNING:
-                number = self._memory.u64(head.m + offset)
-                tid = tids.get(number, 0) if number else 0
-                call = asleep_thread(pid, tid, self._kernel) if tid else None
-                if call is not None and call.sleep is not None:
-                    found[index] = tid, call, None
-                continue
-            for _ in range(_TRIES):
-                running = self._asleep_as_it_runs(self._scanner.address(index), head, tids)
-                if running is not None:
-                    found[index] = running
-                    break
+    def _read_details(self, indexes: Sequence[int]) -> dict[int, Details]:
+        ranges = [(self._scanner.address(index), self._details.size) for index in indexes]
+        found: dict[int, Details] = {}
+        for index, raw in zip(indexes, self._memory.read_many(ranges), strict=True):
+            more = Details._make(self._details.parse(raw)) if raw is not None else None
+            if more is not None and more.goid == self._scanner.heads[index].goid:
+                found[index] = more
         return found
 
-    def _asleep_as_it_runs(self, address: int, head: Head, tids: dict[int, int]) -> tuple[int, Asleep, RawStack] | None:
-        """As of now: the runtime preempts every 10 ms who does not seem to come back, and another thread runs it then."""
-        pid, offset = self._target.process.pid, self._binary.layout.m_procid
-        before = self._target.reader.read([address])
-        if offset is None or not before or (before[0].goid, before[0].status) != (head.goid, Status.RUNNING):
-            return None
-        number = self._memory.u64(before[0].m + offset)
-        tid = tids.get(number, 0) if number else 0
-        call = asleep_thread(pid, tid, self._kernel) if tid else None
-        if call is None or call.sleep is None:
-            return None
-        now = self._target.reader.read([address])
-        if not now or (now[0].goid, now[0].status, now[0].m) != (head.goid, Status.RUNNING, before[0].m):
-            return None
-        own = stack_of_thread(self._target.reader, now[0], call.sleep)
-        again = asleep(pid, tid)
-        return (tid, call, own) if again is not None and again.place == call.sleep.place else None
+    # -- what is known of each -----------------------------------------------------------------------------------------
 
-    def _has_no_thread(self, head: Head) -> bool:
-        offset = self._binary.layout.m_procid
-        return self._there is not None and offset is not None and self._memory.u64(head.m + offset) not in self._there
-
-    def _details(self, indexes: list[int]) -> dict[int, dict[str, int]]:
-        """The fields of the g that only a dump needs; those that the layout lacks are left out."""
-        layout = self._binary.layout
-        offsets = [(name, offset) for name in _DETAILS if (offset := getattr(layout, f"g_{name}")) is not None]
-        more = self._binary.wait_layout
-        offsets += [(name, offset) for name in _WAITS if (offset := getattr(more, f"g_{name}")) is not None]
-        goid = layout.g_goid
-        size = max([goid, *(offset for _, offset in offsets)]) + 8
-        raws = self._memory.read_many([(self._scanner.address(index), size) for index in indexes])
-        heads = self._scanner.heads
-        return {
-            index: {name: int.from_bytes(raw[offset : offset + 8], "little") for name, offset in offsets}
-            for index, raw in zip(indexes, raws, strict=False)
-            if raw is not None and int.from_bytes(raw[goid : goid + 8], "little") == heads[index].goid
-        }
-
-    def _goroutine(
-        self, snapshot: Snapshot, call: Asleep | None, own: RawStack | None, thing: KernelObject | None, more: dict[str, int]
-    ) -> GoroutineState:
-        head = snapshot.head
-        seen = Seen((), RUNNING, "")
-        if head.status in _OFF or own is not None:
-            self._losses["stack_torn"] += (own.unreadable if own is not None else snapshot.pcs is None)
-            seen = self._stacks_of.seen(head, snapshot.pcs, call, own, thing)
-            self._losses["stack_incomplete"] += seen.incomplete
-        frames, state, reason = seen.frames, seen.state, seen.reason
-        if head.status in _IN_KERNEL and self._has_no_thread(head):
+    def _situation(self, head: Head, seen: Seen, more: Details) -> Situation:
+        state, reason = seen.state, seen.reason
+        if head.status in _IN_KERNEL and self._threads.lacks(head):
             state, reason = NO_THREAD, ""
-        labels = read_labels(self._memory, more.get("labels", 0), self._binary.version)
-        self._losses["labels_unread"] += labels is None
+        labels = self._labels_at(more.labels) or self._no_labels
         # The runtime itself creates the first one: Go's tracebacks do not say who created it either.
-        created_by, created_at = self._stacks_of.creator(more.get("gopc", 0)) if head.goid != 1 else ("", "")
-        return GoroutineState(
-            head.goid, state, reason, self._waited(head, more.get("waitsince", 0)), more.get("parentGoid", 0), created_by,
-            created_at, self._stacks_of.function(more.get("startpc", 0)), bool(more.get("lockedm")), labels or {}, frames,
-        )
+        gopc = more.gopc if head.goid != 1 else 0
+        key = (id(seen.frames), state, reason, gopc, more.startpc, bool(more.lockedm), id(labels))
+        known = self._situations.get(key)
+        if known is None or known.frames is not seen.frames or known.labels is not labels:
+            if len(self._situations) >= _MOST_SITUATIONS:
+                self._situations.clear()
+            by, at = self._stacks_of.creator(gopc)
+            start = self._stacks_of.function(more.startpc)
+            known = self._situations[key] = Situation(state, reason, by, at, start, bool(more.lockedm), labels, seen.frames)
+        return known
+
+    def _labels_at(self, pointer: int) -> dict[str, str] | None:
+        return self._sets.at(pointer) if pointer and self._wants_labels else self._no_labels
 
     def _waited(self, head: Head, since: int) -> int | None:
         """How long it has waited, to within a cycle of the collector, as in Go's own tracebacks. When the collector first meets a waiting

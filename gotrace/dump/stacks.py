@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gotrace.common.vocabulary import FrameKind
 from gotrace.gobin.functions import Call
 from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.records import KernelObject, RawStack
 from gotrace.live.gstruct import Head, Status
 from gotrace.live.scan import waits_for_first_turn
 from gotrace.model.chains import CodePoint
+from gotrace.model.objects import describe
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.proc.descriptors import Descriptors
@@ -36,7 +38,8 @@ class Stacks:
     def __init__(self, target: OpenTarget, kernel: KernelSymbols) -> None:
         self._binary, self._bias = target.binary, target.bias
         self._model = StackModel(target.binary, target.bias, kernel)
-        self._symbolizer = Symbolizer(self._model, kernel, Descriptors(target.process.pid))
+        self._names = Descriptors(target.process.pid)
+        self._symbolizer = Symbolizer(self._model, kernel, self._names)
         self._seen: dict[tuple[object, ...], Seen] = {}
         self._creators: dict[int, tuple[str, str]] = {}
         self._functions: dict[int, str] = {}
@@ -56,15 +59,30 @@ class Stacks:
     ) -> Seen:
         """The goroutine with this head and stack; `call` is what its thread sleeps in, `own` its stack by the thread's registers, `thing`
         the file concerned."""
-        if call is not None or own is not None or thing is not None:
+        if call is not None or own is not None:
             return self._read(head, pcs, call, own, thing)
         key = (head.status, head.reason, pcs if pcs is not None else head.pc, waits_for_first_turn(head))
+        if thing is not None:
+            return self._at_file(head, pcs, thing, (*key, "file"))
         found = self._seen.get(key)
         if found is None:
             if len(self._seen) >= _MOST_KNOWN:
                 self._seen.clear()
             found = self._seen[key] = self._read(head, pcs, None, None, None)
         return found
+
+    def _at_file(self, head: Head, pcs: tuple[int, ...] | None, thing: KernelObject, key: tuple[object, ...]) -> Seen:
+        """Goroutines at files differ in the boundary alone, which comes first."""
+        like = self._seen.get(key)
+        if like is None:
+            if len(self._seen) >= _MOST_KNOWN:
+                self._seen.clear()
+            like = self._seen[key] = self._read(head, pcs, None, None, thing)
+        name, _, _ = like.frames[0].name.partition("(") if like.frames else ("", "", "")
+        if not like.frames or like.frames[0].kind is not FrameKind.SYSCALL:
+            return self._read(head, pcs, None, None, thing)
+        boundary = Frame(f"{name}({describe(thing, self._names)})", kind=FrameKind.SYSCALL)
+        return like._replace(frames=(boundary, *like.frames[1:]))
 
     def _read(
         self, head: Head, pcs: tuple[int, ...] | None, call: Asleep | None, own: RawStack | None, thing: KernelObject | None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gotrace.dump.found import Found
 from gotrace.dump.objects import addressed
-from gotrace.dump.prospects import Found, same
+from gotrace.dump.prospects import same
 from gotrace.dump.types import Unreachable
 from gotrace.live.goroutines import OFF_CPU
 from gotrace.live.heap import Heap

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gotrace.common.errors import UsageError
 from gotrace.export.folded import render_folded
+from gotrace.export.parquet import PARQUET, check_pyarrow, render_parquet
 from gotrace.export.perfetto import render_perfetto
 from gotrace.export.pprof import render_pprof
 from gotrace.export.speedscope import render_speedscope
@@ -21,10 +22,14 @@ CAPTURE = ".gotrace"
 NEEDS_TIMELINE = ".pftrace"
 """The format that shows single intervals: a trace with such an output records them."""
 
+HAS_SINGLES = PARQUET
+"""The format that has single intervals if they are recorded anyway."""
+
 RENDERERS: dict[str, Callable[[Profile], bytes]] = {
     ".folded": lambda profile: render_folded(profile).encode(),
     ".html": render_html,
     ".json": lambda profile: render_json(profile).encode(),
+    ".parquet": render_parquet,
     ".pb.gz": render_pprof,
     ".pftrace": render_perfetto,
     ".svg": render_svg,
@@ -35,7 +40,9 @@ RENDERERS: dict[str, Callable[[Profile], bytes]] = {
 def format_of(path: str) -> str:
     """The format of `path`'s suffix: a key of `RENDERERS`, or `CAPTURE`; ``-`` is folded text.
 
-    Raises `UsageError` if no format has that suffix.
+    Raises:
+        UsageError: no format has that suffix.
+        Refused: what writes that format is not installed.
     """
     if path == "-":
         return ".folded"
@@ -45,6 +52,8 @@ def format_of(path: str) -> str:
     suffix = next((suffix for suffix in known if name.endswith(suffix)), None)
     if suffix is None:
         raise _unknown(f"cannot tell a format that gotrace writes from the output's name: {path!r}")
+    if suffix == PARQUET:
+        check_pyarrow()
     return suffix
 
 

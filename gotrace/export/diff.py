@@ -16,7 +16,7 @@ from gotrace.profile.types import Distribution
 from gotrace.render.diff import NOISE, delta_cells
 from gotrace.render.html import render_page
 from gotrace.render.pagedata import page_data, page_meta
-from gotrace.render.requestdiff import request_tables
+from gotrace.render.requestdiff import request_notes, request_tables
 
 SCHEMA = 1
 SUFFIXES = (".folded", ".html", ".json")
@@ -66,7 +66,7 @@ def diff_page_data(diff: Diff) -> dict[str, Any]:
     data["meta"]["diff"] = {
         "before": page_meta(diff.before.profile),
         "after": page_meta(diff.after.profile),
-        "notes": [f"Normalised: per {by}.", NOISE + ".", *diff.notes],
+        "notes": [f"Normalised: per {by}.", NOISE + ".", *diff.notes, *request_notes(diff.requests)],
         "tables": [*request_tables(diff.requests), _page_table("state", diff.states), _page_table("reason", diff.reasons)],
     }
     return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gotrace.common.vocabulary import FrameKind
+from gotrace.profile.frames import label_frames
 from gotrace.profile.types import Frame, Profile, StackStat
 from gotrace.render.frames import reason_label, without_waker
 from gotrace.render.text import sanitize
@@ -12,7 +13,7 @@ from gotrace.render.text import sanitize
 NAME_LIMIT = 1000
 """The most characters of one frame: readers that hold a line in memory survive a hostile symbol table."""
 
-_SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]"}
+_SUFFIX = {FrameKind.KERNEL: "_[k]", FrameKind.WAKER: "_[w]", FrameKind.LABEL: "_[l]"}
 
 
 def render_folded(profile: Profile) -> str:
@@ -20,8 +21,8 @@ def render_folded(profile: Profile) -> str:
     profile's total.
 
     The value is whole nanoseconds off the CPU inside the window. Annotations are flamegraph.pl's: ``_[k]`` kernel, ``_[w]`` waker,
-    ``_[i]`` inlined. With several targets the root frame is ``comm (pid)``. A ``;`` in a name becomes ``:``; unprintable characters
-    are escaped.
+    ``_[i]`` inlined; ``_[l]``, which is ours, is a profiler label. With several targets the root frame is ``comm (pid)``. A ``;`` in a
+    name becomes ``:``; unprintable characters are escaped.
     """
     lines: dict[str, int] = {}
     for line, stack in folded_lines(profile):
@@ -35,7 +36,7 @@ def folded_lines(profile: Profile) -> Iterator[tuple[str, StackStat]]:
     process = {target.pid: _clean(f"{target.comm} ({target.pid})") for target in profile.targets}
     for stack in profile.stacks:
         parts = [process.get(stack.pid, f"({stack.pid})")] if several else []
-        parts += [_frame(frame) for frame in reversed(without_waker(stack.frames))]
+        parts += [_frame(frame) for frame in (*label_frames(stack), *reversed(without_waker(stack.frames)))]
         parts.append(_clean(reason_label(stack)))
         parts += [_frame(frame) for frame in reversed(stack.frames) if frame.kind is FrameKind.WAKER]
         yield ";".join(parts), stack

@@ -223,6 +223,8 @@ class _Trace:
             body += self.callstack(stack.pid, without_waker(stack.frames))
             for name, value in (("function", function), ("syscall", syscall), ("peer", peer)):
                 body += self.annotation(name, value) if value else b""
+            for name, value in stack.labels:
+                body += self.annotation(f"label {name}", value)
             self._bodies[id(stack)] = body
         return body
 

@@ -50,12 +50,14 @@ def draw_requests(trace: Trace, spans: Sequence[Span], process: int) -> None:
     parent = trace.track("slowest requests", process, more=_EXPLICIT_ORDER)
     for rank, (span, exemplar) in enumerate(exemplars, 1):
         what = exemplar.what if exemplar.what is not None else plain_name(span.function)
-        track = trace.track(f"{rank}. {format_duration(exemplar.duration_ns)} {what}", parent, rank, _EXPLICIT_ORDER)
+        least = "at least " if exemplar.at_least else ""
+        track = trace.track(f"{rank}. {least}{format_duration(exemplar.duration_ns)} {what}", parent, rank, _EXPLICIT_ORDER)
         start_ns = max(0, exemplar.start_ns)
         body = trace.plain("request", what) + trace.annotation("span", span.function) + trace.annotation("goroutine", exemplar.goid)
         for name, value in exemplar.labels.items():
             body += trace.annotation(f"label {name}", value)
         body += trace.annotation("in_progress", 1) if exemplar.in_progress else b""
+        body += trace.annotation("begun_before", 1) if exemplar.begun_before else b""
         trace.span(track, start_ns, start_ns + exemplar.duration_ns, body)
         _draw_path(trace, span.pid, exemplar, track)
 

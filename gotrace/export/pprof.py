@@ -9,7 +9,7 @@ readers show the last, delay. Stacks begin and end where Go's do.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from gotrace.common.vocabulary import CONTINUED, FrameKind
 from gotrace.export.about import comments, start_ns
@@ -38,32 +38,36 @@ _LINKED_PARKING = ("sync.runtime_", "internal/sync.runtime_", "internal/poll.run
 """The way from an operation that waits into the scheduler. Go's block profile leaves it out: runtime/chan.go, runtime/sema.go and
 internal/sync/mutex.go (before Go 1.24 sync/mutex.go) skip as many frames. None of these calls the program's own functions."""
 
+_OWN_LABELS = frozenset(("state", "reason", "syscall", "peer", "waker", "object", "process", "goroutine", "span", "band"))
 
-def render_pprof(profile: Profile) -> bytes:
-    """Returns a gzip-compressed ``perftools.profiles.Profile``.
 
-    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary and
-    ``-mean_delay`` is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels: ``state``, ``reason``,
-    ``syscall``, ``peer``, ``waker`` (the function that made the goroutine runnable; its stack is not part of the sample's;
-    ``by main.send``), ``goroutine`` (a number) if goroutines are kept apart, ``process`` if there are several; ``span`` and ``band``
-    (``p99-100``) for time inside requests, with the outermost span if several enclose each other: such a stack is divided into samples
-    that add up to it. pprof makes frames of labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no frame has
-    the name of a reason or a waker: the boundary is ``read (system call)``. Inlined calls are lines of their caller's location; kernel
-    functions are in a mapping ``[kernel]``. The duration is the time in which waits were seen, so that rates are right. Comments: window,
-    requests, filters and losses.
+def render_pprof(profile: Profile, labels: Collection[str] | None = None) -> bytes:
+    """Returns a gzip-compressed ``perftools.profiles.Profile``. `labels`: which labels samples have, None for all of them.
+
+    Values are the number of intervals (0 for a later part of one, so that they add up to the intervals of the summary and ``-mean_delay``
+    is the mean of whole intervals) and the nanoseconds off the CPU inside the window. Labels: ``state``, ``reason``, ``syscall``, ``peer``,
+    ``object`` (what was waited for, if that was asked for), ``waker`` (the function that made the goroutine runnable; its stack is not part
+    of the sample's; ``by main.send``), ``goroutine`` (a number) if goroutines are kept apart, ``process`` if there are several; the
+    profiler labels that were asked for, after the word ``label`` if they have one of these names; ``span`` and ``band`` (``p99-100``) for
+    time inside requests, with the outermost span if several enclose each other: such a stack is divided into samples that add up to it.
+    pprof makes frames of labels (``-tagroot``, ``-tagleaf``) and takes equal names for one function, so no frame has the name of a reason
+    or a waker: the boundary is ``read (system call)``. Inlined calls are lines of their caller's location; kernel functions are in a
+    mapping ``[kernel]``. The duration is the time in which waits were seen, so that rates are right. Comments: window, requests, filters
+    and losses.
 
     Stacks are cut as in Go's own profiles: without ``runtime.goexit``, and without the way from the operation that waits into the
     scheduler. This is done here and not by ``drop_frames``: from several files pprof uses only that of the first, and other readers do
     not know it.
     """
-    return gzip.compress(Encoder(profile).encode(), compresslevel=6, mtime=0)
+    return gzip.compress(Encoder(profile, labels).encode(), compresslevel=6, mtime=0)
 
 
 class Encoder:
     """Numbers the strings, functions and locations of one file."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, labels: Collection[str] | None = None) -> None:
         self._profile = profile
+        self._only = labels
         self._strings: dict[str, int] = {"": 0}
         self._functions: dict[tuple[int, int], int] = {}
         self._locations: dict[tuple[int, tuple[Frame, ...]], bytes] = {}
@@ -82,7 +86,7 @@ class Encoder:
             self._mapping(self._mappings[target.pid], target.exe, target.build_id)
         self._mapping(self._kernel, "[kernel]", "")
         samples: dict[tuple[bytes, bytes], list[int]] = {}
-        inside = by_band(profile) if profile.requests else {}
+        inside = by_band(profile) if profile.requests and (self._wants("span") or self._wants("band")) else {}
         for stack in profile.stacks:
             locations, labels = self._stack(stack), self._labels(stack)
             count, total_ns = stack.distribution.count, stack.distribution.total_ns
@@ -103,7 +107,7 @@ class Encoder:
         )
         tail = b"".join((
             integer(_TIME, start_ns(profile)),
-            integer(_DURATION, _watched_ns(profile)),
+            integer(_DURATION, watched_ns(profile)),
             chunk(_PERIOD_TYPE, contentions),
             integer(_PERIOD, 1),
             packed(_COMMENT, [self._string(comment) for comment in comments(profile)]),
@@ -132,7 +136,7 @@ class Encoder:
         # Captures share frames among stacks: a known object is found without hashing its contents.
         seen = self._seen.setdefault(stack.pid, {})
         ids = []
-        for group in _physical_frames(stack.frames):
+        for group in physical_frames(stack.frames):
             encoded = seen.get(id(group[0])) if len(group) == 1 else None
             if encoded is None:
                 encoded = self._location(stack.pid, group)
@@ -155,7 +159,7 @@ class Encoder:
         return encoded
 
     def _function(self, frame: Frame) -> int:
-        name = _boundary_name(frame.name) if frame.kind is FrameKind.SYSCALL else frame.name
+        name = boundary_name(frame.name) if frame.kind is FrameKind.SYSCALL else frame.name
         key = self._string(name or "(no name)"), self._string(frame.file)
         number = self._functions.get(key)
         if number is None:
@@ -169,30 +173,36 @@ class Encoder:
         syscall, peer = boundary_labels(stack)
         waker = waker_label(stack)
         labels = {
+            **{f"label {key}" if key in _OWN_LABELS else key: value for key, value in stack.labels},
             "state": stack.state.value,
             "reason": stack.reason,
             "syscall": syscall,
             "peer": peer,
             "waker": f"by {waker}" if waker else "",
+            "object": stack.waited.label if stack.waited is not None else "",
             "process": self._process.get(stack.pid, f"({stack.pid})") if self._several else "",
         }
         encoded = self._text_labels(labels)
-        if stack.goid is not None:
+        if stack.goid is not None and self._wants("goroutine"):
             encoded += chunk(3, integer(1, self._string("goroutine")) + integer(3, stack.goid))
         return encoded
 
     def _text_labels(self, labels: Mapping[str, str]) -> bytes:
         return b"".join(
-            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value))) for key, value in labels.items() if value
+            chunk(3, integer(1, self._string(key)) + integer(2, self._string(value))) for key, value in labels.items()
+            if value and self._wants(key)
         )
 
+    def _wants(self, label: str) -> bool:
+        return self._only is None or label in self._only
 
-def _watched_ns(profile: Profile) -> int:
+
+def watched_ns(profile: Profile) -> int:
     """The part of the window that the sums cover."""
     return min(profile.window.attached_ns or profile.window.duration_ns, profile.window.duration_ns)
 
 
-def _boundary_name(boundary: str) -> str:
+def boundary_name(boundary: str) -> str:
     """``read (system call)``, ``page fault (kernel)``: no reason has such a name."""
     name = split_boundary(boundary)[0]
     if not name or name == IN_KERNEL:
@@ -226,7 +236,7 @@ def _as_go_has_it(frames: Sequence[Frame]) -> list[Frame]:
 _BENEATH = frozenset((FrameKind.KERNEL, FrameKind.SYSCALL))
 
 
-def _physical_frames(frames: Sequence[Frame]) -> list[tuple[Frame, ...]]:
+def physical_frames(frames: Sequence[Frame]) -> list[tuple[Frame, ...]]:
     """Inlined calls together with the function that contains their code, innermost first, as in a Location's lines."""
     groups: list[tuple[Frame, ...]] = []
     inlined: list[Frame] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from gotrace.diff.noise import Delta
 from gotrace.diff.requests import BandChange, PartChange, SpanChange
-from gotrace.export.requests_json import frame_dict
+from gotrace.export.requests_json import frame_dict, percentiles
 from gotrace.profile.requests import Span
 
 
@@ -28,6 +28,7 @@ def request_change(change: SpanChange) -> dict[str, Any]:
             **{f"{name}_ns": delta_dict(delta) for name, delta in change.percentiles.items()},
         },
         "exceeds_noise": change.exceeds,
+        "notes": {"before": change.gaps[0], "after": change.gaps[1]},
         "bands": [_band(band) for band in change.bands],
     }
 
@@ -36,7 +37,10 @@ def _side(span: Span | None) -> dict[str, Any] | None:
     if span is None:
         return None
     d = span.latency
-    return {"count": d.count, "in_progress": span.in_progress, "total_ns": d.total_ns, "max_ns": d.max_ns}
+    return {
+        "count": d.count, "in_progress": span.in_progress, "total_ns": d.total_ns, "max_ns": d.max_ns, "traced_ns": span.traced_ns,
+        "windows": span.windows, "cut_off": span.cut.count, "at_least": percentiles(span.at_least),
+    }
 
 
 def _band(band: BandChange) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gotrace.profile.requests import Band, Cause, Exemplar, PathStep, Span, shown_bands
-from gotrace.profile.types import Frame, Profile, StackKey, StackStat
+from gotrace.profile.types import Distribution, Frame, Profile, StackKey, StackStat
 
 
 def frame_dict(frame: Frame) -> dict[str, Any]:
@@ -23,6 +23,9 @@ def frame_dict(frame: Frame) -> dict[str, Any]:
 def requests_list(profile: Profile) -> list[dict[str, Any]]:
     """The requests of each span function as plain dicts and lists. ``stack`` is an index of ``stacks``; ``explained_ns`` is how much of
     a band's time ``causes`` explain, which is an estimate from the ``followed`` requests. With several targets there is also ``pid``.
+
+    Requests in progress are in no figure but those whose name says so, and in ``at_least``: the percentiles of all, of which those in
+    progress are taken to end with the window. ``doing`` is what their goroutines did then, and how many did that.
 
     Where only some requests are shown (``--band``, ``--slower-than``) bands and exemplars are of those, the other figures of all.
     """
@@ -41,18 +44,26 @@ def _span(
         "span": span.function,
         "count": d.count,
         "in_progress": span.in_progress,
+        "in_progress_before": span.in_progress_before,
+        "in_progress_max_ns": span.lasting.max_ns,
+        "doing": [{"what": what, "count": count} for what, count in sorted(span.doing.items(), key=lambda item: -item[1])],
+        "at_least": percentiles(span.at_least),
         "begun_before": span.begun_before,
         "traced_ns": span.traced_ns,
-        "rate_per_s": d.count * 1e9 / (span.traced_ns or window_ns) if window_ns else 0.0,
+        "windows": span.windows,
+        "cut_off": span.cut.count,
+        "rate_per_s": span.rate(window_ns),
         "total_ns": d.total_ns,
-        "p50_ns": d.percentile_ns(0.50),
-        "p90_ns": d.percentile_ns(0.90),
-        "p99_ns": d.percentile_ns(0.99),
-        "p999_ns": d.percentile_ns(0.999),
-        "max_ns": d.max_ns,
+        **percentiles(d),
         "bands": [_band(band, numbers, stacks) for band in shown_bands(span)],
         "exemplars": [_exemplar(exemplar) for exemplar in span.exemplars],
     }
+
+
+def percentiles(d: Distribution) -> dict[str, int]:
+    """The percentiles and the maximum of requests, in ns."""
+    fractions = {"p50_ns": 0.50, "p90_ns": 0.90, "p99_ns": 0.99, "p999_ns": 0.999}
+    return {name: d.percentile_ns(fraction) for name, fraction in fractions.items()} | {"max_ns": d.max_ns}
 
 
 def _band(band: Band, numbers: Mapping[StackKey, int], stacks: dict[StackKey, StackStat]) -> dict[str, Any]:
@@ -94,6 +105,7 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
         "labels": exemplar.labels,
         "what": exemplar.what,
         "in_progress": exemplar.in_progress,
+        "begun_before": exemplar.begun_before,
         "path": [_step(step) for step in exemplar.path],
     }
 

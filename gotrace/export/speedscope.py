@@ -8,7 +8,7 @@ from typing import Any
 from gotrace.common.vocabulary import FrameKind, Loss, Mode
 from gotrace.export.labels import split_boundary, waker_label
 from gotrace.profile.types import Frame, Profile
-from gotrace.render.frames import without_waker
+from gotrace.render.frames import label_frames, without_waker
 from gotrace.render.text import format_duration, format_share, sanitize
 
 NAME_LIMIT = 600
@@ -32,6 +32,7 @@ def render_speedscope(profile: Profile) -> bytes:
     process = {target.pid: f"{target.comm} ({target.pid})" for target in profile.targets}
     for stack in profile.stacks:
         path = [frames.marker(process.get(stack.pid, f"({stack.pid})"))] if several else []
+        path += [frames.marker(frame.name) for frame in label_frames(stack)]
         path += [frames.of(frame) for frame in reversed(without_waker(stack.frames))]
         reason = stack.reason if stack.reason != stack.state.value else ""
         path.append(frames.marker(f"[{stack.state.value}: {reason}]" if reason else f"[{stack.state.value}]"))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gotrace.common.vocabulary import Loss
+from gotrace.export.objects_json import object_dict, objects_list
 from gotrace.export.requests_json import frame_dict, requests_list
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat
 
@@ -19,8 +20,10 @@ def summary_dict(profile: Profile) -> dict[str, Any]:
 
     A hot spot's figures are those of its place in the program: all stacks that differ from ``stack``, the largest of them, only in waker
     and in file or socket. With several targets there are also ``targets``, and ``pid`` in each stack; ``target`` is then the first.
+    With ``--label`` there are ``labels`` in the stacks of goroutines that have such, and ``totals.by_label``.
     """
-    return _outline(profile) | {"stacks": [_stack(stack, len(profile.targets) > 1) for stack in profile.stacks]}
+    several, objects = len(profile.targets) > 1, profile.has_objects
+    return _outline(profile) | {"stacks": [_stack(stack, several, objects) for stack in profile.stacks]}
 
 
 def _outline(profile: Profile) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def _outline(profile: Profile) -> dict[str, Any]:
             "stopped_ns": sum(stack.stopped_ns for stack in profile.stacks),
             "late_ns": sum(stack.late_ns for stack in profile.stacks),
             "long_runs": sum(stack.long_runs for stack in profile.stacks),
+            **({"by_label": by_label} if (by_label := _by_label(profile)) else {}),
             "pauses": {reason: _weights(d) for reason, d in profile.pauses_by_reason().items()},
         },
         "pauses": [asdict(pause) for pause in profile.pauses],
@@ -49,6 +53,8 @@ def _outline(profile: Profile) -> dict[str, Any]:
         "overhead": asdict(profile.overhead) | {"governor": _governor(profile)},
         "hotspots": [asdict(hotspot) for hotspot in profile.hotspots],
         **({"requests": requests_list(profile)} if profile.requests else {}),
+        **({"objects": objects_list(profile)} if profile.has_objects else {}),
+        **({"verdicts": _verdicts(profile)} if profile.verdicts else {}),
         "stacks": [],
         "filters": profile.filters,
         "complete": profile.complete,
@@ -58,6 +64,11 @@ def _outline(profile: Profile) -> dict[str, Any]:
     if len(profile.targets) > 1:
         result["targets"] = [asdict(target) for target in profile.targets]
     return result
+
+
+def _verdicts(profile: Profile) -> list[dict[str, Any]]:
+    several = len(profile.targets) > 1
+    return [({"pid": pid} if several else {}) | asdict(verdict) for pid, verdict in profile.verdicts]
 
 
 def render_json(profile: Profile) -> str:
@@ -70,12 +81,12 @@ def json_parts(profile: Profile) -> Iterator[str]:
     # No string contains an end of line, which JSON escapes: this is the only key of that name at this depth.
     before, key, after = json.dumps(_outline(profile), indent=1).partition('\n "stacks": [')
     yield before + key
-    several, frames = len(profile.targets) > 1, dict[Frame, str]()
+    several, objects, frames = len(profile.targets) > 1, profile.has_objects, dict[Frame, str]()
     for number, stack in enumerate(profile.stacks):
         for frame in stack.frames:
             if frame not in frames:
                 frames[frame] = "\n" + _indented(json.dumps(frame_dict(frame), indent=1), 4)
-        text = _indented(json.dumps(_stack(stack, several, with_frames=False), indent=1), 2)
+        text = _indented(json.dumps(_stack(stack, several, objects, with_frames=False), indent=1), 2)
         own, frames_key, rest = text.partition('\n   "frames": [')
         yield (",\n" if number else "\n") + own + frames_key + ",".join(frames[frame] for frame in stack.frames)
         yield ("\n   " if stack.frames else "") + rest
@@ -94,6 +105,12 @@ def _governor(profile: Profile) -> dict[str, Any] | None:
     return asdict(profile.governor) | {"standard_error_ns": None if margin is None else round(margin / 1.96)}
 
 
+def _by_label(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
+    return {
+        key: {value: _weights(d) for value, d in values.items() if value is not None} for key, values in profile.by_label().items()
+    }
+
+
 def _weights(distribution: Distribution) -> dict[str, int]:
     return {
         "count": distribution.count,
@@ -105,13 +122,15 @@ def _weights(distribution: Distribution) -> dict[str, int]:
     }
 
 
-def _stack(stack: StackStat, several: bool, with_frames: bool = True) -> dict[str, Any]:
+def _stack(stack: StackStat, several: bool, objects: bool, with_frames: bool = True) -> dict[str, Any]:
     return {
         **({"pid": stack.pid} if several else {}),
         **({"goid": stack.goid} if stack.goid is not None else {}),
+        **({"labels": dict(stack.labels)} if stack.labels else {}),
         "frames": [frame_dict(frame) for frame in stack.frames] if with_frames else [],
         "state": stack.state.value,
         "reason": stack.reason,
+        **({"object": object_dict(stack.waited)} if objects else {}),
         **_weights(stack.distribution),
         "jitter_ns": stack.distribution.jitter_ns,
         "goroutines": stack.goroutines,

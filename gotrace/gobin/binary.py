@@ -12,7 +12,6 @@ from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_bu
 from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.functions import Function
-from gotrace.gobin.gomaxprocs import find_gomaxprocs
 from gotrace.gobin.image import Image
 from gotrace.gobin.moduledata import MAGIC_120
 from gotrace.gobin.pclntab import Pclntab
@@ -134,11 +133,6 @@ class GoBinary:
     def semtable(self) -> int | None:
         """Link-time address of runtime.semtable, None if it was not found."""
         return find_semtable(self.image, self.table, self.symbols)
-
-    @cached_property
-    def gomaxprocs(self) -> int | None:
-        """Link-time address of runtime.gomaxprocs, None if it was not found."""
-        return find_gomaxprocs(self.image, self.table, self.symbols)
 
     @cached_property
     def wait_layout(self) -> WaitLayout:

@@ -10,8 +10,8 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from functools import lru_cache
 
+from gotrace.common.caches import cached
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
@@ -63,7 +63,7 @@ class FunctionRecords:
             return None
         return self.function(index)
 
-    @lru_cache(maxsize=65536)  # noqa: B019 - lives as long as the process: one table per traced binary
+    @cached(65536)
     def function(self, index: int) -> Function | None:
         """The function with that index in the table; None if its record makes no sense."""
         address = self.functab + self.func_offsets[index]
@@ -116,7 +116,7 @@ class FunctionRecords:
         """The file offset of that address of the table."""
         return self._file_offset + address - self.base
 
-    @lru_cache(maxsize=65536)  # noqa: B019
+    @cached(65536)
     def string(self, address: int) -> str:
         """The text at that address, up to a zero byte; "?" if it can't be read."""
         offset = self.image.file_offset(address)

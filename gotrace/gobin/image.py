@@ -19,8 +19,8 @@ from gotrace.common.errors import BadBinary
 
 _WHOLE = 96 << 20
 """A file up to this size is read whole: most are, and nothing is faster."""
-_KEPT, _MOST_KEPT, _PORTION = 1 << 20, 48, 1 << 22
-"""Bytes of a larger file that are kept as one portion, how many portions, and how much is read at once in a search."""
+_KEPT, _MOST_KEPT, _FEW_KEPT, _PORTION = 1 << 20, 48, 2, 1 << 22
+"""Bytes of a larger file that are kept as one portion, how many portions, how few, and how much is read at once in a search."""
 _R_X86_64_RELATIVE = 8
 _MAX_RELOCATIONS = 8_000_000
 _MAX_SEGMENTS = 256
@@ -36,9 +36,9 @@ class FileBytes:
     All raise BadBinary if the file can't be read up to its original size.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, most_kept: int = _MOST_KEPT) -> None:
         self._fd = os.dup(fd)
-        self._size = size
+        self._size, self._most_kept = size, most_kept
         self._kept: dict[int, bytes] = {}
 
     def __del__(self) -> None:
@@ -61,7 +61,7 @@ class FileBytes:
         kept = self._kept.pop(number, None)
         if kept is None:
             kept = self._read(number * _KEPT, min(_KEPT, self._size - number * _KEPT))
-            if len(self._kept) >= _MOST_KEPT:
+            if len(self._kept) >= self._most_kept:
                 del self._kept[next(iter(self._kept))]
         self._kept[number] = kept  # it is now the most recently used
         return kept
@@ -152,6 +152,17 @@ class Image:
             raise BadBinary(f"{name} is not an executable (ELF type {e_type})")
         self.pie: bool = e_type == 3
         self.segments = self._read_segments()
+
+    def leave_in_file(self, fd: int) -> None:
+        """Frees most of the memory: what is still needed is read from the file `fd`, of which these are the bytes. For traces without end:
+        they seldom meet new code.
+
+        Raises:
+            BadBinary: the file has another size now.
+        """
+        if os.fstat(fd).st_size != len(self.data):
+            raise BadBinary(f"{self.name} has another size than before")
+        self.data = FileBytes(fd, len(self.data), _FEW_KEPT)
 
     def _read_segments(self) -> list[Segment]:
         phoff, = struct.unpack("<Q", self.data[32:40])

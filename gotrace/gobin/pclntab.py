@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+from gotrace.common.caches import cached
 from gotrace.common.errors import BadBinary
 from gotrace.gobin.functionnames import FunctionNames
 from gotrace.gobin.functionrecords import FunctionRecords
@@ -32,7 +33,7 @@ class Pclntab(FunctionRecords):
 
     # -- finding functions ---------------------------------------------------------------------------------------------
 
-    @lru_cache(maxsize=1024)  # noqa: B019
+    @cached(1024)
     def functions_named(self, name: str) -> list[Function]:
         """All functions called `name`, in address order (an ABI wrapper has the same name as what it wraps)."""
         return self._by_name.functions(name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from functools import lru_cache
 
+from gotrace.common.caches import cached
 from gotrace.gobin.functions import Function
 from gotrace.gobin.image import Image
 
@@ -20,14 +20,14 @@ class PcValues:
         self._image = image
         self._pctab = pctab
 
-    @lru_cache(maxsize=65536)  # noqa: B019
+    @cached(65536)
     def value(self, function: Function, table: int, pc: int) -> int | None:
         """The value for the program counter `pc`; None if the table has none."""
         ends, values = self.values(function, table)
         index = bisect_right(ends, pc)
         return values[index] if index < len(ends) else None
 
-    @lru_cache(maxsize=512)  # noqa: B019 - few: a hostile table has 32,768 runs
+    @cached(512)  # few: a hostile table has 32,768 runs
     def values(self, function: Function, table: int) -> tuple[array[int], array[int]]:
         """The end address of each run of the table within `function`, and its value."""
         # Pairs of (zig-zag value delta, pc delta) varints, ended by a value delta of 0 (runtime/symtab.go: step).

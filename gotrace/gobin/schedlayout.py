@@ -83,12 +83,7 @@ def of_release(version: GoVersion, path: Path = TABLE) -> SchedLayout:
     exact = [entry for entry in near if str(version) in entry["releases"]]
     if not near:
         return SchedLayout()
-    shared = {field.name: _common(exact or near, field.name) for field in fields(SchedLayout)}
-    # Some entries are from before the table had these structs.
-    whole = [entry for entry in near if "timers" in entry["structs"]]
-    chosen = [entry for entry in exact if entry in whole] or whole
-    added = (name for name in shared if name.startswith(("p_timers", "work_", "stats_", "timers_")))
-    return SchedLayout(**(shared | {name: _common(chosen, name) for name in added}))
+    return SchedLayout(**{field.name: _common(exact or near, field.name) for field in fields(SchedLayout)})
 
 
 def _common(entries: list[dict[str, Any]], name: str) -> Any:

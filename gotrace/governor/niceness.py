@@ -15,15 +15,16 @@ _LOWEST = 19
 
 class Niceness:
     """The lowest niceness for the calling thread, as long as that leaves it on time. Where all CPUs are busy it has the usual niceness, for
-    longer each time that this happens. Does nothing if it could not return (no CAP_SYS_NICE), or if another policy was set.
+    longer each time that this happens. Does nothing if it could not return (no CAP_SYS_NICE), or if another policy was set, or if it is not
+    `wanted`.
 
     Within a control group or session that the scheduler treats as a whole (cgroups, autogroup; sched(7)) niceness counts only among its
     own threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool = True) -> None:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
-        self._possible = policy in (os.SCHED_OTHER, os.SCHED_BATCH) and self._usual < _LOWEST and self._can_return()
+        self._possible = wanted and policy in (os.SCHED_OTHER, os.SCHED_BATCH) and self._usual < _LOWEST and self._can_return()
         self._lowest = False
         self._backoff = Backoff()
 

@@ -11,6 +11,11 @@ The ladder. Given up are, in this order: the wakers; what the kernel does with t
 unbiased); the probes on the starts of intervals, which are then inferred (mode ``lean``); all probes for most of the time, in windows
 with pauses between them, each pause long enough for the target to use as much CPU time for itself as justifies the previous window;
 finally all probes for good: goroutines are sampled from outside (mode ``sample``).
+
+Where the target serves requests the ladder is another one: a request is known whole or not at all, and its causes take wakers and
+threads. First everything is traced in windows, with pauses in between. A window takes requests for a while, and then follows those that it
+has taken until they have ended, so that long ones are seen as often as short ones; a limit cuts off the rest, which are counted. Where
+no pause repays such a window, the core alone is traced in short ones, as on the other ladder.
 """
 
 from __future__ import annotations
@@ -37,22 +42,38 @@ _CYCLE_NS = 1_000_000_000
 _SHORTEST_NS, _LONGEST_NS = 20_000_000, 500_000_000
 LONGEST_PAUSE_NS = 10_000_000_000
 """If a pause would have to be longer, the shortest window counts as too expensive."""
+_REQUEST_CYCLE_NS, _FOLLOWED_CYCLE_NS = 3_000_000_000, 6_000_000_000
+"""How long a window and its pause last, by what a window takes requests for, and by what it may follow them for."""
+_SHORTEST_TAKING_NS, _LONGEST_TAKING_NS = 50_000_000, 1_000_000_000
+_SHORTEST_FOLLOWING_NS, _LONGEST_FOLLOWING_NS = 100_000_000, 2_000_000_000
+_SAME = 0.7
+"""As `_QUIET`, where the next lower rung costs the same for as long as it is traced."""
+_REPAYABLE = 20
+"""As a multiple of the cap: where the core alone costs no more in its windows, a window with everything can be repaid."""
 
 
 class Rung(IntEnum):
-    """What is given up. Each rung includes those before it, except that the windows have the probes on starts again."""
+    """What is given up. Each rung includes those before it, except REQUESTS, and that the windows of CONTINUITY have the probes on starts
+    again. REQUESTS is everything, in windows."""
 
     NOTHING = 0
-    WAKERS = 1
-    KERNEL = 2
-    SINGLE = 3
-    STARTS = 4
-    CONTINUITY = 5
-    PROBES = 6
+    REQUESTS = 1
+    WAKERS = 2
+    KERNEL = 3
+    SINGLE = 4
+    STARTS = 5
+    CONTINUITY = 6
+    PROBES = 7
+
+
+WINDOWED = frozenset((Rung.REQUESTS, Rung.CONTINUITY))
+"""Rungs with windows, and pauses between them."""
+_WITH_REQUESTS = frozenset((Rung.NOTHING, Rung.REQUESTS, Rung.CONTINUITY, Rung.PROBES))
 
 
 RUNG_TEXT = {
     Rung.NOTHING: "everything is traced",
+    Rung.REQUESTS: "traced in windows, with pauses between: in each the requests that begin in it, to their ends",
     Rung.WAKERS: "traced without wakers",
     Rung.KERNEL: "traced without wakers, system calls and waits for a CPU",
     Rung.SINGLE: "traced without wakers, system calls and waits for a CPU, with a weighted sample of short waits",
@@ -123,11 +144,12 @@ def stages_on(rung: Rung) -> frozenset[Stage]:
 @dataclass
 class Governor:
     """Decides after each span of time which rung of the ladder is next. `cap` is a share (0.05 for 5 %); `rungs` are those that make a
-    difference to this trace."""
+    difference to this trace. `requests` may be set at any time: the target serves some."""
 
     cap: float
     rungs: tuple[Rung, ...] = tuple(Rung)
     rung: Rung = Rung.NOTHING
+    requests: bool = False
     share: float = 0.0
     """What tracing has cost lately, as far as `observe` was told."""
     _recent: deque[Load] = field(default_factory=deque)
@@ -146,23 +168,47 @@ class Governor:
             recent -= self._recent.popleft()
         self.share = recent.share
         self._held_ns += lasted_ns
-        if self.share > self.cap and self.rung < Rung.CONTINUITY and self.rung is not self.rungs[-1]:
+        if self.share > self.cap and self.rung not in WINDOWED and self._higher():
             self._climb(recent)
-        elif self.share > _QUIET * self.cap:
+        elif self.share > self._quiet() * self.cap:
             self._quiet_ns = 0
         else:
             self._quiet_ns += lasted_ns
-            if self._quiet_ns >= self._patience_ns and self.rung is not self.rungs[0]:
-                self._move(self.rungs[self.rungs.index(self.rung) - 1])
+            lower = self._lower()
+            if self._quiet_ns >= self._patience_ns and lower:
+                self._move(lower[-1])
                 self._descended = True
         if self._descended and self._held_ns >= 2 * self._patience_ns:
             self._descended, self._patience_ns = False, _PATIENCE_NS
         return self.rung
 
+    def _usable(self) -> list[Rung]:
+        """The rungs of the ladder, lowest first."""
+        by_windows = self.requests and Rung.REQUESTS in self.rungs
+        return [rung for rung in self.rungs if (rung in _WITH_REQUESTS if by_windows else rung is not Rung.REQUESTS)]
+
+    def _higher(self) -> list[Rung]:
+        # What had given up less than everything before there were requests gets windows with everything first.
+        first = Rung.NOTHING if Rung.WAKERS <= self.rung <= Rung.STARTS and Rung.REQUESTS in self._usable() else self.rung
+        return [rung for rung in self._usable() if rung > first]
+
+    def _lower(self) -> list[Rung]:
+        return [rung for rung in self._usable() if rung < self.rung]
+
+    def _quiet(self) -> float:
+        """As a multiple of the cap: how cheap it must be to give up less."""
+        lower = self._lower()
+        if self.rung is Rung.REQUESTS:
+            return _SAME
+        return _REPAYABLE if self.rung is Rung.CONTINUITY and lower and lower[-1] is Rung.REQUESTS else _QUIET
+
     def _climb(self, recent: Load) -> None:
         self._learn_patience()
-        higher = self.rungs[self.rungs.index(self.rung) + 1 :]
-        enough = (rung for rung in higher if rung >= Rung.CONTINUITY or recent.cost_on(rung) <= self.cap * recent.own_ns)
+        higher = self._higher()
+        enough = (
+            rung for rung in higher
+            if rung in WINDOWED or rung >= Rung.CONTINUITY or recent.cost_on(rung) <= self.cap * recent.own_ns
+        )
         self._move(next(enough, higher[-1]))
 
     def _learn_patience(self) -> None:
@@ -177,16 +223,23 @@ class Governor:
     # -- windows and pauses --------------------------------------------------------------------------------------------
 
     def window_ns(self, least_ns: int = 0) -> int:
-        """The length of the next window, from what tracing cost in the last one, such that one window per second is within the cap."""
+        """The length of the next window, from what tracing cost in the last one, such that one window per second is within the cap; of one
+        for requests, for how long it takes them, such that one in three seconds is."""
         share = self.share or 1.0
+        if self.rung is Rung.REQUESTS:
+            return max(least_ns, min(_LONGEST_TAKING_NS, max(_SHORTEST_TAKING_NS, round(_REQUEST_CYCLE_NS * self.cap / share))))
         return max(least_ns, min(_LONGEST_NS, max(_SHORTEST_NS, round(_CYCLE_NS * self.cap / share))))
+
+    def following_ns(self) -> int:
+        """For how long the next window may follow the requests that it has taken."""
+        return min(_LONGEST_FOLLOWING_NS, max(_SHORTEST_FOLLOWING_NS, round(_FOLLOWED_CYCLE_NS * self.cap / (self.share or 1.0))))
 
     def repaid(self, since: Load) -> bool:
         """Whether a pause may end: the cost since the last window opened is within the cap."""
         return since.cost_ns <= self.cap * since.own_ns
 
     def give_windows_up(self) -> Rung:
-        """Moves to the rung after windows: no pause is long enough to repay a window."""
+        """Moves to the rung after windows of this kind: no pause is long enough to repay one."""
         self._learn_patience()
-        self._move(Rung.PROBES)
+        self._move(self._higher()[0])
         return self.rung

@@ -10,6 +10,7 @@ from functools import partial
 from gotrace.common.errors import GotraceError, Refused, UsageError
 from gotrace.host.listing import Host, pids
 from gotrace.proc.cgroups import container_of, groups_of, is_in
+from gotrace.proc.memory import living_thread
 from gotrace.proc.process import read_short
 
 _SHORTEST_ID = 8
@@ -97,13 +98,24 @@ def _is_of_cgroup(path: str, pid: int) -> bool:
 
 
 def _names(pid: int) -> list[str]:
-    """Its comm, and the base name of its executable."""
+    """Its comm, and the base name of its executable, which /proc does not tell of a main thread that has ended."""
     found = [read_short(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")]
     try:
-        found.append(os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")))
+        link = os.readlink(f"/proc/{pid}/exe")
+    except FileNotFoundError:
+        link = _link_of_other(pid)
     except OSError:
-        pass
+        link = ""
+    found.append(os.path.basename(link.removesuffix(" (deleted)")))
     return [name for name in found if name]
+
+
+def _link_of_other(pid: int) -> str:
+    thread = living_thread(pid)
+    try:
+        return os.readlink(f"/proc/{thread}/exe") if thread not in (0, pid) else ""
+    except OSError:
+        return ""
 
 
 def shown_name(pid: int) -> str:

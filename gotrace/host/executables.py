@@ -9,11 +9,9 @@ from typing import NamedTuple
 from gotrace.common.errors import BadBinary, Refused
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import read_buildinfo
-from gotrace.gobin.dwarf import RuntimeTypes
-from gotrace.gobin.globals import Globals
+from gotrace.gobin.globals import globals_of
 from gotrace.gobin.image import FileBytes, Image
 from gotrace.gobin.layout import of_table
-from gotrace.gobin.schedlayout import SchedLayout, of_release, sched_layout
 from gotrace.proc.descriptors import file_key
 from gotrace.proc.memory import living_thread
 from gotrace.proc.process import open_executable
@@ -61,7 +59,7 @@ class Executable:
             if binary.version_source != "unknown":
                 self.version, self.version_source = str(binary.version), binary.version_source
             entry = int.from_bytes(image.data[24:32], "little")
-            return Places(entry, binary.allgs, _status_offset(binary), Globals(binary, _sched_layout(binary)).allp)
+            return Places(entry, binary.allgs, _status_offset(binary), globals_of(binary).allp)
         except BadBinary as error:
             self.problem = "Go too old" if "does not support" in str(error) else "layout not known"
             return None
@@ -73,11 +71,6 @@ def _status_offset(binary: GoBinary) -> int:
         return known
     table = of_table(binary.version)
     return table.g_atomicstatus if table is not None else binary.layout.g_atomicstatus
-
-
-def _sched_layout(binary: GoBinary) -> SchedLayout:
-    known = of_release(binary.version) if binary.version is not None else SchedLayout()
-    return known if known.source else sched_layout(binary.version, RuntimeTypes(binary.image))
 
 
 class Executables:

@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass
 
 from gotrace.host.executables import Executable, Executables, Places
+from gotrace.live.procs import number_of_procs
 from gotrace.live.states import states_of
 from gotrace.proc.cgroups import container_of, groups_of, main_path, quota_of
 from gotrace.proc.memory import Memory, has_ended, living_thread
 from gotrace.proc.process import auxiliary_vector, entry_of, read_short
 from gotrace.proc.stopped import stopped
 
-_MOST_PROCS = 1 << 16
 _SMALLEST_DEFAULT = 2
 """From Go 1.25 on GOMAXPROCS is by default the quota rounded up, and at least this (runtime/cgroup_linux.go: adjustCgroupGOMAXPROCS)."""
 
@@ -100,8 +100,7 @@ class Host:
             states = states_of(memory, places.allgs + bias, places.status)
             if states is None:
                 return None, None, "layout not known"
-            procs = memory.u64(places.allp + bias + 8) if places.allp is not None else None
-            procs = procs if procs and procs <= _MOST_PROCS else None
+            procs = number_of_procs(memory, places.allp + bias if places.allp is not None else None)
             return procs, states.living, "" if states.living else "not started yet"
         except PermissionError:
             return None, None, "memory not readable"

@@ -8,6 +8,9 @@ from gotrace.common.errors import Refused
 from gotrace.common.vocabulary import StartKind
 from gotrace.gobin.layout import Layout
 from gotrace.kernel.program import FD_SYSCALLS, LABELS_AS_LIST, MAX_G_READ, Options, constant_names, history_chunks
+from gotrace.kernel.rows import label_key_hash
+from gotrace.kernel.structs import WANTED_LABELS
+from gotrace.kernel.waited import NO_OBJECTS
 from gotrace.plan.probes import Plan, ProbeSet
 
 _MAX_REASONS = 64
@@ -35,6 +38,7 @@ def constants(
         "IO_WAIT": _IO_WAIT,
         "AT_CREATION": 0,
         "BY_FILE": int(by_file),
+        "FOLD_PORTS": int(options.fold_ports),
         "KERNEL_STAGE": int(bool(kernel)),
         "THREADS": int(threads),
         "MORE_ROWS": int(may_grow),
@@ -42,8 +46,10 @@ def constants(
         "PID_NAMESPACE_DEV": namespace.st_dev,
         "PID_NAMESPACE_INO": namespace.st_ino,
     }
+    values |= NO_OBJECTS if options.objects is None else options.objects.constants(layout, values["G_READ"])
     if not options.labels:
         values["G_LABELS"] = 0
+    values |= _of_labels(options)
     values |= {name: kernel.get(name, 0) for name in constant_names() if name.startswith("K_")}
     for word in range(7):
         values[f"FD_SYSCALLS_{word}"] = sum(1 << number % 64 for number in FD_SYSCALLS if number // 64 == word)
@@ -76,6 +82,7 @@ def _of_structs(layout: Layout, plan: Plan) -> dict[str, int]:
         "G_READ": size,
         "G_M": layout.g_m or 0,
         "G_COROARG": layout.g_coroarg or 0,
+        "G_STARTPC": layout.g_startpc or 0,
         "G_LABELS": layout.g_labels or 0,
         "G_SLEEPWHEN": sleep_when,
         "M_CURG": layout.m_curg or 0,
@@ -94,8 +101,8 @@ def _of_code(plan: Plan, bias: int) -> dict[str, int]:
     """What the plan knows of the binary's code."""
     values = {
         "SLEEP": plan.sleep_reason or 0,
-        "CREATED_IN_AX": int(any(probe.role == "create" and probe.register == "rax" for probe in plan.probes)),
-        "SEES_CREATION": int(plan.has("create")),
+        "CREATED_IN_AX": int(any(probe.program == "mark_created" and probe.register == "rax" for probe in plan.probes)),
+        "SEES_CREATION": int(any(probe.program == "mark_created" for probe in plan.probes)),
         "HAS_STOP_REASON": int(plan.has_stop_reasons),
         "TLS_G": plan.thread_local_g or 0,
         "CGOCALLBACK_FRAME": plan.callback.frame,
@@ -112,6 +119,7 @@ def _of_code(plan: Plan, bias: int) -> dict[str, int]:
         "MORESTACK_NOCTXT": _moved(plan.morestack[1], bias),
         "BY_THREAD": int(plan.probe_set in (ProbeSet.SCHEDULE, ProbeSet.LEAN)),
         "LEAN": int(plan.probe_set is ProbeSet.LEAN),
+        "FROM_READY": int(plan.probe_set is ProbeSet.READY),
     }
     for name, where in (
         ("GOPARK", plan.gopark),
@@ -140,9 +148,20 @@ def _of_options(options: Options) -> dict[str, int]:
         "STREAM": int(options.stream_ns is not None),
         "STREAM_NS": options.stream_ns or 0,
         "SPANS": options.spans,
+        "FOLLOWED": int(bool(options.spans) or options.objects is not None),
         "LABELS_LIST": int(options.labels == LABELS_AS_LIST),
         "HISTORY_CHUNKS": history_chunks(options.processes),
     }
+
+
+def _of_labels(options: Options) -> dict[str, int]:
+    keys = options.label_keys if options.labels else ()
+    values = {
+        "SPAN_HAS_LABELS": int(options.request_labels),
+        "WANTED": len(keys),
+        "WANTED_LENGTHS": sum(1 << bit for bit in {len(key) % 64 for key in keys}),
+    }
+    return values | {f"WANTED_{index}": label_key_hash(keys[index]) if index < len(keys) else 0 for index in range(WANTED_LABELS)}
 
 
 def _moved(address: int, bias: int) -> int:

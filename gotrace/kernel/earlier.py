@@ -54,6 +54,7 @@ class EarlierState:
             out_ns=since_ns, g=thread.g, goid=thread.goid, stack=number, kernel_stack=kernel,
             object=object_number, kind=thread.kind, syscall=thread.syscall,
             flags=THREAD_BEFORE,
+            ran_ns=thread.cpu_ns,
             halted_at_out=self._maps.halted_ns(since_ns),
         )
         if thread.kind != StartKind.STOPPED:
@@ -141,4 +142,5 @@ class EarlierState:
             entry = self._maps.read("threads", key, Thread)
             if entry.flags & THREAD_QUEUED:
                 entry.flags &= ~(THREAD_QUEUED | THREAD_BEFORE)
+                entry.g = 0
                 self._maps.write("threads", key, bytes(entry))

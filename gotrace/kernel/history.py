@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import NamedTuple
 
 from gotrace.kernel.bpf import possible_cpus
@@ -15,6 +15,8 @@ _WORDS = 6
 """Of ``struct happening``; the last one is its two halves."""
 _SIZE = HISTORY_RECORDS * _WORDS * 8
 _U32 = (1 << 32) - 1
+_WHAT = _U32 & ~3
+"""Of a record's tail: what a `PartRecord` says besides that it is one."""
 _WRITERS = 64
 """So many of the last records of a CPU may still be being written."""
 _AFTER_A_GAP = 5
@@ -66,39 +68,55 @@ class Happened:
         self.until_ns = until_ns
         self.count = 0
         self._segments: list[memoryview] = []
-        self._of: dict[int, list[int]] = {}
+        self._of: dict[int, list[int]] | None = None
+        self._but: set[tuple[int, int]] = set()
 
     def goids(self) -> Iterable[int]:
         """Goroutines that have some."""
-        return self._of.keys()
+        return self._places().keys()
 
     def of(self, goid: int) -> list[PartRecord]:
         """Those of one goroutine, in no order."""
         found = []
-        for place in self._of.get(goid, ()):
+        for place in self._places().get(goid, ()):
             start_ns, duration_ns, _, waker_goid, row, tail = self._words(place)
             found.append(PartRecord(start_ns, duration_ns, goid, waker_goid, row, tail & _U32))
+        return found
+
+    def parts_of(self, whats: Container[int]) -> list[PartRecord]:
+        """Those whose kind, reason and part, as bits of `PartRecord.what`, are among `whats`; in no order."""
+        found = []
+        for number, words in enumerate(self._segments):
+            for place, tail in enumerate(words[5::_WORDS].tolist()):
+                if tail & 3 == HAPPENED_INTERVAL and tail & _WHAT in whats and (number, place) not in self._but:
+                    start_ns, duration_ns, goid, waker_goid, row, tail = words[place * _WORDS : (place + 1) * _WORDS].tolist()
+                    found.append(PartRecord(start_ns, duration_ns, goid, waker_goid, row, tail & _U32))
         return found
 
     def _words(self, place: int) -> list[int]:
         at = place % HISTORY_RECORDS * _WORDS
         return self._segments[place // HISTORY_RECORDS][at : at + _WORDS].tolist()
 
-    def take(self, words: memoryview, requests: list[Completed], but: Container[int] = ()) -> None:
+    def _places(self) -> dict[int, list[int]]:
+        """The places of each goroutine's parts, found when one is asked for."""
+        if self._of is None:
+            self._of = {}
+            for number, words in enumerate(self._segments):
+                first = number * HISTORY_RECORDS
+                for place, (goid, tail) in enumerate(zip(words[2::_WORDS].tolist(), words[5::_WORDS].tolist(), strict=True)):
+                    if tail & 3 == HAPPENED_INTERVAL and (number, place) not in self._but:
+                        self._of.setdefault(goid, []).append(first + place)
+        return self._of
+
+    def take(self, words: memoryview, requests: list[Completed], but: Collection[int] = ()) -> None:
         """Takes the records of a segment, at most `HISTORY_RECORDS`, but for those at the places `but`; requests go to `requests`."""
-        first, of = len(self._segments) * HISTORY_RECORDS, self._of
-        self._segments.append(words)
-        for place, (goid, tail) in enumerate(zip(words[2::_WORDS].tolist(), words[5::_WORDS].tolist(), strict=True)):
-            if place in but:
-                continue
-            if tail & 3 == HAPPENED_INTERVAL:
-                known = of.get(goid)
-                if known is None:
-                    of[goid] = [first + place]
-                else:
-                    known.append(first + place)
-            elif tail & 3 == HAPPENED_REQUEST:
-                start_ns, duration_ns, _, request, bucket = words[place * _WORDS : place * _WORDS + 5].tolist()
+        self._but.update((len(self._segments), place) for place in but)
+        self._of = None
+        # Not a view of a whole chunk, of which most was taken before.
+        self._segments.append(memoryview(bytes(words)).cast("Q"))
+        for place, tail in enumerate(words[5::_WORDS].tolist()):
+            if tail & 3 == HAPPENED_REQUEST and place not in but:
+                start_ns, duration_ns, goid, request, bucket = words[place * _WORDS : place * _WORDS + 5].tolist()
                 requests.append(Completed(start_ns, duration_ns, goid, request, bucket, (tail & _U32) >> 2))
         self.count += len(words) // _WORDS
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ _CODE = frozenset((b"t", b"T", b"w", b"W"))
 _FARTHEST = 1 << 20
 _AT_ONCE = 1 << 19
 _REMEMBERED = 1 << 14
+_RENEWED_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class KernelSymbols:
     def __init__(self, path: Path = KALLSYMS) -> None:
         self._path = path
         self._loaded = False
+        self._loading = threading.Lock()
         # Packed: as Python objects, some 200,000 symbols would be 40 MB.
         self._addresses = array("Q")
         self._starts = array("I")
@@ -73,8 +77,11 @@ class KernelSymbols:
 
     def load(self) -> None:
         """Reads the table now: takes almost a quarter of a second, on a busy host more."""
-        if self._loaded:
-            return
+        with self._loading:
+            if not self._loaded:
+                self._load()
+
+    def _load(self) -> None:
         addresses, lengths, text = array("Q"), array("I"), bytearray(b"\n")
         try:
             # A few lines at a time: all at once would be 40 MB of objects, for a moment; one by one takes four times as long.
@@ -99,3 +106,18 @@ class KernelSymbols:
         self._starts = array("I", (starts[index] for index in order[first:]))
         self._text = bytes(text)
         self._loaded = True
+
+
+class _Shared:
+    """The table that all traces of this process use."""
+
+    symbols: KernelSymbols | None = None
+    since_s = 0.0
+
+
+def kernel_symbols() -> KernelSymbols:
+    """The kernel's symbols as of now or ten minutes ago: one table for all who ask, as it takes 5 MB. Modules come and go seldom."""
+    now = time.monotonic()
+    if _Shared.symbols is None or now - _Shared.since_s > _RENEWED_S:
+        _Shared.symbols, _Shared.since_s = KernelSymbols(), now
+    return _Shared.symbols

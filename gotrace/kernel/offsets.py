@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import re
+
 from gotrace.common.errors import Refused
 from gotrace.kernel.btf import Btf
 
@@ -11,9 +14,12 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_TASK_PID": ("task_struct", "pid"),
     "K_TASK_STATE": ("task_struct", "__state"),
     "K_TASK_FLAGS": ("task_struct", "flags"),
+    "K_TASK_WORK": ("task_struct", "thread_info", "flags"),
     "K_TASK_JOBCTL": ("task_struct", "jobctl"),
     "K_TASK_RAN": ("task_struct", "se", "sum_exec_runtime"),
     "K_TASK_STACK": ("task_struct", "stack"),
+    "K_TASK_ALTSTACK": ("task_struct", "sas_ss_sp"),
+    "K_TASK_ALTSTACK_SIZE": ("task_struct", "sas_ss_size"),
     "K_TASK_FSBASE": ("task_struct", "thread", "fsbase"),
     "K_TASK_WAKE_CPU": ("task_struct", "wake_cpu"),
     "K_TASK_GROUP": ("task_struct", "sched_task_group"),
@@ -46,14 +52,17 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "K_SK_DADDR": ("sock", "__sk_common", "skc_daddr"),
     "K_SK_V6_RCV_SADDR": ("sock", "__sk_common", "skc_v6_rcv_saddr"),
     "K_SK_V6_DADDR": ("sock", "__sk_common", "skc_v6_daddr"),
+    "K_SK_BIND": ("inet_connection_sock", "icsk_bind_hash"),
+    "K_BIND_REUSE": ("inet_bind_bucket", "fastreuse"),
 }
 # A kernel may lack these: task.state had this name up to Linux 5.13; IPv6, CPU quotas and unix sockets are options.
 _OLDER = {"K_TASK_STATE": ("task_struct", "state")}
 _QUOTA = ("K_TASK_WAKE_CPU", "K_TASK_GROUP", "K_GROUP_CFS_RQ", "K_CFS_RQ_THROTTLE_COUNT")
 _POLL = ("K_EPPOLL_WAIT", "K_EPPOLL_BASE", "K_EPITEM_FILE")
 _UNIX = ("K_UNIX_PEER", "K_UNIX_ADDR", "K_UNIX_ADDRESS_LEN", "K_UNIX_ADDRESS_NAME")
+_BIND = ("K_SK_BIND", "K_BIND_REUSE")
 _OPTIONAL = frozenset((
-    "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX,
+    "K_SK_V6_RCV_SADDR", "K_SK_V6_DADDR", *_QUOTA, *_POLL, *_UNIX, *_BIND,
 ))
 
 # How many bytes of a struct cover what is read from it at once, and for how many the programs have room.
@@ -88,11 +97,20 @@ def kernel_offsets() -> dict[str, int]:
                 offset = 0
             found[name] = offset
     # Either all fields of a group are used, or none.
-    for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR")):
+    for group, switch in ((_QUOTA, "K_TASK_GROUP"), (_POLL, "K_EPITEM_FILE"), (_UNIX, "K_UNIX_ADDR"), (_BIND, "K_SK_BIND")):
         if missing & set(group):
             found[switch] = 0
     for name, fields in _READS.items():
         found[name] = max(found[field] for field in fields) + _LARGEST_FIELD
         if found[name] > _MAX_READ:
             raise Refused(f"this kernel's {_FIELDS[fields[0]][0]} is larger than gotrace reads", "gotrace attach --no-kernel")
+    found["K_SIGNAL_PENDING"] = _signal_pending(platform.release())
     return found
+
+
+def _signal_pending(release: str) -> int:
+    """_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL of that kernel, which BTF does not have: x86 has the bits of asm-generic/thread_info_tif.h from
+    Linux 6.18 on, and had its own before (arch/x86/include/asm/thread_info.h)."""
+    version = re.match(r"(\d+)\.(\d+)", release)
+    generic = version is not None and (int(version[1]), int(version[2])) >= (6, 18)
+    return 1 << 1 | 1 << 2 if generic else 1 << 2 | 1 << 17

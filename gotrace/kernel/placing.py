@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from gotrace.common.errors import GotraceError, Refused, TargetGone
@@ -69,7 +68,6 @@ class PlacedProbes:
         self.tracepoints = tracepoints
         self._placed: list[tuple[Stage, int]] = []
         self._watch_exec: int | None = None
-        self._requests_from_ns = self._requests_to_ns = self._earlier_requests_ns = 0
 
     def attach(self) -> None:
         """Places the probes; they record nothing before `begin`.
@@ -98,8 +96,6 @@ class PlacedProbes:
         placed = self._place(probes, self._path)
         if self.absent(probes):
             self._place_below(probes, placed)
-        if Stage.REQUESTS in self.stages and not self._requests_from_ns:
-            self._requests_from_ns = time.monotonic_ns()
         if not self.tracepoints:
             return
         try:
@@ -214,13 +210,6 @@ class PlacedProbes:
         """The stages with something placed."""
         return frozenset(stage for stage, _ in self._placed)
 
-    def requests_ns(self, until_ns: int) -> int:
-        """For how long the probes on functions that serve requests were placed, until a time that is not before they were last placed or
-        removed but once."""
-        if self._requests_from_ns:
-            return self._earlier_requests_ns + max(0, until_ns - self._requests_from_ns)
-        return max(0, self._earlier_requests_ns - max(0, self._requests_to_ns - until_ns))
-
     def _attach_data_ready(self) -> None:
         # Without either, the time until the kernel had the data and the time until the netpoller noticed are not separate.
         if "on_poll_event" in self._programs:
@@ -242,10 +231,6 @@ class PlacedProbes:
 
     def remove(self, stages: frozenset[Stage]) -> None:
         """Removes the probes of these stages, all at once: for each perf event the kernel needs a grace period."""
-        if Stage.REQUESTS in stages and self._requests_from_ns:
-            self._requests_to_ns = time.monotonic_ns()
-            self._earlier_requests_ns += self._requests_to_ns - self._requests_from_ns
-            self._requests_from_ns = 0
         fds = [fd for stage, fd in reversed(self._placed) if stage in stages]
         self._placed = [(stage, fd) for stage, fd in self._placed if stage not in stages]
         if fds:

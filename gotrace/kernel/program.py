@@ -13,6 +13,7 @@ from gotrace.common.histogram import BUCKETS, MAX_BITS, SUBBITS, SUBBUCKETS
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, StartKind, Stat
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.structs import MAX_FRAMES, MAX_PAUSES, NO_SYSCALL, SCRATCH_SLOTS, History
+from gotrace.kernel.waited import MOST_BEFORE, MOST_OBJECTS, ObjectLayout
 
 MAX_G_READ = 248
 MAX_FRAME_SIZES = 1 << 13
@@ -29,8 +30,8 @@ _HISTORY_BYTES = 1 << 26
 LOAD_MARK = 0x676F7472
 """The upper half of an immediate that the loader replaces; the lower half is the constant's place in `constant_names`."""
 SOURCES = (
-    "maps.c", "stack.c", "resuming.c", "kernel_stack.c", "labels.c", "spans.c", "record.c", "objects.c", "starts.c", "goroutines.c",
-    "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
+    "maps.c", "stack.c", "resuming.c", "kernel_stack.c", "labels.c", "spans.c", "record.c", "objects.c", "waited.c", "starts.c",
+    "goroutines.c", "wakers.c", "world.c", "task.c", "waits.c", "off_cpu.c", "threads.c", "syscalls.c", "requests.c", "exec.c",
 )
 """One translation unit, in this order."""
 PROGRAMS = (
@@ -49,6 +50,8 @@ VARIANTS = {
 
 
 LABELS_AS_LIST, LABELS_AS_MAP = "list", "map"
+MOST_LABEL_SETS = 1024
+"""How many different combinations of the wanted labels' values are kept."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Options:
     `kinds` and `reasons` are the start kinds and wait reason numbers to keep, None for all. `stream_ns` streams single intervals of at
     least that length, None streams none. `wakers`: record what makes goroutines runnable. `governed`:
     `gotrace.watch.probed.ProbedProcess` can leave stages out, sample and pause during the trace. `spans`: how many functions serve
-    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`. `labels`: how profiler
-    labels lie in the target (`LABELS_AS_LIST`, `LABELS_AS_MAP`), "" to leave them out. `processes`: how many are traced at once, which
-    share the memory for the rings of what happened.
+    requests that are recorded, with the `exemplars` slowest of each, and what these asked for, if `request_names`, and their
+    profiler labels, if `request_labels`. `labels`: how profiler labels lie in the target (`LABELS_AS_LIST`, `LABELS_AS_MAP`), "" to leave
+    them out; `label_keys`: those by which goroutines are kept apart, at most `WANTED_LABELS`. `objects_asked`: what
+    goroutines wait for in Go is recorded, `objects`: how it is known. `processes`: how many are traced at once, which
+    share the memory for the rings of what happened. `fold_ports`: connections that differ in their client's port alone are one object.
     """
 
     min_block_ns: int = 0
@@ -73,10 +78,15 @@ class Options:
     wakers: bool = True
     governed: bool = False
     spans: int = 0
+    objects_asked: bool = False
+    objects: ObjectLayout | None = None
     exemplars: int = 10
     request_names: bool = True
+    request_labels: bool = True
     labels: str = ""
+    label_keys: tuple[bytes, ...] = ()
     processes: int = 1
+    fold_ports: bool = False
     max_goroutines: int = 1 << 16
     max_stacks: int = 1 << 14
     max_objects: int = 1 << 13
@@ -150,13 +160,18 @@ def map_entries(options: Options, may_grow: bool) -> dict[str, int]:
         "watched": options.max_objects,
         "unix_paths": options.max_objects,
         "members": min(4 * max(goroutines, options.max_stacks), _MOST_GOROUTINES),
+        "labelled": goroutines if options.label_keys else 1,
+        "label_values": MOST_LABEL_SETS if options.label_keys else 1,
         "last_g": 32768,
         "events": options.ring_bytes if options.stream_ns is not None else 4096,
         "span_sites": 1024 if options.spans else 1,
         "spans": _MOST_REQUESTS if options.spans else 1,
         "span_rows": 1 << 16 if options.spans else 1,
         "told": 1 << 12 if options.spans else 1,
-        "history": possible_cpus() * history_chunks(options.processes) if options.spans else 1,
+        "history": possible_cpus() * history_chunks(options.processes) if options.spans or options.objects else 1,
+        "waited_channels": MOST_OBJECTS if options.objects else 1,
+        "waited_locks": MOST_OBJECTS if options.objects else 1,
+        "waited_before": MOST_BEFORE if options.objects else 1,
     }
 
 

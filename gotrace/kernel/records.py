@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from gotrace.common.vocabulary import Part
 
@@ -39,7 +39,8 @@ NO_STACK = RawStack((), unreadable=True)
 @dataclass(frozen=True, slots=True)
 class KernelObject:
     """What a file descriptor was: `mode`, `ino`, `dev` of its inode; for a socket also family, type, state, and addresses (raw bytes, 4
-    or 16 of them used) with ports; for a unix socket the path that it or its peer is bound to."""
+    or 16 of them used) with ports; for a unix socket the path that it or its peer is bound to. `accepted`: a server has the
+    connection at this end; None if that is not known."""
 
     fd: int
     mode: int
@@ -53,6 +54,12 @@ class KernelObject:
     peer: bytes = b""
     peer_port: int = 0
     path: str = ""
+    accepted: bool | None = None
+
+
+LabelValues: TypeAlias = tuple[str | None, ...]
+"""The values of the labels that keep goroutines apart (``Options.label_keys``), in that order; None where a goroutine lacks one, () if it
+lacks all."""
 
 
 class RowKey(NamedTuple):
@@ -63,6 +70,7 @@ class RowKey(NamedTuple):
     waker: int
     object: int
     goid: int
+    labels: int
     reason: int
     kind: int
     part: int
@@ -72,13 +80,15 @@ class RowKey(NamedTuple):
 @dataclass(slots=True)
 class IntervalRow:
     """Sums over one part of all closed intervals with one key. Durations are ns; `squares` is in (256 ns)**2. `variance`, in the same unit,
-    is that of the total if short intervals were sampled. `margin_ns`: how much too small the total may be (mode ``lean``)."""
+    is that of the total if short intervals were sampled. `margin_ns`: how much too small the total may be (mode ``lean``). `cases`: of a
+    select, how many there are and the first channels."""
 
     key: RowKey
     stack: RawStack
     kernel_stack: RawStack | None = None
     waker: RawStack | None = None
     object: KernelObject | None = None
+    cases: tuple[int, tuple[int, ...]] | None = None
     count: int = 0
     total_ns: int = 0
     max_ns: int = 0
@@ -92,6 +102,7 @@ class IntervalRow:
     margin_ns: int = 0
     variance: int = 0
     histogram: dict[int, int] = field(default_factory=dict)
+    labels: LabelValues = ()
 
     @property
     def part(self) -> Part:
@@ -174,7 +185,7 @@ class OpenThread:
 class BlockedThread:
     """A thread that sleeps in the kernel with a goroutine, found from outside. `tid` is its number in our PID namespace; `kind` is a
     StartKind: SYSCALL, FAULT or STOPPED; `pc` and `sp` are its user registers; `interruptible`: a signal ends its sleep; `number` is
-    the call's in /proc/PID/task/TID/syscall, -1 if there is none."""
+    the call's in /proc/PID/task/TID/syscall, -1 if there is none; `cpu_ns` is the CPU time that the thread has used, 0 if not known."""
 
     tid: int
     g: int
@@ -188,6 +199,7 @@ class BlockedThread:
     pc: int
     sp: int
     interruptible: bool
+    cpu_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

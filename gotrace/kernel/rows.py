@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gotrace.common.histogram import BUCKETS, bucket_of, bucket_range
-from gotrace.kernel.records import NO_STACK, IntervalRow, KernelEvent, KernelObject, RawStack, RowKey
+from gotrace.kernel.records import NO_STACK, IntervalRow, KernelEvent, KernelObject, LabelValues, RawStack, RowKey
 from gotrace.kernel.structs import (
     EVENT_GOES_ON,
     EVENT_MAY_GO_ON,
+    LABEL_ABSENT,
+    LABEL_VALUE,
     MAX_FRAMES,
     STACK_EXACT,
     STACK_IN_PROLOGUE,
@@ -18,13 +20,17 @@ from gotrace.kernel.structs import (
     STACK_KERNEL,
     STACK_TRUNCATED,
     STACK_UNREADABLE,
+    WANTED_KEY,
+    WANTED_LABELS,
     IntervalValue,
     Object,
     Stack,
+    WantedLabels,
 )
 
-_EVENT = struct.Struct("<8x4Q 5Q4I II")
+_EVENT = struct.Struct("<8x4Q 6Q4I II")
 """A record of the ring buffer: its header, then `struct event`."""
+_KEY = struct.Struct("<6Q4I")
 _FIGURES = struct.Struct("<13Q")
 _HISTOGRAM = slice(IntervalValue.histogram.offset, IntervalValue.histogram.offset + 4 * BUCKETS)
 _MASK = (1 << 64) - 1
@@ -53,7 +59,7 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     if bucket_of(maximum) < top:
         maximum = bucket_range(top)[0]
     return IntervalRow(
-        RowKey(*struct.unpack("<5Q4I", raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
+        RowKey(*_KEY.unpack(raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
         squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, halted_ns=halted, late_ns=late, long_runs=long_runs,
         long_run_max_ns=long_run_max, margin_ns=margin, variance=variance,
         histogram={bucket: number for bucket, number in enumerate(filled, first) if number},
@@ -106,9 +112,55 @@ def pack_object(thing: KernelObject) -> Object:
     return raw
 
 
+def parse_labels(raw: WantedLabels) -> LabelValues:
+    """Parses a `struct label_values`. What is longer than the kernel side keeps ends in three dots."""
+    return tuple(
+        None if length == LABEL_ABSENT else decode_label(bytes(value)[: min(length, LABEL_VALUE)], length)
+        for value, length in zip(raw.value, raw.bytes, strict=True)
+    )
+
+
+def decode_label(kept: bytes, length: int) -> str:
+    """The value of a label of that many bytes, of which the first are `kept`."""
+    return kept.decode("utf-8", "replace") + ("..." if length > len(kept) else "")
+
+
+def pack_labels(values: Sequence[tuple[bytes, int] | None]) -> WantedLabels:
+    """The reverse, for values that were read from memory: of each the first `LABEL_VALUE` bytes, and the length."""
+    raw = WantedLabels()
+    for index in range(WANTED_LABELS):
+        value = values[index] if index < len(values) else None
+        kept, raw.bytes[index] = value or (b"", LABEL_ABSENT)
+        raw.value[index][: len(kept)] = kept
+    return raw
+
+
+def labels_hash(raw: WantedLabels) -> int:
+    """Their number in the kernel's table (bpf/labels.c: read_wanted)."""
+    value = 0
+    for length in raw.bytes:
+        value = _mix(value, length)
+    for word, in struct.iter_unpack("<Q", bytes(raw)[WantedLabels.value.offset :]):
+        value = _mix(value, word)
+    return value | 4
+
+
+def label_key_hash(key: bytes) -> int:
+    """What bpf/labels.c: take_wanted knows a label's key by."""
+    value = _mix(0, len(key))
+    for word, in struct.iter_unpack("<Q", key.ljust(WANTED_KEY, b"\0")):
+        value = _mix(value, word)
+    return value
+
+
 def _mix(value: int, word: int) -> int:
     value = ((value ^ word) * 0x9E3779B97F4A7C15) & _MASK
     return value ^ (value >> 29)
+
+
+def mixed(value: int, word: int) -> int:
+    """What bpf/stack.c makes of a hash and one more word."""
+    return _mix(value, word)
 
 
 def stack_hash(pcs: tuple[int, ...]) -> int:
@@ -119,14 +171,15 @@ def stack_hash(pcs: tuple[int, ...]) -> int:
     return _mix(value, 0)
 
 
-def member_hash(key: RowKey) -> int:
-    """The first half of `struct member_key` for a row."""
-    return _mix(_mix(key.stack, key.reason), key.kind)
+def member_hash(key: RowKey, objects: bool = False) -> int:
+    """The first half of `struct member_key` for a row; `objects`: goroutines are counted by what they wait for."""
+    number = _mix(_mix(_mix(key.stack, key.reason), key.kind), key.labels)
+    return _mix(number, key.object) if objects else number
 
 
 def row_hash(key: RowKey) -> int:
     """What bpf/spans.c calls a row of the map of intervals."""
     value = 0
-    for word in (key.stack, key.kernel_stack, key.waker, key.object, key.goid, key.reason | key.kind << 32):
+    for word in (key.stack, key.kernel_stack, key.waker, key.object, key.goid, key.labels, key.reason | key.kind << 32):
         value = _mix(value, word)
     return _mix(value, key.part | key.syscall << 32)

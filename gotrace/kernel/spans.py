@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gotrace.kernel.maps import Maps
 from gotrace.kernel.structs import (
+    SPAN_LATE,
     OpenSpan,
     SpanFunction,
     SpanPlace,
@@ -50,8 +51,10 @@ class DurationRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """A request that has not ended. `over_ns`: a panic was recovered then, which was the end of it; else 0. `waits` as in `DurationRow`."""
+    """A request that has not ended, of the goroutine at `g`. `over_ns`: a panic was recovered then, which was the end of it; else 0.
+    `waits` as in `DurationRow`. `late`: it began when no more were wanted, and will be in no row."""
 
+    g: int
     function: int
     goid: int
     start_ns: int
@@ -59,6 +62,7 @@ class OpenRequest:
     off_ns: int
     request: int
     waits: dict[int, tuple[int, int]]
+    late: bool
 
 
 @dataclass(frozen=True)
@@ -134,17 +138,27 @@ class SpanTables:
 
     def read_open(self) -> list[OpenRequest]:
         """Requests that are in progress, or whose end has not been noted."""
-        found = []
+        return self.read_seen()[0]
+
+    def read_seen(self) -> tuple[list[OpenRequest], set[tuple[int, int]]]:
+        """The same, and function and goroutine of all requests that were seen to begin. Of a `g` only the last one is known."""
+        found, seen = [], set()
         for raw_key, entry in self._maps.structs("spans", SpanPlace, OpenSpan):
+            g, function = struct.unpack("<QQ", raw_key)
+            seen.add((function, int(entry.goid)))
             if entry.start_ns:
                 waits = {wait.row: (wait.count, wait.ns) for wait in entry.waits[: min(entry.used, len(entry.waits))]}
                 found.append(OpenRequest(
-                    int.from_bytes(raw_key[8:], "little"), entry.goid, entry.start_ns, entry.over_ns, entry.off_over_ns - entry.off_ns,
-                    entry.request, waits,
+                    g, function, entry.goid, entry.start_ns, entry.over_ns, entry.off_over_ns - entry.off_ns, entry.request, waits,
+                    bool(entry.flags & SPAN_LATE),
                 ))
-        return found
+        return found, seen
 
     def forget_open(self) -> None:
         """The probes are away: the end of no request that is in progress will be seen. `forgotten` counts them."""
-        self.forgotten += sum(not request.over_ns for request in self.read_open())
+        self.forgotten += sum(not request.over_ns and not request.late for request in self.read_open())
+        self.clear()
+
+    def clear(self) -> None:
+        """No request is in progress any more."""
         self._maps.clear("spans", SpanPlace, OpenSpan)

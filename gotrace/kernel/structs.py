@@ -23,9 +23,14 @@ MAX_PAUSES = 1 << 14
 NO_SYSCALL = 0xFFFFFFFF
 """In place of a system call's number that is not known."""
 SPAN_FUNCTIONS, SPAN_WAITS, SPAN_LABELS = 8, 32, 4
+TOLD_METHOD, TOLD_PATH = 16, 128
+WANTED_LABELS, WANTED_KEY, LABEL_VALUE, LABEL_ABSENT = 4, 64, 64, 0xFFFFFFFF
+LABELS_OTHER, LABELS_UNREAD = 1, 2
 HAPPENED_INTERVAL, HAPPENED_REQUEST = 1, 2
 HISTORY_RECORDS = 1024
 SPAN_BEGUN_BEFORE = 0xFFFFFFFF
+SELECT_CASES = 8
+SPAN_LATE = 2
 ASYNC_AT = 2
 """The index of the interrupted function in the stack of a goroutine that a signal interrupted."""
 
@@ -47,7 +52,7 @@ class Config(ct.Structure):
 class Knobs(ct.Structure):
     """``struct knobs``"""
 
-    _fields_ = _words("sample_ns", "creation_unseen")
+    _fields_ = _words("sample_ns", "creation_unseen", "span_until_ns")
 
 
 class Halt(ct.Structure):
@@ -127,7 +132,7 @@ class Arrival(ct.Structure):
 class IntervalKey(ct.Structure):
     """``struct interval_key``"""
 
-    _fields_ = _words("stack", "kernel_stack", "waker", "object", "goid") + _halves("reason", "kind", "part", "syscall")
+    _fields_ = _words("stack", "kernel_stack", "waker", "object", "goid", "labels") + _halves("reason", "kind", "part", "syscall")
 
 
 class IntervalValue(ct.Structure):
@@ -166,7 +171,19 @@ class SpanWait(ct.Structure):
 class SpanLabel(ct.Structure):
     """``struct span_label``"""
 
-    _fields_ = [*_halves("key_bytes", "value_bytes"), ("key", ct.c_uint8 * 24), ("value", ct.c_uint8 * 64)]
+    _fields_ = [*_halves("key_bytes", "value_bytes"), ("key", ct.c_uint8 * 24), ("value", ct.c_uint8 * LABEL_VALUE)]
+
+
+class WantedLabels(ct.Structure):
+    """``struct label_values``"""
+
+    _fields_ = [("bytes", ct.c_uint32 * WANTED_LABELS), ("value", (ct.c_uint8 * LABEL_VALUE) * WANTED_LABELS)]
+
+
+class Labelled(ct.Structure):
+    """``struct labelled``"""
+
+    _fields_ = _words("at", "labels")
 
 
 class SpanPlace(ct.Structure):
@@ -180,7 +197,7 @@ class OpenSpan(ct.Structure):
 
     _fields_ = [
         *_words("start_ns", "goid", "depth", "off_ns", "over_ns", "off_over_ns", "request", "labels_at"),
-        ("labels", SpanLabel * SPAN_LABELS), *_halves("used", "overflowed"),
+        ("labels", SpanLabel * SPAN_LABELS), *_halves("used", "flags"),
         ("waits", SpanWait * SPAN_WAITS),
     ]
 
@@ -195,7 +212,7 @@ class Told(ct.Structure):
     """``struct told``"""
 
     _fields_ = [
-        ("method", ct.c_uint8 * 16), ("path", ct.c_uint8 * 128), *_halves("method_bytes", "path_bytes"),
+        ("method", ct.c_uint8 * TOLD_METHOD), ("path", ct.c_uint8 * TOLD_PATH), *_halves("method_bytes", "path_bytes"),
         ("labels", SpanLabel * SPAN_LABELS),
     ]
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from gotrace.common.vocabulary import Loss, StartKind, Stat
+from gotrace.common.vocabulary import OTHER_VALUES, UNREAD, Loss, StartKind, Stat
 from gotrace.kernel.bpf import possible_cpus
 from gotrace.kernel.earlier import EarlierState
 from gotrace.kernel.history import HistoryReader
@@ -16,6 +16,7 @@ from gotrace.kernel.records import (
     NO_STACK,
     IntervalRow,
     KernelObject,
+    LabelValues,
     OpenInterval,
     OpenThread,
     RawStack,
@@ -23,16 +24,19 @@ from gotrace.kernel.records import (
     UnseenWait,
     WorldPause,
 )
-from gotrace.kernel.rows import parse_object, parse_row, parse_stack
+from gotrace.kernel.rows import parse_labels, parse_object, parse_row, parse_stack
 from gotrace.kernel.spans import SpanTables
 from gotrace.kernel.structs import (
     GOROUTINE_BORN,
     GOROUTINE_ENDED,
+    LABELS_OTHER,
+    LABELS_UNREAD,
     MAX_PAUSES,
     THREAD_CONTINUES,
     THREAD_OUTSIDE,
     WAIT_BEFORE,
     WAIT_COUNTED,
+    WANTED_LABELS,
     Goroutine,
     IntervalKey,
     IntervalValue,
@@ -43,9 +47,11 @@ from gotrace.kernel.structs import (
     Thread,
     UnixPath,
     Wait,
+    WantedLabels,
     World,
 )
 from gotrace.kernel.tablewriter import TableWriter
+from gotrace.kernel.waited import OF_SELECT, Waited, is_of_go
 
 _UNSEEN_NS = 1_000_000
 """Shorter waits without a seen start are within the time that it takes to open a window."""
@@ -71,6 +77,8 @@ _LOSSES = {
     Stat.SPAN_TABLE_FULL: Loss.SPAN_TABLE_FULL,
     Stat.SPAN_END_UNSEEN: Loss.SPAN_END_UNSEEN,
     Stat.SPAN_WAITS_FULL: Loss.SPAN_WAITS_FULL,
+    Stat.LABEL_VALUES_FULL: Loss.LABEL_VALUES_FULL,
+    Stat.LABELS_UNREAD: Loss.LABELS_UNREAD,
 }
 _START = slice(Goroutine.start_ns.offset, Goroutine.start_ns.offset + Goroutine.start_ns.size)
 _UNSEEN = slice(Goroutine.unseen_ns.offset, Goroutine.unseen_ns.offset + 8)
@@ -92,6 +100,8 @@ class Tables:
         self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
         self._objects: dict[int, KernelObject | None] = {}
+        self._selects: dict[int, tuple[int, tuple[int, ...]] | None] = {}
+        self._labels: dict[int, LabelValues] = {}
 
     # -- sums ----------------------------------------------------------------------------------------------------------
 
@@ -110,6 +120,8 @@ class Tables:
         self._seen.clear()
         self._stacks.clear()
         self._objects.clear()
+        self._selects.clear()
+        self._labels.clear()
 
     def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._maps.table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
@@ -129,7 +141,18 @@ class Tables:
             row.stack = self.stack(key.stack if key.stack >= 0 else -1 - key.stack) or NO_STACK
         row.kernel_stack = self.stack(key.kernel_stack) if key.kernel_stack else None
         row.waker = self.stack(key.waker) if key.waker else None
-        row.object = self.object(key.object) if key.object else None
+        if key.object and is_of_go(key):
+            row.cases = self._cases(key.object) if key.object & OF_SELECT else None
+        else:
+            row.object = self.object(key.object) if key.object else None
+        row.labels = self.labels(key.labels) if key.labels else ()
+
+    def _cases(self, number: int) -> tuple[int, tuple[int, ...]] | None:
+        if number not in self._selects:
+            raw = self._maps.numbered("waited_channels", number, Waited)
+            waited = Waited.from_buffer_copy(raw) if raw is not None else None
+            self._selects[number] = (waited.cases, tuple(waited.channels[: waited.cases])) if waited is not None else None
+        return self._selects[number]
 
     def stack(self, number: int) -> RawStack | None:
         """A stack by its number in the kernel's table; None if the table was full."""
@@ -149,6 +172,17 @@ class Tables:
             )
         return self._objects[number]
 
+    def labels(self, number: int) -> LabelValues:
+        """The wanted labels of goroutines, by their number in the kernel's table."""
+        if number in (LABELS_OTHER, LABELS_UNREAD):
+            return (OTHER_VALUES if number == LABELS_OTHER else UNREAD,) * WANTED_LABELS
+        if number not in self._labels:
+            raw = self._maps.numbered("label_values", number, WantedLabels)
+            if raw is None:
+                return (UNREAD,) * WANTED_LABELS
+            self._labels[number] = parse_labels(WantedLabels.from_buffer_copy(raw))
+        return self._labels[number]
+
     def read_members(self) -> Iterator[tuple[int, int]]:
         """Yields (`member_hash`, goid) of every goroutine that was counted for a stack; some may come twice."""
         return (struct.unpack("<QQ", key) for key, _ in self._maps.table("members", MemberKey, ct.c_uint64))
@@ -163,7 +197,10 @@ class Tables:
     def losses(self) -> dict[Loss, int]:
         """The kernel side's losses."""
         stats = self.read_stats()
-        return {loss: stats[stat] for stat, loss in _LOSSES.items()}
+        losses = {loss: stats[stat] for stat, loss in _LOSSES.items()}
+        losses[Loss.LABEL_VALUES_FULL] += self.writer.labels_left_out
+        losses[Loss.LABELS_UNREAD] += self.writer.labels_unread
+        return losses
 
     # -- what is going on ----------------------------------------------------------------------------------------------
 

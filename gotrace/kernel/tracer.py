@@ -24,7 +24,7 @@ from gotrace.kernel.rows import parse_events
 from gotrace.kernel.stats import program_stats
 from gotrace.kernel.structs import PHASE_OFF, PHASE_TRACE, SCRATCH_SLOTS, Config, Event, Knobs
 from gotrace.kernel.tables import Tables
-from gotrace.plan.probes import Plan
+from gotrace.plan.probes import Plan, ProbeSet
 
 _PATIENCE = 10
 _EVENT_BYTES = 1 << 25
@@ -60,7 +60,6 @@ class _Loaded:
 class Tracer:
     """The kernel side of one traced process: `load`, `probes.attach`, `begin`, then `tables.read_rows` as often as needed, `drain`,
     `detach`, `close`. Between two windows it can switch to another plan (`follow`), with the same tables.
-    `sees_threads`: the kernel's tracepoints are used; `knows_files`: files and sockets are known.
     `sees_threads`: the kernel's tracepoints are used; `knows_files`: files and sockets are told.
     """
 
@@ -88,7 +87,7 @@ class Tracer:
         programs = {probe.program: ProgramType.KPROBE for probe in plan.probes}
         programs["target_exec"] = ProgramType.RAW_TRACEPOINT
         if _uses_tracepoints(subject, plan):
-            programs |= dict.fromkeys(TRACEPOINTS, ProgramType.RAW_TRACEPOINT)
+            programs |= dict.fromkeys(_tracepoints_of(plan), ProgramType.RAW_TRACEPOINT)
             # They run for every packet of the machine: used only if it is noted what goroutines wait for. A kprobe sees all kinds of
             # files, the tracepoint only sockets.
             if options.wakers and programs.keys() & _PARK_PROGRAMS:
@@ -137,10 +136,11 @@ class Tracer:
         _sleep_until(start)
         return start
 
-    def set_knobs(self, sample_ns: int, creation_unseen: bool = False) -> None:
+    def set_knobs(self, sample_ns: int, creation_unseen: bool = False, span_until_ns: int = 0) -> None:
         """Sets what the programs do from now on, if they are governed: `sample_ns` is as --sample-period, 0 for every interval;
-        `creation_unseen`: the probe on the creation of goroutines was removed for a while."""
-        write_element(self._loaded.maps["knobs"], bytes(4), bytes(Knobs(sample_ns, creation_unseen)))
+        `creation_unseen`: the probe on the creation of goroutines was removed for a while; `span_until_ns`: no request that begins from
+        then on is recorded, 0: all are."""
+        write_element(self._loaded.maps["knobs"], bytes(4), bytes(Knobs(sample_ns, creation_unseen, span_until_ns)))
 
     def drain(self) -> int:
         """Ends the window and returns its end. Open intervals are closed at that end when their goroutine resumes, so there is time to read
@@ -252,6 +252,11 @@ def _has_kprobes(subject: Subject) -> bool:
 def _uses_tracepoints(subject: Subject, plan: Plan) -> bool:
     """Whether the kernel's tracepoints report what it does with threads."""
     return bool(subject.kernel) and not plan.has("syscall")
+
+
+def _tracepoints_of(plan: Plan) -> tuple[str, ...]:
+    """The programs on the kernel's tracepoints: that on signals is for what an interrupted wait goes on with."""
+    return tuple(name for name in TRACEPOINTS if name != "on_signal" or plan.probe_set is not ProbeSet.READY)
 
 
 def _runs_of(program: int) -> ProgramRuns:

@@ -9,15 +9,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gotrace.gobin.waitlayout import WaitLayout
+from gotrace.live.fieldsstruct import FieldsStruct
 from gotrace.live.pages import Pages, signed_at, word_at
+from gotrace.live.timers import Timers
 from gotrace.live.typenames import TypeNames
 
 RECEIVE, SEND = "receive", "send"
 _MOST_CASES = 1 << 16
 """reflect.Select and the runtime allow no more in one select (runtime/select.go)."""
 _MOST_SUDOGS = 1 << 23
-_SUDOG, _HCHAN = 112, 128
+_SUDOG = 112
+_MOST_KEPT = 1 << 13
 _NEXT = 8
+_TIME = 24
+"""Bytes of a time.Time."""
 _WHEN_TO_ARG = 24
 _WHEN = (16, 24)
 """timer.when: Go 1.23 and 1.24; since 1.25. timer.arg.data, 32 bytes after it, is the channel."""
@@ -43,12 +48,55 @@ class Case(NamedTuple):
     op: str
 
 
+def sudogs_with_channels(
+    pages: Pages, layout: WaitLayout, waiting: dict[int, int]
+) -> tuple[dict[int, list[tuple[int, int]]], int]:
+    """By the g's address: its sudogs with the channel of each, in the runtime's order; and how many goroutines had records that make no
+    sense. `waiting` is their g.waiting.
+
+    Raises:
+        ProcessLookupError, PermissionError: the memory can't be read.
+    """
+    fields, refused = FieldsStruct([(0, "Q"), (layout.sudog_c or 0, "Q"), (layout.sudog_waitlink or 0, "Q"), (_SUDOG - 8, "Q")]), 0
+    found: dict[int, list[tuple[int, int]]] = {}
+    pending, total = {g: sudog for g, sudog in waiting.items() if sudog}, 0
+    met: dict[int, set[int]] = {}  # of those with several cases
+    while pending and total < _MOST_SUDOGS:
+        following = {}
+        total += len(pending)
+        for (g, sudog), record in zip(pending.items(), pages.records(pending.values(), fields), strict=True):
+            seen = met.get(g, ()) if met else ()
+            if record is None or record[0] != g or sudog in seen or len(seen) >= _MOST_CASES:
+                found.pop(g, None)
+                refused += 1
+                continue
+            _, channel, link, _ = record
+            if channel:
+                if met and g in found:
+                    found[g].append((sudog, channel))
+                else:
+                    found[g] = [(sudog, channel)]
+            elif g not in found:
+                continue  # of a semaphore (from Go 1.26 on)
+            if link:
+                following[g] = link
+                met.setdefault(g, set()).add(sudog)
+        pending = following
+    for g in pending:
+        found.pop(g, None)
+    return found, refused
+
+
 class Channels:
     """The channels of one process that its goroutines wait for. `refused` counts goroutines whose records make no sense."""
 
-    def __init__(self, pages: Pages, layout: WaitLayout, types: TypeNames) -> None:
-        self._pages, self._layout, self._types = pages, layout, types
-        self._channels: dict[int, Channel | None] = {}
+    def __init__(self, pages: Pages, layout: WaitLayout, types: TypeNames, timers: Timers) -> None:
+        self._pages, self._layout, self._types, self._timers = pages, layout, types, timers
+        self._fields = FieldsStruct([
+            (0, "Q"), (8, "Q"), (24, "H"), (28, "I"), (layout.hchan_elemtype, "Q"), (layout.hchan_timer, "Q"),
+            (layout.hchan_recvq, "Q"), (layout.hchan_sendq, "Q"),
+        ])
+        self._channels: dict[int, tuple[Channel, str] | None] = {}
         self._receivers: dict[int, set[int]] = {}
         self.refused = 0
 
@@ -61,72 +109,54 @@ class Channels:
         """
         if not self._layout.knows_channels:
             return {}
-        lists = self._sudogs(waiting)
-        pointers = {channel for found in lists.values() for _, channel in found}
-        self._pages.prefetch(pointers, _HCHAN)
-        result = {}
+        lists, refused = sudogs_with_channels(self._pages, self._layout, waiting)
+        self.refused += refused
+        if len(self._channels) > _MOST_KEPT:
+            self._channels.clear()
+        new = {channel for found in lists.values() for _, channel in found} - self._channels.keys()
+        for address, record in zip(new, self._pages.records(new, self._fields), strict=True):
+            self._channels[address] = self._channel(address, record)
+        result: dict[int, tuple[Case, ...]] = {}
         for g, found in lists.items():
-            cases = [Case(channel, self._op(sudog, address)) for sudog, address in found if (channel := self._channel(address)) is not None]
-            if len(cases) == len(found):
-                result[g] = tuple(cases)
-            else:
-                self.refused += 1
-        return result
-
-    def _sudogs(self, waiting: dict[int, int]) -> dict[int, list[tuple[int, int]]]:
-        """By g: its sudogs with the channel of each."""
-        at_c, at_link = self._layout.sudog_c or 0, self._layout.sudog_waitlink or 0
-        found: dict[int, list[tuple[int, int]]] = {}
-        pending, total = {g: sudog for g, sudog in waiting.items() if sudog}, 0
-        met: dict[int, set[int]] = {}
-        while pending and total < _MOST_SUDOGS:
-            self._pages.prefetch(pending.values(), _SUDOG)
-            following = {}
-            for g, sudog in pending.items():
-                raw, seen = self._pages.read(sudog, _SUDOG), met.setdefault(g, set())
-                total += 1
-                if raw is None or word_at(raw, 0) != g or sudog in seen or len(seen) >= _MOST_CASES:
-                    found.pop(g, None)
+            cases = []
+            for sudog, address in found:
+                known = self._channels[address]
+                if known is None:
                     self.refused += 1
-                    continue
-                seen.add(sudog)
-                if channel := word_at(raw, at_c):
-                    found.setdefault(g, []).append((sudog, channel))
-                elif g not in found:
-                    continue  # of a semaphore (from Go 1.26 on)
-                if link := word_at(raw, at_link):
-                    following[g] = link
-            pending = following
-        for g in pending:
-            found.pop(g, None)
-        return found
+                    break
+                cases.append(Case(known[0], known[1] or self._op(sudog, address)))
+            else:
+                result[g] = tuple(cases)
+        return result
 
     def channel(self, address: int) -> Channel | None:
         """The channel at `address`, None if there is none that makes sense."""
-        return self._channel(address)
+        known = self._known(address)
+        return known[0] if known is not None else None
 
-    def _channel(self, address: int) -> Channel | None:
+    def _known(self, address: int) -> tuple[Channel, str] | None:
+        """The channel, with the operation for which all its waiters wait, "" if these differ, or there are none."""
         if address not in self._channels:
-            self._channels[address] = self._read(address)
+            self._channels[address] = self._channel(address, self._pages.fields(address, self._fields))
         return self._channels[address]
 
-    def _read(self, address: int) -> Channel | None:
-        raw = self._pages.read(address, _HCHAN) or self._pages.read(address, 104)
-        if raw is None or address % 8:
+    def _channel(self, address: int, record: tuple[int, ...] | None) -> tuple[Channel, str] | None:
+        if record is None or address % 8:
             return None
-        length, capacity, elem_size = word_at(raw, 0), word_at(raw, 8), int.from_bytes(raw[24:26], "little")
-        closed = int.from_bytes(raw[28:32], "little")
+        length, capacity, elem_size, closed, elem_type, timer, receivers, senders = record
         # chan.go: makechan, closechan; an element is smaller than 64 kB.
         if length > capacity or capacity >= 1 << 47 or closed > 1:
             return None
-        elem = self._types.name(word_at(raw, self._layout.hchan_elemtype or 0), elem_size)
-        return Channel(address, length, capacity, bool(closed), elem_size, elem, self._due(raw, address))
+        elem = self._types.name(elem_type, elem_size)
+        channel = Channel(address, length, capacity, bool(closed), elem_size, elem, self._due(timer, address, elem_size))
+        return channel, SEND if senders and not receivers else RECEIVE if receivers and not senders else ""
 
-    def _due(self, raw: bytes, address: int) -> int | None:
-        """Go 1.23 and later: the timer that feeds the channel has it as its argument (time.go: newTimer)."""
-        offset = self._layout.hchan_timer
-        timer = word_at(raw, offset) if offset is not None else 0
-        whole = self._pages.read(timer, 80) if timer else None
+    def _due(self, timer: int, address: int, elem_size: int) -> int | None:
+        """Go 1.23 and later: the timer that feeds the channel has it as its argument (time.go: newTimer). If the channel refers to none,
+        one may refer to it."""
+        if not timer:
+            return self._timers.due(address) if elem_size == _TIME else None
+        whole = self._pages.read(timer, 80)
         if whole is None:
             return None
         for when in _WHEN:

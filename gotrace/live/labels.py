@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
+
 from gotrace.gobin.buildinfo import GoVersion
 from gotrace.proc.memory import Memory
 
 _MOST_LABELS = 128
 _MOST_BUCKETS = 64
 _LONGEST = 1024
+_LONGEST_WANTED = 1 << 20
+_MOST_BYTES = 64 << 20
+"""Of all different sets: a hundred thousand of usual ones."""
 LIST_SINCE = GoVersion(24)
 """From this version on labels are a slice, before that a map."""
 _SLOTS = 8
@@ -27,12 +32,68 @@ def read_labels(memory: Memory, pointer: int, version: GoVersion | None) -> dict
         return {}
     if version is None:
         return None
-    pairs = _from_list(memory, pointer) if version >= LIST_SINCE else _from_map(memory, pointer)
+    pairs = _checked(_from_list(memory, pointer) if version >= LIST_SINCE else _from_map(memory, pointer))
     if pairs is None:
         return None
     raws = memory.read_many([(address, length) for pair in pairs for address, length in pair])
     texts = [raw.decode("utf-8", "replace") for raw in raws if raw is not None]
     return dict(zip(texts[::2], texts[1::2], strict=True)) if len(texts) == len(raws) else None
+
+
+class LabelSets:
+    """The sets of one process, each read once for all goroutines that have it: as long as one has it, it is the same. Equal ones are kept
+    once; what is beyond 64 MB of different ones is not kept."""
+
+    def __init__(self, memory: Memory, version: GoVersion | None) -> None:
+        self._memory = memory
+        self._version = version
+        self._by_pointer: dict[int, dict[str, str] | None] = {}
+        self._different: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+        self._room = _MOST_BYTES
+
+    def at(self, pointer: int) -> dict[str, str] | None:
+        """As `read_labels`; None also where there is no room."""
+        if pointer not in self._by_pointer:
+            self._by_pointer[pointer] = self._kept(read_labels(self._memory, pointer, self._version))
+        return self._by_pointer[pointer]
+
+    def _kept(self, labels: dict[str, str] | None) -> dict[str, str] | None:
+        if not labels:
+            return labels
+        key = tuple(labels.items())
+        known = self._different.get(key)
+        if known is None:
+            size = getsizeof(labels) + getsizeof(key) + sum(getsizeof(pair) + sum(map(getsizeof, pair)) for pair in key)
+            if size > self._room:
+                return None
+            self._room -= size
+            known = self._different[key] = labels
+        return known
+
+
+Values = tuple["tuple[bytes, int] | None", ...]
+"""Of each wanted label the first bytes of its value, and the value's length; None where it is not in the set."""
+
+
+def wanted_values(memory: Memory, pointer: int, is_list: bool, keys: tuple[bytes, ...], most: int) -> Values | None:
+    """The values of the labels with these keys in the set behind g.labels, each up to `most` bytes; None if it can't be read or makes no
+    sense.
+
+    Raises:
+        ProcessLookupError: the process is gone.
+    """
+    pairs = _from_list(memory, pointer) if is_list else _from_map(memory, pointer)
+    if pairs is None:
+        return None
+    lengths = {len(key) for key in keys}
+    pairs = [pair for pair in pairs if pair[0][1] in lengths]
+    if any(length > _LONGEST_WANTED for _, (_, length) in pairs):
+        return None
+    raws = memory.read_many([part for key, (at, length) in pairs for part in (key, (at, min(length, most)))])
+    if any(raw is None for raw in raws):
+        return None
+    found = {raws[2 * i]: (raws[2 * i + 1] or b"", pair[1][1]) for i, pair in enumerate(pairs)}
+    return tuple(found.get(key) for key in keys)
 
 
 _Pairs = list[tuple[tuple[int, int], tuple[int, int]]]
@@ -46,7 +107,7 @@ def _from_list(memory: Memory, pointer: int) -> _Pairs | None:
     if count > _MOST_LABELS:
         return None
     raw = memory.read(base, 32 * count) if count else b""
-    return None if raw is None else _checked([_pair(raw, 32 * i, 32 * i + 16) for i in range(count)])
+    return None if raw is None else [_pair(raw, 32 * i, 32 * i + 16) for i in range(count)]
 
 
 def _from_map(memory: Memory, pointer: int) -> _Pairs | None:
@@ -76,15 +137,15 @@ def _from_map(memory: Memory, pointer: int) -> _Pairs | None:
         ]
         if overflow := _word(raw, _BUCKET - 8):
             pending.append(overflow)
-    return _checked(found) if len(found) >= count else None
+    return found if len(found) >= count else None
 
 
 def _pair(raw: bytes, key: int, value: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return (_word(raw, key), _word(raw, key + 8)), (_word(raw, value), _word(raw, value + 8))
 
 
-def _checked(pairs: _Pairs) -> _Pairs | None:
-    return None if any(length > _LONGEST for pair in pairs for _, length in pair) else pairs
+def _checked(pairs: _Pairs | None) -> _Pairs | None:
+    return None if pairs is None or any(length > _LONGEST for pair in pairs for _, length in pair) else pairs
 
 
 def _word(raw: bytes, offset: int) -> int:

@@ -15,19 +15,24 @@ from gotrace.live.conds import Conds
 from gotrace.live.pages import Pages, signed_at, word_at
 from gotrace.live.polled import Polled
 from gotrace.live.semaphores import waiters
+from gotrace.live.timers import Timers
 from gotrace.live.typenames import TypeNames
 from gotrace.proc.memory import Memory
 
 CHAN, SELECT, MUTEX, RWMUTEX, WAITGROUP, COND, SEMAPHORE, FD, TIMER = (
     "chan", "select", "mutex", "rwmutex", "waitgroup", "cond", "semaphore", "fd", "timer",
 )
+SLEEP = "sleep"
+COND_WAIT = "sync.Cond.Wait"
+"""The wait reason for which `Parked.stack` is needed."""
+_MOST_BLOCKS = 2048
 _MAX_READERS = 1 << 30
 _LOCKED, _STARVING, _WAITERS_SHIFT = 1, 4, 3
 _OLD_TIMER_ARG, _OLD_TIMER_NEXT = 40, 56
 _RUNTIME_SEMAPHORES = ("runtime.worldsema", "runtime.gcsema", "runtime.work.startSema", "runtime.work.markDoneSema")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waited:
     """What a goroutine waits for. `address` is None for what has none (a nil channel, a select); `cases` are those of a select or the one
     operation on a channel; `detail` has what else is known, by the names that docs/dump.md explains."""
@@ -40,7 +45,7 @@ class Waited:
 
 class Parked(NamedTuple):
     """A parked goroutine: the address of its g, its wait reason, the names of its functions, leaf first, what its g has in `waiting`,
-    `timer` and `sleepWhen` (0: nothing, or unknown), and its stack from the stack pointer up."""
+    `timer` and `sleepWhen` (0: nothing, or unknown), and its stack from the stack pointer up (only if it waits for a Cond)."""
 
     g: int
     reason: str
@@ -59,9 +64,9 @@ class ObjectReader:
     """
 
     def __init__(self, memory: Memory, binary: GoBinary, bias: int) -> None:
-        self._pages = Pages(memory)
+        self._pages = Pages(memory, _MOST_BLOCKS)
         self._layout = binary.wait_layout
-        self._channels = Channels(self._pages, self._layout, TypeNames(self._pages, binary, bias))
+        self._channels = Channels(self._pages, self._layout, TypeNames(self._pages, binary, bias), Timers(self._pages, binary, bias))
         self._conds = Conds(self._pages)
         table = binary.semtable
         self._waiters = waiters(memory, self._pages, table + bias, self._layout) if table is not None else {}
@@ -72,6 +77,10 @@ class ObjectReader:
     def refused(self) -> int:
         """How many goroutines had records that make no sense."""
         return self._channels.refused
+
+    def cases(self, waiting: dict[int, int]) -> dict[int, tuple[Case, ...]]:
+        """The operations on channels that goroutines wait for (`Channels.cases`)."""
+        return self._channels.cases(waiting)
 
     def objects(self, parked: Sequence[Parked], polled: dict[int, Polled]) -> dict[int, Waited]:
         """What each waits for, by the address of its g; those for which it is not known are left out. `polled` are the goroutines that the
@@ -96,13 +105,13 @@ class ObjectReader:
             return Waited(CHAN, cases[0].channel.address, cases=cases[:1])
         if one.g in self._waiters:
             return self._semaphore(self._waiters[one.g], one.functions)
-        if reason == "sync.Cond.Wait":
+        if reason == COND_WAIT:
             cond = self._conds.of(one.g, one.stack)
             return Waited(COND, cond.address, {"waiters": cond.waiters, "locker": cond.locker}) if cond is not None else None
         if reason == "IO wait" and polled is not None:
             op = "write" if polled.writes else "read"
             return Waited(FD, polled.address, {"fd": polled.fd, "op": op, "deadline_ns": polled.deadline_ns})
-        return self._sleep(one) if reason == "sleep" else None
+        return self._sleep(one) if reason == SLEEP else None
 
     def _sleep(self, one: Parked) -> Waited | None:
         if one.due_ns:
@@ -115,16 +124,13 @@ class ObjectReader:
         return Waited(TIMER, one.timer, {"due_ns": due}) if due > 0 else None
 
     def _semaphore(self, address: int, functions: Sequence[str]) -> Waited:
-        inner = _of_sync(functions)
-        slow = any(name.endswith("sync.(*Mutex).lockSlow") for name in inner)
-        if "sync.(*RWMutex).RLock" in inner:
-            return self._rwmutex(address - 12, "RLock")
-        if "sync.(*RWMutex).Lock" in inner:
-            return self._rwmutex(address - 4 if slow else address - 8, "Lock")
-        if "sync.(*WaitGroup).Wait" in inner:
-            return self._waitgroup(address - 8)
-        if slow:
-            return self._mutex(address - 4)
+        kind, start, op = of_semaphore(address, functions)
+        if kind == RWMUTEX:
+            return self._rwmutex(start, op)
+        if kind == WAITGROUP:
+            return self._waitgroup(start)
+        if kind == MUTEX:
+            return self._mutex(start)
         name = self._named.get(address)
         value = self._pages.word(address & ~7)
         detail: dict[str, object] = {"value": value >> 8 * (address & 4) & 0xFFFFFFFF} if value is not None else {}
@@ -164,6 +170,20 @@ class ObjectReader:
         return Waited(WAITGROUP, address, {
             "counter": int.from_bytes(raw[4:8], "little", signed=True), "waiters": int.from_bytes(raw[:4], "little") & 0x7FFFFFFF,
         })
+
+
+def of_semaphore(address: int, functions: Sequence[str]) -> tuple[str, int, str]:
+    """To what a semaphore belongs for which a goroutine waits: kind, address, and the method of a RWMutex. `functions` are the names on the
+    goroutine's stack, leaf first."""
+    inner = _of_sync(functions)
+    slow = any(name.endswith("sync.(*Mutex).lockSlow") for name in inner)
+    if "sync.(*RWMutex).RLock" in inner:
+        return RWMUTEX, address - 12, "RLock"
+    if "sync.(*RWMutex).Lock" in inner:
+        return RWMUTEX, address - 4 if slow else address - 8, "Lock"
+    if "sync.(*WaitGroup).Wait" in inner:
+        return WAITGROUP, address - 8, ""
+    return (MUTEX, address - 4, "") if slow else (SEMAPHORE, address, "")
 
 
 def _is_channel(reason: str) -> bool:

@@ -13,6 +13,9 @@ _PACKINGS = ((19, 3), (24, 9))
 """Bits of the tag, and how many low bits of the address are always 0: up to Go 1.24, and from Go 1.25 on (runtime/tagptr_64bit.go:
 tagBits, tagAlignBits)."""
 
+_LIMIT = 1 << 47
+"""Where a process's addresses end."""
+
 
 class Polled(NamedTuple):
     """A goroutine's wait in the netpoller: the descriptor, the address of its pollDesc, whether it waits to write, and the deadline as a
@@ -44,7 +47,7 @@ def polled(pid: int, memory: Memory, layout: Layout, more: WaitLayout | None = N
         raise ProcessLookupError(f"process {pid} is gone") from None
     # The runtime gives epoll_ctl the address of its pollDesc, packed with a sequence number from Go 1.21 on
     # (runtime/netpoll_epoll.go: netpollopen). A true pollDesc among the candidates confirms itself.
-    candidates = [(fd, pointer) for fd, data in watched for pointer in {data, *_unpacked(data)} if pointer]
+    candidates = [(fd, pointer) for fd, data in watched for pointer in {data, *_unpacked(data)} if 0 < pointer < _LIMIT]
     at_rd, at_wd = (more.pd_rd, more.pd_wd) if more is not None else (None, None)
     size = max(at_fd, at_rg, at_wg, at_self, at_rd or 0, at_wd or 0) + 8
     found: dict[int, Polled] = {}

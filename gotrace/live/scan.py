@@ -1,33 +1,35 @@
 """Samples all goroutines repeatedly, at the cost of those that changed.
 
-The g structs are in a few spans of the heap (runtime/proc.go: malg), so a span is one range to read, and a span with the same bytes as
-in the last sample is done with one comparison. Only what differs is parsed.
+A span of g structs (`gotrace.live.spans`) with the same bytes as in the last sample is done with one comparison. Only what differs is
+parsed. The bytes of many goroutines are not kept: of these a hash of each g struct is compared.
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gotrace.gobin.layout import Layout
-from gotrace.live.goroutines import GoroutineReader, Unwinder
-from gotrace.live.gstruct import GStruct, Head, Status
-from gotrace.proc.memory import FixedRanges, Memory
+from gotrace.live.alike import FEWEST, Alike, Crowd
+from gotrace.live.goroutines import GoroutineReader
+from gotrace.live.gstruct import Head, Status
+from gotrace.live.knownheads import KnownHeads
+from gotrace.live.spans import BUFFER, RANGES_PER_CALL, Batch, batches
+from gotrace.live.unwinding import Unwinder
+from gotrace.proc.memory import Memory
 from gotrace.proc.priority import SamplePriority
 
-_LARGEST_GAP = 1024
-_LARGEST_RANGE = 8192
-_RANGES_PER_CALL = 512
 _COPIES_PER_CALL = 128
+_READ_PER_CALL = 1024
 _MOST_BATCHES = 32
+_MOST_KEPT = 32 << 20
+"""Bytes of the last sample, in all."""
 _LARGE_GROWTH = 1000
 _WHOLE_STACK = 8192
 """Stacks up to this size are read whole: it then does not matter if the stack pointer has moved since it was read."""
 _ABOVE_SP = 512
 _MAX_STACK_READ = 1 << 20
-_NOT_READ = Head(0, -1, 0, 0, 0, 0, 0, 0, 0, -1)
-"""The head of a goroutine that no sample has met yet: in no state, with no stack."""
 
 
 class Copy(NamedTuple):
@@ -44,13 +46,6 @@ class Snapshot(NamedTuple):
     pcs: tuple[int, ...] | None
 
 
-@dataclass
-class _Batch:
-    ranges: FixedRanges
-    spans: list[tuple[int, int, list[tuple[int, int]]]]  # begin, end, (offset in it, index of the g)
-    whole: bytes = b""
-
-
 class Scanner:
     """The goroutines of one process, by index into runtime.allgs, which only grows. Long work gives `priority` back."""
 
@@ -60,12 +55,14 @@ class Scanner:
         self._memory = memory
         self._reader = reader
         self._unwinder = unwinder
-        self._struct = GStruct(layout)
+        self._known = KnownHeads(layout)
+        self._struct, self.heads, self._hashes = self._known.struct, self._known.heads, self._known.hashes
+        self._head = self._known.parse
         self._priority = priority or SamplePriority()
         self._addresses = array("Q")
-        self._batches: list[_Batch] = []
-        self._buffer = bytearray(_RANGES_PER_CALL * _LARGEST_RANGE)
-        self.heads: list[Head] = []
+        self._batches: list[Batch] = []
+        self._keeps = True
+        self._buffer = bytearray(BUFFER)
 
     @property
     def has_tick(self) -> bool:
@@ -76,7 +73,7 @@ class Scanner:
         """The address of the g."""
         return self._addresses[index]
 
-    def sample(self) -> list[int]:
+    def sample(self) -> array[int]:
         """Takes a sample; returns the indexes of those whose `heads` have changed since the last one.
 
         Raises:
@@ -88,43 +85,26 @@ class Scanner:
             if count - len(self._addresses) > _LARGE_GROWTH:
                 self._priority.give_back()
             self._add(self._reader.addresses())
-        changed: list[int] = []
+        changed = array("I")
         for batch in self._batches:
             whole = batch.ranges.read()
             if whole is None:
                 self._read_each(batch, changed)
+            elif not self._keeps:
+                self._known.note(whole, zip(batch.offsets, batch.indexes, strict=True), changed)
             elif whole != batch.whole:
-                self._compare(batch, whole, changed)
+                before, batch.whole = batch.whole, whole
+                for span in batch.spans:
+                    if whole[span.begin : span.end] != before[span.begin : span.end]:
+                        self._known.note(whole, batch.places(span), changed)
             self._priority.check()
         return changed
 
-    def _compare(self, batch: _Batch, whole: bytes, changed: list[int]) -> None:
-        before, batch.whole = batch.whole, whole
-        for begin, end, places in batch.spans:
-            span, old = whole[begin:end], before[begin:end]
-            if span != old:
-                self._compare_span(span, old, places, changed)
-
-    def _compare_span(self, span: bytes, old: bytes, places: list[tuple[int, int]], changed: list[int]) -> None:
-        size, heads = self._struct.size, self.heads
-        for offset, index in places:
-            raw = span[offset : offset + size]
-            if raw != old[offset : offset + size]:
-                head = self._head(raw)
-                if head != heads[index]:
-                    heads[index] = head
-                    changed.append(index)
-
-    def _read_each(self, batch: _Batch, changed: list[int]) -> None:
+    def _read_each(self, batch: Batch, changed: array[int]) -> None:
         batch.whole = b""
-        for (_, _, places), span in zip(batch.spans, batch.ranges.read_each(), strict=True):
-            if span is not None:
-                self._compare_span(span, b"", places, changed)
-
-    def _head(self, raw: bytes | bytearray, offset: int = 0) -> Head:
-        """Two equal heads are the same stay. Without a tick, a stay elsewhere that no sample meets goes unnoticed."""
-        head = self._struct.parse(raw, offset)
-        return head if head.status == Status.WAITING or not head.reason else head._replace(reason=0)
+        for span, raw in zip(batch.spans, batch.ranges.read_each(), strict=True):
+            if raw is not None:
+                self._known.note(raw, ((offset - span.begin, index) for offset, index in batch.places(span)), changed)
 
     def _add(self, addresses: array[int]) -> None:
         """Adds goroutines: the list only grows; after a large addition the spans are determined again."""
@@ -132,41 +112,63 @@ class Scanner:
         if addresses[:known] != self._addresses:
             known = 0  # half a list was read
         first = known
-        if len(addresses) > 1.2 * known or len(self._batches) > _MOST_BATCHES + len(addresses) // _RANGES_PER_CALL:
+        if len(addresses) > 1.2 * known or len(self._batches) > _MOST_BATCHES + len(addresses) // RANGES_PER_CALL:
             first = 0
         if first == 0:
             self._batches = []
-        self.heads += [_NOT_READ] * (len(addresses) - len(self.heads))
+        self._known.grow(len(addresses))
         self._addresses = addresses
-        spans = self._spans(sorted((addresses[index], index) for index in range(first, len(addresses))))
-        for start in range(0, len(spans), _RANGES_PER_CALL):
-            part, position, ranges = [], 0, []
-            for begin, end, places in spans[start : start + _RANGES_PER_CALL]:
-                ranges.append((begin, end - begin))
-                part.append((position, position + end - begin, places))
-                position += end - begin
-            self._batches.append(_Batch(self._memory.fixed(ranges, self._buffer), part))
+        self._batches += batches(self._memory, addresses, range(first, len(addresses)), self._struct.size, self._buffer)
+        self._keeps = sum(batch.spans[-1].end for batch in self._batches) <= _MOST_KEPT
+        if not self._keeps:
+            for batch in self._batches:
+                batch.whole = b""
 
-    def _spans(self, order: list[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-        size = self._struct.size
-        spans: list[tuple[int, int, list[tuple[int, int]]]] = []
-        for address, index in order:
-            if spans:
-                begin, end, places = spans[-1]
-                if address - end <= _LARGEST_GAP and address + size - begin <= _LARGEST_RANGE:
-                    places.append((address - begin, index))
-                    spans[-1] = (begin, address + size, places)
-                    continue
-            spans.append((address, address + size, [(0, index)]))
-        return spans
+    def crowds(self, indexes: Iterable[int], left: list[int], more: int = 0, fewest: int = FEWEST) -> Iterator[Crowd]:
+        """Goroutines with the same stack, together: each as of one moment, as those of `copies`, and off the CPU as its head says. `left`
+        gets those that have to be copied one by one. `more`: so many bytes of the g are wanted, if that is more than the heads need."""
+        alike = Alike(self._memory, self._unwinder, self._struct.size, max(more, self._struct.size), self._buffer)
+        for crowd in alike.crowds(self._addresses, self.heads, indexes, self._known.stayed, left, fewest):
+            self._priority.check()
+            yield crowd
 
-    def copies(self, indexes: list[int]) -> dict[int, Copy]:
+    def copies(self, indexes: Sequence[int]) -> dict[int, Copy]:
         """The goroutines with their stacks, each as of one moment: its g is read before and after the stack, in the same system call, and
         must not have changed. Their `heads` are updated; those that can't be read are left out."""
         found: dict[int, Copy] = {}
         for start in range(0, len(indexes), _COPIES_PER_CALL):
             self._copy(indexes[start : start + _COPIES_PER_CALL], found)
             self._priority.check()
+        return found
+
+    def forget_samples(self) -> None:
+        """Frees the bytes of the last sample, if there will be no other."""
+        self._keeps = False
+        for batch in self._batches:
+            batch.whole = b""
+
+    def moved(self, indexes: Sequence[int]) -> set[int]:
+        """Those of which the g does not say the same as their `heads`, as of now, or can't be read."""
+        if len(indexes) < len(self._addresses) // 8:
+            return self._moved_of(indexes)
+        size, found, again = self._struct.size, set[int](), list[int]()
+        for batch in self._batches:
+            whole = batch.ranges.read()
+            if whole is None:
+                again += batch.indexes
+                continue
+            for offset, index in zip(batch.offsets, batch.indexes, strict=True):
+                if self._known.moved(index, whole[offset : offset + size]):
+                    found.add(index)
+        return (found | self._moved_of(again)).intersection(indexes)
+
+    def _moved_of(self, indexes: Sequence[int]) -> set[int]:
+        size, found = self._struct.size, set()
+        for start in range(0, len(indexes), _READ_PER_CALL):
+            part = indexes[start : start + _READ_PER_CALL]
+            for index, raw in zip(part, self._memory.read_many([(self._addresses[index], size) for index in part]), strict=True):
+                if raw is None or self._known.moved(index, raw):
+                    found.add(index)
         return found
 
     def copied(self, index: int) -> int:
@@ -178,11 +180,11 @@ class Scanner:
         """The copy with its stack walked."""
         return Snapshot(copy.head, None if copy.stack is None else self._walk(copy.head, copy.stack))
 
-    def snapshots(self, indexes: list[int]) -> dict[int, Snapshot]:
+    def snapshots(self, indexes: Sequence[int]) -> dict[int, Snapshot]:
         """`copies` with their stacks walked."""
         return {index: self.snapshot(copy) for index, copy in self.copies(indexes).items()}
 
-    def _copy(self, indexes: list[int], found: dict[int, Copy]) -> None:
+    def _copy(self, indexes: Sequence[int], found: dict[int, Copy]) -> None:
         size, buffer, words, places, total = self._struct.size, self._buffer, array("Q"), [], 0
         for index in indexes:
             head, address = self.heads[index], self._addresses[index]
@@ -198,13 +200,19 @@ class Scanner:
         for index, before, start, length in places:
             stack, old = before + size, self.heads[index]
             after = stack + length
-            head = self.heads[index] = self._head(buffer, after)
-            stayed = buffer[before:stack] == buffer[after : after + size] or self._head(buffer, before) == head
+            raw = bytes(buffer[after : after + size])
+            mark = hash(raw)
+            if mark == self._hashes[index]:
+                head = old  # the same bytes as it was parsed from
+            else:
+                head = self.heads[index] = self._head(raw)
+                self._hashes[index] = mark
+            stayed = buffer[before:stack] == raw or self._head(buffer, before) == head
             same = stayed and (old.lo, old.hi) == (head.lo, head.hi)
             whole = same and start <= head.sp < min(head.hi, start + length)
             found[index] = Copy(head, bytes(memoryview(buffer)[stack + head.sp - start : after]) if whole else None)
 
-    def _copy_parts(self, indexes: list[int], found: dict[int, Copy]) -> None:
+    def _copy_parts(self, indexes: Sequence[int], found: dict[int, Copy]) -> None:
         """Copies half by half, if one of them can't be read, or they are too many at once."""
         if len(indexes) > 1:
             middle = len(indexes) // 2

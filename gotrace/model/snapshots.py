@@ -30,7 +30,7 @@ def interpret(
         kind = StartKind.CREATED if created else KIND_OF_STATUS.get(Status(head.status), StartKind.BEFORE)
     stack = own or RawStack(pcs or (head.pc,), exact=created, unreadable=pcs is None)
     in_kernel = RawStack(kernel, kernel=True) if kernel else None
-    row = IntervalRow(RowKey(0, 0, 0, 0, goid, head.reason, kind, Part.MAIN, call), stack, in_kernel, object=thing)
+    row = IntervalRow(RowKey(0, 0, 0, 0, goid, 0, head.reason, kind, Part.MAIN, call), stack, in_kernel, object=thing)
     found = model.interpret(row)
     if kind is StartKind.BEFORE and found.state is State.WAITING:
         # It has waited and is runnable: the stack is still that of the wait.

@@ -64,6 +64,7 @@ REASON_OF_KIND = {
     StartKind.CPU: (State.RUNQUEUE, THREAD_PREEMPTED),
     StartKind.THROTTLED: (State.RUNQUEUE, CPU_QUOTA),
     StartKind.CREATED: (State.RUNNABLE, CREATED),
+    StartKind.READY: (State.RUNNABLE, READY),
 }
 """State and reason of the kinds that have one of each. PARK has Go's own reason; GOSCHED is Gosched or a preemption."""
 
@@ -236,7 +237,7 @@ class StackModel:
         if kind in _IN_KERNEL:
             return State.SYSCALL, self._in_kernel(row)[0]
         if not points and kind is not StartKind.PARK and kind not in REASON_OF_KIND:
-            return State.WAITING, UNKNOWN
+            return State.PREEMPTED if kind is StartKind.GOSCHED else State.WAITING, UNKNOWN
         if kind in (StartKind.BEFORE, StartKind.SCHEDULE):
             # By the leaf, or by functions inlined there, and nothing else: it is not known what parks in a plugin.
             gave_up = names & _GIVES_UP or (names and (row.stack.in_prologue or self._called_morestack(points[0])))

@@ -25,6 +25,12 @@ _STARTS = {
     ProbeSet.SCHEDULE: (("runtime.schedule", "start_schedule"), ("runtime.coroswitch_m", "switch_coroutine")),
     ProbeSet.GOPARK: (("runtime.gopark", "start_gopark"),),
     ProbeSet.LEAN: (("runtime.coroswitch_m", "switch_coroutine"),),
+    ProbeSet.READY: (
+        ("runtime.goschedImpl", "start_gosched"),
+        ("runtime.goyield_m", "start_yield"),
+        ("runtime.exitsyscall0", "start_exit_syscall"),
+        ("runtime.exitsyscallNoP", "start_exit_syscall"),
+    ),
 }
 _REGISTER = {"runtime.gopark": "r14", "runtime.schedule": "r14"}
 _SINGLE = frozenset(("runtime.gopark", "runtime.schedule"))
@@ -77,7 +83,7 @@ def start_probes(binary: GoBinary, probe_set: ProbeSet) -> Found:
         probes += more
         left_out += not_probed
     symbols = {probe.symbol for probe in probes}
-    if probe_set is ProbeSet.COMPLETE and not symbols & {"runtime.exitsyscall0", "runtime.exitsyscallNoP"}:
+    if probe_set in (ProbeSet.COMPLETE, ProbeSet.READY) and not symbols & {"runtime.exitsyscall0", "runtime.exitsyscallNoP"}:
         raise BadBinary(f"{binary.image.name}: neither runtime.exitsyscall0 nor runtime.exitsyscallNoP was found", _NEWER)
     if any(probe.program == "switch_coroutine" for probe in probes) and binary.layout.g_coroarg is None:
         raise BadBinary(f"{binary.image.name}: the program has coroutines and the place of g.coroarg is not known", _NEWER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
@@ -31,11 +32,14 @@ def make_plan(
     """
     probes, left_out = start_probes(binary, probe_set)
     probes.append(end_probe(binary))
+    whole = probe_set is not ProbeSet.READY
     for wanted, find in (
-        (wakers, ready_probes), (wakers, creation_probe), (True, pause_probes), (syscalls, syscall_probes), (exits, exit_probe),
+        (wakers or not whole, ready_probes), (wakers or not whole, creation_probe), (whole, pause_probes),
+        (syscalls and whole, syscall_probes), (exits and whole, exit_probe),
     ):
         more, not_probed = find(binary) if wanted else ([], [])
-        probes += more
+        # In that set they are where intervals begin.
+        probes += more if whole else [replace(probe, role="start") for probe in more]
         left_out += not_probed
     followed = find_spans(binary, requests, spans) if requests or spans else Spans()
     probes += followed.probes

@@ -13,6 +13,9 @@ Probe sets (``--probes``):
 ``lean``
     No start probe (``--mode lean``): a goroutine has left its thread when the thread resumes the next one, or falls asleep without
     one (``sched_switch``). The start is late by the time that the scheduler searched for work, and the kind is inferred.
+``ready``
+    Not where goroutines leave the CPU, but where they become runnable (``gotrace sched --latency``): on what wakes them, on creation,
+    and where they give up their P or come back without one. How long they then wait for a P is all that is known of them.
 
 All end at ``runtime.execute``. Further probes are on what makes a goroutine runnable (``runtime.ready``,
 ``runtime.netpollready``, the call in ``runtime.newproc.func1``), on its end (``runtime.gdestroy``) and on stop-the-world pauses.
@@ -36,6 +39,7 @@ class ProbeSet(str, Enum):
     SCHEDULE = "schedule"
     GOPARK = "gopark"
     LEAN = "lean"
+    READY = "ready"
 
 
 @dataclass(frozen=True)

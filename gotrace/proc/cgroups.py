@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,11 +45,13 @@ class Container:
 @dataclass(frozen=True)
 class Quota:
     """The smallest CPU quota of a group and those above it: `cpus` may be fractional. `throttled_ns` is how long the group that has it was
-    throttled since it was made, `throttled` in how many periods; None where the kernel does not say."""
+    throttled since it was made, `throttled` in how many periods; None where the kernel does not say. `group` tells that group from others,
+    also from an earlier one of its name: device and inode of its folder."""
 
     cpus: float
     throttled_ns: int | None = None
     throttled: int | None = None
+    group: tuple[int, int] = (0, 0)
 
 
 def groups_of(pid: int) -> list[Group]:
@@ -146,7 +149,11 @@ def _quota_v2(folder: str) -> Quota | None:
 def _with_throttling(cpus: float, folder: str, key: str, unit_ns: int) -> Quota:
     said = {words[0]: int(words[1]) for line in read_short(f"{folder}/cpu.stat").decode(errors="replace").splitlines()
             if len(words := line.split()) == 2 and words[1].isdigit()}
-    return Quota(cpus, said[key] * unit_ns if key in said else None, said.get("nr_throttled"))
+    group = 0, 0
+    with suppress(OSError):
+        status = os.stat(folder)
+        group = status.st_dev, status.st_ino
+    return Quota(cpus, said[key] * unit_ns if key in said else None, said.get("nr_throttled"), group)
 
 
 def is_frozen(groups: list[Group]) -> bool:

@@ -43,12 +43,8 @@ class Memory:
     def read_many(self, ranges: list[tuple[int, int]]) -> list[bytes | None]:
         """Each (address, size) of `ranges`, None if it can't be read whole; 1024 of them cost one system call."""
         results: list[bytes | None] = [None] * len(ranges)
-        position = 0
-        while position < len(ranges):
-            part = ranges[position : position + _IOV_MAX]
-            done = self._read_part(part, results, position)
-            # The kernel stops at the first range that it can't read: that one stays None, the rest is read next.
-            position += done + (done < len(part))
+        for start in range(0, len(ranges), _IOV_MAX):
+            self._read_part(ranges[start : start + _IOV_MAX], results, start)
         return results
 
     def read_u32s(self, addresses: list[int]) -> array[int] | None:
@@ -90,17 +86,23 @@ class Memory:
             return 0
         return got
 
-    def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> int:
-        total = sum(size for _, size in part)
+    def _read_part(self, part: list[tuple[int, int]], results: list[bytes | None], first: int) -> None:
+        remote, total = _iovecs(part), sum(size for _, size in part)
         buffer = bytearray(max(total, 1))
-        got = self.read_into(buffer, total, _iovecs(part))
-        view, position = memoryview(buffer), 0
-        for index, (_, size) in enumerate(part):
-            if position + size > got:
-                return index
-            results[first + index] = bytes(view[position : position + size])
-            position += size
-        return len(part)
+        index = 0
+        while index < len(part):
+            got = self.read_into(buffer, total, remote[2 * index :])
+            position = 0
+            while index < len(part) and position + part[index][1] <= got:
+                end = position + part[index][1]
+                results[first + index] = bytes(memoryview(buffer)[position:end])
+                position = end
+                total -= part[index][1]
+                index += 1
+            if index < len(part):
+                # The kernel stops at the first range that it can't read: that one stays None, the rest is read next.
+                total -= part[index][1]
+                index += 1
 
 
 def _iovecs(ranges: list[tuple[int, int]]) -> array[int]:

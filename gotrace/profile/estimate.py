@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import CONTINUED
+from gotrace.profile.stays import Ids, Stay, Stays
 from gotrace.profile.types import Distribution, SingleInterval, StackKey, StackStat
 
 _Z = 1.96
@@ -41,21 +42,10 @@ class Place:
     stat: StackStat
     unread: bool = False
     incomplete: bool = False
-    goids: set[int] = field(default_factory=set)
+    goids: Ids = field(default_factory=Ids)
     change: int = 0
     variance: float = 0.0
     moved: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Stay:
-    """A goroutine at one place, or on the CPU (`place` is None), since `start_ns`. `key` distinguishes it from the next stay."""
-
-    key: tuple[object, ...]
-    goid: int
-    start_ns: int
-    place: Place | None
-    begun_before: bool = False
 
 
 class Estimator:
@@ -67,10 +57,10 @@ class Estimator:
     def __init__(self, min_block_ns: int = 0, stream_ns: int | None = None) -> None:
         self._min_block_ns = min_block_ns
         self._stream_ns = stream_ns
-        self.stays: dict[int, Stay] = {}
+        self.stays = Stays()
         self.running_ns = 0
         self.intervals = 0
-        self.goids: set[int] = set()
+        self.goids = Ids()
         self._start_ns: int | None = None
         self._places: dict[StackKey, Place] = {}
         self._moved: dict[int, Place] = {}
@@ -86,28 +76,27 @@ class Estimator:
     def begin(self, start_ns: int) -> None:
         """Opens the window: a goroutine at a place has been there since before it."""
         self._start_ns = start_ns
-        for stay in self.stays.values():
-            stay.start_ns, stay.begun_before = start_ns, True
+        self.stays.begin(start_ns)
 
     def arrive(self, index: int, key: tuple[object, ...], goid: int, place: Place | None, moment: int) -> None:
         """Goroutine struct `index` is at `place` from `moment` on; its previous stay has ended."""
         self.leave(index, moment)
-        self.stays[index] = Stay(key, goid, moment, place)
+        self.stays.put(index, key, goid, moment, place)
         self._move(place, 1)
 
     def leave(self, index: int, moment: int) -> None:
         """It is at no place any more: gone."""
-        stay = self.stays.pop(index, None)
+        stay = self.stays.pop(index)
         if stay is not None:
             self._move(stay.place, -1)
             self._end(stay, moment, cut=False)
 
     def correct(self, index: int, place: Place) -> None:
         """Sets the place of the present stay to `place`: its stack is known only now."""
-        stay = self.stays[index]
-        self._move(stay.place, -1)
+        stay = self.stays.get(index)
+        self._move(stay.place if stay is not None else None, -1)
         self._move(place, 1)
-        stay.place = place
+        self.stays.move(index, place)
 
     def count_sample(self, gap_ns: int) -> None:
         """Counts a sample, `gap_ns` after the previous one."""
@@ -135,9 +124,24 @@ class Estimator:
         """All stacks at which something was counted."""
         return [self._figures(place) for place in self._places.values() if place.stat.distribution.count]
 
+    def staying(self, now_ns: int) -> list[StackStat]:
+        """The stays at places that have not ended, as stacks of their own: up to `now_ns`, they are in no other figure."""
+        found: dict[int, StackStat] = {}
+        for stay in self.stays.values():
+            length, place = max(0, now_ns - stay.start_ns), stay.place
+            if place is not None and length >= self._min_block_ns:
+                stat = place.stat
+                if id(place) not in found:
+                    found[id(place)] = StackStat(
+                        stat.frames, stat.state, stat.reason, Distribution(), goid=stat.goid, pid=stat.pid, labels=stat.labels,
+                    )
+                found[id(place)].distribution.add(Distribution(1, length, length, (length >> 8) ** 2, {bucket_of(length): 1}))
+                found[id(place)].in_progress += 1
+        return list(found.values())
+
     def found(self) -> list[tuple[StackStat, set[int]]]:
         """The same, each with the goids that were seen there."""
-        return [(self._figures(place), place.goids) for place in self._places.values() if place.stat.distribution.count]
+        return [(self._figures(place), set(place.goids)) for place in self._places.values() if place.stat.distribution.count]
 
     def _figures(self, place: Place) -> StackStat:
         place.stat.goroutines = len(place.goids)

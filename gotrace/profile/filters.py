@@ -17,7 +17,8 @@ __all__ = ("filter_profile", "filter_requests", "parse_band", "without_runtime")
 
 
 def filter_profile(
-    profile: Profile, states: tuple[State, ...] = (), reasons: tuple[str, ...] = (), match: str = "", ignore: str = ""
+    profile: Profile, states: tuple[State, ...] = (), reasons: tuple[str, ...] = (), match: str = "", ignore: str = "",
+    labels: tuple[str, ...] = (),
 ) -> Profile:
     """Returns a profile with only those stacks; `profile` itself is unchanged.
 
@@ -29,6 +30,7 @@ def filter_profile(
     Raises:
         UsageError: `match` or `ignore` is not a regular expression.
     """
+    wanted = [label.partition("=") for label in labels]
     matches, ignored = _matcher("--match", match), _matcher("--ignore", ignore)
     index_of: dict[int, int] = {}
     kept: list[StackStat] = []
@@ -39,11 +41,14 @@ def filter_profile(
             continue
         if ignore and any(ignored(frame.name) for frame in stack.frames):
             continue
+        if not all(_has(stack, *label) for label in wanted):
+            continue
         index_of[index] = len(kept)
         kept.append(stack)
     texts = [f"state {state.value}" for state in states] + [f"reason {reason}" for reason in reasons]
     texts += [f"stacks matching {match}"] if match else []
     texts += [f"stacks not matching {ignore}"] if ignore else []
+    texts += [f"label {label}" for label in labels]
     goroutines = profile.goroutines
     if len(kept) < len(profile.stacks):
         goroutines = min(goroutines, sum(stack.goroutines for stack in kept))
@@ -53,6 +58,7 @@ def filter_profile(
         requests = without_stacks(requests, {stack.key for stack in kept})
     flags = [f"--state {state.value}" for state in states] + [f"--reason {quote(reason)}" for reason in reasons]
     flags += [f"{flag} {quote(pattern)}" for flag, pattern in (("--match", match), ("--ignore", ignore)) if pattern]
+    flags += [f"--label {quote(label)}" for label in labels]
     selected = profile.selected
     if flags:
         flags = [profile.selected[0], *flags] if profile.selected is not None else flags
@@ -72,6 +78,11 @@ def filter_profile(
 def without_runtime(profile: Profile) -> Profile:
     """Returns a profile in whose stacks the runtime's frames are folded away (`folded_frames`); the figures stay the same."""
     return replace(profile, stacks=[replace(stack, frames=folded_frames(stack.frames)) for stack in profile.stacks])
+
+
+def _has(stack: StackStat, key: str, equals: str, value: str) -> bool:
+    found = dict(stack.labels)
+    return key in found and (not equals or found[key] == value)
 
 
 def _matcher(flag: str, pattern: str) -> Callable[[str], bool]:

@@ -102,6 +102,11 @@ def is_background(stack: StackStat) -> bool:
     return root is not None and root.name != "runtime.main"
 
 
+def label_frames(stack: StackStat) -> tuple[Frame, ...]:
+    """The stack's profiler labels as frames for its root, outermost first: ``tenant=a``."""
+    return tuple(Frame(f"{key}={value}", kind=FrameKind.LABEL) for key, value in stack.labels)
+
+
 def without_waker(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     """The goroutine's own part of a stack, with the kernel's."""
     return tuple(frame for frame in frames if frame.kind is not FrameKind.WAKER)

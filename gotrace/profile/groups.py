@@ -30,7 +30,7 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
     bare = _Bare()
     for index, stack in enumerate(stacks):
         frames, numbers, thing = bare(stack.frames)
-        key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid)
+        key = (stack.pid, numbers, stack.state.value, stack.reason, stack.goid, stack.labels)
         group = groups.get(key)
         if group is None:
             # Most of tens of thousands of places have one stack: its figures are not copied.
@@ -38,9 +38,11 @@ def grouped(stacks: Iterable[StackStat], bounds: bool = False) -> list[Group]:
         else:
             if len(group.members) == 1:
                 group.stack = _copied(group.stack)
+                group.stack.goroutines = group.stack.goroutines_there or group.stack.goroutines
             _add(group.stack, stack, bounds)
         group.members.append(index)
         total_ns = stack.distribution.total_ns
+        thing = thing or (stack.waited.label if stack.waited is not None else "")
         if thing:
             group.objects[thing] = group.objects.get(thing, 0) + total_ns
         waker = waker_of(stack.frames) if len(frames) < len(stack.frames) else ()
@@ -65,7 +67,7 @@ def _copied(stack: StackStat) -> StackStat:
 def _add(group: StackStat, stack: StackStat, bounds: bool) -> None:
     group.distribution.add(stack.distribution)
     # Goroutines are counted per place in the program: each of these stacks has the same number.
-    group.goroutines = max(group.goroutines, stack.goroutines)
+    group.goroutines = max(group.goroutines, stack.goroutines_there or stack.goroutines)
     group.in_progress += stack.in_progress
     group.late_ns += stack.late_ns
     if stack.margin_ns is not None:

@@ -168,7 +168,7 @@ def _narrowed(stack: StackStat, inside: Distribution) -> StackStat:
     """Figures that are not known of the part inside requests are 0."""
     return StackStat(
         stack.frames, stack.state, stack.reason, inside, goroutines=min(stack.goroutines, inside.count), goid=stack.goid, pid=stack.pid,
-        margin_ns=None if stack.margin_ns is None else min(stack.margin_ns, inside.total_ns),
+        margin_ns=None if stack.margin_ns is None else min(stack.margin_ns, inside.total_ns), waited=stack.waited, labels=stack.labels,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from gotrace.common.histogram import bucket_of
 from gotrace.common.vocabulary import State
 from gotrace.profile.types import Distribution, Frame, StackKey, StackStat
 
@@ -76,7 +77,8 @@ class PathStep:
 @dataclass(frozen=True, slots=True)
 class Exemplar:
     """One slow request. `what`: method and path, or the gRPC method; None if it was not read. `path` covers it without gaps and overlaps,
-    the latest step first; empty if it could not be followed. `in_progress`: it had not ended when the window did."""
+    the latest step first; empty if it could not be followed. `in_progress`: it had not ended when the window did; `begun_before`: it began
+    before the window, and is told from the window's start on. In either case it takes at least as long."""
 
     start_ns: int
     duration_ns: int
@@ -85,14 +87,23 @@ class Exemplar:
     labels: dict[str, str] = field(default_factory=dict)
     path: tuple[PathStep, ...] = ()
     in_progress: bool = False
+    begun_before: bool = False
+
+    @property
+    def at_least(self) -> bool:
+        """Whether its whole duration is not known."""
+        return self.in_progress or self.begun_before
 
 
 @dataclass(slots=True)
 class Span:
-    """All calls of one function of one process in the window. `in_progress`: how many had not ended then; they are in nothing else but
-    `exemplars`, which are the slowest first. `begun_before`: how many ended in it and had begun before it, or while their probes were
-    away; they are in nothing else. `traced_ns`: for how long requests were traced. `shown`: between which percentiles those requests lie
-    that are to be shown; the figures are of all."""
+    """All calls of one function of one process in the window. `in_progress`: how many had not ended then, and `in_progress_before`: how
+    many of these had begun before the window (None: that is not known, and they are not among them); they are in nothing else but
+    `exemplars`, which are the slowest first, `lasting`, how long they have lasted so far (without their sum), and `doing`, what their
+    goroutines did then and how many did that, empty while the trace runs. `begun_before`: how many ended in it and had begun before it, or
+    while their probes were away; they are in nothing else but `exemplars`. `traced_ns`: for how long requests were traced: those that began
+    then. Where that was in several `windows`, `cut` are those that had not ended with theirs, and the other figures are estimates for the
+    time between. `shown`: between which percentiles those requests lie that are to be shown; the figures are of all."""
 
     function: str
     pid: int = 0
@@ -103,6 +114,28 @@ class Span:
     shown: tuple[float, float] = (0.0, 1.0)
     begun_before: int = 0
     traced_ns: int = 0
+    in_progress_before: int | None = 0
+    lasting: Distribution = field(default_factory=Distribution)
+    doing: dict[str, int] = field(default_factory=dict)
+    windows: int = 1
+    cut: Distribution = field(default_factory=Distribution)
+
+    @property
+    def at_least(self) -> Distribution:
+        """Durations of all, of which those in progress are taken to end with the window: no percentile of the whole durations is lower."""
+        whole = Distribution()
+        for each in (self.latency, self.cut if self.windows > 1 else self.lasting):
+            whole.add(each)
+        return whole
+
+    def rate(self, window_ns: int) -> float:
+        """How many a second, in the time in which they were traced."""
+        traced_ns = self.traced_ns or window_ns
+        return (self.latency.count + self.cut.count) * 1e9 / traced_ns if traced_ns else 0.0
+
+    def lasting_over(self, length_ns: int) -> int:
+        """How many of those in progress have lasted longer, as far as the histogram tells."""
+        return sum(count for bucket, count in self.lasting.histogram.items() if bucket > bucket_of(length_ns))
 
 
 @dataclass(slots=True)
@@ -161,7 +194,7 @@ def _sums(parts: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
 
 def key_parts(key: StackKey) -> tuple[State, str]:
     """State and reason of the stack that has this `StackStat.key`."""
-    _, _, state, reason, _ = key
+    _, _, state, reason, *_ = key
     assert isinstance(state, State) and isinstance(reason, str)
     return state, reason
 

@@ -9,7 +9,7 @@ from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
 from gotrace.kernel.records import IntervalRow, RawStack
 from gotrace.model.chains import CodePoint
-from gotrace.model.objects import Names, describe
+from gotrace.model.objects import Names, describe, folded
 from gotrace.model.stacks import GoStack, StackModel
 from gotrace.profile.types import KERNEL_PATH, Frame
 
@@ -17,12 +17,14 @@ _RUNTIME_PREFIXES = ("runtime.", "runtime/internal/", "internal/runtime/")
 
 
 class Symbolizer:
-    """The frames of one process's stacks. `unknown` counts the distinct program counters without a function."""
+    """The frames of one process's stacks. `unknown` counts the distinct program counters without a function. `fold_ports`: connections
+    are named without their client's port."""
 
-    def __init__(self, model: StackModel, kernel: KernelSymbols, names: Names) -> None:
+    def __init__(self, model: StackModel, kernel: KernelSymbols, names: Names, fold_ports: bool = False) -> None:
         self._model = model
         self._kernel = kernel
         self._names = names
+        self._fold_ports = fold_ports
         self._frames: dict[CodePoint, tuple[Frame, ...]] = {}
         # One object per frame for all stacks: there may be thousands.
         self._in_kernel: dict[int, Frame] = {}
@@ -43,7 +45,8 @@ class Symbolizer:
         if row.kernel_stack is not None:
             frames += self._kernel_frames(row.kernel_stack)
         if stack.boundary:
-            what = f"({describe(row.object, self._names)})" if row.object is not None else ""
+            thing = folded(row.object) if row.object is not None and self._fold_ports else row.object
+            what = f"({describe(thing, self._names)})" if thing is not None else ""
             frames.append(Frame(stack.boundary + what, kind=FrameKind.SYSCALL))
         own = [frame for point in stack.points for frame in self._expand(point)]
         if row.key.kind == StartKind.CREATED and stack.points:

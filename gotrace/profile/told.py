@@ -10,6 +10,9 @@ from gotrace.profile.requests import Span
 from gotrace.profile.types import Missing, Profile
 
 INCOMPLETE = "the trace was cut short, or still went on: figures are those of the last commit"
+PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
+"""The percentiles that are told of requests."""
+_DOING_SHOWN = 3
 _HELD = 1.5
 """As a multiple of the cap: more than the cost until the governor acts."""
 
@@ -68,7 +71,45 @@ def governor_lines(profile: Profile) -> list[str]:
             f"at the ends of {report.unlooked_windows:,} windows there were too many goroutines to read: waits that lasted for "
             "all of such a window lack it"
         )
+    if report.steps_dropped:
+        lines.append(f"{report.steps_dropped:,} earlier changes of what was traced are not listed")
     return lines
+
+
+def in_progress_lines(span: Span) -> list[str]:
+    """What is to be said of the requests in progress beside their number: how long they have lasted, what their goroutines do, and which of
+    the percentiles above would be higher with them."""
+    unknown = [UNKNOWN_BEFORE] if span.in_progress_before is None else []
+    if not span.in_progress or not span.lasting.count:
+        return unknown
+    before = " for at least" if span.in_progress_before else ""
+    words = f"in progress{': the longest' if span.in_progress > 1 else ''}{before} {format_duration(span.lasting.max_ns)}"
+    if span.in_progress_before:
+        words += f", {span.in_progress_before:,} begun before the window"
+    ranked = sorted(span.doing.items(), key=lambda item: -item[1])
+    doing = [f"{count:,} in {what}" if span.in_progress > 1 else what for what, count in ranked[:_DOING_SHOWN]]
+    rest = sum(count for _, count in ranked[_DOING_SHOWN:])
+    lines = [words + (": " if doing else "") + ", ".join((*doing, *([f"{rest:,} in others"] if rest else [])))]
+    return lines + percentile_lines(span) + unknown
+
+
+def percentile_lines(span: Span) -> list[str]:
+    """Which percentiles would be higher with the requests in progress."""
+    if not span.latency.count or not span.in_progress or not span.lasting.count:
+        return []
+    whole, longer = span.at_least, span.lasting_over(span.latency.max_ns)
+    higher = [
+        f"{name} is at least {format_duration(whole.percentile_ns(fraction))}" for name, fraction in PERCENTILES
+        if is_raised(span.latency.percentile_ns(fraction), whole.percentile_ns(fraction))
+    ]
+    if longer:
+        higher.append(f"{longer:,} {'has' if longer == 1 else 'have'} lasted longer than the maximum")
+    return ["the percentiles are of requests that ended; with those in progress " + ", ".join(higher)] if higher else []
+
+
+def is_raised(ended_ns: int, whole_ns: int) -> bool:
+    """A percentile is higher with requests in progress by more than histograms are wrong."""
+    return whole_ns > (1 + 1 / 8) * ended_ns
 
 
 def request_gaps(profile: Profile, span: Span) -> list[str]:
@@ -78,7 +119,18 @@ def request_gaps(profile: Profile, span: Span) -> list[str]:
     steps = [step for step in report.steps if step.pid == span.pid] if report is not None else []
     cap = 100 * report.max_overhead if report is not None else 0.0
     lines = []
-    if window - traced > max(_WHOLE_NS, window // 50):
+    if span.windows > 1:
+        whose = f", for --max-overhead {cap:g}" if steps else ""
+        lines.append(
+            f"requests were traced in {span.windows:,} windows, {format_duration(traced)} of {format_duration(window)} in all{whose}: the "
+            "figures are estimates for the rest"
+        )
+        if span.cut.count:
+            lines[-1] += (
+                f"; {span.cut.count:,} had not ended with their window, the longest after {format_duration(span.cut.max_ns)}, and are in "
+                "no percentile"
+            )
+    elif window - traced > max(_WHOLE_NS, window // 50):
         why = f": the rest was given up for --max-overhead {cap:g}" if steps else ""
         lines.append(f"requests were traced for only {format_duration(traced)} of {format_duration(window)}{why}")
     # The rung on which requests are traced, and wakers are not.
@@ -94,6 +146,7 @@ def request_gaps(profile: Profile, span: Span) -> list[str]:
     return lines
 
 
+UNKNOWN_BEFORE = "how many requests are in progress that began before the window is not known: they are not counted (history_lost)"
 _WITHOUT_WAKERS = "wakers"
 _WHOLE_NS = 200_000_000
 """What is missing at a window's edges says nothing."""

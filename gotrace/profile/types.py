@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from gotrace.common.histogram import bucket_of, percentile
 from gotrace.common.vocabulary import CONTINUED, FrameKind, Loss, State
+from gotrace.profile.things import Waited
+from gotrace.profile.verdict import VerdictOn
 
 if TYPE_CHECKING:
+    from gotrace.profile.holders import LockHolders
     from gotrace.profile.requests import Span
 
 KERNEL_PATH = "[kernel path]"
@@ -92,6 +95,10 @@ class SubWindow(NamedTuple):
         return Distribution(self.count, self.total_ns, squares=self.squares).jitter_ns
 
 
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Profiler labels (runtime/pprof): keys and values."""
+
+
 class StackKey(tuple[object, ...]):
     """What makes a stack distinct. It holds all frames, so its hash is computed once."""
 
@@ -130,13 +137,19 @@ class StackStat:
     late_ns: int = 0
     """Part of the total after sleeps were due to end, until the runtime ran their timers. 0 if the Go version (before 1.23) does not keep
     that moment, in mode ``sample``, and for sleeps that the window's end cut off."""
+    waited: Waited | None = None
+    """What they waited for, if that was asked for (--objects)."""
+    goroutines_there: int = 0
+    """Where objects are told apart, distinct goroutines with the same frames, state and reason, whatever they waited for; else 0."""
+    labels: Labels = ()
+    """Those of the wanted labels (``--label``) that the goroutine had, in the order in which they are wanted."""
     _key: StackKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> StackKey:
         """What makes the stack distinct. The fields in it must not change once it has been requested."""
         if self._key is None:
-            self._key = StackKey((self.pid, self.frames, self.state, self.reason, self.goid))
+            self._key = StackKey((self.pid, self.frames, self.state, self.reason, self.goid, self.waited, self.labels))
         return self._key
 
 
@@ -157,8 +170,7 @@ class Pause:
 @dataclass(frozen=True, slots=True)
 class TimelineInterval:
     """One part of a single interval of goroutine `goid`. `start_ns` is from the window's start; `stack` has state, reason and frames;
-    `waker_goid` is the goroutine that made it runnable, 0 if there is none or it is not known; `tid` is the thread on which it continued
-    afterwards, as the kernel numbers it."""
+    `waker_goid`: who made it runnable, 0 if nobody or not known; `tid`: the thread on which it continued, as the kernel numbers it."""
 
     goid: int
     start_ns: int
@@ -185,7 +197,8 @@ class SingleInterval(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """The traced process and what was learnt from its binary."""
+    """The traced process and what was learnt from its binary. `host` is the machine's name, `container` and `pod` are ids (uid of the
+    pod); "" where there is none, or it was not noted."""
 
     pid: int
     exe: str
@@ -197,12 +210,14 @@ class Target:
     pie: bool
     cgo: bool
     arch: str
+    host: str = ""
+    container: str = ""
+    pod: str = ""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` if nothing was watched for some of the time. `samples`: how often
-    all goroutines were sampled (mode ``sample``)."""
+    """The traced time. `start` is RFC 3339; `attached_ns` < `duration_ns` if there were pauses; `samples` of mode ``sample``."""
 
     start: str
     duration_ns: int
@@ -227,8 +242,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class GovernorStep:
-    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a gotrace.governor.policy.Rung, `share` what
-    tracing had cost before, as a share of the CPU time that the target used for itself."""
+    """A change of what is traced. `at_ns` is from the window's start, `rung` the name of a Rung, `share` what tracing had cost before."""
 
     at_ns: int
     pid: int
@@ -243,7 +257,8 @@ class GovernorReport:
     all targets; `sampled_ns`: how long short intervals were sampled; `lean_ns`: how long the starts of intervals were inferred, as in mode
     lean; `looked_ns`: how long memory was sampled instead of placing probes, as in mode sample; `paused_ns`: how long there were no probes,
     and `windows` how many stretches with probes there were. `unlooked_windows`: at how many of their ends only goroutines with open
-    intervals were read, because there were too many: waits of the others lack those windows."""
+    intervals were read, because there were too many: waits of the others lack those windows. `steps` are the latest changes,
+    `steps_dropped` is how many more there were before them."""
 
     max_overhead: float
     share: float = 0.0
@@ -257,6 +272,7 @@ class GovernorReport:
     windows: int = 1
     unlooked_windows: int = 0
     steps: tuple[GovernorStep, ...] = ()
+    steps_dropped: int = 0
 
     @property
     def acted(self) -> bool:
@@ -277,8 +293,7 @@ class Hotspot:
 
 @dataclass(frozen=True)
 class Missing:
-    """A stage that a trace went without: what (``system calls``, ``wakers``, ...), why, and what the figures lack because of it, each as
-    one line of text."""
+    """A stage that a trace went without: what (``wakers``, ...), why, and what the figures lack because of it; each is one line."""
 
     stage: str
     why: str
@@ -317,8 +332,17 @@ class Profile:
     """What else a reader must know to understand the figures: the process was stopped, it is a forked copy, ..."""
     requests: list[Span] = field(default_factory=list)
     """Calls of span functions, those with most time first; empty where the program has none, or they were not asked for."""
+    locks: list[LockHolders] = field(default_factory=list)
+    """Who held locks while others waited, if objects were asked for; those for which was waited longest first."""
+    verdicts: list[VerdictOn] = field(default_factory=list)
+    """What is wrong in the processes, judged as the trace ended."""
     selected: tuple[str, int] | None = None
     """The flags by which `stacks` were chosen, and from how many; None if they are all stacks."""
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether stacks tell what was waited for."""
+        return any(stack.waited is not None for stack in self.stacks)
 
     def by_state(self) -> dict[State, Distribution]:
         """Distribution of each state that occurs, largest total first."""
@@ -327,6 +351,12 @@ class Profile:
     def by_reason(self) -> dict[str, Distribution]:
         """Distribution of each reason that occurs, largest total first."""
         return _group((stack.reason, stack.distribution) for stack in self.stacks)
+
+    def by_label(self) -> dict[str, dict[str | None, Distribution]]:
+        """For the key of each label that some goroutine has: distribution of each value, largest total first; None for goroutines that
+        have no such label."""
+        keys = dict.fromkeys(key for stack in self.stacks for key, _ in stack.labels)
+        return {key: _group((dict(stack.labels).get(key), stack.distribution) for stack in self.stacks) for key in keys}
 
     def pauses_by_reason(self) -> dict[str, Distribution]:
         """Distribution of the stop-the-world pauses of each reason, largest total first."""
@@ -360,7 +390,7 @@ def _single(duration_ns: int) -> Distribution:
     return Distribution(1, duration_ns, duration_ns, (duration_ns >> 8) ** 2, {bucket_of(duration_ns): 1})
 
 
-_Key = TypeVar("_Key", bound=str)
+_Key = TypeVar("_Key", bound="str | None")
 
 
 def _group(items: Iterable[tuple[_Key, Distribution]]) -> dict[_Key, Distribution]:

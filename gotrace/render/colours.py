@@ -20,6 +20,7 @@ _KIND = {
     FrameKind.WAKER: (310, 44, 80),
     FrameKind.REASON: (164, 30, 92),
     FrameKind.LOST: (0, 0, 25),
+    FrameKind.LABEL: (270, 55, 84),
     PROCESS: (220, 8, 88),
 }
 
@@ -41,6 +42,7 @@ MEANING = {
     FrameKind.WAKER: "who woke it",
     FrameKind.REASON: "why it stopped",
     FrameKind.LOST: "not known",
+    FrameKind.LABEL: "label",
     PROCESS: "process",
 }
 

@@ -8,13 +8,14 @@ from gotrace.profile.frames import (
     is_goroutine_root,
     is_runtime,
     is_runtime_waker,
+    label_frames,
     waker_of,
     without_waker,
 )
 from gotrace.profile.types import StackStat
 
 __all__ = (
-    "folded_frames", "is_background", "is_goroutine_root", "is_runtime", "is_runtime_waker", "reason_label", "waker_of",
+    "folded_frames", "is_background", "is_goroutine_root", "is_runtime", "is_runtime_waker", "label_frames", "reason_label", "waker_of",
     "without_waker",
 )
 

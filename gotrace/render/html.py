@@ -51,22 +51,31 @@ def render_html(profile: Profile, runtime: bool = False) -> bytes:
 
 def render_page(data: dict[str, Any]) -> bytes:
     """Returns the page for `data`, in the form described in `gotrace.render.pagedata`: one profile, or a comparison."""
+    return _filled("flamegraph", SCRIPTS, _title(data["meta"]), _packed(data))
+
+
+def render_data_page(name: str, title: str, data: dict[str, Any]) -> bytes:
+    """Returns a page of another kind for its `data`: ``NAME.html``, ``NAME.css`` and ``NAME.js`` of the assets, in the same style."""
+    return _filled(name, ("words.js", "elements.js", f"{name}.js"), title, _compressed(data))
+
+
+def _filled(name: str, scripts: tuple[str, ...], title: str, data: str) -> bytes:
     assets = files("gotrace.render") / "assets"
 
     def asset(name: str) -> str:
         return (assets / name).read_text(encoding="utf-8")
 
-    style, page = asset("flamegraph.css"), asset("flamegraph.html")
-    script = "".join(asset(name) for name in SCRIPTS)
+    style, page = asset("base.css") + asset(f"{name}.css"), asset(f"{name}.html")
+    script = "".join(asset(name) for name in scripts)
     policy = (
         f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {
         "POLICY": policy,
-        "TITLE": html.escape(_title(data["meta"])),
+        "TITLE": html.escape(title),
         "STYLE": style,
-        "DATA": _packed(data),
+        "DATA": data,
         "SCRIPT": script,
     }
     # In one pass, so that a text that contains {{SCRIPT}} stays as it is.
@@ -102,7 +111,11 @@ def _packed(data: dict[str, Any]) -> str:
         "nodes": {"parent": [node - parent for node, parent in enumerate(parents)], "place": places, "fresh": fresh},
         "stacks": {**stacks, "node": _steps(stacks["node"]), "buckets": buckets},
     }
-    text = json.dumps(packed, separators=(",", ":"))
+    return _compressed(packed)
+
+
+def _compressed(data: dict[str, Any]) -> str:
+    text = json.dumps(data, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 6)).decode()
 
 

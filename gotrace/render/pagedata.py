@@ -18,8 +18,10 @@ The page data is column-oriented, with every text, function, frame and common st
     and ``why`` (texts), ``count``, ``total``, ``max``, ``goroutines``, ``progress``, ``background`` (0 or 1), ``goid`` (None if
     goroutines are not kept apart), ``stopped``, ``runs`` and ``run_max`` (long runs that its intervals ended), ``buckets``
     ([bucket, count, bucket, count, ...], ascending).
+    Where objects were asked for ``waited``: the frame that stands for what was waited for, -1 where there is none.
     Where some waits lasted the whole window ``idle`` and ``idle_count``: their time and number. Where there are requests
-    ``inside`` and ``inside_count``: the time and number of waits in them.
+    ``inside`` and ``inside_count``: the time and number of waits in them. With ``--label``
+    ``labels``: a list of texts ``key=value``.
 ``requests``
     Only where there are any. ``stacks``: how many rows of the stacks are such; those behind have no figures and stand for time of
     requests that has no stack. ``causes`` (texts). ``spans``: ``name`` and ``process`` (texts), ``frame`` (of the span function),
@@ -35,7 +37,8 @@ The page data is column-oriented, with every text, function, frame and common st
 ``meta``
     The result of `page_meta`: the profile's targets, its window, totals, filters, losses, what it went without (``missing``,
     ``notes``) and what a cap on the cost gave up (``governor``), as lines of text. ``runtime``: True if the runtime's frames are
-    to be shown from the start.
+    to be shown from the start. ``locks``: who held locks, as lines, where that is known;
+    ``verdicts``: what was wrong as the trace ended.
 
 A comparison has the same form, with a row for every stack of either side. The figures above are those of *after* (0, and no buckets,
 for a stack that vanished). In addition there are:
@@ -59,7 +62,8 @@ from gotrace.common.vocabulary import LOSS_TEXT, FrameKind, Loss
 from gotrace.profile.frames import plain_name
 from gotrace.profile.told import governor_lines, missing_line
 from gotrace.profile.types import Frame, Profile, StackStat
-from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, reason_label
+from gotrace.render.frames import is_background, is_goroutine_root, is_runtime, is_runtime_waker, label_frames, reason_label
+from gotrace.render.objects import lock_lines
 from gotrace.render.requestdata import RequestData, idle_columns, inside_columns, reason_words
 from gotrace.render.text import TOLD_LIMIT, sanitize
 
@@ -70,7 +74,9 @@ PAUSES = 5_000
 
 PROCESS = "process"
 """Kind of the root frame that stands for a process: used by the page only, not part of the public vocabulary."""
-KINDS = [kind.value for kind in FrameKind] + [PROCESS]
+OBJECT = "object"
+"""Likewise of what was waited for."""
+KINDS = [kind.value for kind in FrameKind] + [PROCESS, OBJECT]
 
 # The page folds frames by itself, as `folded_frames` does in Python, when a box is ticked: the marks it needs, per function.
 _PLAIN, _RUNTIME, _GOEXIT = 0, 1, 2
@@ -148,6 +154,8 @@ class _Columns:
         node, node_of, index_by_id, index_of = -1, self.nodes.index, self._index_by_id, self._index_of
         if self._process is not None:
             node = self.nodes((node, self.frame(Frame(self._process.get(stack.pid, f"({stack.pid})")), PROCESS)))
+        for frame in label_frames(stack):
+            node = self.nodes((node, self.frame(frame, frame.kind.value)))
         for frame in reversed(stack.frames):
             index = index_by_id.get(id(frame))
             if index is None:
@@ -162,6 +170,10 @@ class _Columns:
                 node = node_of[key] = len(node_of)
         return node
 
+    def waited(self, stack: StackStat) -> int:
+        """The frame for what was waited for, -1 if there is none."""
+        return self.frame(Frame(stack.waited.label), OBJECT) if stack.waited is not None else -1
+
     def frame(self, frame: Frame, kind: str) -> int:
         """The number of a frame."""
         mark = (
@@ -171,7 +183,7 @@ class _Columns:
             if is_runtime(frame) or is_runtime_waker(frame)
             else _PLAIN
         )
-        name = plain_name(frame.name)
+        name = frame.name if frame.kind is FrameKind.LABEL else plain_name(frame.name)
         function = self.functions((self.texts(name), KINDS.index(kind), mark))
         if name != frame.name:
             self.raw[function] = sanitize(frame.name, NAME_LIMIT)
@@ -184,7 +196,8 @@ def page_data(profile: Profile) -> dict[str, Any]:
     for stack in profile.stacks:
         columns.add(stack)
     requests = RequestData(profile, columns.texts, columns.frame, columns.add_bare).made() if profile.requests else None
-    more = idle_columns(profile) | (inside_columns(profile) if requests else {})
+    more = {"waited": [columns.waited(stack) for stack in profile.stacks]} if profile.has_objects else {}
+    more |= idle_columns(profile) | (inside_columns(profile) if requests else {})
     bare = [0] * (len(columns.stacks["node"]) - len(profile.stacks))
     functions, frames, nodes = columns.functions, columns.frames, columns.nodes
     return {
@@ -201,7 +214,8 @@ def page_data(profile: Profile) -> dict[str, Any]:
             "inlined": frames.column(3),
         },
         "nodes": {"parent": nodes.column(0), "frame": nodes.column(1)},
-        "stacks": columns.stacks | {name: column + bare for name, column in more.items()},
+        "stacks": columns.stacks | _labels(profile, columns)
+        | {name: column + (bare if name != "waited" else [-1] * len(bare)) for name, column in more.items()},
         **({"requests": requests} if requests else {}),
         "hotspots": [
             {
@@ -220,6 +234,14 @@ def page_data(profile: Profile) -> dict[str, Any]:
             "duration": [pause.duration_ns for pause in profile.pauses[:PAUSES]],
         },
     }
+
+
+def _labels(profile: Profile, columns: _Columns) -> dict[str, list[list[int]]]:
+    """The column of labels, if any stack has some."""
+    if not any(stack.labels for stack in profile.stacks):
+        return {}
+    found = [[columns.texts(frame.name) for frame in label_frames(stack)] for stack in profile.stacks]
+    return {"labels": found + [[] for _ in columns.stacks["node"][len(profile.stacks) :]]}
 
 
 def page_meta(profile: Profile) -> dict[str, Any]:
@@ -264,4 +286,6 @@ def page_meta(profile: Profile) -> dict[str, Any]:
         "missing": [sanitize(missing_line(profile, missing), TOLD_LIMIT) for missing in profile.missing],
         "notes": [sanitize(note, TOLD_LIMIT) for note in profile.notes],
         "governor": governor_lines(profile),
+        **({"locks": lock_lines(profile)} if profile.locks else {}),
+        **({"verdicts": [sanitize(verdict.headline, TOLD_LIMIT) for _, verdict in profile.verdicts]} if profile.verdicts else {}),
     }

@@ -9,7 +9,7 @@ from gotrace.common.vocabulary import FrameKind
 from gotrace.profile.frames import plain_name
 from gotrace.profile.inrequests import outermost
 from gotrace.profile.requests import RUNNING, Cause, Exemplar, Span, SpanBucket
-from gotrace.profile.told import request_gaps
+from gotrace.profile.told import in_progress_lines, request_gaps
 from gotrace.profile.types import Frame, Profile, StackKey
 
 FRAMES = 40
@@ -87,9 +87,9 @@ class RequestData:
             "name": self._texts(plain_name(span.function)),
             "frame": self._frames(function, FrameKind.GO.value),
             "process": self._texts(process),
-            "rate": d.count * 1e9 / (span.traced_ns or window_ns) if window_ns else 0.0,
+            "rate": span.rate(window_ns),
             "progress": span.in_progress,
-            "gaps": request_gaps(self._profile, span),
+            "gaps": [*in_progress_lines(span), *request_gaps(self._profile, span)],
             **{f"p{name}": d.percentile_ns(fraction) for name, fraction in (("50", 0.5), ("90", 0.9), ("99", 0.99), ("999", 0.999))},
             "max": d.max_ns,
             "shown": list(span.shown),
@@ -124,6 +124,7 @@ class RequestData:
             "what": -1 if exemplar.what is None else self._texts(exemplar.what),
             "labels": [self._texts(f"{name}={value}") for name, value in exemplar.labels.items()],
             "progress": int(exemplar.in_progress),
+            "before": int(exemplar.begun_before),
             "path": [
                 [
                     step.goid, step.start_ns, step.duration_ns, self._texts(step.state), self._texts(step.reason), self._texts(step.object),

@@ -84,6 +84,14 @@ def _signed(ns: float) -> str:
     return ("+" if ns >= 0 else "-") + amount(abs(ns))
 
 
+def request_notes(changes: list[SpanChange]) -> list[str]:
+    """What the requests of either side lack, a line each."""
+    return [
+        f"{sanitize(plain_name(change.function), 200)}, {side}: {gap}"
+        for change in changes for side, gaps in zip(("before", "after"), change.gaps, strict=True) for gap in gaps
+    ]
+
+
 def request_tables(changes: list[SpanChange]) -> list[dict[str, object]]:
     """Tables as the page of a comparison shows them (`gotrace.render.pagedata`); none where there are no requests."""
     if not changes:

@@ -11,7 +11,7 @@ from rich.text import Text
 from gotrace.common.vocabulary import State
 from gotrace.profile.frames import place_of, plain_name
 from gotrace.profile.requests import RUNNING, Band, Exemplar, PathStep, Span, shown_bands
-from gotrace.profile.told import request_gaps
+from gotrace.profile.told import PERCENTILES, in_progress_lines, request_gaps
 from gotrace.profile.types import Profile, StackKey, StackStat
 from gotrace.render.text import format_duration, format_share, sanitize
 
@@ -48,7 +48,7 @@ def print_requests(profile: Profile, console: Console, top: int = 10) -> None:
 
 
 def _print_span(span: Span, window_ns: int, process: str, console: Console) -> None:
-    d, traced_ns = span.latency, span.traced_ns or window_ns
+    d = span.latency
     heading = Text("Requests: ", "bold")
     heading.append(sanitize(plain_name(span.function), max(20, console.width - 12)), "cyan")
     if process:
@@ -56,22 +56,21 @@ def _print_span(span: Span, window_ns: int, process: str, console: Console) -> N
     _line(heading, console)
     line = Text("  ")
     line.append(f"{d.count:,}", "bold")
-    line.append(f" request{'' if d.count == 1 else 's'} ({_rate(d.count, traced_ns)}/s)")
+    line.append(f" request{'' if d.count == 1 else 's'} ({_rate(span.rate(window_ns))}/s)")
     if span.in_progress:
         line.append(f", {span.in_progress:,} in progress")
     if span.begun_before:
         line.append(f", {span.begun_before:,} begun before")
     _line(line, console)
     if d.count:
-        figures = [
-            f"{name} {format_duration(d.percentile_ns(fraction))}"
-            for name, fraction in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
-        ]
+        figures = [f"{name} {format_duration(d.percentile_ns(fraction))}" for name, fraction in PERCENTILES]
         _line(Text("  " + "  ".join((*figures, f"max {format_duration(d.max_ns)}"))), console)
+    for words in in_progress_lines(span):
+        for number, row in enumerate(textwrap.wrap(sanitize(words, 800), max(20, console.width - 4), break_on_hyphens=False)):
+            _line(Text(f"  {'  ' if number else ''}{row}", "yellow"), console)
 
 
-def _rate(count: int, window_ns: int) -> str:
-    rate = count * 1e9 / window_ns if window_ns else 0.0
+def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
 
 
@@ -122,12 +121,14 @@ def _print_exemplars(exemplars: list[Exemplar], console: Console) -> None:
     _line(Text("  The slowest:" if len(exemplars) > 1 else "  The slowest one:"), console)
     for rank, exemplar in enumerate(exemplars[:EXEMPLARS_SHOWN], 1):
         line = Text(f"  {rank:>2}. ")
+        line.append("at least " if exemplar.at_least else "")
         line.append(format_duration(exemplar.duration_ns), "bold")
         line.append("  ")
         if exemplar.what is not None:
             line.append(sanitize(exemplar.what, 100), "cyan")
             line.append("  ")
-        line.append(f"at {format_duration(max(0, exemplar.start_ns))}, goroutine {exemplar.goid}", "dim")
+        when = "begun before the window" if exemplar.begun_before else f"at {format_duration(max(0, exemplar.start_ns))}"
+        line.append(f"{when}, goroutine {exemplar.goid}", "dim")
         if exemplar.in_progress:
             line.append(", in progress", "yellow")
         labels = ", ".join(f"{name}={value}" for name, value in exemplar.labels.items())

@@ -17,6 +17,7 @@ from gotrace.profile.groups import Group, grouped
 from gotrace.profile.told import INCOMPLETE, NOT_HELD, governor_lines, nothing_line, told
 from gotrace.profile.types import LONG_RUN_NS, Distribution, Profile, StackStat
 from gotrace.render.hotspots import print_hotspots, why
+from gotrace.render.objects import print_objects
 from gotrace.render.requests import print_requests
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 
@@ -65,6 +66,8 @@ def print_summary(profile: Profile, console: Console, top: int = 10, runtime: bo
             more = f"and {len(reasons) - REASONS_SHOWN} more reasons, {format_duration(rest)} together"
             console.print(Text(more, "dim"))
         console.print()
+        print_objects(profile, console, top)
+        _print_labels(profile, total, console)
         print_hotspots(profile, console)
         _print_stacks(profile, total, console, top, runtime)
     _print_losses(profile.losses, console)
@@ -80,6 +83,10 @@ def _print_targets(profile: Profile, console: Console) -> None:
         line.append(f"{format_duration(profile.window.duration_ns)} window · mode {sanitize(profile.window.mode, 20)}")
         console.print(line)
     print_told(profile, console)
+    for pid, verdict in profile.verdicts:
+        which = f"PID {pid}: " if len(profile.targets) > 1 else ""
+        text = Text(f"{which}{sanitize(verdict.headline, TOLD_LIMIT)}", "bold red" if verdict.certain else "bold yellow")
+        console.print(text, soft_wrap=True)
     if profile.requests:
         console.print()
 
@@ -149,6 +156,17 @@ def _print_pauses(profile: Profile, total: Distribution, console: Console) -> No
         ))
 
 
+def _print_labels(profile: Profile, total: Distribution, console: Console) -> None:
+    """Prints the time of each label's values, of the largest ones; nothing without labels."""
+    for key, values in profile.by_label().items():
+        rows = {"(no such label)" if value is None else value or '""': distribution for value, distribution in values.items()}
+        console.print(_table(f"label {sanitize(key, 30)}", dict(list(rows.items())[:REASONS_SHOWN]), total, console.width))
+        if len(rows) > REASONS_SHOWN:
+            rest = sum(distribution.total_ns for distribution in list(rows.values())[REASONS_SHOWN:])
+            console.print(Text(f"and {len(rows) - REASONS_SHOWN:,} more values, {format_duration(rest)} together", "dim"))
+        console.print()
+
+
 def _table(title: str, rows: Mapping[str, Distribution], total: Distribution, width: int) -> Table:
     # The figures need up to 58 columns; rich would shrink them as well to make room for a long name.
     extra = 10 if width >= _ROOMY else 0
@@ -216,6 +234,8 @@ def _print_stack(
         line.append(f"  {comm.get(stack.pid, '?')} ({stack.pid})", "dim")
     if stack.goid is not None:
         line.append(f"  goroutine {stack.goid}", "dim")
+    if stack.labels:
+        line.append("  " + " ".join(f"{sanitize(key, 40)}={sanitize(value, 40)}" for key, value in stack.labels), "magenta")
     if stack.in_progress:
         line.append(f"  ({stack.in_progress:,} in progress)", "dim")
     _print_line(line, console)

@@ -13,7 +13,7 @@ from gotrace.profile.frames import plain_name
 from gotrace.profile.told import INCOMPLETE, governor_lines, told
 from gotrace.profile.types import Profile
 from gotrace.render.colours import MEANING, PROCESS, STATE, frame_colours
-from gotrace.render.frames import folded_frames, is_background, reason_label
+from gotrace.render.frames import folded_frames, is_background, label_frames, reason_label
 from gotrace.render.merge import Tree
 from gotrace.render.text import TOLD_LIMIT, format_duration, format_share, sanitize
 
@@ -100,6 +100,7 @@ def _merge(profile: Profile, runtime: bool) -> _Picture:
         path: list[Key] = [(process.get(stack.pid, f"({stack.pid})"), PROCESS)] if several else []
         kept = stack.frames if runtime else folded_frames(stack.frames)
         frames = [(frame.name or "(no name)", frame.kind) for frame in reversed(kept)]
+        path += [(frame.name, frame.kind) for frame in label_frames(stack)]
         # What stopped the goroutine, then what woke it: the waker's stack is upside down.
         path += [key for key in frames if key[1] is not FrameKind.WAKER]
         path.append((reason_label(stack), FrameKind.REASON))
@@ -148,7 +149,7 @@ class _Styles:
         """Label, the same escaped, fill and ink."""
         style = self._known.get(key)
         if style is None:
-            label = sanitize(plain_name(key[0]), NAME_LIMIT)
+            label = sanitize(key[0] if key[1] is FrameKind.LABEL else plain_name(key[0]), NAME_LIMIT)
             style = self._known[key] = (label, _safe(label), *frame_colours(key[1], key[0]))
         return style
 

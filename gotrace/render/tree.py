@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gotrace.common.vocabulary import FrameKind
-from gotrace.profile.frames import folded_frames, is_background, is_program, plain_name, without_waker
+from gotrace.profile.frames import folded_frames, is_background, is_program, label_frames, plain_name, without_waker
 from gotrace.profile.told import nothing_line
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.frames import reason_label
@@ -26,6 +26,7 @@ RUNTIME_GOROUTINES = "runtime goroutines (GC, scavenger, …)"
 _MARK = "▶ "
 _STYLE = {
     FrameKind.RUNTIME: "dim", FrameKind.SYSCALL: "yellow", FrameKind.KERNEL: "red", FrameKind.REASON: "cyan", FrameKind.LOST: "bold red",
+    FrameKind.LABEL: "magenta",
 }
 
 
@@ -68,6 +69,7 @@ def _grow(profile: Profile, runtime: bool) -> _Node:
     comm = {target.pid: target.comm for target in profile.targets}
     for stack in profile.stacks:
         path = [Frame(f"{comm.get(stack.pid, '?')} ({stack.pid})", kind=FrameKind.REASON)] if several else []
+        path += label_frames(stack)
         if not runtime and is_background(stack):
             path.append(Frame(RUNTIME_GOROUTINES, kind=FrameKind.RUNTIME))
         else:
@@ -136,7 +138,8 @@ class _Printer:
         if room - len(where) < min(30, len(plain_name(frame.name))):
             where = ""
         style = _STYLE.get(frame.kind, "bold" if is_program(frame) else "")
-        line.append(sanitize(plain_name(frame.name), max(8, room - len(where))), f"not dim {style}".strip())
+        name = frame.name if frame.kind is FrameKind.LABEL else plain_name(frame.name)
+        line.append(sanitize(name, max(8, room - len(where))), f"not dim {style}".strip())
         line.append(where, "not dim green")
         self._line(line)
 

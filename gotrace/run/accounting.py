@@ -117,6 +117,7 @@ class Accounting:
             missing=[missing for process in processes for missing in process.missing],
             notes=[note for process in processes for note in process.notes],
             requests=sorted((span for process in processes for span in process.requests()), key=lambda span: -span.latency.total_ns),
+            locks=sorted((lock for process in processes for lock in process.holders()), key=lambda lock: -lock.contended_ns),
         )
 
 

@@ -46,9 +46,9 @@ class Handing:
     def _new_steps(self, pid: int) -> tuple[GovernorStep, ...]:
         if pid not in self._regulators:
             return ()
-        steps, seen = self._regulators[pid].steps, self._steps.get(pid, 0)
-        self._steps[pid] = len(steps)
-        return tuple(steps[seen:])
+        record = self._regulators[pid].record
+        more, self._steps[pid] = record.noted - self._steps.get(pid, 0), record.noted
+        return tuple(record.steps)[max(0, len(record.steps) - more) :]
 
     def show(self, now: float) -> None:
         """Shows where the run stands at `now` (time.monotonic)."""

@@ -51,14 +51,15 @@ class Loop:
     """The loop of one run whose windows are open."""
 
     def __init__(
-        self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting, handing: Handing, stop: Stop
+        self, processes: list[Watched], regulators: dict[int, Regulator], accounting: Accounting, handing: Handing, stop: Stop,
+        stands_back: bool = True,
     ) -> None:
         self._processes = processes
         self._regulators = regulators
         self._accounting = accounting
         self._handing = handing
         self._stop = stop
-        self._niceness = Niceness()
+        self._niceness = Niceness(stands_back)
 
     def follow(self, duration_ns: int) -> None:
         """Runs until the trace is over; with `duration_ns` 0, until it is stopped."""

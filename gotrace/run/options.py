@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from gotrace.common.errors import UsageError
 from gotrace.common.vocabulary import CONTINUED, Mode, StartKind, State
-from gotrace.export import NEEDS_TIMELINE
+from gotrace.export import HAS_SINGLES, NEEDS_TIMELINE
 from gotrace.kernel.host import SyscallSource
 from gotrace.kernel.program import Options
+from gotrace.kernel.structs import WANTED_KEY, WANTED_LABELS
 from gotrace.plan.probes import ProbeSet
 from gotrace.profile.hotspots import Thresholds
 from gotrace.watch.sampled import BUSIEST, BUSIEST_AS_ASKED, DEFAULT_RATE_HZ, SampleOptions
@@ -34,7 +35,11 @@ class AttachOptions:
 
     `requests`: record requests of known servers; `spans`: functions whose calls are recorded, too. Outputs have requests of at least
     `slower_than_ns`, in the `band` between two fractions; the `exemplars` slowest are kept one by one, with
-    method and path unless `request_names` is false."""
+    method and path unless `request_names` is false. `objects`: waits are told apart by what they are for. `verdicts`: the processes are
+    judged as the trace ends. `labels`: the keys of the profiler labels by which goroutines are kept apart; `no_labels`: no labels are
+    read, not those of requests either. `stands_back`: with the lowest niceness, where that leaves it on time; not for one of several
+    threads, for which the others would have to wait while it has the interpreter and no CPU. `windows`: to save cost, it may be
+    traced in windows with pauses between them, in which nothing is seen."""
 
     pids: tuple[int, ...]
     duration_ns: int = 30_000_000_000
@@ -62,11 +67,24 @@ class AttachOptions:
     band: tuple[float, float] | None = None
     exemplars: int = 10
     request_names: bool = True
+    stands_back: bool = True
+    windows: bool = True
+    objects: bool = False
+    verdicts: bool = False
+    labels: tuple[str, ...] = ()
+    no_labels: bool = False
+    fold_ports: bool = False
+    ring_bytes: int = 1 << 23
 
     @property
     def wants_timeline(self) -> bool:
         """Whether an output has a time axis."""
         return any(output.lower().endswith(NEEDS_TIMELINE) for output in self.outputs)
+
+    @property
+    def keeps_singles(self) -> bool:
+        """Whether single intervals are kept in memory for an output: one that needs them, or one that has those that are recorded."""
+        return self.wants_timeline or self.stream_ns is not None and any(one.lower().endswith(HAS_SINGLES) for one in self.outputs)
 
     @property
     def governed(self) -> bool:
@@ -90,7 +108,9 @@ class AttachOptions:
             min_block_ns=self.min_block_ns, sample_period_ns=self.sample_period_ns, only_goid=self.goid,
             per_goroutine=self.per_goroutine, kinds=kinds, reasons=reasons, stream_ns=self.stream_ns,
             wakers=self.wakers and self.mode is not Mode.LEAN, governed=self.governed, exemplars=self.exemplars,
-            request_names=self.request_names, processes=len(self.pids),
+            request_names=self.request_names, request_labels=self.request_names and not self.no_labels,
+            label_keys=tuple(key.encode() for key in self.labels), processes=len(self.pids), objects_asked=self.objects,
+            fold_ports=self.fold_ports, ring_bytes=self.ring_bytes,
         )
 
     def for_samples(self) -> SampleOptions:
@@ -98,7 +118,7 @@ class AttachOptions:
         return SampleOptions(
             rate_hz=self.sample_rate_hz or DEFAULT_RATE_HZ, busiest=BUSIEST if self.sample_rate_hz is None else BUSIEST_AS_ASKED,
             per_goroutine=self.per_goroutine, only_goid=self.goid, min_block_ns=self.min_block_ns, stream_ns=self.stream_ns,
-            syscalls=self.syscalls != "none",
+            syscalls=self.syscalls != "none", label_keys=self.labels, fold_ports=self.fold_ports,
         )
 
     def filters(self, syscalls: SyscallSource) -> list[str]:
@@ -118,8 +138,28 @@ class AttachOptions:
         return texts
 
 
+def check_labels(options: AttachOptions) -> None:
+    """Raises UsageError if the labels by which goroutines are to be kept apart can't be told."""
+    if options.labels and options.no_labels:
+        raise UsageError("--label and --no-labels contradict each other", "leave one out")
+    if len(options.labels) > WANTED_LABELS:
+        raise UsageError(f"--label is given {len(options.labels)} times", f"at most {WANTED_LABELS} labels keep goroutines apart")
+    for key in options.labels:
+        if not key.isprintable():
+            # Also bytes that are no UTF-8, which arrive as surrogates.
+            raise UsageError(f"--label {key!r}: a key with unprintable characters can't be told", "--label tenant")
+        if not key or "=" in key or len(key.encode()) > WANTED_KEY:
+            hint = "gotrace report CAPTURE --label KEY=VALUE chooses by value" if "=" in key else "--label tenant"
+            raise UsageError(f"--label {key!r}: a key has 1 to {WANTED_KEY} bytes and no '='", hint)
+
+
 def check_mode(options: AttachOptions) -> None:
     """Raises UsageError if an option makes no sense in the mode."""
+    if options.objects and (options.mode is not Mode.EXACT or options.probe_set is not ProbeSet.COMPLETE):
+        raise UsageError(
+            "--objects is for --mode exact, with all its probes: what is waited for is read where goroutines park",
+            "leave --mode and --probes out",
+        )
     if options.mode is Mode.LEAN:
         if options.probe_set is not ProbeSet.COMPLETE:
             raise UsageError("--probes is for --mode exact: lean has a set of its own", "leave --probes out")

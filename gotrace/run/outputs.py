@@ -103,11 +103,13 @@ class TimelineSink(Sink):
     def take(self, delta: Delta) -> None:
         """Adds the intervals; a longer version of an interval replaces the shorter one."""
         for interval in delta.intervals:
-            end = len(self._intervals)
-            at = self._growing.place(delta.pid, interval, end)
-            if at < end:
+            kept, new = len(self._intervals), len(self._intervals) + self.dropped
+            at = self._growing.place(delta.pid, interval, new)
+            if at < kept:
                 self._intervals[at] = interval
-            elif end < _TIMELINE_LIMIT:
+            elif at < new:
+                pass  # of one for which there was no room
+            elif kept < _TIMELINE_LIMIT:
                 self._intervals.append(interval)
             else:
                 self.dropped += 1

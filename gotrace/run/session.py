@@ -15,10 +15,12 @@ from gotrace.common.files import check_output
 from gotrace.export import format_of
 from gotrace.governor.policy import SAMPLE_NS
 from gotrace.governor.regulator import Regulator
+from gotrace.governor.shares import HostCap
 from gotrace.profile.filters import filter_profile, filter_requests
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.profile.types import Profile
 from gotrace.run.accounting import Accounting
+from gotrace.run.closing import closing_verdicts
 from gotrace.run.handing import Handing
 from gotrace.run.loop import Loop, Stop
 from gotrace.run.options import AttachOptions
@@ -39,11 +41,11 @@ class Session:
     yields, in addition to its outputs; add them before `run`.
 
     After `run`, `written` are the outputs that exist, `failure` is the first error of a sink or a process (all other outputs are
-    complete), and `remarks` are further messages about them, one line each.
+    complete), and `remarks` are further messages about them, one line each. `host`: a cap that is shared with other sessions.
     """
 
-    def __init__(self, options: AttachOptions) -> None:
-        self.options = options
+    def __init__(self, options: AttachOptions, host: HostCap | None = None) -> None:
+        self.options, self._host = options, host
         self.sinks: list[Sink] = []
         self.written: list[Path] = []
         self.failure: GotraceError | None = None
@@ -141,7 +143,8 @@ class Session:
             if sink is handing.capture:
                 raise error  # before anything was traced
         try:
-            Loop(self.processes, self._regulators, self._accounting, handing, self._stop).follow(options.duration_ns)
+            loop = Loop(self.processes, self._regulators, self._accounting, handing, self._stop, options.stands_back)
+            loop.follow(options.duration_ns)
             self.ending = True
             return self._end()
         except KeyboardInterrupt:
@@ -154,7 +157,7 @@ class Session:
         if captures:  # before `talk`, which says that the trace runs: if it is killed from then on, the capture is valid
             handing.capture = CaptureSink(Path(captures[0]), options.force, self._stop.set, talk.notice)
             handing.sinks.add(handing.capture)
-        if options.wants_timeline:
+        if options.keeps_singles:
             handing.timeline = TimelineSink()
             handing.sinks.add(handing.timeline)
         self._files = [
@@ -165,10 +168,13 @@ class Session:
             handing.sinks.add(sink)
 
     def _govern(self, process: ProbedProcess) -> None:
-        options = self.options
+        options, cap = self.options, self.options.max_overhead / 100
+        share = self._host.join(cap) if self._host is not None else None
+        if share is not None:
+            self._cleanup.callback(share.leave)
         regulator = Regulator(
-            process, options.max_overhead / 100, self._prepared.trap_ns or _ASSUMED_TRAP_NS, self._prepared.timed,
-            self._handing.sinks.notice, options.for_samples(), options.sample_period_ns >= SAMPLE_NS,
+            process, cap, self._prepared.trap_ns or _ASSUMED_TRAP_NS, self._prepared.timed, self._handing.sinks.notice,
+            options.for_samples(), options.sample_period_ns >= SAMPLE_NS, options.windows, share,
         )
         regulator.begin()
         self._regulators[process.process.pid] = regulator
@@ -186,6 +192,9 @@ class Session:
             handing.last_batch(process)
             self.failure = self.failure or process.failure
         profile = handing.profile(complete=True)
+        if self.options.verdicts:
+            profile.verdicts, notes = closing_verdicts(self.processes)
+            profile.notes += notes
         sinks.closed(profile)
         if profile.requests:
             profile = filter_requests(profile, self.options.band, self.options.slower_than_ns)

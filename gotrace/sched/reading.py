@@ -28,17 +28,20 @@ OTHER_CALL = "other"
 
 
 class SchedReader:
-    """The scheduler of process `pid`, which stays open until `close`.
+    """The scheduler of process `pid`, which stays open until `close`. `target`: the process where it is open already; it must stay so, and
+    `close` need not be called. `quota_group`: the control group with the quota, as `gotrace.proc.cgroups.Quota` has it, since the last
+    reading.
 
     Raises:
         Refused, TargetGone, BadBinary: it can't be read.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._target: OpenTarget = open_target(pid, f"sudo gotrace sched {pid}")
+    def __init__(self, pid: int, target: OpenTarget | None = None) -> None:
+        self._target: OpenTarget = target or open_target(pid, f"sudo gotrace sched {pid}")
         self._pid = pid
         self._tables = Tables(self._target)
         self._numbers: dict[int, int] = {}
+        self.quota_group: tuple[int, int] = (0, 0)
 
     def close(self) -> None:
         """Closes the process."""
@@ -74,6 +77,7 @@ class SchedReader:
         procs, threads = tables.procs(), tables.threads()
         sched = tables.sched(procs, threads, states.counts.total() if states is not None else 0)
         quota = quota_of(groups_of(self._pid))
+        self.quota_group = quota.group if quota is not None else (0, 0)
         running = {each.address for each in busy if each.status == Status.RUNNING}
         return replace(
             self.nothing(),

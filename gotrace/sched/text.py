@@ -101,7 +101,7 @@ def print_latency(latency: Latency, console: Console) -> None:
     length = latency.duration_ns
     for name, what, waits, traced_ns in (
         ("runnable", "goroutines that were made ready, until a P ran them", latency.runnable, latency.runnable_traced_ns),
-        ("preempted", "goroutines that had to stop or gave way, until a P ran them again", latency.preempted, length),
+        ("preempted", "goroutines that had to stop or gave way, until a P ran them again", latency.preempted, latency.runnable_traced_ns),
         ("runqueue", "threads with a goroutine, until the kernel ran them", latency.runqueue, latency.runqueue_traced_ns),
     ):
         console.print()

@@ -61,8 +61,8 @@ class ToRun:
 class Latency:
     """What a trace of `duration_ns` has seen. `runnable`: goroutines that were made ready, until a P ran them; `preempted`: those that had
     to stop or gave way, until a P ran them again; `runqueue`: threads with a goroutine, until the kernel ran them. None: this host can't
-    show it. `*_traced_ns`: for how long each was measured, as a cap on the cost may give it up. `notes`: what else is missing, one line
-    each."""
+    show it. `*_traced_ns`: for how long each was measured, as a cap on the cost may give it up; `preempted` for as long as `runnable`.
+    `notes`: what else is missing, one line each."""
 
     duration_ns: int
     runnable: ToRun | None

@@ -16,6 +16,7 @@ from gotrace.common.errors import GotraceError
 from gotrace.profile.types import StackStat
 from gotrace.sched.types import Snapshot
 from gotrace.top.display import TABS, Display, Group
+from gotrace.top.history import Window
 from gotrace.top.types import Screen
 from gotrace.top.view import LiveView
 
@@ -28,8 +29,8 @@ _SHARE = 0.02
 
 
 class TopApp(App[None]):
-    """`read_sched` and `read_groups` are called by threads of their own and may raise GotraceError. `save` is given whom to tell what was
-    written. `end` is called when the user wants to end the trace."""
+    """`read_sched` and `read_groups` are called by threads of their own and may raise GotraceError. `save` is given the window, and whom to
+    tell what was written. `end` is called when the user wants to end the trace."""
 
     CSS = """
     Screen { background: transparent; }
@@ -39,7 +40,7 @@ class TopApp(App[None]):
 
     def __init__(
         self, view: LiveView, read_sched: Callable[[], Snapshot | None], read_groups: Callable[[], Sequence[Group]],
-        save: Callable[[Callable[[str], None]], None], end: Callable[[], None],
+        save: Callable[[Window, Callable[[str], None]], None], end: Callable[[], None],
     ) -> None:
         super().__init__(ansi_color=True)
         self.display_state = Display()
@@ -157,7 +158,7 @@ class TopApp(App[None]):
             self._view.reset()
             self.say("the windows begin again")
         elif event.key == "f":
-            self._save(self.said)
+            self._save(chosen.window, self.said)
             self.say("writing ...")
         elif event.key == "d":
             chosen.tab = _GROUPS_TAB

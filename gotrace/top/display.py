@@ -18,7 +18,7 @@ from gotrace.render.columns import Column, cells, fitting, heading, width_of
 from gotrace.render.text import sanitize
 from gotrace.sched.types import Snapshot
 from gotrace.top.history import Window
-from gotrace.top.text import REQUEST_COLUMNS, ROW_COLUMNS, cause_of, short, title_of, untraced
+from gotrace.top.text import REQUEST_COLUMNS, ROW_COLUMNS, cause_of, request_notes, short, title_of
 from gotrace.top.types import Row, Screen
 
 TABS = ("places", "requests", "threads", "goroutines")
@@ -35,7 +35,7 @@ s                only one state, or all   r          only its reason, or all
 p                with or without peers    /          only what matches a regex
 i                with waits that are idle m          since start, 10 s, fading
 Space            freeze                   R          begin again
-f                write a capture and a flame graph of all since the start
+f                write a capture and a flame graph of the window
 d                read all goroutines      q          end the trace
 ?                this help; back"""
 
@@ -136,7 +136,7 @@ class Display:
             if self.state in ("", row.place.state) and self.reason in ("", row.place.reason)
             and (wanted is None or wanted.search(title_of(row)))
         ]
-        return sorted(chosen, key=lambda row: -getattr(row, _ROW_ORDER[self.sort[0]]))
+        return sorted(chosen, key=lambda row: -(getattr(row, _ROW_ORDER[self.sort[0]]) or 0))
 
     def chosen(self, screen: Screen) -> Row | None:
         """The row of the cursor."""
@@ -173,14 +173,14 @@ class Display:
         elif screen is None:
             lines = []
         elif self.tab == 0:
-            table = self._table(ROW_COLUMNS, self.rows(screen), title_of, "place", width, height)
+            unseen = [Text(f"! what waits now is not known: {screen.unseen}", "yellow")] if screen.unseen else []
+            table = self._table(ROW_COLUMNS, self.rows(screen), title_of, "place", width, height - len(unseen)) + unseen
             lines = stack_lines(stacks) if self.opened else table
         elif self.tab == 1:
             order = _REQUEST_ORDER[self.sort[1]]
             ranked = sorted(screen.requests, key=lambda row: -getattr(row, order))
-            partial = untraced(screen)
-            lines = self._table(REQUEST_COLUMNS, ranked, cause_of, "request", width, height - bool(partial))
-            lines += [Text(f"! {partial}", "yellow")] if partial else []
+            notes = [Text(f"! {note}", "yellow") for note in request_notes(screen)]
+            lines = self._table(REQUEST_COLUMNS, ranked, cause_of, "request", width, max(2, height - len(notes))) + notes
         elif self.tab == 2:
             lines = thread_lines(sched)
         elif groups is None:

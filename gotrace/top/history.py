@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from enum import Enum
 from typing import Generic, TypeVar
 
-from gotrace.common.histogram import bucket_range
 from gotrace.profile.types import Distribution
 
 LAST_NS = 10_000_000_000
@@ -83,18 +82,3 @@ def _times(one: Distribution, factor: float) -> Distribution:
         round(one.count * factor), round(one.total_ns * factor), one.max_ns, round(one.squares * factor),
         {bucket: scaled for bucket, count in one.histogram.items() if (scaled := round(count * factor))},
     )
-
-
-def difference(new: Distribution, old: Distribution) -> Distribution:
-    """What `new` has more than `old`, an earlier state of it. Its maximum is known to a bucket of the histogram."""
-    buckets = new.histogram.keys() | old.histogram.keys()
-    more = {bucket: gained for bucket in buckets if (gained := new.histogram.get(bucket, 0) - old.histogram.get(bucket, 0))}
-    grown = [bucket for bucket, count in more.items() if count > 0]
-    highest = bucket_range(max(grown))[1] - 1 if grown else 0
-    most = new.max_ns if new.max_ns > old.max_ns else min(new.max_ns, highest)
-    return Distribution(new.count - old.count, new.total_ns - old.total_ns, most, new.squares - old.squares, more)
-
-
-def copied(one: Distribution) -> Distribution:
-    """The same as of now: `one` may grow."""
-    return Distribution(one.count, one.total_ns, one.max_ns, one.squares, dict(one.histogram))

@@ -22,6 +22,7 @@ from gotrace.run.session import Session, default_outputs
 from gotrace.sched.reading import SchedReader
 from gotrace.sched.types import Snapshot
 from gotrace.top.display import Group
+from gotrace.top.guard import guarded
 from gotrace.top.history import Window
 from gotrace.top.view import LiveView, frame_in
 
@@ -48,13 +49,13 @@ def run_on_screen(session: Session, view: LiveView, window: Window, idle: bool) 
 
     def read_groups() -> Sequence[Group]:
         found = []
-        for one in dump(pid).goroutines:
+        for one in dump(pid, labels=False).goroutines:
             at = frame_in(one.frames)
             found.append((one.state, one.reason, plain_name(at.name) if at is not None else one.start_function))
         return groups_of(found)
 
-    def save(tell: Callable[[str], None]) -> None:
-        view.save(lambda profile: _save(profile, default_outputs(process, datetime.now()), tell))
+    def save(shown: Window, tell: Callable[[str], None]) -> None:
+        view.save(shown, lambda profile: _save(profile, default_outputs(process, datetime.now()), tell))
 
     app = TopApp(view, read_sched, read_groups, save, session.stop)
     app.display_state.window, app.display_state.idle = window, idle
@@ -68,7 +69,8 @@ def run_on_screen(session: Session, view: LiveView, window: Window, idle: bool) 
     try:
         # Textual writes there, from a thread whose end it does not notice: a terminal that goes away must not end that thread.
         sys.__stderr__ = lasting(own, HUNG_UP)  # type: ignore[misc, assignment]
-        app.run()
+        with guarded(sys.stdin.fileno()):
+            app.run()
     finally:
         sys.__stderr__ = own  # type: ignore[misc]
         if not session.stopping:
@@ -90,7 +92,7 @@ def _trace(session: Session, over: Callable[[], None], failures: list[BaseExcept
 
 
 def _save(profile: Profile, names: Sequence[str], tell: Callable[[str], None]) -> None:
-    """Writes a capture and a flame graph of the profile so far."""
+    """Writes a capture and a flame graph of the profile."""
     try:
         writer = CaptureWriter(Path(names[0]), force=False)
         try:

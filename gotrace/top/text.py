@@ -13,12 +13,15 @@ from rich.text import Text
 
 from gotrace.common.units import format_duration, format_share
 from gotrace.common.vocabulary import State
+from gotrace.profile.told import UNKNOWN_BEFORE, is_raised
 from gotrace.profile.types import Target
 from gotrace.render.columns import Column, cells, fitting, heading, sparkline, width_of
 from gotrace.render.text import sanitize
 from gotrace.top.types import RequestRow, Row, Screen
 
 _WHOLE_NS = 500_000_000
+_RAISED = 3
+"""Of so many spans it is told that their percentiles are higher."""
 _BARS = 10
 """How many characters a trend has at most."""
 _LEAST_PLACE = 36
@@ -62,7 +65,7 @@ def what_of(row: Row) -> str:
 
 
 ROW_COLUMNS: tuple[Column[Row], ...] = (
-    Column("now", 5, 0, lambda row: str(row.waiting_now)),
+    Column("now", 5, 0, lambda row: "?" if row.waiting_now is None else str(row.waiting_now)),
     Column("rate/s", 7, 1, lambda row: rate(row.rate_per_s)),
     Column("total", 7, 0, lambda row: short(row.total_ns)),
     Column("share", 6, 3, lambda row: f"{100 * row.share:.1f}%"),
@@ -90,12 +93,30 @@ def cause_of(row: RequestRow, room: int = 1000) -> str:
     return shown if len(shown) <= room else shown[: max(1, room - 1)] + "…"
 
 
-def untraced(screen: Screen) -> str:
-    """Says for how long requests were traced, if that is less than the window."""
-    traced = min((row.traced_ns for row in screen.requests), default=screen.span_ns)
-    if screen.span_ns - traced <= max(_WHOLE_NS, screen.span_ns // 10):
-        return ""
-    return f"requests were traced for {format_duration(traced)} of {format_duration(screen.span_ns)} (--max-overhead)"
+def request_notes(screen: Screen) -> list[str]:
+    """What is to be said beside the rows of requests: for how long they were traced, if that is less than the window, how many had not
+    ended as their tracing did, and which percentiles would be higher with those that have not ended."""
+    rows, notes = screen.requests, []
+    traced = min((row.traced_ns for row in rows), default=screen.span_ns)
+    if screen.span_ns - traced > max(_WHOLE_NS, screen.span_ns // 10):
+        notes.append(f"requests were traced for {format_duration(traced)} of {format_duration(screen.span_ns)} (--max-overhead)")
+        if any(row.windows > 1 for row in rows):
+            notes[-1] += ": the figures are estimates for the rest"
+    if cut_off := sum(row.cut_off for row in rows):
+        notes.append(f"{cut_off:,} requests had not ended as tracing paused: they are in the rate, and in no percentile")
+    raised = [(row, words) for row in rows if row.count and (words := _raised(row))]
+    notes += [f"{sanitize(row.span.rpartition('/')[2], 60)}: with those that have not ended {words}" for row, words in raised[:_RAISED]]
+    if any(row.in_progress_before is None for row in rows):
+        notes.append(UNKNOWN_BEFORE)
+    return notes
+
+
+def _raised(row: RequestRow) -> str:
+    figures = (("p50", row.p50_ns), ("p90", row.p90_ns), ("p99", row.p99_ns))
+    return ", ".join(
+        f"{name} is at least {format_duration(row.at_least[f'{name}_ns'])}" for name, ended_ns in figures
+        if is_raised(ended_ns, row.at_least.get(f"{name}_ns", 0))
+    )
 
 
 def screen_json(screen: Screen) -> str:
@@ -103,7 +124,7 @@ def screen_json(screen: Screen) -> str:
     return json.dumps({
         "target": asdict(screen.target), "window": asdict(screen.traced) | {"rows_ns": screen.span_ns},
         "rows": [_row_dict(row) for row in screen.rows], "requests": [asdict(row) for row in screen.requests],
-        "losses": screen.losses, "overhead": screen.cost,
+        "losses": screen.losses, "overhead": screen.cost, "unseen": screen.unseen or None,
     }) + "\n"
 
 
@@ -139,10 +160,12 @@ def print_screen(screen: Screen, rows: Sequence[Row], console: Console, time: st
         console.print(Text(states_line(screen.states), "dim"), soft_wrap=True)
     if screen.requests:
         _print_table(REQUEST_COLUMNS, screen.requests, cause_of, "request", console)
-        if line := untraced(screen):
+        for line in request_notes(screen):
             console.print(Text(f"! {line}", "yellow"), soft_wrap=True)
     if rows:
         _print_table(ROW_COLUMNS, rows, title_of, "place", console)
+        if screen.unseen:
+            console.print(Text(f"! what waits now is not known: {screen.unseen}", "yellow"), soft_wrap=True)
     console.print()
 
 

@@ -25,11 +25,11 @@ class Place:
 @dataclass(frozen=True)
 class Row:
     """The figures of one place in a window. They include waits in progress but for `rate_per_s`, which counts those that have ended;
-    `waiting_now` is how many are in progress. `share` is the fraction of the time of all rows. `trend` is the time of the waits that
-    ended in each of the last seconds, the latest last."""
+    `waiting_now` is how many are in progress, None if that can't be told now. `share` is the fraction of the time of all rows. `trend`
+    is the time of the waits that ended in each of the last seconds, the latest last."""
 
     place: Place
-    waiting_now: int
+    waiting_now: int | None
     rate_per_s: float
     total_ns: int
     share: float
@@ -41,9 +41,12 @@ class Row:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """Calls of one span function that have ended in a window, of which they were traced for `traced_ns`: the rate is of that time.
-    `cause` is what most of the slowest percent's time went to in the end, "" if it is not known, and `cause_share` its share of that
-    time."""
+    """Calls of one span function that have ended in a window, of which they were traced for `traced_ns`: the rate is of that time. Where
+    that was in several `windows` since the start, the figures are estimates, and `cut_off` had not ended with theirs: they are in no
+    percentile, but in the rate. `at_least`: percentiles and maximum of all, by name as in JSON, of which those in progress or cut off are
+    taken to end now; {} if that is not known. `in_progress_before`: how many of those `in_progress` had begun before the trace, None if
+    that is not known and they are not among them. `cause` is what most of the slowest percent's time went to in the end, "" if it is not
+    known, and `cause_share` its share of that time."""
 
     span: str
     count: int
@@ -56,13 +59,17 @@ class RequestRow:
     traced_ns: int
     cause: str = ""
     cause_share: float = 0.0
+    windows: int = 1
+    cut_off: int = 0
+    at_least: dict[str, int] = field(default_factory=dict)
+    in_progress_before: int | None = 0
 
 
 @dataclass(frozen=True)
 class Screen:
     """Everything at one moment. `span_ns` is how long the window is that the rows are of. `cost` is the estimate of what tracing costs, as
     a fraction of the CPU time that the target uses for itself, or of one CPU if that is more; None if it is not known yet. `losses` is
-    how many losses there were."""
+    how many losses there were. `unseen`: why it can't be told now what is in progress, "" if it can."""
 
     target: Target
     traced: Traced
@@ -73,3 +80,4 @@ class Screen:
     intervals_per_s: float = 0.0
     cost: float | None = None
     losses: int = 0
+    unseen: str = ""

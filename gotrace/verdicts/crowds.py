@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gotrace.dump.groups import described
-from gotrace.dump.pools import Pool, waits_in_pool
+from gotrace.dump.objects import several_waiters
+from gotrace.dump.pools import Pool, PoolsWaitedFor
 from gotrace.dump.types import Dump, GoroutineState, Verdict
 from gotrace.live.ahead import READ_UNLOCK, UNLOCK, WRITE_UNLOCK
 from gotrace.profile.frames import plain_name
@@ -17,7 +18,7 @@ _RELEASES = (UNLOCK, READ_UNLOCK, WRITE_UNLOCK)
 def convoys(dump: Dump, dead: frozenset[int]) -> list[Verdict]:
     """Locks for which at least 32 goroutines wait; those of goroutines in `dead`, which have a verdict of their own, are left out."""
     found = []
-    for one in dump.objects:
+    for one in several_waiters(dump.objects):
         if one.kind not in ("mutex", "rwmutex") or one.waiters < _CROWD or dead & set(one.goroutines):
             continue
         waiting = set(one.goroutines)
@@ -37,9 +38,10 @@ def convoys(dump: Dump, dead: frozenset[int]) -> list[Verdict]:
 def exhausted_pools(dump: Dump) -> list[Verdict]:
     """Pools for a part of which goroutines wait that have not moved for a while."""
     waiting: dict[Pool, list[GoroutineState]] = {}
+    pools = PoolsWaitedFor()
     for one in dump.goroutines:
-        pool = waits_in_pool(one) if one.id in dump.prospects.still else None
-        if pool is not None:
+        pool = pools.of(one)
+        if pool is not None and one.id in dump.prospects.still:
             waiting.setdefault(pool, []).append(one)
     found = []
     for pool, members in waiting.items():

@@ -18,8 +18,8 @@ _DOES = {
 def deadlocks(dump: Dump) -> list[Verdict]:
     """Certain are cycles over locks and WaitGroups of which the objects' own state says that nobody else can end them, and waits for nil
     channels and selects without cases."""
-    by_id = {one.id: one for one in dump.goroutines}
     asked = stuck(needs(dump))
+    by_id = {one.id: one for one in dump.goroutines if one.id in asked}
     # A program whose main goroutine has nothing left to do waits with select {}, wherever the command's function is.
     hopeless = {goid for goid in asked if waits_for_nothing(by_id[goid]) and (goid != 1 or by_id[goid].reason != "select (no cases)")}
     found = [verdict for members in components(asked) if (verdict := _cycle(members, asked, by_id, dump)) is not None]

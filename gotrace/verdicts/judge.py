@@ -9,7 +9,7 @@ from gotrace.dump.types import Dump, Verdict
 from gotrace.verdicts.crowds import convoys, exhausted_pools
 from gotrace.verdicts.deadlocks import deadlocks
 from gotrace.verdicts.leaks import leaks, never_reached
-from gotrace.verdicts.running import late_timers, many_threads, more_procs_than_cpus, starved
+from gotrace.verdicts.running import held_up_world, late_timers, many_threads, more_procs_than_cpus, starved
 
 
 def judge(dump: Dump) -> list[Verdict]:
@@ -20,7 +20,7 @@ def judge(dump: Dump) -> list[Verdict]:
     if not dump.prospects.stopped:
         found += convoys(dump, dead) + exhausted_pools(dump)
     found += never_reached(dump, dead)
-    found += starved(dump) + late_timers(dump) + more_procs_than_cpus(dump) + many_threads(dump)
+    found += held_up_world(dump) + starved(dump) + late_timers(dump) + more_procs_than_cpus(dump) + many_threads(dump)
     return sorted(found, key=lambda verdict: not verdict.certain)
 
 

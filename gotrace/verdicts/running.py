@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from gotrace.common.vocabulary import FrameKind
-from gotrace.dump.types import Dump, Verdict
+from gotrace.dump.types import Dump, GoroutineState, Verdict
 from gotrace.render.text import format_duration
 
-STARVED, LATE, QUOTA, THREADS = "starved", "late timers", "gomaxprocs", "threads"
+STARVED, LATE, QUOTA, THREADS, WORLD = "starved", "late timers", "gomaxprocs", "threads", "stop of the world"
 _LATE_NS = 100_000_000
+_NAMED = 3
 _MANY_THREADS, _MOST_THREADS = 8000, 10_000
 
 
@@ -22,6 +23,27 @@ def starved(dump: Dump) -> list[Verdict]:
     who = "1 goroutine is" if len(members) == 1 else f"{len(members):,} goroutines are"
     text = f"{who} runnable and did not run for at least {format_duration(prospects.still_ns)}"
     return [Verdict(STARVED, text, members, {"for_ns": prospects.still_ns, "gomaxprocs": prospects.gomaxprocs}, True)]
+
+
+def held_up_world(dump: Dump) -> list[Verdict]:
+    """A stop of the world that does not come about, as for a collection: all other goroutines stand still until the last stops."""
+    prospects = dump.prospects
+    holding = [one for one in dump.goroutines if one.id in prospects.holding_up]
+    if not holding or prospects.stopped:
+        return []
+    who = ", ".join(f"goroutine {one.id} ({_where(one)})" for one in holding[:_NAMED])
+    more = f" and {len(holding) - _NAMED:,} more" if len(holding) > _NAMED else ""
+    verb = "does" if len(holding) == 1 else "do"
+    text = f"the world has been waiting to stop for at least {format_duration(prospects.still_ns)}: {who}{more} {verb} not stop"
+    return [Verdict(WORLD, text, [one.id for one in holding], {"for_ns": prospects.still_ns}, True)]
+
+
+def _where(one: GoroutineState) -> str:
+    """What it does, where that is known; its stack can't be read while it runs."""
+    own = next((frame.name for frame in one.frames if frame.kind is FrameKind.GO), "")
+    if own:
+        return f"{one.reason or one.state} in {own}"
+    return f"running, started in {one.start_function}" if one.start_function else "running"
 
 
 def late_timers(dump: Dump) -> list[Verdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gotrace.dump.objects import addressed
-from gotrace.dump.types import Dump, GoroutineState, Operation
+from gotrace.dump.types import Dump, GoroutineState, Operation, WaitedObject
 from gotrace.live.ahead import CLOSE, DONE, READ_UNLOCK, RECEIVE, SEND, SIGNAL, UNLOCK, WRITE_UNLOCK
 
 _ENDS = {
@@ -41,18 +41,24 @@ def needs(dump: Dump) -> dict[int, list[Need]]:
         if one.object is not None and one.object.kind == "rwmutex" and one.object.detail.get("op") == "Lock":
             writers.setdefault(one.object.address or "", []).append(one)
     found = {}
+    ended = {int(address, 16) for _, address in ending} | {int(address, 16) for address in writers if address}
     for one in dump.goroutines:
-        if one.id in dump.prospects.still and (asked := _needs(one, ending, writers)) is not None:
+        if _may_be_known(one.object, ended) and one.id in dump.prospects.still and (asked := _needs(one, ending, writers)) is not None:
             found[one.id] = asked
     return found
+
+
+def _may_be_known(waited: WaitedObject | None, ended: set[int]) -> bool:
+    """Whether it is known what would end such a wait: to most objects no goroutine is known to do anything."""
+    return waited is not None and (waited.at is None or waited.at in ended)
 
 
 def waits_for_nothing(one: GoroutineState) -> bool:
     """Whether it waits for something that can't happen: a nil channel, or a select without cases."""
     waited = one.object
-    if waited is None or waited.address is not None:
+    if waited is None or waited.at is not None:
         return False
-    return waited.kind == "chan" and bool(waited.detail.get("nil")) or waited.kind == "select" and not waited.detail.get("cases")
+    return waited.kind == "chan" and bool(waited.detail.get("nil")) or waited.kind == "select" and not waited.cases
 
 
 def _needs(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from gotrace.common.vocabulary import Stat
+from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.tables import Tables
+from gotrace.proc.machine import stolen_ns
 from gotrace.watch.inprogress.blocked import threads_times
-from gotrace.watch.target import cpu_time_ns
+from gotrace.watch.target import cpu_time_ns, is_possible
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Account:
 
 
 class CpuClock:
-    """CPU time of a process since `begin`."""
+    """CPU time of a process since `begin`, and what a hypervisor took from the whole machine meanwhile."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._start_ns = self._used_ns = 0
+        self._start_ns = self._used_ns = self._stolen_before_ns = self._stolen_ns = 0
         self._frozen = False
 
     def begin(self) -> None:
         """Starts the clock, just before the window opens."""
-        self._start_ns = cpu_time_ns(self._pid)
+        self._start_ns, self._stolen_before_ns = cpu_time_ns(self._pid), stolen_ns()
 
     def used_ns(self) -> int:
         """CPU time since `begin`, as of the process's last sign of life; after `freeze` it no longer changes."""
@@ -39,9 +40,37 @@ class CpuClock:
             self._used_ns = max(self._used_ns, cpu_time_ns(self._pid) - self._start_ns)
         return self._used_ns
 
+    def stolen_ns(self) -> int:
+        """Of all CPUs, between `begin` and `freeze`; 0 before that."""
+        return self._stolen_ns
+
     def freeze(self) -> None:
         """Stops the clock: the window is over."""
+        if not self._frozen:
+            self._stolen_ns = max(0, stolen_ns() - self._stolen_before_ns)
         self._frozen = True
+
+
+class RunningTime:
+    """The CPU time of a process in its window, and `running_ns`, for how long its goroutines had a CPU: None before the end, and where the
+    CPU time shows that it can't be right, which is one of the `losses`."""
+
+    def __init__(self, pid: int, losses: dict[Loss, int]) -> None:
+        self.cpu = CpuClock(pid)
+        self.running_ns: int | None = None
+        self._losses = losses
+
+    def end(self) -> None:
+        """The window is over: takes the CPU time a last time."""
+        self.cpu.used_ns()
+        self.cpu.freeze()
+
+    def settle(self, running_ns: int) -> None:
+        """Takes what was counted of its goroutines."""
+        possible = is_possible(running_ns, self.cpu.used_ns(), self.cpu.stolen_ns())
+        self.running_ns = running_ns if possible else None
+        if not possible:
+            self._losses[Loss.RUNNING_UNKNOWN] = 1
 
 
 class RunQueueClock:

@@ -14,6 +14,8 @@ from gotrace.profile.types import Missing, StackStat
 from gotrace.watch.target import OpenTarget, plugins_loaded
 from gotrace.watch.witness import Witness
 
+_NOTED_SHARE = 0.02
+
 
 def check_hits(pid: int, witness: Witness | None, counters: Callable[[], dict[Stat, int]]) -> Missing | None:
     """Reports probes that are placed but are never hit. Call it before the window closes: hits are counted up to then."""
@@ -63,9 +65,22 @@ def what_was_seen(tables: Tables, stacks: Sequence[StackStat], start_ns: int, en
             f"the process was stopped (by a signal, a debugger or a cgroup's freezer) for {format_duration(halted_ns)} of the window: "
             f"{format_share(waits, total)} of the goroutines' waits lay in that"
         )
-    outside = tables.threads_outside()
-    if outside:
-        notes.append(
-            f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
-        )
-    return notes
+    return [*notes, *filter(None, [outside_go(tables.threads_outside())])]
+
+
+def outside_go(threads: int) -> str:
+    """A note on threads of C that are outside Go, "" if there are none."""
+    if not threads:
+        return ""
+    return f"threads outside Go: {threads:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
+
+
+def waited_for_cpu(share: float) -> str:
+    """A note on the share of the time in which threads could run but had no CPU, "" if it is small. Goroutines also seem to run meanwhile:
+    a sample of memory can't see that."""
+    if share < _NOTED_SHARE:
+        return ""
+    return (
+        f"threads waited for a CPU for {share:.0%} of the time in which they could run: that share is subtracted from the time"
+        " that goroutines seemed to be on one (estimate)"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gotrace.common.errors import Refused, TargetGone
 from gotrace.gobin.binary import GoBinary
 from gotrace.kernel.host import SyscallSource
-from gotrace.plan.makeplan import make_plan
+from gotrace.plan.makeplan import make_plan, sanitizer_of
 from gotrace.plan.probes import Plan, ProbeSet, bytes_differ
 from gotrace.profile.types import Missing
 from gotrace.watch.target import OpenTarget, forked_copy, missing_fields, open_target, plugins_loaded
@@ -25,7 +25,6 @@ class Planned:
 
     target: OpenTarget
     plan: Plan
-    syscalls: SyscallSource
     obstacle: str
     missing: list[Missing]
     notes: list[str]
@@ -57,7 +56,7 @@ def plan_process(
             missing += plugins_loaded(target, probes=True)
         except ProcessLookupError:
             raise TargetGone(f"process {pid} ended while it was being examined") from None
-        return Planned(target, plan, syscalls, obstacle, missing, list(filter(None, [forked_copy(target)])))
+        return Planned(target, plan, obstacle, missing, list(filter(None, [forked_copy(target), _checks(target.binary)])))
     except BaseException:
         target.close()
         raise
@@ -72,6 +71,12 @@ def _verify(target: OpenTarget, plan: Plan) -> None:
                 f"the code of process {target.process.pid} is not that of {target.process.exe}: {difference}",
                 "another tool may have patched it; gotrace attaches only where it knows the bytes",
             )
+
+
+def _checks(binary: GoBinary) -> str:
+    """A note if the program checks its memory accesses, else ""."""
+    sanitizer = sanitizer_of(binary)
+    return f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame" if sanitizer else ""
 
 
 def _no_threads(binary: GoBinary) -> str:

@@ -8,30 +8,31 @@ from gotrace.common.errors import GotraceError, TargetGone
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.kernel.compilation import CompiledPrograms
 from gotrace.kernel.host import SyscallSource
+from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
-from gotrace.plan.makeplan import sanitizer_of
 from gotrace.plan.probes import ProbeSet
 from gotrace.proc.priority import SamplePriority
+from gotrace.profile.holders import LockHolders
 from gotrace.profile.requests import Span
 from gotrace.profile.types import Pause, SingleInterval, StackStat, Target
-from gotrace.watch.accounting import Account, CpuClock, accounts
-from gotrace.watch.ending import check_hits, check_probes, count_losses, what_was_seen
+from gotrace.watch.accounting import Account, RunningTime
+from gotrace.watch.closing import Closing
+from gotrace.watch.labels import no_labels
 from gotrace.watch.loading import load_process
 from gotrace.watch.planning import Planned, plan_process
 from gotrace.watch.protocol import Waits
 from gotrace.watch.requests.watcher import Requests
 from gotrace.watch.rows import Rows
 from gotrace.watch.steering import Steering
-from gotrace.watch.target import is_possible
 from gotrace.watch.window import Window
 
 _TICK_S, _BUSY_TICK_S = 0.1, 0.02
 
 
 class ProbedProcess:
-    """A process that is planned for, loaded, traced and read, in that order. `load` sets `tracer`, `window`, `rows` and, for the
-    governor, `steering`.
+    """A process that is planned for, loaded, traced and read, in that order. `load` sets `tracer`, `window`, `rows`, `symbols`
+    (the kernel's) and, for the governor, `steering`.
 
     `prepare` raises Refused, TargetGone or BadBinary (all GotraceError) if the process can't be traced; nothing is attached then.
     """
@@ -40,22 +41,21 @@ class ProbedProcess:
     window: Window
     rows: Rows
     steering: Steering
+    symbols: KernelSymbols
+    _closing: Closing
 
     def __init__(self, planned: Planned) -> None:
         self.target = planned.target
         self.process = planned.target.process
         self.binary = planned.target.binary
         self.plan = planned.plan
-        self.syscalls = planned.syscalls
         self.obstacle = planned.obstacle
-        self.missing = list(planned.missing)
-        self.notes = list(planned.notes)
+        self.missing, self.notes = list(planned.missing), list(planned.notes)
         self.losses: dict[Loss, int] = {}
         self.failure: GotraceError | None = None
         self.goroutines = 0
         self.accounts: list[Account] = []
-        self.running_ns: int | None = None
-        self._cpu = CpuClock(self.process.pid)
+        self._running = RunningTime(self.process.pid, self.losses)
         self._requests: Requests | None = None
         self._loaded = self._finished = self._closed = False
 
@@ -79,13 +79,14 @@ class ProbedProcess:
         None or empty without tracepoints."""
         loaded = load_process(self.target, self.plan, options, compiled, (kernel or {}) if not self.obstacle else {}, self.losses)
         self.tracer, self.window, self.rows, self._requests = loaded.tracer, loaded.window, loaded.rows, loaded.requests
-        self._loaded = True
+        self._loaded, self.symbols = True, loaded.symbols
+        if loaded.options.label_keys and not loaded.options.labels:
+            self.missing.append(no_labels(self.process.pid))
         self.steering = Steering(
             self.target, self.plan, self.tracer, self.window, self.rows, loaded.options, self.losses, lambda: self.execed,
+            self._requests,
         )
-        sanitizer = sanitizer_of(self.binary)
-        if sanitizer:
-            self.notes.append(f"built with {sanitizer}: where threads wait for a CPU in its checks, the check is the innermost frame")
+        self._closing = Closing(self.target, self.plan, loaded, self._running, self.losses)
 
     def ready(self) -> str:
         """Says what is ready."""
@@ -101,46 +102,50 @@ class ProbedProcess:
 
     def begin(self) -> None:
         """Opens the window."""
-        self._cpu.begin()
+        self._running.cpu.begin()
         self.missing += self.window.earlier.missing()
         self.window.open()
         self.notes += self.window.earlier.notes
         if self._requests is not None:
-            self._requests.begin(self.window.start_ns)
+            self._requests.begin(self.window.start_ns, self.window.first_seen)
 
     def tick(self) -> float:
         """Makes room for single intervals; the kernel counts by itself. Returns the seconds until the next call is due."""
         if self._requests is not None:
             self._requests.tick(self.tracer.probes.stages)
-        return self.steering.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
+        return self.steering.detached.tick(_BUSY_TICK_S if self.tracer.take_events() else _TICK_S)
 
     def end(self) -> None:
         """Ends the window: the process is gone, or has called exec."""
         self.steering.end()
-        self._close_window()
-
-    def _close_window(self) -> None:
-        if self.steering.sampling:
-            self.steering.stop_sampling()
-            self.window.end_ns = self.window.end_ns or self.window.detached_since
-        self.window.close()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Returns the stacks whose figures changed since the last call, and the single intervals streamed since then. With `limit_ns` it
         stops soon after that time; the next calls return the rest."""
-        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.sampled_stacks())
+        return self.rows.read(limit_ns, self.window.start_ns, self.window.end_ns, self.steering.detached.stacks())
 
     def requests(self) -> list[Span]:
         """Calls of functions that serve requests, as of the last `read`."""
         return self._requests.spans(self.window.start_ns, self.window.end_ns) if self._requests is not None else []
+
+    def holders(self) -> list[LockHolders]:
+        """Who held locks while others waited for them, as of the last `tick`."""
+        holders = self._requests.holders if self._requests is not None else None
+        return holders.found() if holders is not None else []
+
+    def forget_requests(self, before_ns: int, history_bytes: int) -> None:
+        """Forgets the slowest requests that ended before that moment: the slowest of those since then are kept in their place. What
+        happened, by which causes are found, is kept in at most so many bytes."""
+        if self._requests is not None:
+            self._requests.forget(before_ns, history_bytes)
 
     def read_pauses(self) -> list[Pause]:
         """Returns the stop-the-world pauses that ended since the last call; after `finish` also one that still lasts."""
         return self.rows.read_pauses(self.binary, self.process.pid, self.window.start_ns, self.window.end_ns if self._finished else 0)
 
     def ongoing(self) -> Waits:
-        """Returns the waits that are in progress. None while detached: the stacks already have what was in progress as the window ended."""
-        return Waits() if self.steering.paused or self.end_ns else self.window.waits(self.rows)
+        """Returns the waits that are in progress; while no probe is placed, those that samples of its memory see, if any are taken."""
+        return self.steering.detached.waits() if self.steering.paused or self.end_ns else self.window.waits(self.rows)
 
     # -- where it stands -----------------------------------------------------------------------------------------------
 
@@ -155,6 +160,11 @@ class ProbedProcess:
         return self.window.end_ns
 
     @property
+    def running_ns(self) -> int | None:
+        """For how long its goroutines had a CPU; None before the end, or if it is not known."""
+        return self._running.running_ns
+
+    @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended."""
         seen = self.tracer.probes.watches_exec  # if not, asking takes longer
@@ -163,17 +173,17 @@ class ProbedProcess:
     @property
     def paused_ns(self) -> int:
         """How long there were neither probes nor samples."""
-        return self.steering.paused_ns
+        return self.steering.detached.paused_ns
 
     @property
     def priority(self) -> SamplePriority | None:
         """The scheduling priority of samples; None if no samples are taken now."""
-        return self.steering.priority
+        return self.steering.detached.priority
 
     @property
     def samples(self) -> int:
         """How many samples of its memory were taken while no probe was placed."""
-        return self.steering.samples
+        return self.steering.detached.samples
 
     @property
     def pauses(self) -> list[Pause]:
@@ -198,50 +208,23 @@ class ProbedProcess:
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
-        return self._cpu.used_ns()
+        return self._running.cpu.used_ns()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window, accounts for what is still parked, and removes the probes. Returns what `read` returns, for all stacks."""
-        tracer, window = self.tracer, self.window
-        alive = not self.execed and not self.steering.paused
-        unhit = check_hits(self.process.pid, window.witness, self.counters) if alive else None
-        if unhit is not None:
-            self.missing.append(unhit)
-            self.failure = GotraceError(f"process {unhit.pid}: {unhit.why}", f"sudo gotrace attach {unhit.pid} --mode sample")
-        self._close_window()
-        if alive:
-            self.missing += check_probes(self.target, tracer, self.missing)
-        self._cpu.used_ns()
-        self._cpu.freeze()
-        remaining = window.read_remaining(alive)
-        tracer.stop()
-        count_losses(tracer, window.earlier.unread, self.losses)
-        tracer.detach()  # before anything slow: the target pays for the probes while they are there
+        closing, placed = self._closing, not self.execed and not self.steering.paused
+        self.failure = closing.stop(self.steering, placed, self.missing) or self.failure
         _, intervals = self.read()
-        followed = self._requests.goids() if self._requests is not None else set()
-        cut = window.cut_off(remaining, window.end_ns, at_the_end=True, followed=followed)
-        self.rows.take(list(cut.rows.values()))
-        tally = self.rows.tally
-        self.losses[Loss.THREAD_STACK_UNREADABLE] += tally.incomplete(threads=True)
-        self.goroutines = tally.count_goroutines(tracer.tables.read_members(), cut.goids)
-        if tracer.sees_threads and self.plan.probe_set is not ProbeSet.LEAN and not window.threads_unseen:
-            self.accounts, self.running_ns = accounts(tracer.tables, window.start_ns, window.end_ns, window.parked.ended)
-        if self.running_ns is not None and not is_possible(self.running_ns, self.cpu_used_ns()):
-            self.losses[Loss.RUNNING_UNKNOWN], self.running_ns = 1, None
-        self.notes += what_was_seen(tracer.tables, self.stacks(), window.start_ns, window.end_ns)
-        if self._requests is not None:
-            self._requests.finish(window.start_ns, window.end_ns, self.losses, cut.parts)
-        tally.close()
-        tracer.tables.close()
+        closing.settle(self.notes)
+        self.goroutines, self.accounts = closing.goroutines, closing.accounts
         self._finished = True
         return self.stacks(), intervals  # the number of goroutines is known only now
 
     def close(self) -> None:
         """Removes what is left of the trace from the kernel. Safe at any point after `prepare`, also after an error."""
         if self._loaded:
-            self._loaded = False
             self.tracer.close()
         if not self._closed:
             self._closed = True

@@ -7,32 +7,41 @@ from typing import NamedTuple, Protocol
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import Loss, Stat
 from gotrace.gobin.binary import GoBinary
+from gotrace.kernel.kallsyms import KernelSymbols
 from gotrace.proc.priority import SamplePriority
 from gotrace.proc.process import Process
+from gotrace.profile.holders import LockHolders
 from gotrace.profile.requests import Span
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
+from gotrace.watch.target import OpenTarget
 
 
 class Waits(NamedTuple):
     """Waits that are in progress, for a commit. `stacks` has those that stand alone; `grown` has whole stacks, where a wait prolongs one
-    that is already counted. `lacking` says what is missing."""
+    that is already counted. `lacking` says what is missing. `unseen`: why it can't be told now what waits, "" if it can."""
 
     stacks: list[StackStat] = []
     grown: list[StackStat] = []
     lacking: list[Missing] = []
+    unseen: str = ""
 
 
 class Watched(Protocol):
     """One process from `attach` to `close`. Moments are CLOCK_MONOTONIC, in ns; `end_ns` is 0 until its window is over."""
 
+    target: OpenTarget
+    symbols: KernelSymbols
     process: Process
     binary: GoBinary
     losses: dict[Loss, int]
     goroutines: int
-    running_ns: int | None
     missing: list[Missing]
     notes: list[str]
     failure: GotraceError | None
+
+    @property
+    def running_ns(self) -> int | None:
+        """For how long its goroutines had a CPU; None before the end, or if it is not known."""
 
     @property
     def start_ns(self) -> int:
@@ -95,6 +104,9 @@ class Watched(Protocol):
 
     def requests(self) -> list[Span]:
         """Calls of functions that serve requests, as of the last `read`."""
+
+    def holders(self) -> list[LockHolders]:
+        """Who held locks while others waited for them, as of the last `tick`."""
 
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window and leaves nothing in the process; returns what `read` returns."""

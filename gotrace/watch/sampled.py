@@ -10,25 +10,26 @@ from dataclasses import dataclass
 
 from gotrace.common.errors import GotraceError, TargetGone
 from gotrace.common.vocabulary import Loss, Stat
-from gotrace.kernel.kallsyms import KernelSymbols
+from gotrace.kernel.kallsyms import kernel_symbols
 from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator
+from gotrace.profile.holders import LockHolders
 from gotrace.profile.requests import Span
 from gotrace.profile.subwindows import SubWindows
 from gotrace.profile.types import Missing, Pause, SingleInterval, StackStat, Target
-from gotrace.watch.accounting import CpuClock, RunQueueClock
+from gotrace.watch.accounting import RunningTime, RunQueueClock
+from gotrace.watch.ending import outside_go, waited_for_cpu
 from gotrace.watch.inprogress.blocked import is_halted, kernel_names, thread_numbers
+from gotrace.watch.labels import WantedLabels, no_labels
 from gotrace.watch.protocol import Waits
 from gotrace.watch.sampling.clock import SamplingClock
-from gotrace.watch.sampling.execcheck import ExecCheck
 from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.sampler import Sampler
+from gotrace.watch.sampling.scheduled import ScheduledSamples
 from gotrace.watch.sampling.threads import Threads
-from gotrace.watch.target import OpenTarget, forked_copy, is_possible, missing_fields, open_target, plugins_loaded
+from gotrace.watch.target import OpenTarget, forked_copy, missing_fields, open_target, plugins_loaded
 
 DEFAULT_RATE_HZ = 20.0
-_NOTED_SHARE = 0.02
-"""Share of the time in which threads could run: from this share on, their waits for a CPU are noted."""
 BUSIEST, BUSIEST_AS_ASKED = 0.1, 0.5
 """The most CPU time that samples take, as a share of one CPU, which the target may want: by default, and where a rate was given."""
 
@@ -36,7 +37,8 @@ BUSIEST, BUSIEST_AS_ASKED = 0.1, 0.5
 @dataclass(frozen=True)
 class SampleOptions:
     """`rate_hz` samples a second, fewer where they would take more than the share `busiest` of one CPU. `min_block_ns` and `stream_ns`
-    are those of `Estimator`. `syscalls`: the kernel is asked what threads are doing in it."""
+    are those of `Estimator`. `syscalls`: the kernel is asked what threads are doing in it. `label_keys`:
+    the labels by which goroutines are kept apart. `fold_ports`: as for `gotrace.profile.symbolize.Symbolizer`."""
 
     rate_hz: float = DEFAULT_RATE_HZ
     busiest: float = BUSIEST
@@ -45,6 +47,8 @@ class SampleOptions:
     min_block_ns: int = 0
     stream_ns: int | None = None
     syscalls: bool = True
+    label_keys: tuple[str, ...] = ()
+    fold_ports: bool = False
 
 
 class SampledProcess:
@@ -56,25 +60,31 @@ class SampledProcess:
     def __init__(self, target: OpenTarget, options: SampleOptions) -> None:
         self.process, self.binary = target.process, target.binary
         self.losses: dict[Loss, int] = {Loss.STACK_TORN: 0, Loss.STACK_INCOMPLETE: 0, Loss.LOOK_LATE: 0}
-        self._target = target
+        self.target = target
         self._priority = SamplePriority()
         self._estimator = Estimator(options.min_block_ns, options.stream_ns)
-        symbols = KernelSymbols()
-        self._places = Places(target, symbols, self._estimator, options.per_goroutine)
+        symbols = self.symbols = kernel_symbols()
+        self._places = Places(
+            target, symbols, self._estimator, options.per_goroutine, options.label_keys, options.fold_ports,
+        )
         self._threads = Threads(target, symbols, options.syscalls)
-        self._sampler = Sampler(target, self._estimator, self._places, self._threads, self._priority, self.losses, options.only_goid)
-        self._clock = SamplingClock(options.rate_hz, options.busiest)
+        labels = WantedLabels.of(target, tuple(key.encode() for key in options.label_keys))
+        if options.label_keys:
+            self.losses |= {Loss.LABEL_VALUES_FULL: 0, Loss.LABELS_UNREAD: 0}
+        self._sampler = Sampler(
+            target, self._estimator, self._places, self._threads, self._priority, self.losses, options.only_goid, labels,
+        )
+        clock = SamplingClock(options.rate_hz, options.busiest)
+        self._samples = ScheduledSamples(self.process, self._sampler, clock, self._priority, self._estimator)
         self._subwindows = SubWindows()
-        self._last_ns = 0
-        self._exec_check = ExecCheck(self.process)
-        self._cpu, self._run_queue = CpuClock(self.process.pid), RunQueueClock(self.process.pid)
+        self._running, self._run_queue = RunningTime(self.process.pid, self.losses), RunQueueClock(self.process.pid)
         self._closed = False
         self.start_ns = self.end_ns = 0
-        self.samples = 0
-        self.running_ns: int | None = None
         self.goroutines = 0
         self.pauses: list[Pause] = []
         self.missing: list[Missing] = missing_fields(target.binary, target.process.pid)
+        if options.label_keys and labels is None:
+            self.missing.append(no_labels(target.process.pid))
         self.notes: list[str] = []
         self.failure: GotraceError | None = None
 
@@ -96,63 +106,37 @@ class SampledProcess:
 
     def describe(self) -> Target:
         """What is known of the process, for the capture and the summary."""
-        return self._target.describe()
+        return self.target.describe()
 
     # -- the trace -----------------------------------------------------------------------------------------------------
 
     def ready(self) -> str:
         """Says what is ready."""
-        return f"the layout of {self._target.reader.count():,} goroutine structs verified"
+        return f"the layout of {self.target.reader.count():,} goroutine structs verified"
 
     def attach(self) -> None:
         """Walks the stacks of all goroutines for the first time, before the window opens. Places nothing."""
-        self._sample()
+        self._samples.take()
 
     def begin(self) -> None:
         """Opens the window with a sample."""
-        self._cpu.begin()
+        self._running.cpu.begin()
         self._run_queue.begin()
-        self._sample()
-        self.start_ns = self._last_ns = self._last_ns or time.monotonic_ns()
+        self.start_ns = self._samples.open()
         self._estimator.begin(self.start_ns)
         if is_halted(self.process.pid, kernel_names(self.process.pid, self.process.pid)):
             self.notes.append("the process was stopped (by a signal, a debugger or a cgroup's freezer) as the window opened")
-        self._sampler.begin()
-        self._clock.begin(self.start_ns)
-        self._plan(0)
+        self._samples.begin(self.start_ns)
 
     def tick(self) -> float:
         """Takes a sample if one is due; returns the seconds until the next one."""
-        if self._clock.due:
-            cpu = time.thread_time_ns()
-            if self._sample():
-                self.cpu_used_ns()
-            self._plan(time.thread_time_ns() - cpu)
-        return self._clock.wait_s
-
-    def _plan(self, cost_ns: int) -> None:
-        if not self._clock.plan(self._last_ns, cost_ns):
-            self._sampler.came_late()
-
-    def _sample(self) -> bool:
-        moment = time.monotonic_ns()
-        self._priority.begin()
-        try:
-            taken = self._sampler.sample((self._last_ns + moment) // 2 if self._last_ns else moment, self._exec_check.ask)
-        except (ProcessLookupError, PermissionError):
-            taken = False  # the session sees that it is gone
-        if taken and self._sampler.counting:
-            self._estimator.count_sample(moment - self._last_ns)
-            self.samples += 1
-        if taken:
-            self._last_ns = moment
-        return taken
+        return self._samples.tick(self.cpu_used_ns)
 
     def end(self) -> None:
         """Ends the window: the process is gone, or runs another program."""
         self._priority.give_back()
         self.end_ns = self.end_ns or time.monotonic_ns()
-        self._cpu.freeze()
+        self._running.cpu.freeze()
 
     def read(self, limit_ns: int = 0) -> tuple[list[StackStat], list[SingleInterval]]:
         """Returns the stacks whose figures changed since the last call, and single intervals where they are wanted. It is fast, and
@@ -163,8 +147,8 @@ class SampledProcess:
         return changed, single
 
     def ongoing(self) -> Waits:
-        """None: samples see waits in progress."""
-        return Waits()
+        """Returns the waits that are in progress, as of the last sample."""
+        return Waits(self._estimator.staying(self._samples.last_ns)) if not self.end_ns else Waits()
 
     def read_pauses(self) -> list[Pause]:
         """None: samples can't see a stop of the world."""
@@ -178,14 +162,24 @@ class SampledProcess:
         return self._priority
 
     @property
+    def samples(self) -> int:
+        """How many samples were taken in the window."""
+        return self._samples.count
+
+    @property
     def paused_ns(self) -> int:
         """None: what happens between two samples is estimated."""
         return 0
 
     @property
+    def running_ns(self) -> int | None:
+        """For how long its goroutines seem to have had a CPU (estimate); None before the end, or if it is not known."""
+        return self._running.running_ns
+
+    @property
     def execed(self) -> bool:
         """Whether the process has called exec, or ended, as the last sample saw it if that was not long ago."""
-        return self._exec_check.execed
+        return self._samples.exec_check.execed
 
     def stacks(self) -> list[StackStat]:
         """All stacks as of now."""
@@ -209,7 +203,7 @@ class SampledProcess:
 
     def cpu_used_ns(self) -> int:
         """CPU time of the process since `begin`, as of its last sign of life in the window."""
-        return self._cpu.used_ns()
+        return self._running.cpu.used_ns()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -217,14 +211,17 @@ class SampledProcess:
         """None: without probes no request is seen."""
         return []
 
+    def holders(self) -> list[LockHolders]:
+        """None, likewise."""
+        return []
+
     def finish(self) -> tuple[list[StackStat], list[SingleInterval]]:
         """Closes the window with a sample; returns what `read` returns, for all stacks."""
         self._priority.give_back()
         if not self.end_ns:
-            seen = self._sample()
-            self.cpu_used_ns()
-            self._cpu.freeze()
-            self.end_ns = self._last_ns if seen else time.monotonic_ns()
+            seen = self._samples.take()
+            self._running.end()
+            self.end_ns = self._samples.last_ns if seen else time.monotonic_ns()
         self._estimator.finish(self.end_ns)
         self._sampler.counting = False
         self._account()
@@ -233,26 +230,13 @@ class SampledProcess:
         return self.stacks(), single
 
     def _account(self) -> None:
-        # Goroutines also seem to run while their threads wait for a CPU: a sample can't see that.
         share = self._run_queue.share()
-        if share >= _NOTED_SHARE:
-            self.notes.append(
-                f"threads waited for a CPU for {share:.0%} of the time in which they could run: that share is subtracted from the time"
-                " that goroutines seemed to be on one (estimate)"
-            )
-        self.running_ns = round(self._estimator.running_ns * (1 - share))
-        if self._threads.existing is not None:
-            self.running_ns = None  # a forked copy: the scheduler's threads belong to another process
-        elif not is_possible(self.running_ns, self.cpu_used_ns()):
-            self.losses[Loss.RUNNING_UNKNOWN] = 1
-            self.running_ns = None
-        if outside := len(self._sampler.outside):
-            self.notes.append(
-                f"threads outside Go: {outside:,} of C's own, which had called into Go before; what they wait for is no goroutine's"
-            )
+        self.notes += filter(None, [waited_for_cpu(share), outside_go(len(self._sampler.outside))])
+        if self._threads.existing is None:  # else it is a forked copy: the scheduler's threads belong to another process
+            self._running.settle(round(self._estimator.running_ns * (1 - share)))
 
     def close(self) -> None:
         """Closes the process."""
         if not self._closed:
             self._closed = True
-            self._target.close()
+            self.target.close()

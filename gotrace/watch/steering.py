@@ -1,4 +1,4 @@
-"""What the governor does with a trace by probes: removes and restores stages, takes samples, and detaches windows."""
+"""What the governor does with a trace by probes: removes and restores stages, and detaches windows."""
 
 from __future__ import annotations
 
@@ -6,40 +6,37 @@ import time
 from collections.abc import Callable
 
 from gotrace.common.errors import TargetGone
-from gotrace.common.vocabulary import Loss, Stage
+from gotrace.common.vocabulary import Loss, Stage, Stat
 from gotrace.kernel.program import Options
 from gotrace.kernel.tracer import Tracer
 from gotrace.plan.makeplan import make_plan
 from gotrace.plan.probes import Plan, ProbeSet
-from gotrace.proc.priority import SamplePriority
-from gotrace.profile.types import StackStat
+from gotrace.watch.detached import DetachedWindows
+from gotrace.watch.requests.watcher import Requests
 from gotrace.watch.rows import Rows
-from gotrace.watch.sampled import SampledProcess, SampleOptions
 from gotrace.watch.target import OpenTarget
 from gotrace.watch.window import Remaining, Window
 
 
 class Steering:
-    """Steers the trace of one process. `execed` tells whether it has called exec or ended; `losses` are the process's. `samples` counts
-    those of its memory that were taken while no probe was placed."""
+    """Steers the trace of one process. `execed` tells whether it has called exec or ended; `losses` are the process's, and `requests`, if
+    there are any. `detached` has what there is of pauses."""
 
     def __init__(
         self, target: OpenTarget, plan: Plan, tracer: Tracer, window: Window, rows: Rows, options: Options, losses: dict[Loss, int],
-        execed: Callable[[], bool],
+        execed: Callable[[], bool], requests: Requests | None = None,
     ) -> None:
-        self.samples = 0
+        self.detached = DetachedWindows(target, window, rows, tracer.tables.writer, losses)
         self._target = target
         self._plan = plan
         self._tracer = tracer
         self._window = window
         self._rows = rows
-        self._losses = losses
         self._execed = execed
+        self._requests = requests
+        self._requests_until_ns = self._requests_left_before = 0
         self._least_ns = self._sample_ns = options.sample_period_ns
         self._lean_plan: Plan | None = None
-        self._paused_ns = self._looked_ns = 0
-        self._sampled: SampledProcess | None = None
-        self._stretches = 0
 
     # -- where it stands -----------------------------------------------------------------------------------------------
 
@@ -49,39 +46,31 @@ class Steering:
         return bool(self._window.detached_since)
 
     @property
-    def paused_ns(self) -> int:
-        """How long it has been paused in total, without samples."""
-        if self._sampled is not None:
-            return self._paused_ns
-        now = self._window.end_ns or time.monotonic_ns()
-        return self._paused_ns + (max(0, now - self._window.detached_since) if self.paused else 0)
-
-    @property
-    def looked_ns(self) -> int:
-        """How long its memory was sampled during pauses."""
-        sampled = self._sampled
-        return self._looked_ns + (max(0, time.monotonic_ns() - sampled.start_ns) if sampled is not None else 0)
-
-    @property
-    def sampling(self) -> bool:
-        """Whether its memory is being sampled."""
-        return self._sampled is not None
-
-    @property
-    def priority(self) -> SamplePriority | None:
-        """The priority of those samples; None if none are taken now."""
-        return None if self._sampled is None else self._sampled.priority
-
-    @property
     def can_pause(self) -> bool:
         """Whether intervals can be told from windows. They can where every way off the CPU is probed: a goroutine that no probe saw in a
         window then did not move in it."""
-        return self._plan.probe_set is ProbeSet.COMPLETE
+        return self._plan.probe_set in (ProbeSet.COMPLETE, ProbeSet.READY)
+
+    @property
+    def can_be_sampled(self) -> bool:
+        """Whether samples of memory can take the place of probes: not for waits that are far shorter than the time between two samples."""
+        return self._plan.probe_set is not ProbeSet.READY
 
     @property
     def can_be_lean(self) -> bool:
         """Whether one probe instead of two is possible."""
         return self._plan.probe_set is ProbeSet.COMPLETE and self._tracer.sees_threads
+
+    @property
+    def requests_begun(self) -> int:
+        """How many requests have begun while they were wanted."""
+        return self._tracer.tables.read_stats()[Stat.SPAN_BEGUN]
+
+    @property
+    def requests_left(self) -> int:
+        """How many of those that began in this window have not ended."""
+        stats = self._tracer.tables.read_stats()
+        return stats[Stat.SPAN_BEGUN] - stats[Stat.SPAN_ENDED] - self._requests_left_before
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -93,8 +82,8 @@ class Steering:
             self._set_knobs()
         now = time.monotonic_ns()
         self._tracer.probes.remove(stages)
-        if Stage.REQUESTS in stages:
-            self._tracer.tables.spans.forget_open()
+        if Stage.REQUESTS in stages and self._requests is not None:
+            self._requests.interrupt(now)
         if Stage.KERNEL in stages:
             window.threads_unseen = True
             self._rows.keep(window.cut_off_threads(now))
@@ -107,6 +96,18 @@ class Steering:
         self._tracer.probes.place(stages)
         if noted is not None:
             earlier.check(noted, time.monotonic_ns())
+        if Stage.REQUESTS in stages and self._requests is not None:
+            self._requests.begin(time.monotonic_ns())
+
+    def take_no_more_requests(self) -> None:
+        """Of the requests that begin from now on none is recorded, until the next window."""
+        self._take_requests_until(time.monotonic_ns())
+
+    def _take_requests_until(self, until_ns: int) -> None:
+        self._requests_until_ns = until_ns
+        self._set_knobs()
+        if self._requests is not None and until_ns:
+            self._requests.take_until(until_ns)
 
     def sample(self, period_ns: int) -> None:
         """Samples intervals shorter than that from now on, as with --sample-period; 0 stops it."""
@@ -115,7 +116,7 @@ class Steering:
         self._set_knobs()
 
     def _set_knobs(self) -> None:
-        self._tracer.set_knobs(self._sample_ns, self._window.creation_unseen)
+        self._tracer.set_knobs(self._sample_ns, self._window.creation_unseen, self._requests_until_ns)
 
     # -- detached windows ----------------------------------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ class Steering:
         window.forget()
         remaining = Remaining()
         try:
-            heads, busy = window.parked.heads(end - window.opened_ns)
+            heads, busy = window.parked.heads(end - window.opened_ns) if window.whole else ({}, [])
             remaining.parked = window.parked.stacks(heads, busy)
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
@@ -137,64 +138,53 @@ class Steering:
             remaining.alive = False
             tracer.probes.remove(frozenset(Stage))
             tracer.stop()
-        self._rows.keep(window.cut_off(remaining, end))
+        wanted = self._requests.wanted() if self._requests is not None else None
+        cut = window.cut_off(remaining, end, followed=wanted)
+        self._rows.keep(cut)
+        if self._requests is not None:
+            self._requests.close(end, cut, () if remaining.alive else None)
         tracer.tables.writer.forget(end)
-        tracer.tables.spans.forget_open()
         window.detached_since = end
         self._set_knobs()
 
-    def resume(self, length_ns: int, lean: bool = False) -> None:
-        """Opens a window of `length_ns` (0: until `pause` or the end), with the core alone or with the one probe of mode lean. Raises
-        Refused or TargetGone; no probe is left then."""
+    def resume(
+        self, length_ns: int, lean: bool = False, stages: frozenset[Stage] = frozenset((Stage.CORE,)), taking_ns: int = 0,
+    ) -> None:
+        """Opens a window of `length_ns` (0: until `pause` or the end), with these stages, or with the one probe of mode lean. Requests are
+        recorded that begin in its first `taking_ns` (0: all). Raises Refused or TargetGone; no probe is left then."""
         if lean and self._lean_plan is None:
             self._lean_plan = make_plan(self._target.binary, ProbeSet.LEAN, wakers=False, exits=False)
-        self.stop_sampling()
+        self.detached.stop_sampling()
+        window = self._window
         self._rows.tally.inferred = self._rows.tally.inferred or lean
         self._tracer.follow(self._lean_plan if lean and self._lean_plan is not None else self._plan)
         if not self._execed():
-            self._tracer.probes.place(frozenset((Stage.CORE,)))
+            self._tracer.probes.place(stages)
         if self._execed():  # what is known of code and memory belongs to another program
             self._tracer.detach()
             raise TargetGone(f"process {self._target.process.pid} ended or called exec in a pause")
-        since = self._window.detached_since
-        self._window.open_again(length_ns)
-        self._paused_ns += self._window.opened_ns - since
-
-    # -- samples in a pause --------------------------------------------------------------------------------------------
-
-    def start_sampling(self, options: SampleOptions) -> None:
-        """Samples the process's memory during a pause, until the pause is over or `stop_sampling` is called."""
-        self._sampled = SampledProcess(self._target, options)
-        self._stretches += 1
-        self._sampled.attach()
-        self._sampled.begin()
-        self._paused_ns += self._sampled.start_ns - self._window.detached_since
-
-    def sampled_stacks(self) -> list[StackStat]:
-        """Returns the stacks that these samples have changed since the last call."""
-        if self._sampled is None:
-            return []
-        return self._rows.tally.take_samples(self._stretches, ((estimate, set()) for estimate in self._sampled.read()[0]))
-
-    def tick(self, wait_s: float) -> float:
-        """Takes a sample if one is due; returns the seconds until something is due, at most `wait_s`."""
-        return wait_s if self._sampled is None else min(wait_s, self._sampled.tick())
+        since = window.detached_since
+        noted = window.earlier.note() if Stage.KERNEL in stages else None
+        stats = self._tracer.tables.read_stats()
+        self._requests_left_before = stats[Stat.SPAN_BEGUN] - stats[Stat.SPAN_ENDED]
+        self._take_requests_until(0)
+        window.open_again(length_ns)
+        if Stage.REQUESTS in stages and self._requests is not None:
+            self._requests.begin(window.opened_ns)
+            if taking_ns:
+                self._take_requests_until(window.opened_ns + taking_ns)
+        if noted is not None:
+            window.earlier.check(noted, window.opened_ns)
+        self.detached.over(since, window.opened_ns)
 
     def end(self) -> None:
-        """Ends the samples: the process is gone."""
-        if self._sampled is not None:
-            self._sampled.end()
+        """Closes the window for good: the process is gone."""
+        self.detached.end()
+        self.close_window()
 
-    def stop_sampling(self) -> None:
-        """Stops the samples, if any; the pause goes on without them."""
-        sampled, self._sampled = self._sampled, None
-        if sampled is None:
-            return
-        sampled.finish()
-        self._rows.put(self._rows.tally.take_samples(self._stretches, sampled.found()))
-        self.samples += sampled.samples
-        for loss in (Loss.STACK_TORN, Loss.STACK_INCOMPLETE):
-            self._losses[loss] = self._losses.get(loss, 0) + sampled.losses[loss]
-        self._rows.sampled_incomplete += sampled.losses[Loss.STACK_INCOMPLETE]
-        self._looked_ns += sampled.end_ns - sampled.start_ns
-        self._window.detached_since = sampled.end_ns
+    def close_window(self) -> None:
+        """Closes the window for good; samples, if any, end with it."""
+        if self.detached.sampling:
+            self.detached.stop_sampling()
+            self._window.end_ns = self._window.end_ns or self._window.detached_since
+        self._window.close()

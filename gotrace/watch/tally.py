@@ -9,17 +9,18 @@ from itertools import islice
 from typing import TypeAlias
 
 from gotrace.common.vocabulary import Part, StartKind, State
-from gotrace.kernel.records import NO_STACK, IntervalRow, RowKey
+from gotrace.kernel.records import NO_STACK, IntervalRow, LabelValues, RowKey
 from gotrace.kernel.rows import member_hash
 from gotrace.model.stacks import StackModel
 from gotrace.profile.symbolize import Symbolizer
-from gotrace.profile.types import Distribution, StackKey, StackStat
+from gotrace.profile.types import Distribution, Labels, StackKey, StackStat
+from gotrace.profile.waited import ObjectNames
 
 _CONFIDENCE = 1.96
 _OF_THREADS = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.CPU, StartKind.THROTTLED, StartKind.STOPPED))
 
-_Place: TypeAlias = tuple[int, int, int, int]
-"""The part of a row's key that tells where a goroutine stopped."""
+_Place: TypeAlias = tuple[int, int, int, int, int, int]
+"""The part of a row's key that tells where a goroutine stopped, and for what, if that is told apart."""
 
 
 @dataclass(slots=True)
@@ -44,11 +45,16 @@ class Tally:
     intervals are sampled.
     """
 
-    def __init__(self, pid: int, model: StackModel, symbolizer: Symbolizer, inferred: bool, sampled: bool) -> None:
+    def __init__(
+        self, pid: int, model: StackModel, symbolizer: Symbolizer, inferred: bool, sampled: bool, objects: ObjectNames | None = None,
+        label_keys: tuple[str, ...] = (),
+    ) -> None:
         self.sampled = sampled
         self._pid = pid
+        self._label_keys = label_keys
         self._model = model
         self._symbolizer = symbolizer
+        self._objects = objects
         self.inferred = inferred
         self._stacks: dict[StackKey, _Stack] = {}
         self._final: list[StackStat] = []
@@ -61,6 +67,13 @@ class Tally:
         `threads` those whose thread was stopped, possibly between any two instructions."""
         found = (key for key in self._incomplete if key in self._of_row and (key.kind in _OF_THREADS) == threads)
         return sum(self._of_row[key].rows[key].count for key in found)
+
+    def without_object(self, kind: str) -> int:
+        """How many intervals that began and ended in the window waited for an object of kind ``unknown`` or ``other``."""
+        if self._objects is None:
+            return 0
+        found = (stat for stat in self.stacks() if stat.waited is not None and stat.waited.kind == kind)
+        return sum(max(0, stat.distribution.count - stat.in_progress) for stat in found)
 
     @property
     def unknown(self) -> int:
@@ -120,7 +133,10 @@ class Tally:
             taken = self._of_row.get(row.key)
             stat = self._passing[row.key] = taken.stat if taken else known.get(row.key) or self._stat(row)
             if stat.key not in found:
-                own = StackStat(stat.frames, stat.state, stat.reason, Distribution(), goid=stat.goid, pid=stat.pid)
+                own = StackStat(
+                    stat.frames, stat.state, stat.reason, Distribution(), goid=stat.goid, pid=stat.pid, waited=stat.waited,
+                    labels=stat.labels,
+                )
                 found[stat.key] = _Stack(own)
             found[stat.key].rows[row.key] = row
         grown = []
@@ -141,13 +157,14 @@ class Tally:
         goids that were there. Returns the stacks concerned."""
         changed = []
         for estimate, goids in found:
-            key = estimate.key
-            stack = self._stacks.get(key)
+            waited = self._objects.of_sample(estimate.state, estimate.reason, estimate.frames) if self._objects is not None else None
+            stack = self._stacks.get(estimate.key) if waited is None else None
             if stack is None:
                 stat = StackStat(
                     estimate.frames, estimate.state, estimate.reason, Distribution(), goid=estimate.goid, pid=estimate.pid,
+                    labels=estimate.labels, waited=waited,
                 )
-                stack = self._stacks[key] = _Stack(stat)
+                stack = self._stacks.setdefault(stat.key, _Stack(stat))
             if stack.sampled is None:
                 stack.sampled = _Sampled()
             stack.sampled.estimates[stretch] = estimate
@@ -160,9 +177,11 @@ class Tally:
         stack = self._model.interpret(row)
         if stack.incomplete and row.part is Part.MAIN:
             self._incomplete.add(row.key)
+        frames = self._symbolizer.frames(stack, row)
+        waited = self._objects.of(row, stack.state, stack.reason, frames) if self._objects is not None else None
         return StackStat(
-            self._symbolizer.frames(stack, row), stack.state, stack.reason, Distribution(), goid=row.key.goid or None,
-            pid=self._pid,
+            frames, stack.state, stack.reason, Distribution(), goid=row.key.goid or None, pid=self._pid, waited=waited,
+            labels=named(self._label_keys, row.labels),
         )
 
     def _sum_up(self, stack: _Stack) -> None:
@@ -189,28 +208,33 @@ class Tally:
         stat.margin_ns = late + round(_CONFIDENCE * 256 * math.sqrt(variance)) if estimated else None
 
     def count_goroutines(self, members: Iterable[tuple[int, int]], in_progress: dict[RowKey, set[int]]) -> int:
-        """Counts each goroutine once per stack, no matter how it was recorded, who woke it and what it waited for; returns how many there
+        """Counts each goroutine once per stack, no matter how it was recorded and who woke it; returns how many there
         were in total. `members` are those that the kernel side counted (`Tables.read_members`), `in_progress` the goids of rows that were
         added from memory."""
+        objects = self._objects is not None
         by_member: dict[tuple[int, int], set[_Place]] = {}  # with the goroutine, 0 where goroutines are not kept apart
         goids: dict[_Place, set[int]] = {}
         for row in self._of_row:
-            place = _place(row)
+            place = _place(row, objects)
             # Not copied if it is the only one: it may have a million goids.
             found = in_progress.get(row, set())
             goids[place] = goids[place] | found if goids.get(place) else found
             if row.stack >= 0:
-                by_member.setdefault((member_hash(row), row.goid), set()).add(place)
+                by_member.setdefault((member_hash(row, objects), row.goid), set()).add(place)
         for member, goid in members:
             for place in (*by_member.get((member, 0), ()), *by_member.get((member, goid), ())):
                 goids[place].add(goid)
+        there = _whatever_for(goids) if objects else goids
         counted: dict[int, set[int]] = {}
+        counted_there: dict[int, set[int]] = {}
         for row, stack in self._of_row.items():
-            of_row, known = goids[_place(row)], counted.get(id(stack))
-            counted[id(stack)] = of_row if known is None or known is of_row else known | of_row
+            _count_in(counted, id(stack), goids[_place(row, objects)] if _has_own(row) else there[_place(row, False)])
+            if objects:
+                _count_in(counted_there, id(stack), there[_place(row, False)])
         for stack in self._stacks.values():
             of_rows = counted.get(id(stack), set())
             stack.stat.goroutines = len(of_rows | stack.sampled.goids if stack.sampled else of_rows)
+            stack.stat.goroutines_there = len(counted_there.get(id(stack), ()))
         return len(set().union(*counted.values(), *(stack.sampled.goids for stack in self._stacks.values() if stack.sampled)))
 
 
@@ -228,5 +252,29 @@ def _make_whole(distribution: Distribution) -> None:
     distribution.squares = max(0, distribution.squares)
 
 
-def _place(key: RowKey) -> _Place:
-    return key.stack, key.reason, key.kind, key.goid
+def _place(key: RowKey, objects: bool) -> _Place:
+    return key.stack, key.reason, key.kind, key.goid, key.labels, key.object if objects else 0
+
+
+def _has_own(key: RowKey) -> bool:
+    """Whether goroutines are counted for its object: later parts of an interval have none."""
+    return bool(key.object) or not key.part
+
+
+def _whatever_for(goids: dict[_Place, set[int]]) -> dict[_Place, set[int]]:
+    """The same without objects."""
+    found: dict[_Place, set[int]] = {}
+    for place, of_place in goids.items():
+        whole = (*place[:5], 0)
+        found[whole] = found[whole] | of_place if found.get(whole) else of_place
+    return found
+
+
+def _count_in(counted: dict[int, set[int]], stack: int, goids: set[int]) -> None:
+    known = counted.get(stack)
+    counted[stack] = goids if known is None or known is goids else known | goids
+
+
+def named(keys: tuple[str, ...], values: LabelValues) -> Labels:
+    """The labels that a goroutine has, of those with these keys."""
+    return tuple((key, value) for key, value in zip(keys, values, strict=False) if value is not None)

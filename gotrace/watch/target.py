@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from dataclasses import dataclass
 
@@ -13,14 +14,15 @@ from gotrace.gobin.image import read_file
 from gotrace.live.fields import CHECKED, fitted
 from gotrace.live.goroutines import GoroutineReader
 from gotrace.live.modules import other_modules
+from gotrace.proc.cgroups import container_of, groups_of
 from gotrace.proc.memory import Memory, mapping_at
 from gotrace.proc.process import Process, open_process
 from gotrace.proc.programs import go_descendants, loaded_program
 from gotrace.profile.types import Missing, Target
 
 RUNNING_MARGIN, RUNNING_MARGIN_NS = 0.1, 50_000_000
-"""Goroutines can't run for longer than their process has CPU time. The sums may differ by this much, relative and absolute: one is
-measured by the clock from switch to switch, the other leaves out interrupts and the time that a hypervisor takes."""
+"""Goroutines can't run for longer than their process has CPU time. The sums may differ by this much, relative and absolute, and by what a
+hypervisor took: one is measured by the clock from switch to switch, the other leaves out interrupts and stolen time."""
 
 
 _START_S, _POLL_S = 2.0, 0.05
@@ -168,16 +170,18 @@ def _await_start(pid: int, reader: GoroutineReader, memory: Memory, allgs: int) 
 
 def describe(process: Process, binary: GoBinary) -> Target:
     """Describes a process that runs `binary`."""
+    container = container_of(groups_of(process.pid))
     return Target(
         pid=process.pid, exe=process.exe, comm=process.comm, go_version=str(binary.version or "unknown"),
         go_version_source=binary.version_source, build_id=binary.image.build_id, stripped=binary.stripped,
-        pie=binary.pie, cgo=binary.cgo, arch="amd64",
+        pie=binary.pie, cgo=binary.cgo, arch="amd64", host=socket.gethostname(), container=container.id, pod=container.pod,
     )
 
 
-def is_possible(running_ns: int, cpu_ns: int) -> bool:
-    """Whether goroutines can have run for `running_ns` while their process used `cpu_ns` of CPU time."""
-    return running_ns <= cpu_ns * (1 + RUNNING_MARGIN) + RUNNING_MARGIN_NS
+def is_possible(running_ns: int, cpu_ns: int, stolen_ns: int) -> bool:
+    """Whether goroutines can have run for `running_ns` while their process used `cpu_ns` of CPU time and a hypervisor took `stolen_ns` from
+    the machine: the kernel leaves that out of CPU time (kernel/sched/core.c: update_rq_clock_task), and shows no switch for it."""
+    return running_ns <= cpu_ns * (1 + RUNNING_MARGIN) + RUNNING_MARGIN_NS + stolen_ns
 
 
 def missing_fields(binary: GoBinary, pid: int) -> list[Missing]:

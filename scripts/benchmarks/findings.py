@@ -13,6 +13,9 @@ MOST = {
 }
 """The largest share that is no finding: of the off-CPU time; of the intervals, "cut off" of those whose stack says that a part of it is lost,
 "no root" of those that end elsewhere and do not say so; "running" of the process's CPU time."""
+_OF_SAMPLES = {"running": 1.1, "lost frames": 0.015, "cut off": 0.05}
+"""The same where some 80 samples are all there is (--mode sample): within two standard errors; who goes on while a sample is taken may be
+without its stack."""
 NEVER = ("running_unknown", "start_while_stopped", "end_while_running", "goroutines_unread", "fields_unread")
 """Losses that a healthy server never has."""
 _SELDOM = {"stack_incomplete": 0.001, "parked_unread": 0.001, "stack_unreadable": 0.001, "interval_lost": 0.001, "unknown_function": 0.0}
@@ -50,9 +53,10 @@ def of_trace(summary: dict) -> Found:
         "on it": f"{running / 1e9:.2f} of {cpu / 1e9:.2f} s CPU" if running else f"unknown of {cpu / 1e9:.2f} s CPU",
         "overhead": f"{summary['overhead']['target_cpu_fraction_estimate']:.0%}" if summary["overhead"]["target_cpu_fraction_estimate"] is not None else "-",
     })
+    most = MOST | (_OF_SAMPLES if summary["window"]["mode"] == "sample" else {})
     for name, share in shares.items():
         # One of a few dozen intervals is a large share.
-        if share > MOST[name] and not (name == "cut off" and share * intervals <= 1):
+        if share > most[name] and not (name == "cut off" and share * intervals <= 1):
             found.wrong.append(f"{name}: {share:.2%}")
     found.wrong += [f"loss {name}: {losses[name]}" for name in NEVER if losses.get(name)]
     found.wrong += [f"loss {name}: {losses[name]} of {intervals}" for name, most in _SELDOM.items() if losses.get(name, 0) > max(most * intervals, most and 1)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import click
 
 from gotrace import __version__
-from gotrace.cli.verbs import gotrace
+from gotrace.cli.verbs import commands, gotrace
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ HELP = Flag(("-h", "--help"), "", "Show the help text and exit.", "", (), False)
 
 def all_verbs() -> list[Verb]:
     """The verbs in the order of the help text."""
-    return [_verb(name, command) for name, command in gotrace.commands.items()]
+    return [_verb(name, command) for name, command in commands().items()]
 
 
 def main_paragraphs() -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def version() -> str:
 
 def _verb(name: str, command: click.Command) -> Verb:
     arguments = tuple(each.metavar or str(each.name).upper() for each in command.params if isinstance(each, click.Argument))
-    flags = tuple(_flag(parameter) for parameter in command.params if isinstance(parameter, click.Option))
+    flags = tuple(_flag(parameter) for parameter in command.params if isinstance(parameter, click.Option) and not parameter.hidden)
     return Verb(name, arguments, _paragraphs(command.help), _paragraphs(command.epilog), (*flags, HELP))
 
 

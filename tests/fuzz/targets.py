@@ -26,6 +26,7 @@ from gotrace.export import RENDERERS, render
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import GoVersion, read_buildinfo
 from gotrace.gobin.dwarf import RuntimeTypes
+from gotrace.gobin.globals import globals_of
 from gotrace.gobin.image import Image
 from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
@@ -36,16 +37,18 @@ from gotrace.live.channels import Channels
 from gotrace.live.conds import Conds
 from gotrace.live.goroutines import OFF_CPU, GoroutineReader, Unwinder
 from gotrace.live.gstruct import Status
-from gotrace.live.labels import read_labels
+from gotrace.live.labels import read_labels, wanted_values
 from gotrace.live.objects import ObjectReader, Parked
 from gotrace.live.pages import Pages
 from gotrace.live.polled import Polled
 from gotrace.live.scan import Scanner
 from gotrace.live.semaphores import waiters
+from gotrace.live.timers import Timers
 from gotrace.live.typenames import TypeNames
 from gotrace.model.snapshots import interpret
 from gotrace.model.stacks import StackModel
 from gotrace.plan.makeplan import make_plan
+from gotrace.proc.otel import LONGEST_VALUE, MOST_ATTRIBUTES, context_attributes, from_environment
 from gotrace.profile.hotspots import find_hotspots
 from gotrace.render.plan import plan_dict
 
@@ -177,7 +180,13 @@ def goroutines(data: bytes) -> None:
     reader = GoroutineReader(memory, found, 0)
     if reader.count() <= 256:
         scanner = Scanner(memory, reader, Unwinder(found, 0), found.layout)
-        for snapshot in scanner.snapshots(scanner.sample()).values():
+        changed, left = scanner.sample(), list[int]()
+        crowds = list(scanner.crowds(changed, left, 400, fewest=1))
+        assert sorted([*left, *(index for crowd in crowds for index in crowd.indexes)]) == sorted(changed)
+        walked = {index: crowd.pcs for crowd in crowds for index in crowd.indexes}
+        snapshots = scanner.snapshots(changed)
+        assert all(snapshots[index].pcs == pcs for index, pcs in walked.items())
+        for snapshot in snapshots.values():
             if snapshot.head.status not in OFF_CPU | {Status.SYSCALL}:
                 continue
             with suppress(BadBinary):  # of the inlined calls nothing is left in the seed
@@ -197,6 +206,8 @@ def labels(data: bytes) -> None:
     for version in (27, 23):
         found = read_labels(HostileMemory(data, 0), HEAP, GoVersion(version))
         assert found is None or len(found) <= 256 and all(len(text) <= 1024 for pair in found.items() for text in pair)
+        values = wanted_values(HostileMemory(data, 0), HEAP, version >= 24, (b"tenant", b"shard"), 64)
+        assert values is None or all(value is None or len(value[0]) <= 64 and value[1] <= 1 << 20 for value in values)
 
 
 _G, _SUDOG = HEAP, HEAP + 0x200
@@ -209,10 +220,12 @@ def objects(data: bytes) -> None:
     pages, layout = Pages(memory), found.wait_layout
     types = TypeNames(pages, found, 0)
     types.base = HEAP
-    channels = Channels(pages, layout, types)
+    allp = globals_of(found).allp or 0
+    channels = Channels(pages, layout, types, Timers(pages, found, HEAP + 0x600 - allp))
     for cases in channels.cases({_G: _SUDOG, _G + 8: _SUDOG + 8, 1: 1 << 63}).values():
         assert len(cases) <= 1 << 16 and all(case.op in ("", "receive", "send") for case in cases)
         assert all(len(case.channel.elem) <= 512 for case in cases)
+    channels.channel(HEAP + 0x400)
     for g, address in waiters(memory, pages, HEAP, layout).items():
         assert g and address
     cond = Conds(pages).of(_G, data[:1024])
@@ -221,7 +234,8 @@ def objects(data: bytes) -> None:
     reasons = ("chan receive", "select", "sync.Cond.Wait", "sleep", "sync.Mutex.Lock", "IO wait", "")
     parked = [Parked(_G + 8 * index, reason, ["sync.(*Mutex).lockSlow"], _SUDOG, HEAP, 0, data) for index, reason in enumerate(reasons)]
     for waited in reader.objects(parked, {_G + 40: Polled(1, HEAP, False, None)}).values():
-        json.dumps(asdict(waited_object(waited, 1, ())))
+        recorded = waited_object(waited, 1, ())
+        json.dumps([recorded.kind, recorded.address, recorded.detail])
 
 
 def ahead(data: bytes) -> None:
@@ -332,8 +346,15 @@ def kallsyms(data: bytes) -> None:
         symbols.address("")
 
 
+def declared(data: bytes) -> None:
+    """What a process says of itself for OpenTelemetry: as it is published, and as a variable has it."""
+    for found in (context_attributes(data), from_environment(data), from_environment(b"OTEL_RESOURCE_ATTRIBUTES=" + data)):
+        assert len(found) <= MOST_ATTRIBUTES and all(0 < len(value) <= LONGEST_VALUE for value in found.values())
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (binary, sections, dwarf, goroutines, labels, objects, ahead, dumpfile, capture, rows, kallsyms)
+    function.__name__: function
+    for function in (binary, sections, dwarf, goroutines, labels, objects, ahead, dumpfile, capture, rows, kallsyms, declared)
 }
 
 

@@ -37,7 +37,7 @@ class Attached:
             if not stream.closed:
                 stream.close()
 
-    def end(self, number: int = signal.SIGINT, timeout: float = 60) -> str:
+    def end(self, number: int = signal.SIGINT, timeout: float = 180) -> str:
         """Ends the trace with a signal and returns stdout; the exit code must be 0."""
         self.process.send_signal(number)
         out, err = self.process.communicate(timeout=timeout)
@@ -45,7 +45,7 @@ class Attached:
         self.said += err
         return out
 
-    def result_json(self, timeout: float = 60) -> dict:
+    def result_json(self, timeout: float = 180) -> dict:
         """Waits for a trace that ends by itself; the summary (give --json)."""
         out, err = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, err

@@ -47,6 +47,7 @@ class Browser:
         self.read_from, self.write_to = ours_in, ours_out
         self.buffer, self.number = b"", 0
         self.events: list[dict[str, Any]] = []
+        self.own = "file:"
         self.session: str | None = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -83,10 +84,11 @@ class Browser:
 
     def open(self, url: str) -> None:
         self.events.clear()
+        self.own = url if url.startswith("http:") else "file:"
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=url)
         deadline = time.monotonic() + 60
-        ready = "location.protocol === 'file:' && document.documentElement?.dataset.ready"
+        ready = "location.protocol !== 'about:' && document.documentElement?.dataset.ready"
         while not self.run(ready):
             assert time.monotonic() < deadline, self.problems()
             time.sleep(0.02)
@@ -111,14 +113,14 @@ class Browser:
         return self.run(f"document.querySelector({json.dumps(selector)}).textContent")
 
     def problems(self) -> list[Any]:
-        """Exceptions, refusals by the page's policy, and requests for anything but the page itself."""
+        """Exceptions, refusals by the page's policy, and requests for anything but the page itself or what lies below it."""
         self.run("0")
         found: list[Any] = []
         for event in self.events:
             method, params = event.get("method"), event.get("params", {})
             if method in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 found.append(params)
-            elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "about:")):
+            elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith((self.own, "about:")):
                 found.append(params["request"]["url"])
         return found
 

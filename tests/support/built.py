@@ -29,13 +29,13 @@ def module(folder: Path, text: str, name: str = "example.com/built") -> Path:
 
 def trace(workload: Workload, folder: Path, *arguments: str, seconds: float = 2) -> dict:
     with Attached(workload.pid, "-d", seconds, "--json", "-o", folder / "built.gotrace", "-f", *arguments) as attached:
-        out, err = attached.process.communicate(timeout=60)
+        out, err = attached.process.communicate(timeout=180)
         assert attached.process.returncode == 0, err
         return json.loads(out)
 
 
 def gotrace(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gotrace", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "gotrace", *map(str, arguments)], capture_output=True, text=True, timeout=180)
 
 
 def by_reason(summary: dict) -> dict[str, int]:

@@ -28,7 +28,7 @@ class Etcd:
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs etcdctl."""
-        return subprocess.run([*self._client, *arguments], env=_environment(), capture_output=True, text=True, timeout=60)
+        return subprocess.run([*self._client, *arguments], env=_environment(), capture_output=True, text=True, timeout=180)
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:

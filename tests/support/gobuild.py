@@ -12,19 +12,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = ROOT / ".cache"
+GO_CACHE = Path(os.environ.get("GOTRACE_GO_CACHE") or CACHE)
+"""With Go's toolchains and what they have compiled (scripts/lib.sh)."""
 GO_VERSIONS = (ROOT / "scripts" / "go-versions").read_text().split()
 EXTENT = os.environ.get("GOTRACE_TESTS", "full")
 """How much is tested: ``quick``, ``full``, or ``every`` (scripts/test)."""
 _FOUR = [GO_VERSIONS[0], GO_VERSIONS[2], GO_VERSIONS[5], GO_VERSIONS[-1]]
-SOME_VERSIONS = {"quick": [GO_VERSIONS[0], GO_VERSIONS[-1]], "every": GO_VERSIONS}.get(EXTENT, _FOUR)
-"""For what a whole trace shows: the oldest, two in the middle and the newest; the two alone where it has to be quick."""
+SOME_VERSIONS = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS}.get(EXTENT, _FOUR)
+"""For what a whole trace shows: the oldest, two in the middle and the newest; the newest alone where it has to be quick."""
+TWO_VERSIONS = GO_VERSIONS if EXTENT == "every" else [GO_VERSIONS[0], GO_VERSIONS[-1]]
+"""For what many programs show, each in its own way: the oldest and the newest."""
 PARSED_VERSIONS = _FOUR if EXTENT == "quick" else GO_VERSIONS
 """For parsers and layouts: all."""
 VARIANTS = ("plain", "stripped", "pie", "cgo")
 
+SOME_BUILDS = {
+    "quick": [(GO_VERSIONS[-1], VARIANTS[-1])],
+    "every": [(version, variant) for version in GO_VERSIONS for variant in VARIANTS],
+}.get(EXTENT, [*zip(_FOUR, ("cgo", "pie", "plain", "stripped"))])
+"""`SOME_VERSIONS`, each of another variant; in the complete matrix each in all."""
+
 _FLAGS = {
     "plain": ("0", []),
-    "stripped": ("0", ["-trimpath", "-ldflags=-s -w"]),
+    "stripped": ("0", ["-ldflags=-s -w"]),
     "pie": ("0", ["-buildmode=pie", "-trimpath", "-ldflags=-s -w"]),
     "cgo": ("1", ["-ldflags=-linkmode=external"]),
     "race": ("1", ["-race"]),
@@ -53,7 +63,7 @@ def go_environment() -> dict[str, str]:
     """Keeps Go to the toolchain it is told and to the checkout's cache."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO"))} | {
         "GOTOOLCHAIN": "local", "GOENV": "off", "GOWORK": "off", "GO111MODULE": "on", "GOPROXY": "off",
-        "GOFLAGS": "-buildvcs=false", "GOCACHE": str(CACHE / "go-build"), "GOPATH": str(CACHE / "gopath"),
+        "GOFLAGS": "-buildvcs=false", "GOCACHE": str(GO_CACHE / "go-build"), "GOPATH": str(GO_CACHE / "gopath"),
         "XDG_CONFIG_HOME": str(CACHE / "config"), "HOME": str(CACHE),
     }
 
@@ -70,10 +80,12 @@ def build(program: str, version: str, variant: str) -> Path:
 def build_text(program: str, module: str, text: str, version: str, variant: str) -> Path:
     """The executable of a program whose one file, main.go, was made up; as `build`, in a module of that name."""
     source = CACHE / "fixtures" / program / "source"
+    source.mkdir(parents=True, exist_ok=True)
     for name, content in (("main.go", text), ("go.mod", f"module {module}\n\ngo 1.19\n")):
-        source.mkdir(parents=True, exist_ok=True)
         if not (source / name).exists() or (source / name).read_text() != content:
-            (source / name).write_text(content)
+            new = source.parent / f"{name}.{os.getpid()}"  # whole at any time: another test may build it now
+            new.write_text(content)
+            new.replace(source / name)
     return _build(program, source, version, variant)
 
 

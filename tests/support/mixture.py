@@ -25,6 +25,8 @@ LONG_NS = 20 * MS
 """Shorter waits are not looked at one by one: in a computation's account they count all the same."""
 DELAYED_NS = 30 * MS
 """For how long a machine that does other things may keep a thread from a CPU where its wait neither begins nor ends."""
+STOLEN_NS = 20 * MS
+"""What a hypervisor may take from one of the program's threads."""
 HANDLER_NS = 20_000
 """What the handler of a signal may run for, with the kernel's part and a probe or two."""
 
@@ -99,19 +101,27 @@ class Found:
 
 @dataclass
 class Run:
-    """One traced program: its account, the summary, the single intervals by goroutine (window's clock) and the stops."""
+    """One traced program: its account, the summary, the single intervals by goroutine (window's clock) and the stops. `stolen_ns` is what a
+    hypervisor took from all CPUs meanwhile, as far as one goroutine may have lost it."""
 
     ready: str
     own: dict
     summary: dict
     intervals: dict[int, list[Interval]]
     stops: list[tuple[int, int]]
+    stolen_ns: int
+
+
+def stolen() -> int:
+    """What a hypervisor has taken from all CPUs since the machine was started, to within 10 ms (proc(5))."""
+    return int(Path("/proc/stat").read_text().split()[8]) * 10 * MS
 
 
 def run(binary: Path, seed: int, capture: Path, mode: str = "exact", seconds: float = 3.0, *arguments: str) -> Run:
     """Starts the program, attaches at a moment that the seed says, stops the program in some windows, and ends both."""
     choice = random.Random(seed)
     stops: list[tuple[int, int]] = []
+    before = stolen()
     with Workload(binary, "-seed", str(seed), *arguments) as program:
         time.sleep(choice.uniform(0.05, 2))
         stopped = choice.random() < 0.35
@@ -123,12 +133,12 @@ def run(binary: Path, seed: int, capture: Path, mode: str = "exact", seconds: fl
                 begin = time.monotonic_ns()
                 program.signal(signal.SIGSTOP)
                 time.sleep(choice.uniform(0.03, seconds / 3))
-                stops.append((begin, time.monotonic_ns()))
                 program.signal(signal.SIGCONT)
+                stops.append((begin, time.monotonic_ns()))
             summary = trace.result_json(60)
         program.close()
         own = program.read_json(30)
-    return Run(program.ready, own, summary, single_intervals(capture, summary), stops)
+    return Run(program.ready, own, summary, single_intervals(capture, summary), stops, min(stolen() - before, STOLEN_NS))
 
 
 def single_intervals(capture: Path, summary: dict) -> dict[int, list[Interval]]:
@@ -208,7 +218,7 @@ def compare(run: Run) -> Found:
         traced.sort(key=lambda i: i.end)
         reached = [i.end for i in traced]
         off = wanted = handlers = 0
-        for kind, begin, wake, finish, cpu in account["phases"]:
+        for kind, begin, wake, finish, cpu, delay in account["phases"]:
             b, f = max(begin, start), min(finish, end)
             if f <= b:
                 continue
@@ -217,7 +227,11 @@ def compare(run: Run) -> Found:
             if kind == "compute":
                 if begin < start or finish > end:
                     continue
-                own_ns, theirs = finish - begin - cpu, sum(i.within(b, f) for i in inside)
+                # What a hypervisor takes is in no account.
+                theirs, own_ns = sum(i.within(b, f) for i in inside), finish - begin - cpu
+                # Nor is the CPU time in which its thread looks for others to run once it was preempted.
+                preempted_ns = sum(i.within(b, f) for i in inside if i.state == "preempted")
+                own_ns = min(max(theirs, own_ns - run.stolen_ns), own_ns + preempted_ns // 10)
                 off, wanted = off + theirs, wanted + own_ns
                 if abs(theirs - own_ns) > max(2 * MS, (finish - begin) // 100):
                     problems.append((kind, f"{who}: {own_ns / MS:.1f} ms without its CPU, gotrace has {theirs / MS:.1f}: {described(inside, b, f)}"))
@@ -226,7 +240,8 @@ def compare(run: Run) -> Found:
                 handlers += HANDLER_NS * len(inside)
                 if f - b >= LONG_NS:
                     found.waits += 1
-                    problems += [(kind, f"{who}: {text}") for text in _wait(kind, inside, b, min(max(wake, b), f), f, run.stops)]
+                    used = HANDLER_NS * len(inside) + run.stolen_ns, max(delay, DELAYED_NS)
+                    problems += [(kind, f"{who}: {text}") for text in _wait(kind, inside, b, min(max(wake, b), f), f, run.stops, *used)]
         margin = duration // 100 + 2 * MS
         if not -margin - handlers <= off - wanted <= margin:
             problems.append(("balance", f"goroutine {account['goid']} ({account['what']}): off the CPU {wanted / MS:.1f} ms by its own account, {off / MS:.1f} ms by gotrace's"))
@@ -260,8 +275,11 @@ def described(intervals: list[Interval], begin: int, end: int) -> str:
     return ", ".join(f"{name} {ns / MS:.1f} ms" for name, ns in sums.most_common(4)) or "nothing"
 
 
-def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, stops: list[tuple[int, int]]) -> list[str]:
-    """What is wrong with one wait, from `begin` to `end`, that was answered at `wake`."""
+def _wait(
+    kind: str, inside: list[Interval], begin: int, wake: int, end: int, stops: list[tuple[int, int]], ran_ns: int, delay_ns: int,
+) -> list[str]:
+    """What is wrong with one wait, from `begin` to `end`, that was answered at `wake`. In it its thread may have had a CPU for `ran_ns`, and
+    have waited for one for `delay_ns`."""
     state, reasons = EXPECTED[kind]
     main = [i for i in inside if i.state == state and i.reason in reasons or (i.state, i.reason) == UNSEEN and kind in ON_THREADS]
     after = [i for i in inside if i.state in SCHEDULER or (state == "waiting" and i.state == "netpoll")]
@@ -272,7 +290,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     all_ns = sum(i.within(begin, end) for i in inside)
     out = []
     # Each signal that interrupts the wait takes CPU time: its handler runs.
-    if not -margin <= all_ns - (end - begin) <= margin and not 0 <= end - begin - all_ns <= margin + HANDLER_NS * len(inside):
+    if not -margin - ran_ns <= all_ns - (end - begin) <= margin:
         out.append(f"{(end - begin) / MS:.1f} ms, gotrace has {all_ns / MS:.1f}: {described(inside, begin, end)}")
     # What comes after the answer may be more than one call: the read of the new program's exec, the end of a child.
     if sum(i.within(begin, wake if kind in ("exec", "vfork") else end) for i in rest if i.reason not in RUNTIME_S) > margin:
@@ -281,7 +299,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
     late = sum(i.within(begin, wake) for i in after if i.reason != "syscall exit") - sum(max(0, min(b, wake) - max(a, begin)) for a, b in stops)
     # Who keeps its P in the wait is preempted by a signal, goes to a queue, and then waits again, in another call or fault.
     preempted = sum(i.state == "preempted" for i in inside)
-    if end - wake > MS // 10 and late > margin + DELAYED_NS and not (kind in HOLDING and preempted):
+    if end - wake > MS // 10 and late > margin + delay_ns and not (kind in HOLDING and preempted):
         out.append(f"{late / MS:.1f} ms before it was answered are {described(after, begin, wake)}")
     in_stops = sum(max(0, min(b, end) - max(a, begin)) for a, b in stops)
     stopped_ns = sum(i.within(begin, end) for i in stopped)
@@ -298,7 +316,7 @@ def _wait(kind: str, inside: list[Interval], begin: int, wake: int, end: int, st
 
 def _between(account: dict, traced: list[Interval], start: int, end: int) -> list[tuple[str, str]]:
     """Where gotrace has waits outside the account's phases: there the goroutine runs, or there is none (C's own time)."""
-    edges = [start, *(moment for _, begin, _, finish, _ in account["phases"] for moment in (begin, finish)), end]
+    edges = [start, *(moment for _, begin, _, finish, *_ in account["phases"] for moment in (begin, finish)), end]
     if account["to"] < end:
         edges[-1] = max(edges[-2], min(end, account["to"]))
     out = []

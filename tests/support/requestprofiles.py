@@ -156,6 +156,23 @@ def requests_profile(count: int = 1000, **more: object) -> Profile:
     return requests_made(count, **more).profile
 
 
+def with_in_progress(made: Profile, ages_ns: list[int], before: int = 0) -> Profile:
+    """The same with so many more requests in progress, `before` of them begun before the window, the longest two of them exemplars."""
+    first = made.requests[0]
+    first.in_progress, first.in_progress_before = len(ages_ns), before
+    first.lasting = durations(ages_ns)
+    first.lasting.total_ns = first.lasting.squares = 0
+    first.doing = {"chan receive in main.(*Store).query": len(ages_ns) - 1, RUNNING: 1} if len(ages_ns) > 1 else {RUNNING: 1}
+    longest = sorted(ages_ns, reverse=True)[:2]
+    steps = [(PathStep(700 + rank, 10 * S - ns, ns, State.WAITING.value, "chan receive", STORE),) for rank, ns in enumerate(longest)]
+    hanging = [
+        Exemplar(10 * S - ns, ns, 700 + rank, None, {}, steps[rank], in_progress=True, begun_before=rank < before)
+        for rank, ns in enumerate(longest)
+    ]
+    first.exemplars = [*hanging, *first.exemplars[: 10 - len(hanging)]]
+    return made
+
+
 def hostile_requests() -> Profile:
     """Every name is hostile."""
     made = requests_profile(50)
@@ -170,7 +187,8 @@ def hostile_requests() -> Profile:
             number: SpanBucket(b.count, b.total_ns, b.cpu_ns, b.waits, {(State.WAITING, name): WaitSum(1, 1)}, 1, 100, {bad: 90})
             for number, b in old.buckets.items()
         }
-        spans.append(Span(name, 4242, old.latency, index, buckets, [slow]))
+        spans.append(Span(name, 4242, old.latency, index, buckets, [slow], lasting=durations([MS] * index), doing={name: index}))
+        spans[-1].lasting.total_ns = spans[-1].lasting.squares = 0
     made.requests = spans
     return made
 

@@ -5,6 +5,7 @@ const colours = (() => {
   const KIND = {
     go: [204, 72, 79, 34], runtime: [212, 10, 84, 30], cgo: [52, 80, 68, 30], syscall: [40, 96, 52, 52],
     kernel: [18, 84, 60, 44], waker: [310, 44, 80, 40], reason: [164, 30, 92, 16], lost: [0, 0, 25, 82], process: [220, 8, 88, 26],
+    object: [280, 46, 80, 38], label: [250, 60, 86, 40],
   };
   const STATE = {
     waiting: '#4a90c2', netpoll: '#2a9d7f', runnable: '#e6c52e', runqueue: '#9c6b1f', syscall: '#dd6a3a', preempted: '#8b8f98',
@@ -12,7 +13,7 @@ const colours = (() => {
   };
   const MEANING = {
     go: 'Go code', runtime: 'Go runtime', cgo: 'C code', syscall: 'into the kernel', kernel: 'kernel', waker: 'who woke it',
-    reason: 'why it stopped', lost: 'not known', process: 'process',
+    reason: 'why it stopped', lost: 'not known', process: 'process', object: 'what was waited for', label: 'label',
   };
   const PACKAGES = [[204, 70], [40, 85], [164, 50], [16, 70], [318, 40], [54, 75], [250, 45], [186, 60], [90, 40], [340, 55]];
   let cache = [], shareOf = null, shareTree = null;

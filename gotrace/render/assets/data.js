@@ -61,7 +61,7 @@ const profile = (() => {
     for (let node = 0; node < began.length; node++) {
       const up = nodes.parent[node], fn = nodes.fn[node];
       began[node] = up >= 0 && began[up] >= 0 ? began[up]
-        : kindOf(fn) === 'process' || functions.mark[fn] === GOEXIT ? -1 : fn;
+        : isTop(fn) || functions.mark[fn] === GOEXIT ? -1 : fn;
     }
     const start = Int32Array.from(stacks.node, node => node < 0 ? -1 : began[node]);
     Object.assign(self, data, { stacks: Object.assign(stacks, { start }), diff, size: stacks.node.length });
@@ -99,10 +99,12 @@ const profile = (() => {
   /** As the binary has it: with `%2e` for a dot in the import path's last element. */
   const rawNameOf = fn => functions.raw?.[fn] ?? nameOf(fn);
   const kindOf = fn => fn < 0 ? 'process' : kinds[functions.kind[fn]];
+  /** A process or a label: above the goroutine's own frames. */
+  const isTop = fn => /^(process|label)$/.test(kindOf(fn));
   const functionOf = node => nodes.fn[node];
 
   /** A stack in two: `base`, the node up to which the shared tree is shown (with its goroutine's root if `roots`), and `tail`,
-   *  the frames beyond it: boundary (with its file or socket if `objects`), kernel, the reason, then who woke it, whose stack
+   *  the frames beyond it: boundary (with its file or socket if `objects`), kernel, the reason, what was waited for if `objects`, then who woke it, whose stack
    *  stands on its head; `woken` is how many frames that is. */
   function split(stack, { machinery, objects }) {
     const isWaker = node => functions.kind[nodes.fn[node]] === kindNumber.waker;
@@ -121,7 +123,7 @@ const profile = (() => {
         if (beyond[functions.kind[fn]]) kept.push(nodes.frame[node]);
         else if (functions.mark[fn] < RUNTIME) break;
       }
-      if (node >= 0 && kindOf(functionOf(node)) !== 'process') {
+      if (node >= 0 && !isTop(functionOf(node))) {
         base = node;
         roots = false;
         tail.push(...kept.reverse());
@@ -131,24 +133,26 @@ const profile = (() => {
       if (own.length) wakers = own;
     }
     if (!objects) for (let at = 0; at < tail.length; at++) tail[at] = plain[tail[at]];
-    tail.push(stacks.reason[stack], ...wakers.reverse());
+    tail.push(stacks.reason[stack]);
+    if (objects && stacks.waited?.[stack] >= 0) tail.push(stacks.waited[stack]);
+    tail.push(...wakers.reverse());
     return { base, roots, tail, woken: wakers.length };
   }
 
   /** A node of the shared tree that folding leaves out: the root of a goroutine. */
   function isRoot(node) {
     for (; node >= 0 && functions.mark[functionOf(node)] === GOEXIT; node = nodes.parent[node]);
-    return node < 0 || kindOf(functionOf(node)) === 'process';
+    return node < 0 || isTop(functionOf(node));
   }
 
   /** The stacks of requests are shown from the span function on; those whose callers are missing as they are. */
-  const isCut = base => Boolean(self.cut && base >= 0 && self.cut[base]);
+  const isCut = base => Boolean(self.cut && base >= 0 && self.cut[base] === 1);
 
   /** Frames of a stack, root first, its reason after its own frames. */
   function pathOf(stack, options) {
     const { base, roots, tail } = split(stack, options), path = [], cut = isCut(base);
     for (let node = base; node >= 0; node = nodes.parent[node]) {
-      if (cut && !self.cut[node]) break;
+      if (cut && !self.cut[node]) continue;
       if (roots || functions.mark[functionOf(node)] !== GOEXIT || !isRoot(node)) path.push(nodes.frame[node]);
     }
     return path.reverse().concat(tail);
@@ -204,12 +208,13 @@ const profile = (() => {
     return percentiles.get(fraction);
   }
 
-  /** What the stack waited on in the kernel (file, socket), "" if that is not known; and the function that woke it. */
+  /** What the stack waited on (a file, a socket, a lock), "" if that is not known; and the function that woke it. */
   function behind(stack) {
     let object = '', waker = '';
     for (const frame of split(stack, { objects: true }).tail) {
       const fn = frames.function[frame], kind = kindOf(fn), name = nameOf(fn);
       if (kind === 'syscall' && name.includes('(')) object = name.slice(name.indexOf('(') + 1).replace(/\)$/, '');
+      if (kind === 'object' && !object) object = name;
       if (kind === 'waker' && !waker) waker = name;
     }
     return { object, waker };
@@ -232,7 +237,7 @@ const profile = (() => {
     ? texts[frames.file[frame]] + (frames.line[frame] ? ':' + frames.line[frame] : '') : '';
 
   return Object.assign(self, {
-    load, nameOf, rawNameOf, kindOf, functionOf, split, isRoot, isCut, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
+    load, nameOf, rawNameOf, kindOf, isTop, functionOf, split, isRoot, isCut, pathOf, bucketLow, histogram, percentile, percentilesOf, behind, isProgram, whereOf,
     place,
   });
 })();

@@ -6,6 +6,12 @@ function element(tag, text, className) {
   if (className) made.className = className;
   return made;
 }
+/** A text of which the end is seen where there is no room for all of it; within an element of class `ends`. */
+function ending(text) {
+  const made = element('span');
+  made.append(element('bdi', text));
+  return made;
+}
 function button(text, onClick, title) {
   const made = element('button', text);
   made.type = 'button';

@@ -38,6 +38,7 @@ const head = (() => {
     };
     for (const [side, meta] of sides) {
       if (!meta.complete) warn(`${side}Incomplete: `, 'the trace was cut short, or still went on: figures are those of the last commit, and waits that were in progress then are missing.');
+      for (const line of meta.verdicts || []) warn(side, line);
       for (const line of meta.missing || []) warn(`${side}Missing: `, line);
       for (const line of meta.notes || []) warn(`${side}Note: `, line);
       for (const { name, count, text } of meta.losses) warn(`${side}${number(count)} ${name}: `, text);
@@ -66,12 +67,13 @@ const head = (() => {
       parts.push(textTable(['reason', 'count', 'total', 'p99', 'max'], side.pauses.map(each =>
         [each.reason, number(each.count), duration(each.total), duration(each.p99), duration(each.max)])));
     });
+    if (meta.locks) parts.push(element('h2', 'Who held the locks'), ...meta.locks.map(line => element('p', line)));
     for (const { title, columns, rows, marked } of meta.diff?.tables || []) {
       parts.push(element('h2', title), textTable(columns, rows, marked || []));
     }
     body.replaceChildren(...parts);
     const pauses = meta.pauses?.reduce((sum, each) => sum + each.count, 0);
-    $('details-name').textContent = 'Details' + (meta.diff?.tables?.length ? ', change by state and reason' : '')
+    $('details-name').textContent = (meta.locks ? 'Details, who held the locks' : 'Details') + (meta.diff?.tables?.length ? ', change by state and reason' : '')
       + (pauses ? `, ${counted(pauses, 'stop-the-world pause')} (longest ${duration(Math.max(...meta.pauses.map(each => each.max)))})` : '');
   }
 
@@ -121,8 +123,25 @@ const head = (() => {
       $(id).replaceChildren(...made.map(([value, text]) => Object.assign(element('option', text), { value })));
       $(id).value = view[id];
     }
+    fillLabels();
     const bars = profile.diff ? [[profile.sides[0], stacks.before], [profile.sides[1], stacks.total]] : [['', stacks.total]];
     $('states').replaceChildren(...bars.map(([name, weight]) => stateBar(name, weight, change)), stateKeys(change));
+  }
+
+  /** Time by label, where there are any. Of several labels each has all the time. */
+  function fillLabels() {
+    const { stacks, texts, real, size } = profile, sums = new Map();
+    $('label').hidden = !stacks.labels;
+    if (!stacks.labels) return;
+    for (let stack = 0; stack < (profile.part === 'all' ? real : size); stack++) {
+      if (stacks.background[stack] && !view.background) continue;
+      for (const label of stacks.labels[stack]) sums.set(texts[label], (sums.get(texts[label]) || 0) + stacks.total[stack]);
+    }
+    const options = [...sums].sort((a, b) => b[1] - a[1]).slice(0, STARTS);
+    if (view.label && !options.some(([name]) => name === view.label)) options.push([view.label, 0]);
+    const made = [['', 'all labels']].concat(options.map(([name, time]) => [name, `${brief(name, 80)} (${duration(time)})`]));
+    $('label').replaceChildren(...made.map(([value, text]) => Object.assign(element('option', text), { value })));
+    $('label').value = view.label;
   }
 
   function stateBar(side, weight, change) {

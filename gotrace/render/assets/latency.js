@@ -118,8 +118,8 @@ const latency = (() => {
     for (const exemplar of span.exemplars) {
       const item = element('li'), what = exemplar.what < 0 ? '' : texts[exemplar.what], bucket = bucketOf(exemplar.duration);
       const made = button('', () => waterfall.show(span, exemplar), exemplar.path.length ? 'Show where its time went' : 'Its path could not be followed');
-      made.append(element('b', duration(exemplar.duration)), ` ${brief(what || `goroutine ${exemplar.goid}`, 100)} `,
-        element('span', `at ${duration(exemplar.start)}${exemplar.progress ? ', in progress' : ''}`));
+      made.append(element('b', words.lasted(exemplar)), ` ${brief(what || `goroutine ${exemplar.goid}`, 100)} `,
+        element('span', (exemplar.before ? 'begun before the window' : `at ${duration(exemplar.start)}`) + (exemplar.progress ? ', in progress' : '')));
       made.classList.toggle('off', Boolean(range) && (bucket < range[0] || bucket > range[1]));
       item.append(made);
       list.append(item);

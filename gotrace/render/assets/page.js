@@ -37,7 +37,8 @@ const page = (() => {
     $('search').value = view.search;
     $('palette').value = view.paletteName();
     $('order').value = view.byName ? 'name' : 'time';
-    $('from').value = view.reversed ? 'leaf' : 'root';
+    $('from').querySelector('[value="object"]').hidden = !profile.stacks.waited;
+    $('from').value = !view.reversed ? 'root' : view.objects && profile.stacks.waited ? 'object' : 'leaf';
     $('width').value = view.width;
     $('width-label').hidden = !profile.diff;
     const growth = $('palette').querySelector('[value="growth"]');
@@ -146,7 +147,7 @@ const page = (() => {
   function showStack(stack) {
     const tree = flame.trees[0], update = { show: view.show === 'table' ? '' : view.show };
     if (flame.trees.length !== 1 || tree.end[stack] < 0) {
-      Object.assign(update, { sandwich: -1, state: '', reason: '', start: '', search: '' }, requests.parts.length > 1 ? { part: 'all' } : {});
+      Object.assign(update, { sandwich: -1, state: '', reason: '', label: '', start: '', search: '' }, requests.parts.length > 1 ? { part: 'all' } : {});
       if (profile.stacks.background[stack]) update.background = true;
       change(update, []);
     } else setShow(update.show);
@@ -190,7 +191,7 @@ const page = (() => {
   function exportSvg() {
     if (view.show === 'table') setShow('');
     const { meta } = profile, zoom = view.zoom;
-    const about = [view.state && `state ${view.state}`, view.reason && `reason ${view.reason}`, view.start && `goroutines of ${view.start}`,
+    const about = [view.state && `state ${view.state}`, view.reason && `reason ${view.reason}`, view.label, view.start && `goroutines of ${view.start}`,
       view.search && `search ${view.search}`, view.sandwich >= 0 && `callers and callees of ${profile.nameOf(view.sandwich)}`,
       zoom && `zoomed to ${profile.nameOf(zoom.tree.fn[zoom.node])}`].filter(Boolean).join(' · ');
     picture.save(document.title, `${duration(flame.trees[0].total[0])}${profile.per || ' off the CPU'}, ${duration(meta.duration)} window${about ? ' · ' + about : ''}`);
@@ -279,17 +280,20 @@ const page = (() => {
     event.preventDefault();
   }
 
-  const reset = () => change({ search: '', state: '', reason: '', start: '', range: '', sandwich: -1 }, []);
+  const reset = () => change({ search: '', state: '', reason: '', label: '', start: '', range: '', sandwich: -1 }, []);
   function recall() {
     const { update, path, upward } = view.recalled();
     change(update, path, upward);
   }
 
   function listen() {
-    for (const id of ['state', 'reason', 'start', 'palette', 'width']) $(id).addEventListener('change', event => change({ [id]: event.target.value }));
+    for (const id of ['state', 'reason', 'label', 'start', 'palette', 'width']) $(id).addEventListener('change', event => change({ [id]: event.target.value }));
     for (const id of ['background', 'machinery', 'objects']) $(id).addEventListener('change', event => change({ [id]: event.target.checked }));
     $('order').addEventListener('change', event => change({ byName: event.target.value === 'name' }));
-    $('from').addEventListener('change', event => change({ reversed: event.target.value === 'leaf' }, []));
+    $('from').addEventListener('change', event => {
+      const { value } = event.target;
+      change({ reversed: value !== 'root', ...(profile.stacks.waited && value !== 'root' ? { objects: value === 'object' } : {}) }, []);
+    });
     $('search').addEventListener('input', event => {
       view.search = event.target.value;
       search();

@@ -32,7 +32,9 @@ const requests = (() => {
     const fn = profile.frames.function[span.frame], { nodes } = profile, cut = new Uint8Array(nodes.parent.length);
     // Nodes from the outermost call of the span function on.
     for (let node = 0; node < cut.length; node++) {
-      cut[node] = Number(nodes.fn[node] === fn || (nodes.parent[node] >= 0 && cut[nodes.parent[node]]));
+      const up = nodes.parent[node];
+      // 2: a label, which stays above the span function.
+      cut[node] = nodes.fn[node] === fn || (up >= 0 && cut[up] === 1) ? 1 : profile.kindOf(nodes.fn[node]) === 'label' ? 2 : 0;
     }
     return { ...span, total, count, cut, sums: new Map() };
   }

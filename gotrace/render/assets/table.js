@@ -57,8 +57,9 @@ const table = (() => {
   /** Where the goroutine waited in its own code, by name and place, then its callers. */
   function stackCell(stack) {
     const { frames } = profile, path = profile.pathOf(stack, { ...view, objects: true }), cell = element('td', undefined, 'stack');
-    const at = path.lastIndexOf(profile.stacks.reason[stack]), own = path.slice(0, at).reverse(), woken = path.slice(at + 1);
-    const kind = frame => profile.kindOf(frames.function[frame]), name = frame => brief(profile.nameOf(frames.function[frame]), 140);
+    const at = path.lastIndexOf(profile.stacks.reason[stack]), own = path.slice(0, at).reverse();
+    const kind = frame => profile.kindOf(frames.function[frame]), [waited, woken] = [true, false].map(
+      of => path.slice(at + 1).filter(frame => (kind(frame) === 'object') === of)), name = frame => brief(profile.nameOf(frames.function[frame]), 140);
     const first = Math.max(0, own.findIndex(frame => !/^(kernel|syscall)$/.test(kind(frame)))), beneath = own.slice(0, first);
     if (own.length) {
       const place = brief(profile.place(own[first]), 100);
@@ -71,6 +72,7 @@ const table = (() => {
     for (const frame of rest) callers.append('← ', profile.isProgram(frames.function[frame]) ? element('b', name(frame)) : name(frame), ' ');
     if (own.length > first + 12) callers.append('← …');
     if (rest.length) cell.append(callers);
+    if (waited.length && boundary === undefined) cell.append(element('div', 'on ' + waited.map(name).join()));
     if (woken.length) cell.append(element('div', 'woken by ' + woken.slice(0, 4).map(name).join(' ← ')));
     return cell;
   }

@@ -154,6 +154,7 @@ const trees = (() => {
     for (let stack = 0; stack < size; stack++) {
       if (filter.state && texts[stacks.state[stack]] !== filter.state) continue;
       if (filter.reason && texts[stacks.why[stack]] !== filter.reason) continue;
+      if (filter.label && !stacks.labels?.[stack].some(label => texts[label] === filter.label)) continue;
       if (filter.start && profile.nameOf(stacks.start[stack]) !== filter.start) continue;
       // Of one part of the time only what has some of it; rows that stand for no stack have some in requests alone.
       if (!stacks.total[stack] && !(profile.diff && stacks.before[stack]) && (profile.part !== 'all' || stack >= profile.real)) continue;

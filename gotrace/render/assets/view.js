@@ -1,6 +1,6 @@
 // The current view, and the fragment of the address that restores it.
 const view = (() => {
-  const TEXTS = ['state', 'reason', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort', 'part', 'span', 'range'];
+  const TEXTS = ['state', 'reason', 'label', 'start', 'search', 'theme', 'palette', 'show', 'width', 'sort', 'part', 'span', 'range'];
   const FLAGS = { background: 'rg', machinery: 'rf', objects: 'fd', ascending: 'up', icicle: 'icicle', reversed: 'reversed', byName: 'name',
     compare: 'compare' };
   const CHOICES = {
@@ -8,7 +8,7 @@ const view = (() => {
     part: ['requests', 'work', 'idle', 'all'],
   };
   const self = {
-    state: '', reason: '', start: '', search: '', theme: '', palette: '', show: '', width: '', sort: '', part: '', span: '', range: '',
+    state: '', reason: '', label: '', start: '', search: '', theme: '', palette: '', show: '', width: '', sort: '', part: '', span: '', range: '',
     background: false, machinery: false, objects: false, ascending: false, icicle: false, reversed: false, byName: false, compare: false,
     sandwich: -1,        // a function
     zoom: null,          // { tree, node }, null: all

@@ -1,6 +1,6 @@
 // The path of one slow request: a track for each goroutine, a bar for each step, arrows where one waited for the other.
 const waterfall = (() => {
-  const { brief, duration, share } = words;
+  const { brief, duration, share, withoutPath } = words;
   const ROW = 30, FRAMES = 14;
 
   /** Steps in the order of time, with words. */
@@ -9,16 +9,19 @@ const waterfall = (() => {
     return exemplar.path.map(([goid, start, long, state, reason, object, frames]) => {
       const own = frames.find(frame => profile.isProgram(profile.frames.function[frame])) ?? frames[0];
       const place = own === undefined ? '' : profile.nameOf(profile.frames.function[own]), name = texts[reason] || texts[state];
-      const words = texts[state] === 'running' ? `running ${place}` : texts[object] ? `${name} ${texts[object]}` : place ? `${name} in ${place}` : name;
-      return { goid, start, long, state: texts[state], frames, words: words.trim() };
+      const what = texts[state] === 'running' ? 'running' : texts[object] || !place ? name : `${name} in`;
+      const where = what === 'running' ? place : texts[object] || place, short = where === place ? withoutPath(place) : where;
+      return { goid, start, long, state: texts[state], frames, parts: [what, short], words: `${what} ${where}`.trim() };
     }).reverse();
   }
+
+  const longestOf = steps => steps.reduce((best, step, at) => step.long > steps[best].long ? at : best, 0);
 
   function show(span, exemplar) {
     const { texts } = profile, steps = stepsOf(exemplar), dialog = $('waterfall');
     const goids = [...new Set([exemplar.goid, ...steps.map(step => step.goid)])], what = exemplar.what < 0 ? texts[span.name] : texts[exemplar.what];
-    $('path-title').textContent = `${duration(exemplar.duration)} ${what}`;
-    $('path-facts').textContent = [`from ${duration(exemplar.start)} of the window on`, `goroutine ${exemplar.goid}`,
+    $('path-title').textContent = `${words.lasted(exemplar)} ${what}`;
+    $('path-facts').textContent = [exemplar.before ? 'begun before the window: from its start on' : `from ${duration(exemplar.start)} of the window on`, `goroutine ${exemplar.goid}`,
       ...exemplar.labels.map(label => texts[label]), ...(exemplar.progress ? ['in progress'] : []),
       ...(steps.length ? [] : ['its path could not be followed'])].join(' · ');
     $('tracks').replaceChildren(...goids.map((goid, row) => track(goid, row, steps, exemplar)), ...arrows(goids, steps, exemplar));
@@ -26,7 +29,9 @@ const waterfall = (() => {
     $('path-scale').replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map(part => element('span', duration(exemplar.duration * part))));
     $('step').replaceChildren();
     if (!dialog.open) dialog.showModal();
-    $('tracks').querySelector('button')?.focus();
+    const longest = $('tracks').querySelector(`[data-step="${longestOf(steps)}"]`);
+    longest?.scrollIntoView({ block: 'center' });
+    longest?.focus({ preventScroll: true });
   }
 
   const left = (exemplar, at) => 100 * Math.max(0, Math.min(1, (at - exemplar.start) / (exemplar.duration || 1)));
@@ -35,7 +40,8 @@ const waterfall = (() => {
     const line = element('div', undefined, 'track'), bars = element('div', undefined, 'bars');
     const frames = steps.find(step => step.goid === goid && step.frames.length)?.frames || [];
     const began = frames.map(frame => profile.nameOf(profile.frames.function[frame])).filter(name => !/^runtime\.goexit/.test(name)).at(-1) || '';
-    const name = element('span', `goroutine ${goid} ${goid === exemplar.goid ? '(the request)' : brief(began, 60)}`);
+    const name = element('span', `goroutine ${goid} `, 'ends');
+    name.append(goid === exemplar.goid ? '(the request)' : ending(withoutPath(began)));
     name.title = `goroutine ${goid} ${began}`;
     for (const [at, step] of steps.entries()) {
       if (step.goid !== goid) continue;
@@ -46,7 +52,9 @@ const waterfall = (() => {
       bar.dataset.step = at;
       bar.title = `${step.words}: ${duration(step.long)}, ${share(step.long, exemplar.duration)}, ${duration(step.start - exemplar.start)} after its start`;
       bar.setAttribute('aria-label', bar.title);
-      bar.append(element('span', step.words));
+      const [what, where] = step.parts, text = element('span', `${what} `, 'ends');
+      text.append(ending(where));
+      bar.append(text);
       bar.addEventListener('focus', () => tell(step, exemplar));
       bar.addEventListener('mouseenter', () => tell(step, exemplar));
       bars.append(bar);

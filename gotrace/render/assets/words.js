@@ -35,5 +35,14 @@ const words = (() => {
   /** A name cut to at most `most` characters by removing its middle. */
   const brief = (name, most) => name.length <= most ? name : name.slice(0, most / 2 - 1) + '…' + name.slice(1 - most / 2);
 
-  return { brief, duration, number, counted, share, change };
+  /** How long a request took, as far as it is known. */
+  const lasted = request => (request.progress || request.before ? 'at least ' : '') + duration(request.duration);
+
+  /** A function's name without the path of its package: "http.(*conn).serve" of "net/http.(*conn).serve". A version stays with its module. */
+  function withoutPath(name) {
+    const head = name.split(/[([ ]/, 1)[0], parts = head.split('/'), kept = /^v\d+\./.test(parts.at(-1)) ? 2 : 1;
+    return parts.slice(-kept).join('/') + name.slice(head.length);
+  }
+
+  return { brief, duration, lasted, number, counted, share, change, withoutPath };
 })();

@@ -102,6 +102,7 @@ def blocked_threads(
         yield BlockedThread(
             tid, goroutine.address, goroutine.goid, found.kind, 0 if number == NO_SYSCALL else number,
             stack_of_thread(reader, goroutine, sleep), found.kernel, thing, sleep.number, sleep.pc, sleep.sp, found.state == "S",
+            (_times(pid, tid) or (0, 0))[0],
         )
 
 
@@ -136,10 +137,17 @@ def threads_times(pid: int) -> dict[int, tuple[int, int]]:
     sched-stats.rst); {} where the kernel does not tell."""
     found: dict[int, tuple[int, int]] = {}
     for tid in islice(_threads(pid), _MOST):
-        words = read_short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
-        if len(words) >= 2 and words[0].isdigit() and words[1].isdigit():
-            found[tid] = int(words[0]), int(words[1])
+        times = _times(pid, tid)
+        if times is not None:
+            found[tid] = times
     return found
+
+
+def _times(pid: int, tid: int) -> tuple[int, int] | None:
+    words = read_short(f"/proc/{pid}/task/{tid}/schedstat", 256).split()
+    if len(words) < 2 or not (words[0].isdigit() and words[1].isdigit()):
+        return None
+    return int(words[0]), int(words[1])
 
 
 def is_halted(pid: int, names: tuple[str, ...]) -> bool:
@@ -194,7 +202,7 @@ def open_files(pid: int, fds: set[int]) -> dict[int, KernelObject]:
         fd = inodes[inode]
         found[fd] = replace(
             found[fd], family=socket.family, type=socket.type, state=socket.state, local=socket.local,
-            local_port=socket.local_port, peer=socket.peer, peer_port=socket.peer_port,
+            local_port=socket.local_port, peer=socket.peer, peer_port=socket.peer_port, accepted=socket.accepted,
         )
     return found
 

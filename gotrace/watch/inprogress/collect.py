@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -11,7 +11,7 @@ from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.program import Options
 from gotrace.kernel.records import IntervalRow, RowKey
 from gotrace.kernel.tables import Tables
-from gotrace.watch.inprogress.cutoff import CutOff, Parked
+from gotrace.watch.inprogress.cutoff import CutOff, Follow, Parked
 from gotrace.watch.inprogress.parked import ParkedReader
 
 _CHUNK = 8192
@@ -38,7 +38,7 @@ class InProgress:
 
     def everything(
         self, start_ns: int, end_ns: int, parked: dict[int, Parked], alive: bool, later: Iterable[int] = (), creation_unseen: bool = False,
-        whole: bool = True, followed: Container[int] = (),
+        whole: bool = True, followed: Follow | None = None,
     ) -> CutOff:
         """Open intervals, and goroutines that no probe ever saw: those of `parked` that are not in the kernel's tables, and of `later`,
         which have yet to be read. `alive`: the process is still there; `whole`: the tables hold all goroutines that were seen;
@@ -69,7 +69,7 @@ class InProgress:
             cut.add_unseen(wait)
         return self._resolved(cut)
 
-    def _new(self, start_ns: int, end_ns: int, followed: Container[int] = ()) -> CutOff:
+    def _new(self, start_ns: int, end_ns: int, followed: Follow | None = None) -> CutOff:
         options = self._options
         return CutOff(
             start_ns, end_ns, options.per_goroutine, options.min_block_ns, options.only_goid, self._tables.stopped_ns(end_ns),
@@ -82,9 +82,11 @@ class InProgress:
         return cut
 
     def _add_threads(self, cut: CutOff, end_ns: int) -> None:
-        for thread in self._tables.read_open_threads():
-            if thread.out_ns < end_ns:
-                cut.add_thread(thread if thread.stack else replace(thread, stack=self._parked.stack_in_syscall(thread.g)))
+        threads = [thread for thread in self._tables.read_open_threads() if thread.out_ns < end_ns]
+        labels = self._parked.labels_of([thread.g for thread in threads])
+        for thread in threads:
+            whole = thread if thread.stack else replace(thread, stack=self._parked.stack_in_syscall(thread.g))
+            cut.add_thread(whole, labels.get(thread.g, 0))
 
     def _add_unseen(
         self, cut: CutOff, parked: dict[int, Parked], known: set[int], things: dict[int, int], creation_unseen: bool
@@ -95,4 +97,4 @@ class InProgress:
                 cut.add_parked(found, None, things.get(g, 0))
 
     def _things(self, parked: dict[int, Parked]) -> dict[int, int]:
-        return self._parked.things(parked) if self._knows_files else {}
+        return self._parked.things(parked, self._knows_files)

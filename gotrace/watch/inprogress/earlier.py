@@ -19,6 +19,7 @@ from gotrace.watch.inprogress.blocked import (
     still_blocked,
     threads_times,
 )
+from gotrace.watch.labels import WantedLabels
 from gotrace.watch.target import OpenTarget
 
 _NO_NUMBERS = (
@@ -42,7 +43,9 @@ class EarlierThreads:
     """The earlier threads of one process. `by_calls`: probes on Go's side see system calls. `unread` counts threads whose stacks could not
     be read; `tgid` is the kernel's own number of the process, 0 if it is not known."""
 
-    def __init__(self, target: OpenTarget, tracer: Tracer, symbols: KernelSymbols, by_calls: bool) -> None:
+    def __init__(
+        self, target: OpenTarget, tracer: Tracer, symbols: KernelSymbols, by_calls: bool, labels: WantedLabels | None = None
+    ) -> None:
         self.unread = 0
         self.tgid = target.process.pid if sees_kernel_numbers() else 0
         self.notes: list[str] = []
@@ -50,6 +53,7 @@ class EarlierThreads:
         self._reader = target.reader
         self._tracer = tracer
         self._symbols = symbols
+        self._labels = labels
         self._asks = tracer.sees_threads or by_calls
 
     def missing(self) -> list[Missing]:
@@ -67,6 +71,7 @@ class EarlierThreads:
                 if isinstance(thread, RunnableThread):
                     noted.runnable.append(thread)
                 else:
+                    self._put_labels(thread)
                     earlier.add_blocked(thread, noted.since_ns)
                     noted.blocked.append(thread)
             if self._tracer.sees_threads:
@@ -77,6 +82,10 @@ class EarlierThreads:
                     one = runnable.get(tid)
                     earlier.add_thread_base(tid, cpu_ns, *((one.g, one.goid) if one is not None else ()))
         return noted
+
+    def _put_labels(self, thread: BlockedThread) -> None:
+        if self._labels is not None:
+            self._labels.put_labelled(thread.g, self._tracer.tables.writer)
 
     def check(self, noted: Noted, opened_ns: int) -> None:
         """Corrects `noted` once the tracepoints are live, since `opened_ns`: takes back threads that had moved on before, and adds those
@@ -109,7 +118,10 @@ class EarlierThreads:
         pid, earlier = self._pid, self._tracer.tables.earlier
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             for thread in blocked_threads(pid, self._reader, self._symbols, self._tracer.sees_threads):
-                if isinstance(thread, RunnableThread) or thread.tid in known or not earlier.add_blocked_late(thread, opened_ns):
+                if isinstance(thread, RunnableThread) or thread.tid in known:
+                    continue
+                self._put_labels(thread)
+                if not earlier.add_blocked_late(thread, opened_ns):
                     continue
                 if still_blocked(pid, thread):
                     self.unread += thread.stack.unreadable

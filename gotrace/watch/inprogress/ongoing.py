@@ -92,12 +92,12 @@ class Ongoing:
         """Groups goroutines that are alike, as one of them, the file that it waits for, and the addresses of all. Those that have not moved
         since still wait for the same thing, and there may be thousands at one place."""
         if self._grouped is not first_seen:
-            things = self.parked.things(first_seen) if self.knows_files and first_seen else {}
+            things = self.parked.things(first_seen, self.knows_files)
             groups: dict[tuple[object, ...], tuple[Parked, int, list[int]]] = {}
             apart = self.options.per_goroutine or self.options.only_goid
             for g, parked in first_seen.items():
                 thing = things.get(g, 0)
-                like = (parked.stack.pcs, parked.reason, parked.created, parked.kind, thing, g if apart else 0)
+                like = (parked.stack.pcs, parked.reason, parked.created, parked.kind, thing, parked.labels, g if apart else 0)
                 groups.setdefault(like, (parked, thing, []))[2].append(g)
             self._alike, self._grouped = list(groups.values()), first_seen
         return self._alike
@@ -118,10 +118,10 @@ class Ongoing:
 
     def _add_threads(self, cut: CutOff) -> None:
         unread = 0
-        for thread in self.tables.read_open_threads():
-            if thread.out_ns >= cut.end_ns:
-                continue
+        threads = [thread for thread in self.tables.read_open_threads() if thread.out_ns < cut.end_ns]
+        labels = self.parked.labels_of([thread.g for thread in threads])
+        for thread in threads:
             if not thread.stack and unread < _MOST_THREADS:
                 unread += 1
                 thread = replace(thread, stack=self.parked.stack_in_syscall(thread.g))
-            cut.add_thread(thread)
+            cut.add_thread(thread, labels.get(thread.g, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from gotrace.common.vocabulary import StartKind
@@ -18,6 +19,8 @@ from gotrace.model.snapshots import KIND_OF_STATUS
 from gotrace.proc.memory import Memory
 from gotrace.watch.inprogress.blocked import open_files
 from gotrace.watch.inprogress.cutoff import Parked
+from gotrace.watch.inprogress.waited import WaitedReader
+from gotrace.watch.labels import WantedLabels
 
 _READ_TRIES = 5
 _RETRY_S = 0.002
@@ -36,7 +39,9 @@ class ParkedReader:
     others' waits lack that window.
     """
 
-    def __init__(self, pid: int, binary: GoBinary, memory: Memory, reader: GoroutineReader, tables: Tables) -> None:
+    def __init__(
+        self, pid: int, binary: GoBinary, memory: Memory, reader: GoroutineReader, tables: Tables, labels: WantedLabels | None = None,
+    ) -> None:
         self.ended: set[int] = set()
         self.partly_read = 0
         self._pid = pid
@@ -44,6 +49,9 @@ class ParkedReader:
         self._memory = memory
         self._reader = reader
         self._tables = tables
+        self.waited: WaitedReader | None = None
+        """Reads what goroutines wait for in Go; None: that is not asked for."""
+        self._labels = labels
 
     def read(self, addresses: Sequence[int]) -> dict[int, Parked]:
         """Reads the goroutines among `addresses` that are off the CPU and have run before, or wait for their first turn."""
@@ -66,7 +74,7 @@ class ParkedReader:
             addresses = retry
             if not addresses:
                 break
-        return found
+        return self._labelled(found)
 
     def read_elusive(self, parked: dict[int, Parked]) -> dict[int, Parked]:
         """Reads goroutines with an open interval that were missed, and those whose stack made no sense: the collector was moving it, or
@@ -82,6 +90,18 @@ class ParkedReader:
             time.sleep(_RETRY_S * 2**attempt)
             found |= self.read(list(missing))
         return found
+
+    def labels_of(self, addresses: Sequence[int]) -> dict[int, int]:
+        """The wanted labels of these goroutines, as numbers in the kernel's table; those that have none are left out, and
+        all if the process is gone."""
+        if self._labels is not None and addresses:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                return self._labels.numbers(addresses, self._tables.writer)
+        return {}
+
+    def _labelled(self, found: dict[int, Parked]) -> dict[int, Parked]:
+        labels = self.labels_of(list(found))
+        return {g: replace(parked, labels=labels[g]) if g in labels else parked for g, parked in found.items()} if labels else found
 
     # -- in two steps --------------------------------------------------------------------------------------------------
 
@@ -114,7 +134,7 @@ class ParkedReader:
                 found[head.address] = self._created(head)
             elif head.has_run:
                 found[head.address] = _parked(head, self._reader.stack(now) if _unmoved(head, now) else None)
-        return found
+        return self._labelled(found)
 
     def _created(self, goroutine: Goroutine) -> Parked:
         stack = RawStack(self._reader.first_frames(goroutine), exact=True)
@@ -131,9 +151,24 @@ class ParkedReader:
                     return self._tables.writer.put_stack(pcs)
         return 0
 
-    def things(self, parked: dict[int, Parked]) -> dict[int, int]:
-        """The files that goroutines wait for in the netpoller, by g, as numbers in the kernel's table: for waits that began before the
-        window."""
+    def things(self, parked: dict[int, Parked], files: bool) -> dict[int, int]:
+        """What goroutines wait for, by g, as numbers in the kernel's tables: for waits that began before the window. `files`: files and
+        sockets are known."""
+        found = self._files(parked) if files and parked else {}
+        if self.waited is not None and parked:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                found = self.waited.numbers(parked) | found
+        return found
+
+    def note_before(self, parked: dict[int, Parked]) -> None:
+        """Has the kernel side know what these goroutines wait for, which no probe saw park; call it in the window."""
+        if self.waited is None or not parked:
+            return
+        numbers = self.waited.numbers(parked)
+        _opened, known, _unseen = self._tables.read_open()
+        self._tables.writer.put_waited_before({g: number for g, number in numbers.items() if g not in known})
+
+    def _files(self, parked: dict[int, Parked]) -> dict[int, int]:
         reasons = self._binary.wait_reasons
         waiters = {g for g, found in parked.items() if found.reason < len(reasons) and reasons[found.reason] == "IO wait"}
         if not waiters:

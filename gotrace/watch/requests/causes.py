@@ -61,6 +61,16 @@ class Causes:
         return text + (f", waited for by {via.reason}" if via is not None else "")
 
 
+def waited_text(stack: StackStat) -> str:
+    """What goroutines with that stack waited for, in one line."""
+    frames = without_waker(stack.frames)
+    thing = next((frame.name for frame in frames if frame.kind is FrameKind.SYSCALL), "")
+    if thing or stack.waited is None or stack.waited.address is None:
+        return _waited(stack, frames, thing)
+    place = _place(frames)
+    return f"{stack.reason} of {stack.waited.label}" + (f" in {place}" if place else "")
+
+
 def _waited(stack: StackStat, frames: tuple[Frame, ...], thing: str) -> str:
     place = _place(frames)
     where = f" in {place}" if place else ""

@@ -69,22 +69,26 @@ class _Group:
 
 
 class Slow(NamedTuple):
-    """A slow request with its path."""
+    """A slow request with its path. If it had `begun_before` the window, it is told from there on."""
 
     duration_ns: int
     start_ns: int
     goid: int
     request: int
     steps: tuple[Step, ...]
+    in_progress: bool = False
+    begun_before: bool = False
 
 
 class Followed:
-    """Of one process. `stops`: of the world, up to now, in the order of time. `exemplars`: how many of the slowest requests are kept, of
-    each function. `sums_up`: causes are; not while what makes goroutines runnable is not traced."""
+    """Of one process. `stops`: of the world, up to now, in the order of time. `exemplars`: how many of the `slowest` requests are kept, of
+    each function, and of those that began `earlier` than the window and ended in it. `sums_up`: causes are; not while what makes goroutines
+    runnable is not traced."""
 
     def __init__(self, timelines: Timelines, exemplars: int) -> None:
         self.buckets: dict[int, dict[int, FollowedBucket]] = {}
         self.slowest: dict[int, list[Slow]] = {}
+        self.earlier: dict[int, list[Slow]] = {}
         self.stops: list[WorldPause] = []
         self.sums_up = True
         self._timelines = timelines
@@ -108,6 +112,30 @@ class Followed:
                 self._left.setdefault(key, deque(maxlen=_MOST_LEFT)).append(group)
         for function in {request_function for request_function, _ in by_bucket}:
             self._keep_slowest(function, (r for (of, _), found in by_bucket.items() if of == function for r in found))
+
+    def forget(self, before_ns: int) -> None:
+        """Makes room for others in place of slow requests that ended before that moment."""
+        for function, slowest in self.slowest.items():
+            if any(slow.start_ns + slow.duration_ns < before_ns for slow in slowest):
+                self.slowest[function] = [slow for slow in slowest if slow.start_ns + slow.duration_ns >= before_ns]
+        for function, earlier in self.earlier.items():
+            self.earlier[function] = [slow for slow in earlier if slow.start_ns + slow.duration_ns >= before_ns]
+
+    def take_earlier(self, opened_ns: int, ended: Iterable[Completed]) -> None:
+        """Requests that have ended since the last call, after they began before the window, which opened then; each record's start is the
+        end. The timelines reach at least as far."""
+        latest: dict[tuple[int, int], int] = {}
+        for record in ended:
+            key = record.function, record.goid
+            latest[key] = max(record.start_ns, latest.get(key, 0))  # calls within each other: the outermost ends last
+        for (function, goid), end_ns in sorted(latest.items(), key=lambda item: -item[1]):
+            kept = self.earlier.setdefault(function, [])
+            if len([slow for slow in kept if slow.start_ns + slow.duration_ns >= end_ns]) < self._exemplars:
+                steps = with_stops(follow(self._timelines, goid, opened_ns, end_ns), self.stops)
+                others = (slow for slow in kept if (slow.goid, slow.start_ns) != (goid, opened_ns))
+                kept[:] = [*others, Slow(end_ns - opened_ns, opened_ns, goid, 0, tuple(steps), begun_before=True)]
+                kept.sort(key=lambda slow: -slow.duration_ns)
+                del kept[self._exemplars :]
 
     def take_left(self) -> None:
         """Follows requests that there was no time for, of which each group has the more to stand for it."""

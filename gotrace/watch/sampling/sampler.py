@@ -7,20 +7,26 @@ g.waitsince does not serve: the collector sets it, to the start of its cycle, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from gotrace.common.vocabulary import Loss
-from gotrace.kernel.records import RawStack
-from gotrace.live.goroutines import EMPTY_STACK, OFF_CPU, Unwinder
+from gotrace.kernel.records import LabelValues, RawStack
+from gotrace.live.alike import Crowd
+from gotrace.live.goroutines import Unwinder
 from gotrace.live.gstruct import Head, Status
+from gotrace.live.labels import Values
 from gotrace.live.scan import Scanner, Snapshot
 from gotrace.proc.priority import SamplePriority
 from gotrace.profile.estimate import Estimator, Place
 from gotrace.watch.backoff import Backoff
 from gotrace.watch.inprogress.blocked import IN_SOME_CALL, Asleep, stack_of_thread
+from gotrace.watch.labels import WantedLabels
 from gotrace.watch.sampling.places import Places
 from gotrace.watch.sampling.stacks import StackReader
 from gotrace.watch.sampling.threads import Threads
+from gotrace.watch.sampling.whose import Whose
 from gotrace.watch.target import OpenTarget
 
 _ON_CPU = frozenset((Status.RUNNING, Status.SYSCALL, Status.WAITING, Status.COPYSTACK))
@@ -29,32 +35,40 @@ its own M runs something for it on the system stack."""
 
 
 _TRIES = 3
+_MANY = 1024
+"""So many stacks are worth being read together."""
 
 
 class Sampler:
     """Samples one process for `estimator`. With `only_goid`, if not 0, that goroutine alone.
 
-    `losses` are the process's, counted while `counting`; `outside` are goroutines of C's threads that were seen outside Go.
+    `losses` are the process's, counted while `counting`.
     """
 
     def __init__(
         self, target: OpenTarget, estimator: Estimator, places: Places, threads: Threads, priority: SamplePriority, losses: dict[Loss, int],
-        only_goid: int,
+        only_goid: int, labels: WantedLabels | None = None,
     ) -> None:
         self.counting = False
-        self.outside: set[int] = set()
         self._reader = target.reader
         self._estimator = estimator
         self._places = places
         self._threads = threads
         self._priority = priority
         self._losses = losses
-        self._only_goid = only_goid
+        self._whose = Whose(only_goid)
+        self._labels = labels
+        self._label_values: dict[Values, LabelValues] = {}
         self._scanner = Scanner(target.memory, target.reader, Unwinder(target.binary, target.bias), target.binary.layout, priority)
-        self._stacks = StackReader(self._scanner, self._off_cpu)
+        self._stacks = StackReader(self._scanner, self._whose.off_cpu)
         self._unread: set[int] = set()
         self._to_ask: set[int] = set()
         self._handing_over = Backoff()
+
+    @property
+    def outside(self) -> set[int]:
+        """Goroutines of C's threads that were seen outside Go."""
+        return self._whose.outside
 
     def begin(self) -> None:
         """Counts losses from now on, as the window opens; includes stacks torn in earlier samples whose goroutine still waits."""
@@ -72,23 +86,31 @@ class Sampler:
         """Takes a sample. What differs from the last one has differed since `middle`. Returns False after an exec, as `execed` tells: the
         addresses belong to another program then, and nothing that was read may be counted."""
         scanner, stays = self._scanner, self._estimator.stays
-        away: list[int] = []
-        wanted: list[int] = []
+        away, wanted = array("I"), array("I")  # there may be a million
         asked_for: list[int] = []
-        for index in {*scanner.sample(), *self._unread, *self._to_ask}:
-            head, stay = scanner.heads[index], stays.get(index)
-            if self._is_to_be_asked(head):
+        changed = scanner.sample()
+        again = self._unread | self._to_ask
+        for index in chain(changed, again.difference(changed) if again else ()):
+            head = scanner.heads[index]
+            if self._whose.is_to_be_asked(head):
                 asked_for.append(index)
-            if not self._off_cpu(head):
+            if not self._whose.off_cpu(head):
                 away.append(index)
-            elif stay is None or index in self._unread or head.status == Status.SYSCALL or stay.key[:-1] != _key(head):
+            elif index not in stays or index in self._unread or head.status == Status.SYSCALL or not stays.has_stem(index, _key(head)):
                 wanted.append(index)
+        few = wanted if len(wanted) < _MANY else ()
+        self._stacks.begin([index for index in few if scanner.heads[index].status != Status.SYSCALL])
         calls = self._threads.asleep(scanner.heads, asked_for)
         blocked = {index: call for index in away if (call := calls.get(index)) is not None}
-        away = [index for index in away if index not in blocked]
-        for portion in self._stacks.portions(wanted):
-            asked = {index: scanner.heads[index] for index in portion}
-            copies = self._stacks.copies(list(asked))
+        away = array("I", [index for index in away if index not in blocked])
+        left: list[int] = []
+        for crowd in self._crowds(wanted, left):
+            if execed():
+                return False
+            self._take_alike(crowd, middle)
+        for portion in self._stacks.portions(left):
+            copies, asked = self._stacks.copies(portion)
+            labels = self._labels_of(list(copies))
             # All that depends on the moment is known. The rest takes longer, and need not delay the target's requests if there are CPUs
             # for it; otherwise it would not be done before the next sample is due.
             if self._handing_over.over:
@@ -99,48 +121,61 @@ class Sampler:
                 index = away.pop()
                 self._not_off(index, scanner.heads[index], middle)
             for index, copy in copies.items():
-                snapshot = self._stacks.walked(index, copy)
+                call = calls.get(index, IN_SOME_CALL)
+                snapshot = self._stacks.walked(index, copy, asked[index], call is None)
                 same = asked[index] == snapshot.head  # it has not moved since its thread was asked
-                self._take(index, snapshot, calls.get(index, IN_SOME_CALL) if same else IN_SOME_CALL, middle)
+                self._take(index, snapshot, call if same else IN_SOME_CALL, middle, labels.get(index, ()))
         for index, found in blocked.items():
             self._take_blocked(index, found, middle)
         return True
 
-    def _wanted(self, head: Head) -> bool:
-        return self._only_goid in (0, head.goid)
+    def _crowds(self, wanted: array[int], left: list[int]) -> Iterator[Crowd]:
+        """Those of many goroutines that have the same stack, together; `left` gets the others."""
+        if len(wanted) < _MANY or self._labels is not None:
+            left += wanted
+            return
+        for crowd in self._scanner.crowds(wanted, left):
+            if self._handing_over.over:
+                self._priority.give_back()
+            yield crowd
 
-    def _off_cpu(self, head: Head) -> bool:
-        if not self._wanted(head):
-            return False
-        # A waiting goroutine that still has an M runs on its system stack (runtime/proc.go: casGToWaiting; park_m drops it).
-        return (head.status in OFF_CPU and not (head.status == Status.WAITING and head.m)) or head.status == Status.SYSCALL
+    def _take_alike(self, crowd: Crowd, middle: int) -> None:
+        places: dict[tuple[int, int], Place] = {}
+        heads, stays, per_goroutine = self._scanner.heads, self._estimator.stays, self._places.per_goroutine
+        for index in crowd.indexes:
+            head = heads[index]
+            if per_goroutine or index in self._unread or index in self._to_ask or not self._whose.off_cpu(head):
+                self._take(index, Snapshot(head, crowd.pcs), None, middle, ())
+                continue
+            key = (*_key(head), None)
+            if stays.has_key(index, key):
+                continue
+            place = places.get(head[1:3])
+            if place is None:
+                place = places[head[1:3]] = self._places.place(head, crowd.pcs, None, ())
+            self._arrive(index, key, head.goid, place, middle)
 
-    def _is_to_be_asked(self, head: Head) -> bool:
-        """Whether its thread decides where it is: Go takes it for running, or knows that it is in a system call."""
-        return head.status in (Status.SYSCALL, Status.RUNNING) and self._wanted(head)
-
-    def _is_outside(self, index: int, head: Head) -> bool:
-        """Whether it belongs to a thread of C that is outside Go (gotrace/live/goroutines.py: Goroutine.outside_go)."""
-        outside = head.status == Status.SYSCALL and 0 <= head.hi - head.sp <= EMPTY_STACK
-        if outside:
-            self.outside.add(index)
-        return outside
+    def _labels_of(self, indexes: list[int]) -> dict[int, LabelValues]:
+        if self._labels is None or not indexes:
+            return {}
+        addresses = [self._scanner.address(index) for index in indexes]
+        found = self._labels.values(addresses, self._label_values, self._losses)
+        return {index: found[g] for index, g in zip(indexes, addresses, strict=True) if g in found}
 
     def _not_off(self, index: int, head: Head, middle: int) -> None:
         """The goroutine runs, or is gone."""
         self._unread.discard(index)
         self._note_to_ask(index, head)
         key = (head.goid, -1)
-        stay = self._estimator.stays.get(index)
-        elsewhere = self._is_outside(index, head) or self._threads.lacks(head)
-        if elsewhere or head.status not in _ON_CPU or not self._wanted(head):
+        elsewhere = self._whose.is_outside(index, head) or self._threads.lacks(head)
+        if elsewhere or head.status not in _ON_CPU or not self._whose.wanted(head):
             self._estimator.leave(index, middle)
-        elif stay is None or stay.key != key:
+        elif not self._estimator.stays.has_key(index, key):
             self._estimator.arrive(index, key, head.goid, None, middle)
 
     def _note_to_ask(self, index: int, head: Head) -> None:
         # Its thread may block without leaving a trace in the g: it is asked in every sample.
-        if self._is_to_be_asked(head):
+        if self._whose.is_to_be_asked(head):
             self._to_ask.add(index)
         else:
             self._to_ask.discard(index)
@@ -153,8 +188,7 @@ class Sampler:
         if sleep is None:
             return
         key: tuple[object, ...] = (head.goid, -2, found.kind, found.number, sleep.pc, sleep.sp)
-        stay = self._estimator.stays.get(index)
-        if stay is not None and stay.key == key:
+        if self._estimator.stays.has_key(index, key):
             return
         own = RawStack((sleep.pc,), exact=True, unreadable=True)
         for _ in range(_TRIES):
@@ -170,30 +204,32 @@ class Sampler:
         else:
             key = (*key, "moving")  # the next sample asks again
         self._losses[Loss.STACK_TORN] += self.counting and own.unreadable
-        place = self._places.place(head, None, found, self._threads.kernel_stack(head, found), own)
+        labels = self._labels_of([index]).get(index, ())
+        place = self._places.place(head, None, found, self._threads.kernel_stack(head, found), own, labels)
         self._arrive(index, key, head.goid, place, middle)
 
     def _arrive(self, index: int, key: tuple[object, ...], goid: int, place: Place, middle: int) -> None:
         self._losses[Loss.STACK_INCOMPLETE] += self.counting and place.incomplete
         self._estimator.arrive(index, key, goid, place, middle)
 
-    def _take(self, index: int, snapshot: Snapshot, call: Asleep | None, middle: int) -> None:
+    def _take(self, index: int, snapshot: Snapshot, call: Asleep | None, middle: int, labels: LabelValues) -> None:
         head = snapshot.head
-        if not self._off_cpu(head) or (head.status == Status.SYSCALL and (call is None or self._is_outside(index, head))):
+        if not self._whose.off_cpu(head) or (head.status == Status.SYSCALL and (call is None or self._whose.is_outside(index, head))):
             self._not_off(index, head, middle)
             return
         self._note_to_ask(index, head)
         if head.status != Status.SYSCALL:
             call = None
-        key, stay = (*_key(head), call and (call.kind, call.number)), self._estimator.stays.get(index)
-        same = stay is not None and stay.key == key
+        key = (*_key(head), call and (call.kind, call.number))
+        same = self._estimator.stays.has_key(index, key)
         if same and (snapshot.pcs is None or index not in self._unread):
             return
         self._unread.discard(index)
         if snapshot.pcs is None:
             self._unread.add(index)
             self._losses[Loss.STACK_TORN] += self.counting
-        place = self._places.place(head, snapshot.pcs, call, self._threads.kernel_stack(head, call) if call is not None else ())
+        kernel = self._threads.kernel_stack(head, call) if call is not None else ()
+        place = self._places.place(head, snapshot.pcs, call, kernel, labels=labels)
         if same:
             self._estimator.correct(index, place)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gotrace.common.vocabulary import StartKind
 from gotrace.kernel.kallsyms import KernelSymbols
-from gotrace.live.gstruct import Head, Status
+from gotrace.live.gstruct import Head, Heads, Status
 from gotrace.watch.inprogress.blocked import Asleep, Sleep, asleep, asleep_thread, thread_numbers
 from gotrace.watch.target import OpenTarget
 
@@ -29,7 +29,7 @@ class Threads:
         self._numbers: dict[int, int] = {}
         self._kernel_stacks: dict[tuple[int, StartKind, str], tuple[int, ...]] = {}
 
-    def asleep(self, heads: list[Head], indexes: list[int]) -> dict[int, Asleep | None]:
+    def asleep(self, heads: Heads, indexes: list[int]) -> dict[int, Asleep | None]:
         """Returns what each goroutine's thread sleeps in, by index; None if it does not sleep. Asks all threads whose goroutine Go takes
         for running, and a limited number of others."""
         found: dict[int, Asleep | None] = {}

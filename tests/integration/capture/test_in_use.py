@@ -32,7 +32,7 @@ def churn():
 
 def report(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gotrace", "report", str(path), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "gotrace", "report", str(path), *map(str, arguments)], capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -100,7 +100,7 @@ def test_a_lock_until_after_the_end(churn: Workload, tmp_path: Path) -> None:
             db.execute("PRAGMA busy_timeout = 10000")
             db.execute("BEGIN IMMEDIATE")
             trace.process.send_signal(2)
-            out, err = trace.process.communicate(timeout=60)
+            out, err = trace.process.communicate(timeout=180)
             db.execute("ROLLBACK")
     assert trace.process.returncode == 1 and "off the CPU in" in out
     error, hint = err.splitlines()[-2:]
@@ -151,6 +151,7 @@ def waits_at(profile: Profile, function: str, reason: str) -> list[StackStat]:
     return [stack for stack in profile.stacks if stack.reason == reason and function in {frame.name for frame in stack.frames}]
 
 
+@pytest.mark.complete("channel", "fault-before")
 @pytest.mark.full("channel-before")
 @pytest.mark.parametrize("before", [True, False], ids=["before the window", "within it"])
 @pytest.mark.parametrize("kind", WAITS)

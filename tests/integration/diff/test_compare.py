@@ -27,7 +27,7 @@ def record(folder: Path, name: str, version: str, rate: int, procs: int, *flags:
     environment = f"GOMAXPROCS={procs}"
     with Workload("/usr/bin/env", environment, str(build("service", version, "stripped")), "-stdin-ends", f"-rate={rate}") as service:
         with Attached(service.pid, "-d", f"{SECONDS}s", "--json", "-o", capture, *flags) as trace:
-            out, err = trace.process.communicate(timeout=60)
+            out, err = trace.process.communicate(timeout=180)
             assert trace.process.returncode == 0, err
         assert service.running
     return capture, json.loads(out)

@@ -20,9 +20,10 @@ from documents import COMMANDS, ROOT, Block, all_blocks, blocks_of
 from gobuild import GO_VERSIONS, build
 from jsonschema import Draft202012Validator
 from prerequisites import unavailable
+from schemas import SCHEMA, schema, strict
 from workload import Workload
 
-from gotrace.cli.verbs import gotrace as verbs
+from gotrace.cli.verbs import commands as verbs
 
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 RUN = [block for block in all_blocks() if block.language == COMMANDS and block.tested]
@@ -91,6 +92,7 @@ def commands(block: Block) -> list[str]:
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
 
 
+@pytest.mark.full("README.md")
 @pytest.mark.parametrize("name", sorted({str(block.path.relative_to(ROOT)) for block in RUN}))
 def test_commands(name: str, shown, folder: Path) -> None:
     """A document's commands in their order, as they build on one another."""
@@ -129,25 +131,11 @@ def test_the_p99_of_a_query_is_that_of_the_report(shown, gotrace) -> None:
 
 # -- schemas -----------------------------------------------------------------------------------------------------------
 
-SCHEMA = ROOT / "docs/schema"
 VERBS = {
     "attach": "summary", "report": "summary", "diff": "diff", "dump": "dump", "ps": "ps", "top": "top", "sched": "sched", "probes": "probes",
     "doctor": "doctor",
 }
-
-
-def schema(name: str) -> dict:
-    return json.loads((SCHEMA / f"{name}.json").read_text())
-
-
-def strict(part: object) -> object:
-    """The schema with no key allowed that it does not describe: users are to expect new ones, we are to describe them."""
-    if isinstance(part, list):
-        return [strict(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    closed = {key: strict(value) for key, value in part.items()}
-    return closed | {"additionalProperties": False} if "properties" in part and "required" in part else closed
+ALL = {*VERBS.values(), "dump-changes", "serve"}  # serve: what it answers to requests
 
 
 def check(name: str, text: str) -> dict:
@@ -159,12 +147,12 @@ def check(name: str, text: str) -> dict:
 
 
 def test_every_verb_with_json_has_a_schema() -> None:
-    with_json = {name for name, command in verbs.commands.items() if any("--json" in parameter.opts for parameter in command.params)}
+    with_json = {name for name, command in verbs().items() if any("--json" in parameter.opts for parameter in command.params)}
     assert with_json == VERBS.keys()
-    assert {path.stem for path in SCHEMA.iterdir()} == set(VERBS.values())
+    assert {path.stem for path in SCHEMA.iterdir()} == ALL
 
 
-@pytest.mark.parametrize("name", sorted(set(VERBS.values())))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_schemas_are_schemas(name: str) -> None:
     Draft202012Validator.check_schema(schema(name))
     assert list(Draft202012Validator(schema(name)).iter_errors({}))
@@ -208,6 +196,16 @@ def test_diff(shown, gotrace, per: str) -> None:
 
 def test_dump(shown, gotrace) -> None:
     assert check("dump", gotrace("dump", shown.pid, "--json").stdout)["goroutines"]
+
+
+def test_dumps_that_are_compared(shown, gotrace, tmp_path: Path) -> None:
+    series = gotrace("dump", shown.pid, "--every", "300ms", "--count", "2", "--json")
+    found = check("dump-changes", series.stdout)
+    assert len(found["goroutines"]) == 2 and all(len(change["counts"]) == 2 for change in found["changes"]), series.stderr
+    paths = [tmp_path / "before.json", tmp_path / "after.json"]
+    for path, flags in zip(paths, ((), ("--state", "waiting"))):
+        assert gotrace("dump", shown.pid, "-o", path, *flags).returncode == 0
+    assert check("dump-changes", gotrace("diff", *paths, "--json").stdout)["changes"]
 
 
 def test_probes(shown, gotrace) -> None:

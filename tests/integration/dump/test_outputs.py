@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import json
@@ -9,11 +10,13 @@ import os
 import re
 import signal
 import subprocess
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser
 from gobuild import GO_VERSIONS, build, go_command
 from prerequisites import unavailable
 from workload import Workload
@@ -29,7 +32,7 @@ def states() -> Workload:
         yield workload
 
 
-def test_all_formats_count_the_same_goroutines(gotrace: Gotrace, states: Workload, tmp_path: Path) -> None:
+def test_all_formats_count_the_same_goroutines(gotrace: Gotrace, states: Workload, tmp_path: Path, browser: Browser) -> None:
     names = [tmp_path / f"x.{suffix}" for suffix in ("json", "folded", "pb.gz", "html")]
     done = gotrace("dump", states.pid, *(word for name in names for word in ("-o", name)))
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -47,9 +50,19 @@ def test_all_formats_count_the_same_goroutines(gotrace: Gotrace, states: Workloa
     assert sum(int(number) for number, _ in samples) == count
     assert "tenant:[acme]" in top and "state:[waiting]" in top and "object:[mutex 0x" in top
     assert gzip.decompress(names[2].read_bytes())
-    page = names[3].read_text()
-    assert sum(map(int, re.findall(r"<summary><b>(\d+)</b>", page))) == count
-    assert "<script" not in page and "{shard: 7, tenant: acme}" in page
+    text = names[3].read_text()
+    assert "main.lock" not in text  # names are in the packed data alone
+    data = json.loads(zlib.decompress(base64.b64decode(re.search(r'<script id="data"[^>]*>([^<]*)<', text)[1])))
+    assert sum(group["count"] for group in data["groups"]) == count == data["goroutines"]
+    assert ["shard: 7", "tenant: acme"] in [group["labels"] for group in data["groups"]]
+    browser.open(names[3].as_uri())
+    assert browser.run("document.getElementById('matched').textContent") == f"{count} goroutines in {len(data['groups'])} groups"
+    assert browser.run("document.querySelector('#groups .group') !== null")
+    locks = sum(group["count"] for group in data["groups"] if group["reason"] == "sync.Mutex.Lock")
+    browser.open(names[3].as_uri() + "#reason=waiting%3A+sync.Mutex.Lock&open=1")
+    assert browser.run("document.getElementById('matched').textContent").startswith(f"{locks} goroutine")
+    assert "main.lock" in browser.run("document.querySelector('.stack').textContent")
+    assert browser.problems() == []
 
 
 @pytest.mark.parametrize("arguments, keeps", [

@@ -118,6 +118,7 @@ def test_without_single_intervals_there_is_no_perfetto_trace(service: Workload, 
     assert result.stderr.startswith("error: the capture has no single intervals") and "--per-goroutine" in result.stderr
 
 
+@pytest.mark.full
 def test_intervals_beyond_what_is_kept_are_counted(
     service: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +210,7 @@ def flame_graph(tmp_path: Path, *files: Path) -> Iterator[dict]:
     try:
         for _ in range(200):
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                page = urllib.request.urlopen(f"http://{address}/ui/flamegraph", timeout=60).read().decode()
+                page = urllib.request.urlopen(f"http://{address}/ui/flamegraph", timeout=180).read().decode()
                 break
             time.sleep(0.1)
         yield json.loads(re.search(r"stackViewer\((\{.*\}), ", page)[1])  # type: ignore[index]

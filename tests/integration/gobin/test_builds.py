@@ -247,6 +247,7 @@ def test_thread_local_storage_of_c_is_large(version: str, mode: str, tmp_path: P
 # -- checks of memory accesses -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("race-1.27.3")
 @both
 @pytest.mark.parametrize("flag", ["race", "asan"])
@@ -291,6 +292,7 @@ def changed(field: str, version: str = "1.27.3") -> Path:
     return binary
 
 
+@pytest.mark.complete("startpc")
 @pytest.mark.full("startpc")
 @pytest.mark.parametrize("field", list(MOVED))
 def test_fields_of_g_have_moved(field: str, tmp_path: Path) -> None:
@@ -323,6 +325,7 @@ def test_a_release_that_no_table_has(tmp_path: Path) -> None:
     assert any(one["created_by"] == "main.spawn" for one in dumped["goroutines"])
 
 
+@pytest.mark.full
 def test_no_thread_tells_its_goroutine(tmp_path: Path) -> None:
     """m.curg is nowhere to be found: in no table, and not in the code that compares with it."""
     folder = module(tmp_path / "module", LABELLED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gobuild import PARSED_VERSIONS, build
 
-from gotrace.gobin import gomaxprocs, semtable
+from gotrace.gobin import semtable
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
 
@@ -15,17 +15,14 @@ pytestmark = pytest.mark.beside
 @pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_code_and_symbols_agree(version: str) -> None:
     binary = GoBinary(Image(build("waits", version, "plain").read_bytes()))
-    for name, by_code, found in (
-        ("runtime.semtable", semtable._by_code, binary.semtable), ("runtime.gomaxprocs", gomaxprocs._by_code, binary.gomaxprocs),
-    ):
-        address = binary.symbols.address(name)
-        assert address and address == by_code(binary.image, binary.table) == found, name
+    address = binary.symbols.address("runtime.semtable")
+    assert address and address == semtable._by_code(binary.image, binary.table) == binary.semtable
 
 
 @pytest.mark.parametrize("variant", ["stripped", "pie"])
 @pytest.mark.parametrize("version", PARSED_VERSIONS)
 def test_the_code_alone_is_enough(version: str, variant: str) -> None:
     binary = GoBinary(Image(build("waits", version, variant).read_bytes()))
-    assert binary.stripped and binary.semtable and binary.gomaxprocs and binary.wait_layout.knows_channels
+    assert binary.stripped and binary.semtable and binary.wait_layout.knows_channels
     # By DWARF and by the table.
     assert binary.wait_layout == GoBinary(Image(build("waits", version, "plain").read_bytes())).wait_layout

@@ -57,6 +57,7 @@ def total_of(summary: dict, function: str, reason: str) -> tuple[int, int]:
     return sum(stack["total_ns"] for stack in stacks), sum(stack["count"] for stack in stacks)
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_worst_case_stays_under_the_cap(version: str, tmp_path: Path) -> None:
@@ -136,6 +137,7 @@ def test_no_cap_is_no_governor(gotrace: Callable, tmp_path: Path) -> None:
         assert gotrace("attach", workload.pid, "--max-overhead", "-1").returncode == 2
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("1.27.3")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_totals_inside_the_windows_are_the_program_s_own(version: str, tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str
     report, window = summary["overhead"]["governor"], summary["window"]
     assert "probes" in [step["rung"] for step in report["steps"]]
     assert governed < 2 * untraced
-    assert report["looked_ns"] > 0.5 * window["attached_ns"] and window["samples"] > 20
+    assert report["looked_ns"] > 0.5 * window["attached_ns"] and window["samples"] > 5
     assert report["share"] < 0.3
     # The scheduler's ways that this set does not see: as without a cap (scripts/compare-probes).
     unseen = {"end_while_running", "start_while_stopped", "start_unseen"} if "schedule" in arguments else set()
@@ -367,13 +369,13 @@ def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple
     assert process.counters()[Stat.HITS_START] == starts  # not one
     assert seen == pytest.approx(own, rel=0.05) and count == pytest.approx(sleeps, rel=0.05)
     process.steering.pause()
-    process.steering.start_sampling(SampleOptions(rate_hz=100))
+    process.steering.detached.start_sampling(SampleOptions(rate_hz=100))
     assert not probes_of(workload.pid)
     hits = process.counters()[Stat.HITS_END]
     by_lean = margin()
     looked, own, *_ = stretch(4)
     assert abs(looked - own) < 2 * (margin() - by_lean) < 1.5e9
-    process.steering.stop_sampling()
+    process.steering.detached.stop_sampling()
     assert process.counters()[Stat.HITS_END] == hits
     process.steering.resume(0)  # and back to both
     time.sleep(0.5)

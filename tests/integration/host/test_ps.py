@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from gobuild import GO_VERSIONS, SOME_VERSIONS, build, build_text
+from gobuild import GO_VERSIONS, SOME_BUILDS, build, build_text
 from groups import enter, group
 from prerequisites import unavailable
 from workload import Workload
@@ -24,7 +24,7 @@ from gotrace.cli.ps import _KEYS
 from gotrace.host.listing import Host, against_quota, pids
 from gotrace.host.text import SORT_KEYS
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 SLEEPER = 'package main\n\nimport "time"\n\nfunc main() {\n\tgo time.Sleep(time.Hour)\n\ttime.Sleep(time.Hour)\n}\n'
 CONTAINERS = ["0123456789abcdef" * 4, "aabbccdd" * 8, "99887766" * 8]
@@ -143,8 +143,7 @@ def test_the_crowd_by_container(crowd, gotrace) -> None:
     assert gotrace("dump", "--container", CONTAINERS[1], "--name", "^svc0$").returncode == 1
 
 
-@pytest.mark.parametrize("version", SOME_VERSIONS)
-@pytest.mark.parametrize("variant", ["plain", "pie", "cgo"])
+@pytest.mark.parametrize(("version", "variant"), SOME_BUILDS)
 def test_the_goroutines_are_those_of_a_dump(version: str, variant: str, gotrace) -> None:
     with Workload(build("parked", version, variant), "-goroutines", "2000") as workload:
         row = Host().go_process(workload.pid)

@@ -316,6 +316,7 @@ def test_executables_of_garbage(gotrace, tmp_path: Path, what: str) -> None:
         one_error(result, 3)
 
 
+@pytest.mark.full
 def test_paths_that_are_no_plain_files(gotrace, tmp_path: Path) -> None:
     link, loop, fifo = tmp_path / "link", tmp_path / "loop", tmp_path / "fifo"
     link.symlink_to(build("hostile", "1.27.3", "stripped"))

@@ -49,7 +49,7 @@ def test_goroutines_equal_runtime_stack(version: str, variant: str) -> None:
                 pcs = reader.stack(goroutine)
                 if pcs is None or goroutine.ended:
                     continue
-                row = IntervalRow(RowKey(0, 0, 0, 0, 0, goroutine.wait_reason, StartKind.BEFORE, 0, 0), RawStack(pcs))
+                row = IntervalRow(RowKey(0, 0, 0, 0, 0, 0, goroutine.wait_reason, StartKind.BEFORE, 0, 0), RawStack(pcs))
                 stack = model.interpret(row)
                 names = [f.name for f in symbolizer.frames(stack, row)]
                 assert names[-1] == "runtime.goexit", names

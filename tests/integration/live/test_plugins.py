@@ -103,6 +103,7 @@ def frames(stack: dict) -> list[str]:
     return names(stack, "go", "runtime", "lost")
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("1.27.3-exact")
 @pytest.mark.parametrize("mode", ["exact", "sample"])
 @pytest.mark.parametrize("version", VERSIONS)

@@ -59,6 +59,7 @@ def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None
     assert "neverCalled" not in printed and "5ec2e75ec2e7" not in printed
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("1.27.3-astray")
 @pytest.mark.parametrize("computing", ["counting", "framed", "astray"])
 @pytest.mark.parametrize("version", VERSIONS)
@@ -75,7 +76,8 @@ def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: st
     assert summary["losses"]["thread_stack_unreadable"] >= sum(stack["count"] - stack["in_progress"] for stack in broken)
 
 
-@pytest.mark.full("1.21.13")
+@pytest.mark.complete("1.27.3")
+@pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
 def test_code_made_at_run_time(version: str) -> None:
     summary, dumped = traced(build("generated", version, "plain"))
@@ -95,7 +97,8 @@ def test_code_made_at_run_time(version: str) -> None:
     assert "unknown function" not in json.dumps(summary)
 
 
-@pytest.mark.full("1.27.3")
+@pytest.mark.complete("1.27.3")
+@pytest.mark.full
 @pytest.mark.parametrize("version", VERSIONS)
 def test_code_made_at_run_time_without_a_frame(version: str) -> None:
     """Its frame pointer is that of the function it was called from, which nothing then shows."""

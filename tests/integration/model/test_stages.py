@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from attach import Attached
 from gobuild import GO_VERSIONS, SOME_VERSIONS, build
+from hypervisor import least_disturbed
 from quota import fifth_of_a_cpu
 from summaries import OF_THREADS, at, count, names, total_ns
 from workload import Workload
@@ -21,20 +22,28 @@ from gotrace.run.session import Session
 
 pytestmark = pytest.mark.bpf
 
+STOLEN_AT_ONCE_NS = 20_000_000
+"""No less than this, in all, where the hypervisor kept a CPU once for longer than a program needs to begin."""
+
 BUILDS = [(version, "stripped") for version in SOME_VERSIONS] + [(GO_VERSIONS[0], "cgo"), (GO_VERSIONS[-1], "cgo"), (GO_VERSIONS[-1], "pie")]
 
 
 @pytest.fixture(scope="module", params=BUILDS, ids=lambda p: f"go{p[0]}-{p[1]}")
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
-    """(what the program says of itself, by scenario; what gotrace says of it)."""
+    """(what the program says of itself, by scenario; what gotrace says of it). The program's ``stolen_ns`` is the hypervisor's."""
     folder = tmp_path_factory.mktemp("stages")
-    with Workload(build("stages", *request.param), undisturbed=True) as workload:
-        with Attached(workload.pid, "-d", "0", "--json", "-o", folder / "stages.gotrace") as trace:
-            workload.send("go")
-            own = {scenario["name"]: scenario for scenario in workload.read_json(60)}
-            summary = trace.end_json()
-        assert workload.finish()[0] == 0
-    return own, summary
+
+    def measure() -> tuple[dict, dict]:
+        with Workload(build("stages", *request.param), undisturbed=True) as workload:
+            with Attached(workload.pid, "-d", "0", "--json", "--force", "-o", folder / "stages.gotrace") as trace:
+                workload.send("go")
+                own = {scenario["name"]: scenario for scenario in workload.read_json(60)}
+                summary = trace.end_json()
+            assert workload.finish()[0] == 0
+        return own, summary
+
+    (own, summary), stolen_ns = least_disturbed(measure)
+    return {**own, "stolen_ns": stolen_ns}, summary
 
 
 @pytest.mark.full("go1.27.3-stripped", "go1.19-cgo")
@@ -134,7 +143,7 @@ def test_more_ps_than_cpus_wait_for_a_cpu(traced: tuple) -> None:
     scenario = own["crowded"]
     waited = at(summary, "main.crowdedBurner")
     # By the program's own account of the CPU time that its threads were given; Go itself takes a P away now and then.
-    assert abs(total_ns(waited) - scenario["stage_ns"]) <= 0.03 * scenario["stage_ns"]
+    assert abs(total_ns(waited) - scenario["stage_ns"]) <= 0.03 * scenario["stage_ns"] + own["stolen_ns"]
     assert total_ns([stack for stack in waited if stack["state"] == "runqueue"]) >= 0.4 * total_ns(waited)
     if os.cpu_count() < scenario["count"]:
         assert scenario["stage_ns"] > 0.5 * scenario["total_ns"] * (scenario["count"] - os.cpu_count())
@@ -231,7 +240,9 @@ def test_a_locked_goroutine_and_the_programs_that_it_starts(traced: tuple) -> No
     assert abs(total_ns(locked) - own["locked"]["total_ns"]) <= 0.01 * own["locked"]["total_ns"]
     children = at(summary, "main.awaitChild", state="syscall")
     assert {"waitid", "wait4"} & {stack["reason"] for stack in children}
-    assert count([stack for stack in children if stack["reason"] in ("clone", "clone3")]) == own["spawned"]["count"]
+    # The parent of a program waits until that has begun (vfork(2)); it need not, where its CPU was stolen meanwhile.
+    begun = count([stack for stack in children if stack["reason"] in ("clone", "clone3")])
+    assert own["spawned"]["count"] - own["stolen_ns"] // STOLEN_AT_ONCE_NS <= begun <= own["spawned"]["count"]
 
 
 def test_a_sleep_in_c_is_a_system_call_of_its_goroutine(traced: tuple) -> None:

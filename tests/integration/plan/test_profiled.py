@@ -93,6 +93,7 @@ def profiled(version: str) -> Path:
     return binary
 
 
+@pytest.mark.complete("1.27.3")
 @pytest.mark.full("exact-1.27.3")
 @pytest.mark.parametrize("version", ["1.22.10", "1.24.11", "1.27.3"])
 @pytest.mark.parametrize("mode", ["exact", "lean"])
@@ -115,6 +116,7 @@ def test_a_profile_has_inlined_what_is_probed(version: str, mode: str, tmp_path:
         assert summary["losses"]["end_while_running"] == summary["losses"]["start_while_stopped"] == 0
 
 
+@pytest.mark.full("gopark")
 @pytest.mark.parametrize("probes", ["schedule", "gopark"])
 def test_sets_of_one_probe_are_refused_where_copies_are_inlined(probes: str) -> None:
     binary = profiled("1.27.3")

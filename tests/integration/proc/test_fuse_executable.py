@@ -81,6 +81,7 @@ def program() -> Iterator[int]:
             daemon.stderr.close()
 
 
+@pytest.mark.full
 def test_it_is_read_as_the_user_who_may(gotrace, program: int, tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         open(f"/proc/{program}/exe", "rb")
@@ -99,7 +100,7 @@ def test_who_is_neither_gets_the_true_reason(program: int) -> None:
         "import os, sys, gotrace.proc.process as process; process._status = lambda pid: {'Uid': '2', 'Gid': '2'};"
         "from gotrace.cli import run; sys.exit(run(['dump', sys.argv[1]]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, text=True, timeout=180)
     assert done.returncode == 3
     first, second = done.stderr.splitlines()
     assert "lies on a FUSE mount, " in first and "(no allow_other)" in first and second.startswith("hint: ")

@@ -120,7 +120,7 @@ def rows_of(profile: dict, function: str) -> list[dict]:
 @pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
 def test_calls_that_were_blocked_before_the_trace_are_whole_and_named(mount: HungMount, version: str) -> None:
     program = blocked_reader(mount, version)
-    out, said = mount.gotrace("attach", "-d", "2", "-q", "-o", mount.folder / "x.json", program.pid).communicate(timeout=60)
+    out, said = mount.gotrace("attach", "-d", "2", "-q", "-o", mount.folder / "x.json", program.pid).communicate(timeout=180)
     profile = json.loads((mount.folder / "x.json").read_text())
     window = profile["window"]["duration_ns"]
     assert window < 6e9, said  # opening and closing it has waited for nobody
@@ -155,6 +155,7 @@ def test_an_executable_that_can_not_be_read_is_refused(mount: HungMount, verb: s
     assert f"the mount {mount.path} (fuse" in said and "hint: " in said, said.replace(str(mount.folder), "D")
 
 
+@pytest.mark.full
 def test_a_list_of_processes_does_not_wait_for_it(mount: HungMount) -> None:
     for name in ("one", "two"):
         shutil.copy(build("hungfiles", "1.27.3", "stripped"), mount.below / name)

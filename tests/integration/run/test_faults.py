@@ -29,7 +29,7 @@ from gotrace.kernel.compilation import Compilation
 from gotrace.run.options import AttachOptions
 from gotrace.run.session import Session
 
-pytestmark = [pytest.mark.bpf, pytest.mark.beside]
+pytestmark = [pytest.mark.bpf, pytest.mark.beside, pytest.mark.apart]
 
 NEIGHBOURS = 1000
 
@@ -80,7 +80,7 @@ def test_bcc(churn: Workload, tmp_path: Path, bcc: dict[str, str] | None, texts:
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
     for arguments in (("attach", churn.pid), ("doctor",)):
         result = subprocess.run(
-            [interpreter, *command(*arguments)[1:]], capture_output=True, text=True, env=environment, timeout=60
+            [interpreter, *command(*arguments)[1:]], capture_output=True, text=True, env=environment, timeout=180
         )
         if arguments[0] == "attach":
             one_line(result, *texts)
@@ -93,6 +93,7 @@ def kept_log(result: subprocess.CompletedProcess[str]) -> str:
     return Path(next(word.strip(";") for word in result.stderr.split() if word.strip(";").endswith(".log"))).read_text()
 
 
+@pytest.mark.full
 def test_the_verifier_refuses(churn: Workload, tmp_path: Path) -> None:
     """One line on the terminal, the whole report in a file."""
     environment = checkout_with(tmp_path, "exec.c", "c->window_end_ns = bpf_ktime_get_ns();", "*(u64 *)1234 = 5;")
@@ -117,6 +118,7 @@ ATOMIC_OPCODES = (0xC3, 0xDB)
 PLAIN_ADDITION = 0
 
 
+@pytest.mark.full
 def test_kernels_before_5_12_get_programs_without_their_atomics(
     churn: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +176,8 @@ def test_the_compiler_refuses(churn: Workload, tmp_path: Path) -> None:
 # -- refusals of the kernel --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EBUSY, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.complete("28")
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EMFILE, errno.ENOMEM, errno.ENOSPC])
 def test_perf_event_open_is_refused(churn: Workload, tmp_path: Path, number: int) -> None:
     def prepare() -> None:
         forbid(BPF_LINKS)()
@@ -193,6 +196,7 @@ def test_links_are_refused(churn: Workload, tmp_path: Path) -> None:
     assert not probes_of(churn.pid)
 
 
+@pytest.mark.complete
 @pytest.mark.full
 def test_descriptors_run_out(churn: Workload, tmp_path: Path) -> None:
     """Wherever it is that the limit is met: before, between two probes, at the capture."""
@@ -306,11 +310,28 @@ def test_the_terminal_goes_away(churn: Workload, tmp_path: Path) -> None:
     assert page.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)])
+def test_no_file_of_ours_gets_the_number_of_a_closed_stream(closed: tuple[int, ...], churn: Workload, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("attach", churn.pid, "-d", "1s", "-o", tmp_path / "x.gotrace"),
+        preexec_fn=lambda: [os.close(fd) for fd in closed], start_new_session=True,
+    )
+    seen = set()
+    while process.poll() is None:
+        for fd in closed:
+            with suppress(FileNotFoundError):
+                seen.add(os.readlink(f"/proc/{process.pid}/fd/{fd}"))
+        time.sleep(0.01)
+    assert process.returncode == 0 and "/dev/null" in seen
+    assert not [path for path in seen if "bpf" in path or "anon_inode" in path or ".gotrace" in path], seen
+
+
+@pytest.mark.complete("<&- >&- 2>&-", ">&-")
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_streams(churn: Workload, tmp_path: Path, closed: str) -> None:
     capture = tmp_path / "x.gotrace"
     script = " ".join(map(str, command("attach", churn.pid, "-d", "300ms", "-o", capture))) + " " + closed
-    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=180)
     assert result.returncode == 0, result.stderr
     is_complete(capture)
 
@@ -321,7 +342,7 @@ def test_a_full_device_for_output(churn: Workload, tmp_path: Path, device: str) 
     capture = tmp_path / "x.gotrace"
     with open(device, "w") as full:
         result = subprocess.run(
-            command("attach", churn.pid, "-d", "300ms", "--json", "-o", capture), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            command("attach", churn.pid, "-d", "300ms", "--json", "-o", capture), stdout=full, stderr=subprocess.PIPE, text=True, timeout=180
         )
     assert result.returncode == 1 and "No space left" in result.stderr and "internal error" not in result.stderr, result.stderr
     is_complete(capture)
@@ -398,6 +419,7 @@ def test_one_of_two_traces_is_killed(churn: Workload, tmp_path: Path) -> None:
     is_complete(capture)
 
 
+@pytest.mark.complete
 @pytest.mark.full
 @pytest.mark.slow
 def test_many_processes_of_one_binary(tmp_path: Path) -> None:

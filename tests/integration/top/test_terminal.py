@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
+import slowline
 from attach import probes_of
 from gobuild import build
 from prerequisites import unavailable
 from workload import Workload
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 PROMPT = "the-shell-is-back"
 
 
@@ -55,6 +57,10 @@ class Terminal:
             time.sleep(0.1)
         return text
 
+    def device(self) -> IO[bytes]:
+        """The terminal itself."""
+        return open(self._run("display-message", "-p", "#{pane_tty}").strip(), "rb", buffering=0)
+
     def close(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, timeout=30)
 
@@ -71,9 +77,9 @@ def service() -> Iterator[Workload]:
 def terminal(service, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     opened = []
 
-    def start(width: int = 80, height: int = 24, environment: str = "", flags: str = "") -> Terminal:
+    def start(width: int = 80, height: int = 24, environment: str = "", through: str = "") -> Terminal:
         paths = os.pathsep.join(filter(None, sys.path))
-        command = f"env PYTHONPATH={paths} COLUMNS=70 LINES=20 {environment} {sys.executable} -m gotrace top {service.pid} {flags}"
+        command = f"env PYTHONPATH={paths} COLUMNS=70 LINES=20 {environment} {through} {sys.executable} -m gotrace top {service.pid}"
         opened.append(Terminal(tmp_path, command, width, height))
         return opened[-1]
 
@@ -119,6 +125,21 @@ def test_a_terminal_that_changes_its_size(terminal) -> None:
     assert len(lines) == 12 and max(map(len, lines)) <= 60
 
 
+def test_over_a_slow_line(terminal, service) -> None:
+    """What the terminal answers comes 400 ms after it was asked, and is no key; nor do keys come too late to count."""
+    screen = terminal(through=f"{sys.executable} {slowline.__file__} 200")
+    screen.until(is_there)
+    time.sleep(1)
+    assert is_there(text := screen.text()) and "/ search" in text and "[places]" in text
+    screen.keys("/", "s", "y", "n", "c", "Enter")
+    screen.until(lambda text: "sync." in text and "/sync" in text)
+    screen.keys("Tab", "Tab")
+    screen.until(lambda text: "[threads]" in text)
+    screen.keys("q")
+    assert f"{PROMPT} 0" in screen.until(ended) and not screen.alternate()
+    assert not probes_of(service.pid)
+
+
 def test_without_colour(terminal) -> None:
     screen = terminal(environment="NO_COLOR=1")
     text = screen.until(is_there, "-e")
@@ -146,15 +167,21 @@ def test_signals_end_it_normally(terminal, service, number: int) -> None:
     assert not probes_of(service.pid)
 
 
-def test_killed(terminal, service) -> None:
-    """Nothing of it stays in the process."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_killed(terminal, service, number: int) -> None:
+    """Nothing of it stays in the process, and the terminal is as it was."""
     screen = terminal()
     screen.until(is_there)
-    os.kill(pid_of(service), signal.SIGKILL)
+    guards = guards_of(pid := pid_of(service))
+    assert len(guards) == 1
+    os.kill(pid, number)
     deadline = time.monotonic() + 20
-    while probes_of(service.pid):
+    while probes_of(service.pid) or screen.alternate() or any(map(os.path.exists, guards)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert screen._run("display-message", "-p", "#{cursor_flag}").strip() == "1"
+    settings = subprocess.run(["stty", "-a"], stdin=screen.device(), capture_output=True, text=True, timeout=10).stdout.split()
+    assert {"icanon", "echo", "isig", "icrnl", "opost"} <= set(settings), settings
 
 
 def test_the_process_ends(tmp_path: Path) -> None:
@@ -173,6 +200,12 @@ def test_the_process_ends(tmp_path: Path) -> None:
 def test_without_a_terminal(service, gotrace) -> None:
     done = gotrace("top", service.pid, stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and "needs a terminal" in done.stderr and "--batch, or --once --json" in done.stderr
+
+
+def guards_of(pid: int) -> list[str]:
+    """The shells that it has started, as folders of /proc."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [f"/proc/{child}" for child in children if Path(f"/proc/{child}/comm").read_text().strip() == "sh"]
 
 
 def pid_of(service: Workload) -> int:

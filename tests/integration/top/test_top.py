@@ -20,7 +20,7 @@ from gotrace.run.session import Session
 from gotrace.top.history import Window
 from gotrace.top.view import LiveView, place_in
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
 class Top:
@@ -35,7 +35,7 @@ class Top:
         return self.output()
 
     def output(self) -> str:
-        out, errors = self.process.communicate(timeout=60)
+        out, errors = self.process.communicate(timeout=180)
         assert self.process.returncode == 0, errors
         return out
 

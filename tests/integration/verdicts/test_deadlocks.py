@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from gobuild import GO_VERSIONS, SOME_VERSIONS, build
+from gobuild import EXTENT, GO_VERSIONS, SOME_VERSIONS, TWO_VERSIONS, build
 from workload import Workload
 from zoo import CYCLES, LEAKS
 
-pytestmark = [pytest.mark.bpf, pytest.mark.beside]
+pytestmark = [pytest.mark.bpf, pytest.mark.beside, pytest.mark.apart]
 
 Gotrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,7 +26,7 @@ def dumped(gotrace: Gotrace, version: str, *shape: str, more: tuple[str, ...] = 
 
 
 @pytest.mark.parametrize("shape", CYCLES)
-@pytest.mark.parametrize("version", SOME_VERSIONS)
+@pytest.mark.parametrize("version", TWO_VERSIONS)
 def test_a_deadlock_is_found_and_its_repaired_twin_is_not(gotrace: Gotrace, version: str, shape: str) -> None:
     kind, count, certain, text = CYCLES[shape]
     found = dumped(gotrace, version, shape)["verdicts"]
@@ -35,8 +35,9 @@ def test_a_deadlock_is_found_and_its_repaired_twin_is_not(gotrace: Gotrace, vers
     assert dumped(gotrace, version, shape, "repaired")["verdicts"] == []
 
 
+@pytest.mark.complete("pie")
 @pytest.mark.full()
-@pytest.mark.parametrize("shape", CYCLES)
+@pytest.mark.parametrize("shape", CYCLES if EXTENT == "every" else list(CYCLES)[::3])
 @pytest.mark.parametrize("variant", ["race", "pie"])
 def test_it_is_found_in_other_builds(gotrace: Gotrace, variant: str, shape: str) -> None:
     """The race detector's code defers by lists, and calls functions that are inlined elsewhere."""

@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from gobuild import GO_VERSIONS, SOME_VERSIONS, build
+from gobuild import GO_VERSIONS, TWO_VERSIONS, build
 from workload import Workload
 from zoo import CYCLES, LEAKS
 
-pytestmark = [pytest.mark.bpf, pytest.mark.beside]
+pytestmark = [pytest.mark.bpf, pytest.mark.beside, pytest.mark.apart]
 
 Gotrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -43,7 +43,7 @@ def test_it_agrees_with_go(gotrace: Gotrace, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape, more", [("never-cancelled", False), ("semaphore-leak", False), ("reader-left", True)])
-@pytest.mark.parametrize("version", SOME_VERSIONS)
+@pytest.mark.parametrize("version", TWO_VERSIONS)
 def test_what_somebody_can_reach_is_no_certain_leak(gotrace: Gotrace, version: str, shape: str, more: bool) -> None:
     """A variable has the functions that cancel; a goroutine that goes on has the semaphore; the other one nobody has."""
     with Workload(build("deadlocks", version, "stripped"), shape) as workload:

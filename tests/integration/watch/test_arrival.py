@@ -131,7 +131,7 @@ def test_a_program_that_the_loader_was_told_to_run(tmp_path: Path, variant: str)
 
 WRAPPERS = [
     ("sh", "-c", "{}; true"), ("timeout", "60", "{}"), ("sh", "-c", "timeout 60 {}; true"), ("strace", "-f", "-o", "/dev/null", "{}"),
-    ("script", "-qec", "{}", "/dev/null"),
+    ("script", "-qec", "{}", "/dev/null"), ("sudo", "{}"), ("sudo", "sh", "-c", "{}; true"), ("tini", "-s", "--", "{}"),
 ]
 
 

@@ -20,7 +20,7 @@ CLASSES = {
 }
 """In the tracer's words: a goroutine whose thread has no CPU runs, and so does one in a system call."""
 # The newest tool reads the traces of Go 1.22 and later.
-VERSIONS = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS[2:]}.get(EXTENT, [GO_VERSIONS[2], "1.24.11", GO_VERSIONS[-1]])
+VERSIONS = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS[2:]}.get(EXTENT, [GO_VERSIONS[2], GO_VERSIONS[-1]])
 
 
 @pytest.fixture(

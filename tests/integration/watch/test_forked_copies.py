@@ -116,11 +116,12 @@ def dumped(gotrace, pid: int) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
 def test_a_copy_with_goroutines_that_ran(gotrace, version: str, tmp_path: Path) -> None:
     with Workload(build_text("forker", "forker", FORKER, version, "cgo")) as workload:
         copy = int(workload.ready.split()[1])
-        assert dumped(gotrace, workload.pid)["notes"] == []
+        assert not any("forked copy" in note for note in dumped(gotrace, workload.pid)["notes"])
         found = dumped(gotrace, copy)
         note, = found["notes"]
         assert f"{copy} is a forked copy of a Go process" in note and "will never run" in note
@@ -137,6 +138,6 @@ def test_a_copy_with_goroutines_that_ran(gotrace, version: str, tmp_path: Path) 
 def test_a_copy_that_a_thread_of_c_made(gotrace) -> None:
     with Workload(daemon()) as workload:
         copy = int(workload.ready.split()[1])
-        assert dumped(gotrace, workload.pid)["notes"] == []
+        assert not any("forked copy" in note for note in dumped(gotrace, workload.pid)["notes"])
         note, = dumped(gotrace, copy)["notes"]
         assert "is a forked copy of a Go process" in note

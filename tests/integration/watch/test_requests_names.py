@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,9 @@ func handle(w http.ResponseWriter, r *http.Request) {
 	labels := pprof.Labels("trace_id", r.URL.Query().Get("id"), "long", strings.Repeat("v", 100))
 	pprof.Do(r.Context(), labels, func(context.Context) { time.Sleep(2 * time.Millisecond) })
 	time.Sleep(time.Millisecond)
+	if strings.HasPrefix(r.URL.Path, "/held") {
+		time.Sleep(time.Minute)
+	}
 }
 
 func main() {
@@ -47,7 +51,7 @@ func main() {
 
 
 def asked(version: str, folder: Path, *flags: str) -> list[dict]:
-    """The exemplars of twenty requests, each with its own path and id."""
+    """The exemplars of twenty requests, each with its own path and id, of a long one, and of one that is not answered."""
     with Workload(build_text("named", "example.com/named", SERVER, version, "stripped")) as server:
         address = server.ready.split()[-1]
         with Attached(server.pid, "-d", "0", "--json", "--exemplars", "30", "-o", folder / "x.gotrace", *flags) as trace:
@@ -57,6 +61,8 @@ def asked(version: str, folder: Path, *flags: str) -> list[dict]:
                 client.getresponse().read()
             client.request("DELETE", "/" + "x" * 300)
             client.getresponse().read()
+            client.request("PUT", "/held/up")
+            time.sleep(0.5)
             return trace.end_json()["requests"][0]["exemplars"]
 
 
@@ -64,12 +70,13 @@ def asked(version: str, folder: Path, *flags: str) -> list[dict]:
 @pytest.mark.parametrize("version", ["1.19", "1.21.13", "1.23.9", "1.24.11", "1.27.3"])
 def test_slow_requests_have_their_names_and_labels(version: str, tmp_path: Path) -> None:
     found = asked(version, tmp_path)
-    assert len(found) == 21
+    assert len(found) == 22
     by_name = {exemplar["what"]: exemplar["labels"] for exemplar in found}
     for number in range(20):
         labels = by_name[f"GET /item/{number}"]
         assert labels == {"trace_id": f"trace-{number}", "long": "v" * 64 + "..."}
     assert "DELETE /" + "x" * 127 + "..." in by_name
+    assert [exemplar["what"] for exemplar in found if exemplar["in_progress"]] == ["PUT /held/up"]
 
 
 def test_names_are_left_out_on_request(tmp_path: Path, gotrace: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -291,6 +291,16 @@ func main() {
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("name", ["churn", "reused"])
+def test_with_one_p_no_two_goroutines_run_at_a_time(name: str, tmp_path: Path) -> None:
+    """They move on while a sample is taken: who ran as it began has stopped as it ends, and another one runs."""
+    with Workload("env", "GOMAXPROCS=1", str(build(name, "1.27.3", "stripped"))) as workload:
+        with Attached(workload.pid, "-d", "4s", "--mode", "sample", "--sample-rate", "100", "--json", "-o", tmp_path / "x.gotrace") as trace:
+            summary = trace.result_json()
+    running, cpu = summary["totals"]["running_ns"], summary["totals"]["cpu_ns"]
+    assert running is not None and 0.6 * cpu <= running <= 1.05 * cpu, (running, cpu, summary["losses"])
+
+
 def test_threads_that_wait_for_a_cpu_do_not_run(tmp_path: Path) -> None:
     """Five threads share a CPU: Go takes all of their goroutines for running."""
     program = build_text("burners", "example.com/burners", BURNERS, GO_VERSIONS[-1], "stripped")

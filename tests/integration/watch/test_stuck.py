@@ -143,10 +143,10 @@ def test_looks_from_without(kind: str, gotrace) -> None:
     with stuck(kind) as workload:
         begin(workload)
         result = gotrace("attach", workload.pid, "-d", "1s", "--json", "-q", "--mode", "sample")
-        for _ in range(5):  # it may just have been preempted
+        for _ in range(5):  # it may just have been preempted, or moved while its thread was asked
             dumped = json.loads(gotrace("dump", workload.pid, "--json").stdout)
             blocked = [one for one in dumped["goroutines"] if any(frame["name"] == function for frame in one["frames"])]
-            if any(one["state"] == "syscall" for one in blocked):
+            if any((one["state"], one["reason"]) == ("syscall", reason) for one in blocked):
                 break
         end(workload)
     summary = json.loads(result.stdout)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, blocks_of
-from profiles import MS, stat
-from requestprofiles import HTTP, QUERY, hostile_requests, requests_made, requests_profile
+from profiles import MS, S, stat
+from requestprofiles import HTTP, QUERY, hostile_requests, requests_made, requests_profile, with_in_progress
 from rich.console import Console
 
 from gotrace.capture.reader import read_capture
@@ -24,7 +24,7 @@ from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import State
 from gotrace.export import render
 from gotrace.export.summary_json import summary_dict
-from gotrace.profile.requests import WaitSum
+from gotrace.profile.requests import WaitSum, key_parts
 from gotrace.profile.types import Profile
 from gotrace.render.summary import print_summary
 
@@ -54,6 +54,13 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     again = read_capture(capture(tmp_path / "x.gotrace", made))
     assert again.requests == made.requests
     assert {key for span in again.requests for bucket in span.buckets.values() for key in bucket.waits} <= {s.key for s in again.stacks}
+    assert summary_dict(again)["requests"] == summary_dict(made)["requests"]
+
+
+def test_requests_in_progress_are_kept(tmp_path: Path) -> None:
+    made = with_in_progress(requests_profile(), [10 * S, 3 * S], before=1)
+    again = read_capture(capture(tmp_path / "x.gotrace", made))
+    assert again.requests == made.requests and again.requests[0].exemplars[0].begun_before
     assert summary_dict(again)["requests"] == summary_dict(made)["requests"]
 
 
@@ -93,6 +100,22 @@ def test_a_bucket_that_did_not_change_is_not_written_again(tmp_path: Path) -> No
     writer.commit(made)
     writer.close()
     assert rows(tmp_path / "x.gotrace", "SELECT sum(followed < 1000) FROM span_bucket") == [(1,)]
+
+
+def test_a_wait_that_gets_its_stack_later_is_written_with_it(tmp_path: Path) -> None:
+    """All other sums of its requests stay the same."""
+    made = requests_profile()
+    early = deepcopy(made)
+    bucket = next(bucket for span in early.requests for bucket in span.buckets.values() if bucket.waits)
+    for key, wait in bucket.waits.items():
+        found = bucket.other.setdefault(key_parts(key), WaitSum())
+        found.count, found.total_ns = found.count + wait.count, found.total_ns + wait.total_ns
+    bucket.waits = {}
+    writer = begun(tmp_path / "x.gotrace", made)
+    writer.commit(early)
+    writer.commit(made)
+    writer.close()
+    assert read_capture(tmp_path / "x.gotrace").requests == made.requests
 
 
 def test_a_commit_that_failed_is_made_up_for(tmp_path: Path) -> None:
@@ -175,8 +198,35 @@ def test_waits_of_stacks_that_were_not_put_are_told_by_state_and_reason(tmp_path
     assert found.waits[late.key] == WaitSum(2, 17) and (State.SYSCALL, "pread64") not in found.other
 
 
+def test_that_earlier_requests_are_not_known_is_kept_and_told(tmp_path: Path) -> None:
+    made = requests_profile()
+    made.requests[0].in_progress_before = None
+    again = read_capture(capture(tmp_path / "x.gotrace", made))
+    assert [span.in_progress_before for span in again.requests] == [None, 0]
+    assert [span["in_progress_before"] for span in summary_dict(again)["requests"]] == [None, 0]
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    print_summary(again, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("how many requests are in progress that began before the window is not known") == 1
+
+
+def test_a_capture_of_version_6_stays_readable(tmp_path: Path) -> None:
+    path, made = tmp_path / "old.gotrace", requests_profile()
+    capture(path, made)
+    new = {"span": ("in_progress_before", "lasting", "lasting_ns", "doing", "windows", "cut", "cut_ns"), "exemplar": ("begun_before",)}
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for table, columns in new.items():
+            for column in columns:
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 6")
+    span, before = read_capture(path).requests[0], made.requests[0]
+    assert span.latency == before.latency and span.in_progress == before.in_progress and span.buckets == before.buckets
+    assert [one.duration_ns for one in span.exemplars] == [one.duration_ns for one in before.exemplars]
+    assert (span.windows, span.in_progress_before, span.cut.count, span.doing) == (1, 0, 0, {})
+
+
 def test_a_capture_of_version_5_stays_readable(tmp_path: Path) -> None:
-    assert SCHEMA_VERSION == 6
+    assert SCHEMA_VERSION == 7
     path, made = tmp_path / "old.gotrace", requests_profile()
     capture(path, made)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:

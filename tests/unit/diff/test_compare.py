@@ -40,6 +40,7 @@ from gotrace.diff.identity import Places, stable_name
 from gotrace.diff.noise import MIN_SUBWINDOWS, apart, errors, exceeds, percentile_range
 from gotrace.export.diff import SUFFIXES, diff_dict, diff_page_data, format_of_diff, render_diff
 from gotrace.profile.filters import filter_profile
+from gotrace.profile.things import Waited
 from gotrace.profile.types import Distribution, Frame, Profile, StackStat, SubWindow, Window
 from gotrace.render.diff import print_diff
 
@@ -144,6 +145,12 @@ def test_sockets_wakers_kernel_frames_and_goroutines_do_not_count() -> None:
     diff = compare(made(40001, "main.a", "tcp_recvmsg", 7), made(51234, "main.b", "tcp_recvmsg_locked", 19))
     assert diff.empty
     assert [frame.name for frame in one(diff).frames][0] == "netpoll"
+
+
+def test_goroutines_of_a_place_count_whatever_they_wait_for() -> None:
+    made = stat([go("main.f")], [MS], reason="sync.Mutex.Lock")
+    apart = [replace(made, waited=Waited("mutex", 0xC000 + n), goroutines=3, goroutines_there=5) for n in range(2)]
+    assert one(compare(profile([replace(made, goroutines=5)]), profile(apart))).goroutines == (5, 5)
 
 
 def test_the_runtimes_own_goroutine_is_its_first_function() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from profiles import MS, S, shop_profile, target
-from requestprofiles import CPU_CAUSE, FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_made, requests_profile, span, strict
+from profiles import MS, S, durations, shop_profile, target
+from requestprofiles import CPU_CAUSE, FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_made, requests_profile, span, strict, with_in_progress
 from rich.console import Console
 
 from gotrace.diff.compare import Diff, compare
@@ -161,6 +161,29 @@ def test_rates_are_per_second_of_the_window() -> None:
     after.window = replace(after.window, duration_ns=20 * S, attached_ns=20 * S)
     rate = compare(requests_profile(), after).requests[0].rate
     assert (rate.before, rate.after, rate.exceeds) == (100, 50, True)
+
+
+def test_what_the_percentiles_lack_is_told_of_either_side() -> None:
+    """Before with hanging requests; after in windows, at the ends of which a fifth had not ended."""
+    before, after = with_in_progress(requests_profile(), [9 * S] * 100), requests_profile()
+    first = after.requests[0]
+    first.windows, first.traced_ns, first.cut = 4, 5 * S, durations([S] * 200)
+    first.in_progress_before = None
+    diff = compare(before, after)
+    change, rate = diff.requests[0], (first.latency.count + 200) / 5
+    assert change.rate.after == rate == first.rate(10 * S)
+    text = printed(diff, 200)
+    assert "! before: the percentiles are of requests that ended; with those in progress p90 is at least" in text
+    assert "! after: requests were traced in 4 windows, 5.00 s of 10.0 s in all: the figures are estimates for the rest; 200 had not" in text
+    assert "! after: how many requests are in progress that began before the window is not known" in text
+    document = json.loads(render_diff(diff, ".json"))
+    jsonschema.validate(document, SCHEMA)
+    found = document["requests"][0]
+    assert found["notes"] == {"before": change.gaps[0], "after": change.gaps[1]} and all(found["notes"].values())
+    assert (found["after"]["windows"], found["after"]["cut_off"], found["after"]["traced_ns"]) == (4, 200, 5 * S)
+    assert found["before"]["at_least"]["p99_ns"] > 8 * S
+    notes = diff_page_data(diff)["meta"]["diff"]["notes"]
+    assert sum(note.startswith(f"{HTTP}, after: ") for note in notes) == 2
 
 
 def test_the_page_of_a_comparison_has_tables_of_them() -> None:

@@ -12,7 +12,7 @@ from documents import COMMANDS, DOCUMENTS, ROOT, all_blocks, blocks_of, prose_of
 
 from gotrace import __version__
 from gotrace.capture.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
-from gotrace.cli.verbs import gotrace
+from gotrace.cli.verbs import commands
 from gotrace.common.vocabulary import Loss, State
 
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -78,7 +78,7 @@ def flags_of(command: click.Command) -> set[str]:
     return names | {"--help", "-h", "--version", "-V"}
 
 
-ALL_FLAGS = set().union(*(flags_of(command) for command in gotrace.commands.values()))
+ALL_FLAGS = set().union(*(flags_of(command) for command in commands().values()))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
@@ -88,7 +88,7 @@ def test_what_the_text_says_of_commands_exists(name: str) -> None:
         words = code.removeprefix("sudo ").split()
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
         if words[0] == "gotrace" and len(words) > 1 and not words[1].startswith("-") and words[1].islower():
-            command = gotrace.commands.get(words[1])
+            command = commands().get(words[1])
             wrong += [code] if command is None or flags - flags_of(command) else []
         elif words[0].startswith("--"):
             wrong += [code] if flags - ALL_FLAGS and not known_elsewhere(flags - ALL_FLAGS) else []

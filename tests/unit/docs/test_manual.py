@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from prerequisites import unavailable
 
-from gotrace.cli.verbs import gotrace
+from gotrace.cli.verbs import commands
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
 COMPLETIONS = ROOT / "docs/completions"
-VERBS = set(gotrace.commands)
+VERBS = set(commands())
 
 
 def needed(program: str, package: str) -> str:
@@ -24,7 +24,7 @@ def needed(program: str, package: str) -> str:
 
 
 def run(*command: str | Path, code: int = 0) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT)
     assert done.returncode == code, done.stdout + done.stderr
     assert not done.stderr, done.stderr
     return done.stdout

@@ -8,7 +8,7 @@ import click
 import pytest
 from documents import ROOT
 
-from gotrace.cli.verbs import gotrace
+from gotrace.cli.verbs import commands, gotrace
 
 BANNED = {
     # Also within identifiers. "look up", "look for" and "look like" have nothing to do with samples.
@@ -55,7 +55,7 @@ def test_files_keep_to_the_glossary() -> None:
     assert {name: words for name, words in found.items() if words} == {}
 
 
-@pytest.mark.parametrize("command", [gotrace, *gotrace.commands.values()], ids=lambda command: str(command.name))
+@pytest.mark.parametrize("command", [gotrace, *commands().values()], ids=lambda command: str(command.name))
 def test_help_texts_keep_to_the_glossary(command: click.Command) -> None:
     text = help_of(command)
     assert len(text) > 50 and banned_in(text) == []

@@ -17,7 +17,7 @@ from gotrace.export.folded import render_folded
 from gotrace.export.summary_json import render_json, summary_dict
 from gotrace.profile.types import Frame, Profile
 
-BINARY = (".pb.gz", ".pftrace")
+BINARY = (".parquet", ".pb.gz", ".pftrace")
 WEIGHTS = ["count", "total_ns", "p50_ns", "p90_ns", "p99_ns", "max_ns"]
 
 
@@ -135,6 +135,9 @@ def test_json_keys_are_the_contract() -> None:
         "pie",
         "cgo",
         "arch",
+        "host",
+        "container",
+        "pod",
     ]
     assert list(result["window"]) == ["start", "duration_ns", "mode", "attached_ns", "samples"]
     assert list(result["totals"]) == [

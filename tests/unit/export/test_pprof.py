@@ -116,7 +116,7 @@ def test_diff_shows_what_grew(tool: Tool) -> None:
 
 def test_merges_with_gos_own_block_profile(tool: Tool, tmp_path: Path) -> None:
     block = tmp_path / "block.pb.gz"
-    subprocess.run([build("blocked", GO, "plain"), block], check=True, timeout=60)
+    subprocess.run([build("blocked", GO, "plain"), block], check=True, timeout=180)
     receiving = [runtime("chanrecv", "chan.go", 664), runtime("chanrecv1", "chan.go", 509), go("main.receive")]
     ours = profile([stat([GOPARK, *receiving, GOEXIT], [40 * MS, 2 * MS], reason="chan receive")])
     merged = tmp_path / "merged.pb.gz"

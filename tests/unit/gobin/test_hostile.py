@@ -50,6 +50,7 @@ def regions(data: bytes) -> list[range]:
     return [*places, range(section.offset, section.offset + section.size)]
 
 
+@pytest.mark.full("stripped")
 def test_flipped_bytes(genuine: bytes) -> None:
     places = regions(genuine)
     chance = random.Random(1)
@@ -61,6 +62,7 @@ def test_flipped_bytes(genuine: bytes) -> None:
         examine(bytes(data))
 
 
+@pytest.mark.full
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_words_of_the_tables(draw: st.DataObject) -> None:

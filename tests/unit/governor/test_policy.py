@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from governed import TICK, Target, targets
 from hypothesis import given
 from hypothesis import strategies as st
 from profiles import shop_profile
@@ -20,51 +21,20 @@ from gotrace.capture.writer import CaptureWriter
 from gotrace.common.errors import GotraceError
 from gotrace.common.vocabulary import Stage
 from gotrace.export.summary_json import render_json
-from gotrace.governor.policy import FLOOR, LONGEST_PAUSE_NS, SAMPLE_NS, Governor, Load, Rung, stages_on
+from gotrace.governor.policy import FLOOR, LONGEST_PAUSE_NS, SAMPLE_NS, WINDOWED, Governor, Load, Rung, stages_on
 from gotrace.profile.types import GovernorReport, GovernorStep, Profile
 from gotrace.render.summary import print_summary
 
-TICK = 50_000_000
 SECOND = 1_000_000_000
 CLOSING = 30_000_000
 """For how long probes cost before and after a short window."""
-
-
-class Target:
-    """Steps of `own_ns` CPU each, as fast as one CPU lets it, at most `rate` a second; a step costs the rest on each rung."""
-
-    def __init__(
-        self, own_ns: int = 1000, trap: int = 1000, program: int = 1000, wakers: int = 2000, kernel: int = 500, rate: float = 1e9
-    ) -> None:
-        self.own_ns, self.rate = own_ns, rate
-        self.step = Load(0, 0, trap, program, wakers, kernel, trap // 2)
-
-    def cost(self, rung: Rung) -> Load:
-        step = self.step
-        if rung >= Rung.WAKERS:
-            step = replace(step, wakers_ns=0)
-        if rung >= Rung.KERNEL:
-            step = replace(step, kernel_ns=0)
-        if rung >= Rung.SINGLE:
-            step = replace(step, core_program_ns=step.core_program_ns // 5)
-        if rung is Rung.STARTS:
-            step = replace(step, core_trap_ns=step.core_trap_ns - step.starts_ns, starts_ns=0)
-        return step
-
-    def run(self, rung: Rung | None, elapsed_ns: int) -> Load:
-        """The load of so long on that rung; None: without probes."""
-        cost = self.cost(rung) if rung is not None else Load()
-        steps = min(elapsed_ns / (self.own_ns + cost.cost_ns), self.rate * elapsed_ns / SECOND)
-        names = ("core_trap_ns", "core_program_ns", "wakers_ns", "kernel_ns", "starts_ns")
-        parts = (round(steps * getattr(cost, name)) for name in names)
-        return Load(elapsed_ns, round(steps * (self.own_ns + cost.cost_ns)), *parts)
 
 
 def follow(governor: Governor, target: Target, duration_ns: int) -> Load:
     """What gotrace.governor.regulator does, in simulated time; returns the load of all of it."""
     whole, since, windowed = Load(), Load(), False
     while whole.elapsed_ns < duration_ns:
-        if governor.rung is not Rung.CONTINUITY:
+        if governor.rung not in WINDOWED:
             load = target.run(governor.rung if governor.rung is not Rung.PROBES else None, TICK)
             since, windowed = load, False
             whole += load
@@ -80,18 +50,12 @@ def follow(governor: Governor, target: Target, duration_ns: int) -> Load:
             governor.give_windows_up()
             continue
         windowed = True
-        window = target.run(Rung.SINGLE, governor.window_ns())
-        since = window + target.run(Rung.SINGLE, CLOSING)
+        rung = Rung.NOTHING if governor.rung is Rung.REQUESTS else Rung.SINGLE
+        window = target.run(rung, governor.window_ns())
+        since = window + target.run(rung, CLOSING)
         whole += since
         governor.observe(window, since.elapsed_ns)
     return whole
-
-
-costs = st.integers(0, 5000)
-targets = st.builds(
-    Target, own_ns=st.integers(50, 1_000_000), trap=st.integers(100, 5000), program=costs, wakers=costs, kernel=costs,
-    rate=st.floats(1, 1e6),
-)
 
 
 @given(target=targets, cap=st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
@@ -101,6 +65,15 @@ def test_the_cap_is_held(target: Target, cap: float) -> None:
     whole = follow(governor, target, 120 * SECOND)
     # Where no pause repays a window, windows are tried again after 3, 6, 12, 24 and 48 seconds without probes.
     assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, 6 * (20_000_000 + CLOSING))
+
+
+@given(target=targets, cap=st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
+def test_the_cap_is_held_where_requests_are_served(target: Target, cap: float) -> None:
+    governor = Governor(cap, requests=True)
+    follow(governor, target, SECOND)
+    whole = follow(governor, target, 120 * SECOND)
+    assert whole.cost_ns <= max(1.3 * cap * whole.own_ns, 12 * (50_000_000 + CLOSING))
+    assert governor.rung in (Rung.NOTHING, Rung.REQUESTS, Rung.CONTINUITY, Rung.PROBES)
 
 
 @pytest.mark.full
@@ -210,8 +183,62 @@ def test_windows_that_no_pause_repays_are_given_up_and_tried_again_later() -> No
     assert governor.rung is Rung.NOTHING
 
 
+def rungs_of(governor: Governor, target: Target, seconds: int) -> list[Rung]:
+    """Where it was after each second, without repetitions."""
+    seen = [governor.rung]
+    for _ in range(seconds):
+        follow(governor, target, SECOND)
+        if seen[-1] is not governor.rung:
+            seen.append(governor.rung)
+    return seen
+
+
+def test_requests_are_traced_in_windows_with_all_that_explains_them() -> None:
+    governor = Governor(0.05, requests=True)
+    # 5,000 requests a second of which each costs 300 us: 1.5 CPUs, if there were that many.
+    busy = Target(own_ns=100_000, trap=100_000, program=60_000, wakers=80_000, kernel=60_000, rate=5000)
+    assert rungs_of(governor, busy, 30) == [Rung.NOTHING, Rung.REQUESTS]
+    assert 50_000_000 <= governor.window_ns() <= 300_000_000 and 100_000_000 <= governor.following_ns() <= 600_000_000
+    # With fewer, windows become longer, until they are all of the time.
+    assert rungs_of(governor, replace_rate(busy, 300), 30) == [Rung.REQUESTS]
+    assert governor.window_ns() == SECOND and governor.following_ns() == 2 * SECOND
+    assert rungs_of(governor, replace_rate(busy, 100), 30) == [Rung.REQUESTS, Rung.NOTHING]
+
+
+def replace_rate(target: Target, rate: float) -> Target:
+    step = target.step
+    return Target(target.own_ns, step.core_trap_ns, step.core_program_ns, step.wakers_ns, step.kernel_ns, rate)
+
+
+def test_windows_for_requests_that_no_pause_repays_are_given_up_for_short_ones() -> None:
+    moves = []
+
+    class Observed(Governor):
+        def _move(self, rung: Rung) -> None:
+            moves.append(rung)
+            super()._move(rung)
+
+    governor = Observed(0.001, requests=True)
+    follow(governor, Target(own_ns=1000, trap=1000, program=0, wakers=200_000, kernel=200_000), 60 * SECOND)
+    assert moves[:2] == [Rung.REQUESTS, Rung.CONTINUITY] and governor.rung in (Rung.REQUESTS, Rung.CONTINUITY, Rung.PROBES)
+
+
+def test_requests_that_come_later_have_their_windows_too() -> None:
+    governor = Governor(0.05)
+    target = Target(own_ns=100_000, trap=2000, program=1000, wakers=4000, kernel=0)
+    follow(governor, target, SECOND)
+    assert governor.rung is Rung.WAKERS
+    governor.requests = True
+    assert rungs_of(governor, Target(own_ns=100_000, trap=4000, program=4000, wakers=4000, kernel=0), 3) == [Rung.WAKERS, Rung.REQUESTS]
+
+
+def test_what_can_t_pause_has_the_other_ladder() -> None:
+    governor = Governor(0.05, (Rung.NOTHING, Rung.WAKERS, Rung.SINGLE, Rung.PROBES), requests=True)
+    assert rungs_of(governor, Target(own_ns=100_000, trap=2000, program=1000, wakers=4000, kernel=0), 3) == [Rung.NOTHING, Rung.WAKERS]
+
+
 def test_rungs_and_stages() -> None:
-    assert stages_on(Rung.NOTHING) == set(Stage)
+    assert stages_on(Rung.NOTHING) == stages_on(Rung.REQUESTS) == set(Stage)
     assert stages_on(Rung.WAKERS) == {Stage.CORE, Stage.REQUESTS, Stage.KERNEL}
     assert stages_on(Rung.KERNEL) == stages_on(Rung.SINGLE) == stages_on(Rung.CONTINUITY) == {Stage.CORE}
     assert SAMPLE_NS > 0

@@ -12,12 +12,14 @@ from gotrace.common import histogram
 from gotrace.common.vocabulary import Part
 from gotrace.kernel import structs
 from gotrace.kernel.program import source_folder
+from gotrace.kernel.waited import Waited
 
 MIRRORS = {
     "config": structs.Config, "knobs": structs.Knobs, "goroutine": structs.Goroutine, "interval_key": structs.IntervalKey,
     "interval_value": structs.IntervalValue, "member_key": structs.MemberKey, "event": structs.Event,
     "thread": structs.Thread, "stack": structs.Stack, "object": structs.Object, "world": structs.World,
-    "pause": structs.Pause, "arrival": structs.Arrival, "unix_path": structs.UnixPath,
+    "pause": structs.Pause, "arrival": structs.Arrival, "unix_path": structs.UnixPath, "waited": Waited,
+    "label_values": structs.WantedLabels, "labelled": structs.Labelled,
 }
 DEFINED = [
     f"-DMAX_FRAMES={structs.MAX_FRAMES}", f"-DBUCKETS={histogram.BUCKETS}", f"-DSUBBITS={histogram.SUBBITS}",
@@ -38,8 +40,8 @@ def test_structs(tmp_path: Path) -> None:
     for name, mirror in MIRRORS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{field[0]} %zu\\n", offsetof(struct {name}, {field[0]}));' for field in mirror._fields_]
-    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "GOROUTINE_ENDED", "STACK_IN_TRANSIT", "LEAF_BLOCK_BITS", "BY_SIZES", "BY_LEAF_SIZES", "ASYNC_AT", "PARTS", *(f"PART_{part.name}" for part in Part)):
-        lines.append(f'printf("{constant} %d\\n", {constant});')
+    for constant in ("PHASE_OFF", "PHASE_TRACE", "STACK_TRUNCATED", "STACK_UNREADABLE", "STACK_IN_PROLOGUE", "STACK_LEAF_CALLER", "STACK_KERNEL", "STACK_EXACT", "GOROUTINE_BORN", "GOROUTINE_UNSURE", "GOROUTINE_ENDED", "STACK_IN_TRANSIT", "LEAF_BLOCK_BITS", "BY_SIZES", "BY_LEAF_SIZES", "ASYNC_AT", "SELECT_CASES", "PARTS", "WANTED_LABELS", "WANTED_KEY", "LABEL_VALUE", "LABEL_ABSENT", "LABELS_OTHER", "LABELS_UNREAD", *(f"PART_{part.name}" for part in Part)):
+        lines.append(f'printf("{constant} %u\\n", {constant});')
     program = compiled(
         tmp_path,
         f'#include <stddef.h>\n#include <stdio.h>\n{TYPES}#include "shared.h"\nint main(void) {{ {" ".join(lines)} }}',

@@ -11,6 +11,7 @@ from gotrace.live.channels import Channels
 from gotrace.live.conds import Conds
 from gotrace.live.pages import Pages
 from gotrace.live.semaphores import waiters
+from gotrace.live.timers import Timers
 from gotrace.live.typenames import TypeNames
 
 G, SUDOG = HEAP, HEAP + 0x200
@@ -23,7 +24,7 @@ def read(data: bytes) -> tuple[Channels, HostileMemory, Pages]:
     pages = Pages(memory)
     types = TypeNames(pages, _genuine(), 0)
     types.base = HEAP
-    return Channels(pages, LAYOUT, types), memory, pages
+    return Channels(pages, LAYOUT, types, Timers(pages, _genuine(), 0)), memory, pages
 
 
 def changed(name: str, at: int, word: int) -> bytes:

@@ -34,6 +34,12 @@ def test_what_can_t_be_read_is_none(text: ct.Array) -> None:
     assert memory.read_many(many) == [bytes(text[place % 7000 : place % 7000 + 5]) for place in range(3000)]
 
 
+def test_unreadable_ranges_among_many(text: ct.Array) -> None:
+    address, memory = ct.addressof(text), Memory(os.getpid())
+    ranges = [(address + place, 4) if place % 3 else (NOWHERE, 4) for place in range(2500)]
+    assert memory.read_many(ranges) == [bytes(text[place : place + 4]) if place % 3 else None for place in range(2500)]
+
+
 def test_nothing_is_written_behind_the_buffer(text: ct.Array) -> None:
     memory, buffer = Memory(os.getpid()), bytearray(8)
     assert memory.read_into(buffer, 8, array("Q", (ct.addressof(text), 4, ct.addressof(text) + 8, 4))) == 8
@@ -73,6 +79,12 @@ def test_a_stack_that_can_t_be_read_spoils_no_other() -> None:
         index: snapshot.pcs for index, snapshot in before.items()
     }
 
+    left: list[int] = []
+    crowds = list(whole.scanner.crowds(off, left, G_SIZE, fewest=1))
+    together = {index: crowd.pcs for crowd in crowds for index in crowd.indexes}
+    assert together and together.keys() | set(left) == set(off)
+    assert all(before[index].pcs == pcs for index, pcs in together.items())
+
     head, start = whole.scanner.heads[off[0]], whole.scanner.address(off[0]) - HEAP
     before_it, its, behind = data[:start], data[start : start + G_SIZE], data[start + G_SIZE :]
     for field in (head.lo, head.hi, head.sp):  # its stack is where there is nothing
@@ -81,4 +93,8 @@ def test_a_stack_that_can_t_be_read_spoils_no_other() -> None:
     assert set(off) <= set(spoilt.scanner.sample())
     after = spoilt.scanner.copies(off)
     assert after[off[0]].stack is None and after[off[0]].head.goid == head.goid
+    none: list[int] = []
+    crowds = list(spoilt.scanner.crowds(off, none, G_SIZE, fewest=1))
+    assert off[0] in none and {index: crowd.pcs for crowd in crowds for index in crowd.indexes} == {
+        index: pcs for index, pcs in together.items() if index != off[0]}
     assert {index: spoilt.scanner.snapshot(after[index]).pcs for index in off[1:]} == {index: before[index].pcs for index in off[1:]}

@@ -48,6 +48,7 @@ def by_name(spans: Spans) -> dict[str, SpanFunction]:
     return {span.name: span for span in spans.functions}
 
 
+@pytest.mark.complete("plain", "stripped", "1.27.3")
 @every_go
 @everywhere
 def test_servers_are_found(version: str, variant: str) -> None:
@@ -124,6 +125,7 @@ def instructions_by_go(version: str, path: Path, pattern: str) -> dict[str, list
     return found
 
 
+@pytest.mark.full("1.27.3")
 @every_go
 def test_returns_are_those_of_go_tool_objdump(version: str) -> None:
     path = build("spanned", version, "plain")
@@ -145,6 +147,7 @@ def test_returns_are_those_of_go_tool_objdump(version: str) -> None:
     assert checked > 1000 and by_jump < checked / 20
 
 
+@pytest.mark.full("1.27.3")
 @every_go
 def test_calls_are_those_of_go_tool_objdump(version: str) -> None:
     path = build("spanned", version, "plain")

@@ -44,10 +44,10 @@ def looked_at(chance: random.Random, goroutines: list[Waits]) -> tuple[StackStat
             while at[index] < len(waits) and waits[at[index]][1] <= moment:
                 at[index] += 1
             here = at[index] < len(waits) and waits[at[index]][0] <= moment
-            key, stay = (at[index],), estimator.stays.get(index)
+            key, stays = (at[index],), estimator.stays
             if not here:
                 estimator.leave(index, middle)
-            elif stay is None or stay.key != key:
+            elif not stays.has_key(index, key):
                 estimator.arrive(index, key, index + 1, place, middle)
         if number:
             estimator.count_sample(moment - moments[number - 1])
@@ -121,6 +121,15 @@ def test_the_margin_of_long_waits_is_less_than_that_of_short_ones() -> None:
     long, _ = looked_at(chance, [waits_of(chance, always(1000), always(1000)) for _ in range(10)])
     short, _ = looked_at(chance, [waits_of(chance, often(10), often(10)) for _ in range(10)])
     assert long.margin_ns < short.margin_ns
+
+
+def test_what_stays_keeps_its_labels() -> None:
+    estimator = Estimator()
+    labels = (("tenant", "a"),)
+    place = estimator.place(StackStat((Frame("main.f"),), State.WAITING, "sleep", Distribution(), labels=labels))
+    estimator.arrive(0, (0,), 1, place, 10 * MS)
+    found, = estimator.staying(30 * MS)
+    assert found.labels == labels and found.distribution.total_ns == 20 * MS and found.in_progress == 1
 
 
 def test_short_stays_are_left_out_where_that_is_wanted() -> None:

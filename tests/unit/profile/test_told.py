@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from browser import Browser
 from captures import capture
-from profiles import HOSTILE, S, shop_profile, target
+from profiles import HOSTILE, S, durations, shop_profile, target
 from requestprofiles import requests_profile
 from rich.console import Console
 
@@ -59,7 +59,7 @@ def test_a_capture_keeps_all_of_it(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     assert json.loads(db.execute("SELECT value FROM meta WHERE key = 'missing'").fetchone()[0])[0]["why"] == CALLS.why
     assert db.execute("SELECT max(halted_ns) FROM stack").fetchone() == (1_234_567,)
-    assert db.execute("PRAGMA user_version").fetchone() == (6,)
+    assert db.execute("PRAGMA user_version").fetchone() == (7,)
 
 
 def test_a_capture_of_version_4_stays_readable(tmp_path: Path) -> None:
@@ -231,6 +231,21 @@ def test_what_requests_lack(traced: float, steps: list[tuple[float, str]], said:
     assert [line.endswith("(--max-overhead 25 gives up less)") for line in lines] == [False] * (len(lines) - 1) + [True] * bool(lines)
     # What was given up of another process is no gap of this one.
     assert not any("given up" in line for line in request_gaps(made, replace(span, pid=1)))
+
+
+def test_requests_in_windows_are_told_to_be_estimates() -> None:
+    made = requests_profile()
+    made.window = replace(made.window, duration_ns=30 * S)
+    made.governor = GovernorReport(0.05, steps=(GovernorStep(S // 10, 4242, "requests", 0.2),))
+    span = replace(made.requests[0], traced_ns=2 * S, windows=8)
+    said = "requests were traced in 8 windows, 2.00 s of 30.0 s in all, for --max-overhead 5: the figures are estimates for the rest"
+    assert request_gaps(made, span) == [f"{said} (--max-overhead 25 gives up less)"]
+    span.cut.add(durations([S // 2, S]))
+    assert request_gaps(made, span) == [
+        f"{said}; 2 had not ended with their window, the longest after 1.00 s, and are in no percentile (--max-overhead 25 gives up less)"
+    ]
+    assert span.rate(30 * S) == (span.latency.count + 2) / 2
+    assert span.at_least.max_ns == S
 
 
 def test_requests_lack_nothing_without_a_cap() -> None:

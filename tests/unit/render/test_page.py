@@ -204,6 +204,7 @@ def test_hostile_names_are_only_text(show: Show, fragment: str) -> None:
         assert "main.\\u202egnirts" in seen
 
 
+@pytest.mark.complete
 @pytest.mark.full
 @pytest.mark.slow
 def test_a_hundred_thousand_stacks(show: Show, tmp_path: Path) -> None:

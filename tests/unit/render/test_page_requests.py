@@ -14,7 +14,7 @@ from requestprofiles import FSYNC_CAUSE, HTTP, OTHER, QUERY, hostile_requests, r
 from gotrace.common.histogram import bucket_of, bucket_range
 from gotrace.common.vocabulary import FrameKind, State
 from gotrace.profile.filters import filter_requests
-from gotrace.profile.requests import bands
+from gotrace.profile.requests import Exemplar, PathStep, bands
 from gotrace.profile.types import Frame, Profile
 from gotrace.render.pagedata import page_data
 from gotrace.render.requestdata import idle_columns
@@ -261,9 +261,11 @@ def test_a_click_shows_the_path_as_a_waterfall(show: Show) -> None:
 def test_keys_move_along_the_path(show: Show) -> None:
     page = show(requests_profile())
     page.run("document.querySelectorAll('#slowest-list button')[1].click()")
-    assert page.run("document.activeElement.dataset.step") == "0"
-    for _ in range(2):
-        page.key("ArrowRight")
+    # It opens on the longest step.
+    assert page.run("document.activeElement.dataset.step") == "2" and "fdatasync" in page.text("#step")
+    page.key("ArrowRight")
+    assert page.run("document.activeElement.dataset.step") == "3"
+    page.key("ArrowLeft")
     assert page.run("document.activeElement.dataset.step") == "2"
     assert "goroutine 17" in page.text("#step") and "main.(*wal).sync" in page.text("#step") and "/srv/kv/wal.go:77" in page.text("#step")
     page.key("ArrowLeft")
@@ -274,6 +276,28 @@ def test_keys_move_along_the_path(show: Show) -> None:
     for kind in ("rawKeyDown", "keyUp"):
         page.send("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape", windowsVirtualKeyCode=27)
     assert not page.run("document.getElementById('waterfall').open")
+
+
+def test_a_long_path_opens_on_its_longest_step_with_the_ends_of_names(show: Show) -> None:
+    name = "go.example.org/services/internal/storage/raft/v3.(*Node).waitForTheSlowestMember"
+    waits = [
+        PathStep(100 + number, number * MS, 5 * S if number == 45 else MS, State.WAITING.value, "select", (go(name), GOEXIT), "")
+        for number in range(60)
+    ]
+    made = requests_profile()
+    made.requests[0].exemplars = [Exemplar(0, 5 * S + 60 * MS, 100, path=waits[::-1])]
+    page = show(made)
+    press(page, "#slowest-list button")
+    assert page.run("document.activeElement.dataset.step") == "45" and "5.00 s" in page.text("#step")
+    chosen, seen = page.run("['[data-step=\"45\"]', '#tracks'].map(each => document.querySelector(each).getBoundingClientRect().toJSON())")
+    assert seen["top"] <= chosen["top"] and chosen["bottom"] <= seen["bottom"]
+    assert page.run("document.getElementById('step').getBoundingClientRect().bottom <= innerHeight")
+    track = "document.querySelectorAll('.track')[45].querySelector('bdi')"
+    assert page.run(f"{track}.textContent") == "raft/v3.(*Node).waitForTheSlowestMember"
+    assert page.run(f"{track}.closest('.ends').title || {track}.closest('.ends').textContent") == f"goroutine 145 {name}"
+    text, room = page.run(f"[{track}, {track}.parentNode].map(each => each.getBoundingClientRect().toJSON())")
+    assert text["left"] < room["left"] and text["right"] == pytest.approx(room["right"], abs=1), "the end is seen"
+    assert page.problems() == []
 
 
 # ---- the switch for idle time

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from profiles import MS, shop_profile, target
-from requestprofiles import FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_profile
+from profiles import MS, S, shop_profile, target
+from requestprofiles import FSYNC_CAUSE, HTTP, QUERY, hostile_requests, requests_profile, with_in_progress
 from rich.console import Console
 
 from gotrace.profile.requests import Exemplar, Span, bands
@@ -84,7 +84,24 @@ def test_without_requests_nothing_is_said_of_them() -> None:
 def test_requests_of_which_none_ended() -> None:
     made = shop_profile(requests=[Span("main.serve", 4242, in_progress=3, exemplars=[Exemplar(5, 700 * MS, 9, in_progress=True)])])
     text = printed(made)
-    assert "  0 requests (0/s), 3 in progress\n  The slowest one:\n   1. 700 ms  at 5 ns, goroutine 9, in progress\n" in text
+    assert "  0 requests (0/s), 3 in progress\n  The slowest one:\n   1. at least 700 ms  at 5 ns, goroutine 9, in progress\n" in text
+
+
+def test_what_has_not_ended_is_told_beside_the_percentiles() -> None:
+    lines = printed(with_in_progress(requests_profile(), [10 * S, 10 * S, 2 * MS], before=2), 160).splitlines()
+    at = lines.index("  1,000 requests (100/s), 3 in progress")
+    assert lines[at + 2 : at + 4] == [
+        "  in progress: the longest for at least 10.0 s, 2 begun before the window: 2 in chan receive in main.(*Store).query, 1 in running",
+        "  the percentiles are of requests that ended; with those in progress p90 is at least 19.9 ms, "
+        "p99.9 is at least 10.0 s, 2 have lasted longer than the maximum",
+    ]
+    at = lines.index("   1. at least 10.0 s  begun before the window, goroutine 700, in progress")
+    assert lines[at + 1] == "      10.0 s chan receive in main.(*Store).query"
+
+
+def test_what_has_begun_lately_changes_no_percentile() -> None:
+    text = printed(with_in_progress(requests_profile(), [MS // 2]), 160)
+    assert "  in progress 500 µs: running\n" in text and "that ended" not in text and "begun before" not in text
 
 
 def test_several_processes_are_told_apart() -> None:

@@ -243,7 +243,7 @@ def test_a_viewer_without_scripts_draws_it(tmp_path: Path) -> None:
         unavailable("rsvg-convert is not installed (remedy: apt-get install librsvg2-bin)")
     source, target = tmp_path / "x.svg", tmp_path / "x.png"
     source.write_bytes(render_svg(shop_profile()))
-    subprocess.run([program, "-o", target, source], check=True, timeout=60)
+    subprocess.run([program, "-o", target, source], check=True, timeout=180)
     boxes, _ = read(shop_profile())
     for box in (boxes[0], *(box for box in boxes if box.name in ("main.(*Server).product", "pipe_read"))):
         assert pixel(target.read_bytes(), round(box.x + box.width) - 3, round(box.y) + 2) == box.fill, box.name

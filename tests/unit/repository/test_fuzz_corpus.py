@@ -32,7 +32,7 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     from gotrace.gobin.buildinfo import GoVersion
     from gotrace.gobin.image import Image
     from gotrace.live.goroutines import GoroutineReader
-    from gotrace.live.labels import read_labels
+    from gotrace.live.labels import read_labels, wanted_values
     from gotrace.plan.makeplan import make_plan
 
     GoBinary(Image((CORPUS / "binary" / "go-1.24.11-pie").read_bytes())).check()
@@ -49,3 +49,5 @@ def test_the_seeds_are_read_to_their_ends() -> None:
     for name, version in (("list", 24), ("map", 23)):
         memory = HostileMemory((CORPUS / "labels" / name).read_bytes(), 0)
         assert read_labels(memory, 0xC000000000, GoVersion(version)) == {"tenant": "acme", "shard": "7"}
+        values = wanted_values(memory, 0xC000000000, version >= 24, (b"shard", b"zone", b"tenant"), 3)
+        assert values == ((b"7", 1), None, (b"acm", 4))

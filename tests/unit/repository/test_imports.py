@@ -29,6 +29,7 @@ ORDER = (
     ("verdicts",),
     ("run",),
     ("top",),
+    ("serve",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -10,7 +10,7 @@ import pytest
 from profiles import S, go, profile, stat
 from rich.console import Console
 
-from gotrace.common.vocabulary import State
+from gotrace.common.vocabulary import Loss, State
 from gotrace.profile.types import GovernorReport, GovernorStep, Missing, Profile
 from gotrace.render.columns import sparkline
 from gotrace.sched.latency import latency_of
@@ -113,5 +113,15 @@ def test_waits_as_text() -> None:
     text = latency_text(traced())
     assert "  8 waits, 1.01 ms  p50 " in text and "1.02 µs to  2.05 µs            2 █" in text
     assert "(seen for" not in text and "!" not in text
-    given_up = latency_text(replace(traced(), governor=GovernorReport(0.02, wakers_off_ns=2 * S, steps=(GovernorStep(1, 4242, "wakers", 0.1),))))
+    steps = (GovernorStep(1, 4242, "kernel", 0.1),)
+    given_up = latency_text(replace(traced(), governor=GovernorReport(0.02, kernel_off_ns=2 * S, steps=steps)))
     assert given_up.count("(seen for") == 1 and "! governor: " in given_up
+    made = traced()
+    paused = replace(made, window=replace(made.window, attached_ns=made.window.duration_ns - 4 * S), governor=GovernorReport(0.02, steps=steps))
+    assert latency_text(paused).count("(seen for 6.00 s of 10.0 s)") == 3
+
+
+def test_losses_are_said() -> None:
+    made = traced()
+    made.losses = {Loss.END_WHILE_RUNNING: 3, Loss.STACK_TRUNCATED: 7}
+    assert latency_of(made).notes == ["3 state machine: a goroutine resumed that was not known to be stopped"]

@@ -12,6 +12,7 @@ from profiles import S, shop_profile
 
 from gotrace.common.errors import GotraceError
 from gotrace.top.app import TopApp, groups_of
+from gotrace.top.history import Window
 from gotrace.top.view import LiveView
 
 
@@ -19,13 +20,14 @@ class Screened:
     """The app over a view, with what was asked of it."""
 
     def __init__(self, view: LiveView, groups: Callable[[], list] | None = None) -> None:
-        self.saved = self.ended = 0
+        self.saved: list[Window] = []
+        self.ended = 0
         self.view = view
         self.app = TopApp(view, lambda: SCHED, groups or (lambda: groups_of([("waiting", "select", "main.f")] * 3)), self.save, self.end)
         self.app.display_state.idle = True
 
-    def save(self, tell: Callable[[str], None]) -> None:
-        self.saved += 1
+    def save(self, window: Window, tell: Callable[[str], None]) -> None:
+        self.saved.append(window)
         tell("wrote x.gotrace")
 
     def end(self) -> None:
@@ -89,7 +91,11 @@ def test_who_holds_the_threads(shown: Screened) -> None:
 
 
 def test_save_this(shown: Screened) -> None:
-    assert "wrote x.gotrace" in shown.run("f") and shown.saved == 1
+    assert "wrote x.gotrace" in shown.run("f") and shown.saved == [Window.START]
+
+
+def test_save_the_last_10_s(shown: Screened) -> None:
+    assert "wrote x.gotrace" in shown.run("m", "f") and shown.saved == [Window.LAST]
 
 
 def test_a_dump(shown: Screened) -> None:

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from gotrace.common.histogram import bucket_of
+from gotrace.profile.gained import copied, difference
 from gotrace.profile.types import Distribution
-from gotrace.top.history import KEPT_NS, LAST_NS, History, Window, copied, difference
+from gotrace.top.history import KEPT_NS, LAST_NS, History, Window
 
 SECOND = 1_000_000_000
 

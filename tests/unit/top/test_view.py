@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import pytest
 from liveviews import hand_on, now_waiting, viewed
-from profiles import MS, S, go, hostile_profile, profile, shop_profile, spread, stat
+from profiles import MS, S, durations, go, hostile_profile, profile, shop_profile, spread, stat
 from requestprofiles import requests_profile
 
 from gotrace.common.vocabulary import FrameKind, State
 from gotrace.profile.types import Frame
+from gotrace.run.sinks import Moment
 from gotrace.top import view as module
+from gotrace.top.display import Display
 from gotrace.top.history import Window
+from gotrace.top.text import request_notes, screen_json
 from gotrace.top.view import LiveView, place_in
+from gotrace.watch.protocol import Waits
+
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schema/top.json").read_text())
 
 
 def socket(port: int) -> Frame:
@@ -109,11 +118,52 @@ def test_hostile_names() -> None:
 def test_what_is_to_be_saved_is_written_once() -> None:
     made, written = shop_profile(), []
     view = viewed(made)
-    view.save(written.append)
+    view.save(Window.START, written.append)
     assert not written
+    hand_on(view, made, [now_waiting(made.stacks[0], S)])
     hand_on(view, made)
+    saved, = written
+    assert {stack.key for stack in saved.stacks} == {stack.key for stack in made.stacks}
+    # With what is in progress.
+    assert saved.total().total_ns == made.total().total_ns + S and saved.stacks[0].in_progress == made.stacks[0].in_progress + 1
+
+
+def test_what_waits_is_unknown_while_no_probe_is_placed() -> None:
+    made = shop_profile()
+    view = viewed(made)
+    running = replace(made, complete=False)
+    view.commit(Moment(lambda: running, lambda: [Waits(unseen="no probe is placed now")]))
+    screen = view.screen()
+    assert {row.waiting_now for row in screen.rows} == {None} and screen.unseen == "no probe is placed now"
+    lines = Display(sort=[0, 0, 0, 0]).body(screen, None, None, [], 100, 24)
+    assert lines[1].plain.split()[0] == "?" and lines[-1].plain == "! what waits now is not known: no probe is placed now"
+    view.commit(Moment(lambda: running, lambda: [Waits([now_waiting(made.stacks[0], S)])]))
+    assert {row.waiting_now for row in view.screen().rows} == {0, 1}
+
+
+def test_of_requests_in_windows_it_is_told_what_their_percentiles_lack() -> None:
+    """A hundredth and more are cut off after 20 s, longer than any that ended."""
+    made = requests_profile()
+    made.requests = made.requests[:1]
+    span = made.requests[0]
+    count = span.latency.count
+    span.windows, span.traced_ns, span.cut, span.in_progress_before = 3, 2 * S, durations([20 * S] * (count // 50)), None
+    view = viewed(profile([]))
     hand_on(view, made)
-    assert len(written) == 1 and written[0].stacks == made.stacks
+    row = view.screen().requests[0]
+    assert (row.windows, row.cut_off, row.in_progress_before) == (3, count // 50, None)
+    assert row.at_least["p50_ns"] <= row.p90_ns < row.p99_ns < S < 19 * S < row.at_least["p99_ns"]
+    screen = replace(view.screen(), span_ns=10 * S, requests=[replace(row, traced_ns=2 * S)])
+    jsonschema.validate(json.loads(screen_json(screen)), SCHEMA)
+    notes = request_notes(screen)
+    assert notes[0] == "requests were traced for 2.00 s of 10.0 s (--max-overhead): the figures are estimates for the rest"
+    assert notes[1] == f"{count // 50} requests had not ended as tracing paused: they are in the rate, and in no percentile"
+    assert "with those that have not ended p90 is at least" in notes[2] and notes[2].endswith("p99 is at least 20.0 s")
+    assert "began before the window is not known" in notes[3] and len(notes) == 4
+    lines = [line.plain for line in Display(tab=1).body(screen, None, None, [], 200, 24)]
+    assert lines[-4:] == [f"! {note}" for note in notes]
+    nothing = replace(row, windows=1, cut_off=0, at_least={}, in_progress_before=0, traced_ns=10 * S)
+    assert request_notes(replace(screen, requests=[nothing])) == []
 
 
 def test_the_rate_of_requests_is_of_the_time_in_which_they_were_traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gotrace.dump.objects import objects_of
-from gotrace.dump.types import Dump, GoroutineState, Operation, Prospects, Verdict, WaitedObject
+from gotrace.dump.types import Dump, GoroutineState, Operation, Prospects, Situation, Verdict, WaitedObject
 from gotrace.profile.types import Frame, Target
 from gotrace.verdicts.judge import judge, judge_series
 
@@ -17,11 +17,12 @@ LOCKED = {"locked": True, "starving": False, "waiters": 1}
 
 def goroutine(goid: int, waited: WaitedObject | None = None, *functions: str, **more: object) -> GoroutineState:
     fields: dict[str, object] = {
-        "state": "waiting", "reason": "sync.Mutex.Lock", "wait_ns": None, "parent_id": 1, "created_by": "main.main", "created_at": "x.go:1",
+        "state": "waiting", "reason": "sync.Mutex.Lock", "created_by": "main.main", "created_at": "x.go:1",
         "start_function": "main.run", "locked_to_thread": False, "labels": {},
     }
     frames = tuple(Frame(name) for name in ("runtime.gopark", *(functions or ("main.work",)), "runtime.goexit"))
-    return GoroutineState(id=goid, frames=frames, object=waited, **(fields | more))  # type: ignore[arg-type]
+    waited_ns = more.pop("wait_ns", None)
+    return GoroutineState(goid, Situation(frames=frames, **(fields | more)), waited_ns, 1, waited)  # type: ignore[arg-type]
 
 
 def mutex(address: int, **detail: object) -> WaitedObject:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from histories import happened, part
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gotrace.watch.requests import timelines as module
 from gotrace.watch.requests.timelines import Timelines
 
 
@@ -33,9 +31,9 @@ def test_what_is_lost_only_ever_moves_forward() -> None:
         assert made.since_ns == since
 
 
-def test_the_oldest_are_forgotten_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_PARTS", 1000)
+def test_the_oldest_are_forgotten_and_that_is_told() -> None:
     made, taken = Timelines(0), []
+    made.most = 1000
     for base in range(0, 50_000, 1000):
         starts = [(goid, base + 50 * number + goid) for goid in range(1, 8) for number in range(20)]
         parts = [part(goid, start, start + 20) for goid, start in starts]
@@ -48,9 +46,9 @@ def test_the_oldest_are_forgotten_and_that_is_told(monkeypatch: pytest.MonkeyPat
     assert 40_000 < made.since_ns < 50_000 and len(known) > 800
 
 
-def test_a_batch_that_is_too_large_is_still_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_PARTS", 10)
+def test_a_batch_that_is_too_large_is_still_taken() -> None:
     made = Timelines(0)
+    made.most = 10
     made.take(happened(part(1, 0, 10)))
     made.take(happened(*(part(2, 100 + 10 * number, 105 + 10 * number) for number in range(20))))
     assert (made.of(1), len(made.of(2)), made.since_ns) == ([], 20, 10)
