@@ -11,7 +11,6 @@ from typing import cast
 from gotrace.dump.found import Found, FoundGoroutines
 from gotrace.dump.pools import PoolsWaitedFor
 from gotrace.dump.types import AllBut, GoroutineState, Operation, Prospects
-from gotrace.gobin.globals import globals_of, sched_of
 from gotrace.live.ahead import Ahead
 from gotrace.live.goroutines import Goroutine
 from gotrace.live.pages import Pages
@@ -40,14 +39,14 @@ def prospects(target: OpenTarget, found: FoundGoroutines) -> Prospects:
         ProcessLookupError, PermissionError: the memory can't be read.
     """
     pid = target.process.pid
-    allp = globals_of(target.binary).allp
+    allp = target.binary.globals.allp
     quota = quota_of(groups_of(pid))
     about = Prospects(
         stopped=_is_stopped(pid), threads=len(thread_numbers(pid)), cpu_quota=quota.cpus if quota is not None else None,
         gomaxprocs=number_of_procs(target.memory, allp + target.bias if allp is not None else None),
     )
-    layout = sched_of(target.binary)
-    world = World(target.memory, globals_of(target.binary), layout, target.bias)
+    layout = target.binary.sched_layout
+    world = World(target.memory, target.binary.globals, layout, target.bias)
     pools = PoolsWaitedFor()
     begun = time.monotonic()
     late = world.late()

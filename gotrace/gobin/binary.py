@@ -12,9 +12,11 @@ from gotrace.gobin.buildinfo import BuildInfo, GoVersion, parse_version, read_bu
 from gotrace.gobin.derive import CodeFacts, derive, find_allgs, find_thread_local_g
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.functions import Function
+from gotrace.gobin.globals import Globals
 from gotrace.gobin.image import Image
 from gotrace.gobin.moduledata import MAGIC_120
 from gotrace.gobin.pclntab import Pclntab
+from gotrace.gobin.schedlayout import SchedLayout, of_release, sched_layout
 from gotrace.gobin.semtable import find_semtable
 from gotrace.gobin.symbols import Symbols
 from gotrace.gobin.waitlayout import WaitLayout, wait_layout
@@ -138,6 +140,17 @@ class GoBinary:
     def wait_layout(self) -> WaitLayout:
         """Fields of the runtime's records of waits; which are known may differ by binary."""
         return wait_layout(self.version, RuntimeTypes(self.image))
+
+    @cached_property
+    def sched_layout(self) -> SchedLayout:
+        """Fields of the scheduler's tables: by release if that is in the table, which is quicker than DWARF, else by DWARF."""
+        known = of_release(self.version) if self.version is not None else SchedLayout()
+        return known if known.source else sched_layout(self.version, RuntimeTypes(self.image))
+
+    @cached_property
+    def globals(self) -> Globals:
+        """The scheduler's variables."""
+        return Globals(self, self.sched_layout)
 
     @cached_property
     def thread_local_g(self) -> int | None:

@@ -21,6 +21,9 @@ class Function:
     func_id: int
     nfuncdata: int
 
+    def __hash__(self) -> int:
+        return self.entry  # a key of many caches
+
 
 @dataclass(frozen=True)
 class Call:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.derive import rip_targets
-from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.functions import Function
-from gotrace.gobin.schedlayout import SchedLayout, of_release, sched_layout
+from gotrace.gobin.schedlayout import SchedLayout
 from gotrace.gobin.x86 import instructions
 
 if TYPE_CHECKING:
     from capstone import CsInsn
+
+    from gotrace.gobin.binary import GoBinary
 
 _LOCKING = ("goschedImpl", "stopm", "injectglist", "stoplockedm", "exitsyscall0", "exitsyscallNoP", "handoffp", "startm")
 """Each takes sched.lock."""
@@ -171,17 +171,6 @@ class Globals:
 
     def _functions(self, name: str) -> Iterable[Function]:
         return self._binary.table.functions_named(f"runtime.{name}")
-
-
-def globals_of(binary: GoBinary) -> Globals:
-    """Those of a binary whose release is in the table, which is quicker than DWARF, else by DWARF."""
-    return Globals(binary, sched_of(binary))
-
-
-def sched_of(binary: GoBinary) -> SchedLayout:
-    """The layout of the scheduler's tables that `globals_of` goes by."""
-    known = of_release(binary.version) if binary.version is not None else SchedLayout()
-    return known if known.source else sched_layout(binary.version, RuntimeTypes(binary.image))
 
 
 def _clear_winner(votes: Counter[int]) -> int | None:

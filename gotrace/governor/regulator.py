@@ -223,10 +223,8 @@ class Regulator:
     # -- results -------------------------------------------------------------------------------------------------------
 
     def whole(self) -> Load:
-        """The load since `begin`, up to `finish`."""
-        if not self._finished:
-            self._last = self._meter.read()
-        return self._last - self._first
+        """The load from `begin` up to the newest measurement, at most a tick or a window ago; up to `finish` after that."""
+        return (self._last if self._finished else self._now) - self._first
 
     def report(self) -> GovernorReport:
         """What was done so far."""

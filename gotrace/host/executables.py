@@ -9,7 +9,6 @@ from typing import NamedTuple
 from gotrace.common.errors import BadBinary, Refused
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import read_buildinfo
-from gotrace.gobin.globals import globals_of
 from gotrace.gobin.image import FileBytes, Image
 from gotrace.gobin.layout import of_table
 from gotrace.proc.descriptors import file_key
@@ -59,7 +58,7 @@ class Executable:
             if binary.version_source != "unknown":
                 self.version, self.version_source = str(binary.version), binary.version_source
             entry = int.from_bytes(image.data[24:32], "little")
-            return Places(entry, binary.allgs, _status_offset(binary), globals_of(binary).allp)
+            return Places(entry, binary.allgs, _status_offset(binary), binary.globals.allp)
         except BadBinary as error:
             self.problem = "Go too old" if "does not support" in str(error) else "layout not known"
             return None

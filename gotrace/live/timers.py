@@ -8,9 +8,9 @@ import struct
 from collections.abc import Iterator
 
 from gotrace.gobin.binary import GoBinary
-from gotrace.gobin.globals import globals_of, sched_of
 from gotrace.live.pages import Pages, signed_at, word_at
 
+_NEWEST = 27
 _MOST_PROCS, _MOST_TIMERS = 1 << 16, 1 << 18
 _TIMER = 80
 _PLACES = ((8, 24, 40, 56, 64), (16, 32, 48, 0, 0), (24, 40, 56, 0, 0))
@@ -28,7 +28,10 @@ class Timers:
     def __init__(self, pages: Pages, binary: GoBinary, bias: int) -> None:
         self._pages, self._binary, self._bias = pages, binary, bias
         self._found: dict[int, int] | None = None
-        self._senders: dict[int, bool] = {}  # by the address of the function's value
+        self._senders: dict[int, bool | None] = {}  # by the address of the function's value
+        minor = binary.version.minor if binary.version is not None else _NEWEST
+        own = 0 if minor <= 22 else 1 if minor <= 24 else 2
+        self._places = (_PLACES[own], *_PLACES[:own], *_PLACES[own + 1 :])
 
     def due(self, channel: int) -> int | None:
         """The moment of CLOCK_MONOTONIC at which a timer feeds the channel at that address, ns; None if none is known.
@@ -41,7 +44,7 @@ class Timers:
         return self._found.get(channel)
 
     def _all(self) -> Iterator[tuple[int, int]]:
-        layout, allp = sched_of(self._binary), globals_of(self._binary).allp
+        layout, allp = self._binary.sched_layout, self._binary.globals.allp
         heap = layout.p_timers_heap
         header = self._pages.read(allp + self._bias, 16) if allp is not None else None
         if header is None or heap is None:
@@ -65,23 +68,26 @@ class Timers:
         raw = self._pages.read(timer, _TIMER)
         if raw is None:
             return
-        for when, f, arg, next_when, status in _PLACES:
-            if self._sends_time(word_at(raw, f)):
+        for when, f, arg, next_when, status in self._places:
+            sends = self._sends_time(word_at(raw, f))
+            if sends is None:
+                continue
+            if sends:
                 if status:
                     state = int.from_bytes(raw[status : status + 4], "little")
                     when = when if state == _WAITING else next_when if state in _MODIFIED else -1
                 due = signed_at(raw, when) if when >= 0 else 0
                 if due > 0:
                     yield word_at(raw, arg), due
-                return
+            return
 
-    def _sends_time(self, value: int) -> bool:
-        found = self._senders.get(value)
-        if found is None:
-            found = self._senders[value] = self._is_send_time(value)
-        return found
+    def _sends_time(self, value: int) -> bool | None:
+        """Whether a function value is that of time.sendTime; None if it is none."""
+        if value not in self._senders:
+            self._senders[value] = self._is_send_time(value)
+        return self._senders[value]
 
-    def _is_send_time(self, value: int) -> bool:
+    def _is_send_time(self, value: int) -> bool | None:
         code = self._pages.word(value) if value else None
         function = self._binary.table.function_at(code - self._bias) if code else None
-        return function is not None and function.entry == (code or 0) - self._bias and function.name == SEND_TIME
+        return function.name == SEND_TIME if function is not None and function.entry == (code or 0) - self._bias else None

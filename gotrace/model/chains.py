@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.functions import Function
-from gotrace.kernel.records import RawStack
+from gotrace.kernel.records import NO_STACK, RawStack
 from gotrace.kernel.structs import LEAF_BLOCK, LEAF_BLOCK_BITS, LEAF_PC
 
 ROOTS = frozenset(("runtime.goexit", "runtime.mstart", "runtime.rt0_go", "runtime.cgocallback", "crosscall2"))
@@ -28,11 +28,11 @@ _OWN_FRAMES = INTERRUPTED | ROOTS | {
 """Functions whose callers do not lie right above their frames."""
 _MOST_FRAME_SIZES = 8192
 _MOST_BLOCKS = 1024
+_MOST_CALLERS = 1 << 16
 _WORD = 8
 
 
-@dataclass(frozen=True, slots=True)
-class CodePoint:
+class CodePoint(NamedTuple):
     """A program counter at its link-time address. `exact`: the instruction itself, not the return address after it."""
 
     pc: int
@@ -47,6 +47,8 @@ class Chains:
         self._bias = bias
         asmcgocall = binary.function("runtime.asmcgocall")
         self._asmcgocall_frame = binary.table.frame_size(asmcgocall[0]) if asmcgocall else 0
+        self._callers: dict[CodePoint, int | None] = {}
+        """The frames of callers: the same few in most stacks."""
         self.frame_sizes: dict[int, int] = {}
         """The frames in stacks that broke off, by return address: how far above the stack pointer their own return address lies. Likewise
         the functions that threads were stopped in, by block of code or instruction, as in bpf/maps.c."""
@@ -72,12 +74,19 @@ class Chains:
             return False
         if not stack.span or stack.in_transit or len(points) < 2:
             return True
-        sizes = [self._frame(point, index, stack) for index, point in enumerate(points[:-1])]
+        sizes = [self._frame(points[0], 0, stack), *map(self._caller, points[1:-1])]
         known = [size + _WORD for size in sizes if size is not None]
         if len(known) < len(sizes) or sum(known) == stack.span:
             return True
         # In a leaf, assembly may move the stack pointer by a variable amount: its frame pointer is then right, and its caller calls it.
         return points[0].exact and sum(known[1:]) == stack.span - stack.first and self._surely_calls(points[1], points[0])
+
+    def _caller(self, point: CodePoint) -> int | None:
+        if point not in self._callers:
+            if len(self._callers) >= _MOST_CALLERS:
+                self._callers.clear()
+            self._callers[point] = self._frame(point, 1, NO_STACK)
+        return self._callers[point]
 
     def _frame(self, point: CodePoint, index: int, stack: RawStack) -> int | None:
         """The bytes from the stack pointer there to the return address; None if not known."""

@@ -136,9 +136,8 @@ class StackModel:
 
     def interpret(self, row: IntervalRow) -> GoStack:
         """Returns the stack with all its callers, its state and its reason."""
-        points = self._chain(row.stack)
+        points, whole = self._chain(row.stack)
         state, reason = self._why(row, points)
-        whole = self._chains.adds_up(row.stack, points)
         broken = ""
         if row.stack.in_transit:
             broken = "its stack was being copied or switched"
@@ -158,8 +157,8 @@ class StackModel:
                 points = points[:-1]
             self._chains.learn(points)
             points = points[: self._chains.believed(points) if whole else self._chains.certain(points)]
-        waker = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ()
-        if waker and row.waker is not None and not self._chains.adds_up(row.waker, waker):
+        waker, known = self._chain(row.waker) if row.waker is not None and not row.waker.kernel else ((), True)
+        if waker and not known:
             self._chains.learn(waker)
             waker = waker[: self._chains.certain(waker)]
         return GoStack(points, state, reason, self._boundary(row), waker, broken, incomplete)
@@ -190,7 +189,12 @@ class StackModel:
         found = (self._kernel.function(pc) for pc in stack.pcs)
         return tuple(function.name if function is not None else "" for function in found)
 
-    def _find_chain(self, stack: RawStack) -> tuple[CodePoint, ...]:
+    def _find_chain(self, stack: RawStack) -> tuple[tuple[CodePoint, ...], bool]:
+        """The stack's points, and whether they are all of them."""
+        points = self._walked(stack)
+        return points, self._chains.adds_up(stack, points)
+
+    def _walked(self, stack: RawStack) -> tuple[CodePoint, ...]:
         table, bias = self._binary.table, self._bias
         points: list[CodePoint] = []
         exact = stack.exact or stack.in_transit

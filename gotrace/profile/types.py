@@ -33,6 +33,9 @@ class Frame:
     kind: FrameKind = FrameKind.GO
     inlined: bool = False
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.line))  # thousands of stacks are keys, with all their frames
+
 
 @dataclass(slots=True)
 class Distribution:

@@ -52,7 +52,8 @@ class Handing:
 
     def show(self, now: float) -> None:
         """Shows where the run stands at `now` (time.monotonic)."""
-        self.sinks.show(self._accounting.progress(now))
+        if self.sinks.show_progress:
+            self.sinks.show(self._accounting.progress(now))
 
     def profile(self, complete: bool) -> Profile:
         """All that is known so far."""

@@ -154,6 +154,7 @@ class Talk(Sink):
         self._started = started
         self._progress = progress
         self._notice = notice
+        self.shows_progress = progress is not None
 
     def opened(self, profile: Profile) -> None:
         """The window is open."""

@@ -49,6 +49,8 @@ class Sink:
     bounds its own memory. `name` is its name in messages."""
 
     name = ""
+    shows_progress = False
+    """Whether `show` does anything."""
 
     def opened(self, profile: Profile) -> None:
         """The windows are open; the profile has targets, missing stages and notes."""
@@ -85,6 +87,11 @@ class Sinks(Sink):
     def add(self, sink: Sink) -> None:
         """Adds a sink, which gets everything from here on."""
         self._sinks.append(sink)
+
+    @property
+    def show_progress(self) -> bool:
+        """Whether anybody shows it."""
+        return any(sink.shows_progress for sink in self._sinks)
 
     def _each(self, what: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):

@@ -34,6 +34,7 @@ class LiveView(Sink):
     called from another thread."""
 
     name = "the live view"
+    shows_progress = True
 
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
         self._changed = changed

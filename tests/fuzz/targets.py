@@ -26,7 +26,6 @@ from gotrace.export import RENDERERS, render
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import GoVersion, read_buildinfo
 from gotrace.gobin.dwarf import RuntimeTypes
-from gotrace.gobin.globals import globals_of
 from gotrace.gobin.image import Image
 from gotrace.gobin.layout import from_dwarf
 from gotrace.gobin.symbols import Symbols
@@ -220,7 +219,7 @@ def objects(data: bytes) -> None:
     pages, layout = Pages(memory), found.wait_layout
     types = TypeNames(pages, found, 0)
     types.base = HEAP
-    allp = globals_of(found).allp or 0
+    allp = found.globals.allp or 0
     channels = Channels(pages, layout, types, Timers(pages, found, HEAP + 0x600 - allp))
     for cases in channels.cases({_G: _SUDOG, _G + 8: _SUDOG + 8, 1: 1 << 63}).values():
         assert len(cases) <= 1 << 16 and all(case.op in ("", "receive", "send") for case in cases)

@@ -45,6 +45,13 @@ class Attached:
         self.said += err
         return out
 
+    def wait_until_said(self, text: str) -> None:
+        """Returns once it has said that on its stderr."""
+        while text not in self.said:
+            line = self.process.stderr.readline()
+            assert line, f"it ended without a word of {text!r}: {self.said}"
+            self.said += line
+
     def result_json(self, timeout: float = 180) -> dict:
         """Waits for a trace that ends by itself; the summary (give --json)."""
         out, err = self.process.communicate(timeout=timeout)

@@ -22,15 +22,24 @@ SOME_VERSIONS = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS}.get(EXTENT, _F
 """For what a whole trace shows: the oldest, two in the middle and the newest; the newest alone where it has to be quick."""
 TWO_VERSIONS = GO_VERSIONS if EXTENT == "every" else [GO_VERSIONS[0], GO_VERSIONS[-1]]
 """For what many programs show, each in its own way: the oldest and the newest."""
-PARSED_VERSIONS = _FOUR if EXTENT == "quick" else GO_VERSIONS
+PARSED_VERSIONS = [GO_VERSIONS[0], GO_VERSIONS[-1]] if EXTENT == "quick" else GO_VERSIONS
 """For parsers and layouts: all."""
 VARIANTS = ("plain", "stripped", "pie", "cgo")
+_LIKE_PLAIN = ("plain", "stripped")
+"""Linked from the same objects. For the others Go compiles its library anew."""
 
 SOME_BUILDS = {
     "quick": [(GO_VERSIONS[-1], VARIANTS[-1])],
     "every": [(version, variant) for version in GO_VERSIONS for variant in VARIANTS],
 }.get(EXTENT, [*zip(_FOUR, ("cgo", "pie", "plain", "stripped"))])
 """`SOME_VERSIONS`, each of another variant; in the complete matrix each in all."""
+
+
+def parsed_builds(*variants: str) -> list[tuple[str, str]]:
+    """`PARSED_VERSIONS` in these variants; `pie` and `cgo` of the oldest and the newest, or in a quick run of the newest alone."""
+    seldom = {"quick": GO_VERSIONS[-1:], "every": GO_VERSIONS}.get(EXTENT, [GO_VERSIONS[0], GO_VERSIONS[-1]])
+    return [(version, variant) for version in PARSED_VERSIONS for variant in variants if variant in _LIKE_PLAIN or version in seldom]
+
 
 _FLAGS = {
     "plain": ("0", []),

@@ -37,11 +37,12 @@ class Resource:
 def resource_of(traced: Traced, declared: Mapping[str, str]) -> Resource:
     """That of a process. `declared` is what it says of itself, which may be anything: it adds to what is seen, and changes none of that.
     Without a declared service.name there is none."""
-    target = traced.target
+    target, where = traced.target, traced.where.names
     seen: dict[str, str | int] = {
         "process.pid": traced.pid, "process.executable.name": traced.name, "process.executable.path": target.exe if target else "",
         "process.runtime.name": "go", "process.runtime.version": target.go_version if target else "",
-        "container.id": traced.container, "k8s.pod.uid": traced.pod,
+        "container.id": traced.container, "k8s.pod.uid": traced.pod, "k8s.namespace.name": where.namespace, "k8s.pod.name": where.pod,
+        "k8s.container.name": where.container,
     }
     attributes = {key: value if isinstance(value, int) else sanitize(value, _LONGEST) for key, value in seen.items() if value}
     left = MOST_DECLARED

@@ -140,6 +140,7 @@ def test_a_wrapper_names_its_child(wrapper: tuple[str, ...]) -> None:
     if shutil.which(wrapper[0]) is None:
         unavailable(f"needs {wrapper[0]} (remedy: sudo ./scripts/test)")
     binary = build_text("sleeper", "sleeper", SLEEPER, "1.27.3", "stripped")
+    child = 0
     with running(*(word.format(binary) for word in wrapper), start_new_session=True) as process:
         try:
             for verb in (("attach",), ("dump",), ("attach", "--mode", "sample"), ("probes",), ("sched",)):
@@ -151,6 +152,9 @@ def test_a_wrapper_names_its_child(wrapper: tuple[str, ...]) -> None:
                 assert f"gotrace {verb[0]} {child}" in done.stderr
         finally:
             os.killpg(process.pid, 9)
+            if child:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, 9)  # script and sudo give it a session of its own
 
 
 def test_what_replaces_itself_is_no_wrapper() -> None:

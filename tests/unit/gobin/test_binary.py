@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from gobuild import PARSED_VERSIONS, VARIANTS, build
+from gobuild import PARSED_VERSIONS, VARIANTS, build, parsed_builds
 
 from gotrace.common.errors import BadBinary
 from gotrace.gobin import layout as layouts
@@ -15,7 +15,7 @@ from gotrace.gobin.derive import find_allgs
 from gotrace.gobin.dwarf import RuntimeTypes
 from gotrace.gobin.image import Image
 
-everywhere = pytest.mark.parametrize("variant", VARIANTS)
+every_build = pytest.mark.parametrize(("version", "variant"), parsed_builds(*VARIANTS))
 every_go = pytest.mark.parametrize("version", PARSED_VERSIONS)
 
 
@@ -27,8 +27,7 @@ def binary_of(version: str, variant: str) -> GoBinary:
     return GoBinary(Image(data_of(version, variant), "selftimed"))
 
 
-@every_go
-@everywhere
+@every_build
 def test_facts(version: str, variant: str) -> None:
     binary = binary_of(version, variant)
     assert str(binary.version).startswith(f"go{version}")
@@ -54,8 +53,7 @@ def test_all_sources_of_the_layout_agree(version: str) -> None:
         assert getattr(code, field) == getattr(dwarf, field), field
 
 
-@every_go
-@everywhere
+@every_build
 def test_the_code_tells_the_layout_in_every_variant(version: str, variant: str) -> None:
     binary = binary_of(version, variant)
     code = layouts.from_code(binary.code_facts)
@@ -83,15 +81,13 @@ def test_what_the_releases_of_the_table_do_not_share_is_not_known() -> None:
     assert layouts.from_table(parse_version("go1.99.1")) is None
 
 
-@every_go
-def test_allgs_by_code_is_the_symbol(version: str) -> None:
-    for variant in ("plain", "cgo"):
-        binary = binary_of(version, variant)
-        assert find_allgs(binary.image, binary.table) == binary.symbols.address("runtime.allgs")
+@pytest.mark.parametrize(("version", "variant"), parsed_builds("plain", "cgo"))
+def test_allgs_by_code_is_the_symbol(version: str, variant: str) -> None:
+    binary = binary_of(version, variant)
+    assert find_allgs(binary.image, binary.table) == binary.symbols.address("runtime.allgs")
 
 
-@every_go
-@everywhere
+@every_build
 def test_garbled_build_info(version: str, variant: str) -> None:
     data = bytearray(data_of(version, variant))
     true = GoBinary(Image(bytes(data))).version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gobuild import PARSED_VERSIONS, build
+from gobuild import PARSED_VERSIONS, build, parsed_builds
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.buildinfo import GoVersion
@@ -24,8 +24,7 @@ def found(binary: GoBinary, layout: SchedLayout) -> list[int | None]:
     return [places.sched, places.allp, places.allm, collector.phase, collector.numgc, collector.pause_total_ns]
 
 
-@pytest.mark.parametrize("version", PARSED_VERSIONS)
-@pytest.mark.parametrize("variant", ["plain", "cgo"])
+@pytest.mark.parametrize(("version", "variant"), parsed_builds("plain", "cgo"))
 def test_code_and_symbols_agree(version: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     binary, layout = opened(version, variant)
     symbols = {name: binary.symbols.address(f"runtime.{name}") for name in ("sched", "allp", "allm", "gcphase", "memstats")}
@@ -39,8 +38,7 @@ def test_code_and_symbols_agree(version: str, variant: str, monkeypatch: pytest.
     assert Globals(binary, layout).alllink == layout.m_alllink
 
 
-@pytest.mark.parametrize("version", PARSED_VERSIONS)
-@pytest.mark.parametrize("variant", ["stripped", "pie"])
+@pytest.mark.parametrize(("version", "variant"), parsed_builds("stripped", "pie"))
 def test_stripped(version: str, variant: str) -> None:
     binary, layout = opened(version, variant)
     assert layout.source == "table" and binary.symbols.address("runtime.sched") is None

@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from gobuild import PARSED_VERSIONS, VARIANTS, build, go_command, go_environment
+from gobuild import PARSED_VERSIONS, VARIANTS, build, go_command, go_environment, parsed_builds
 
 from gotrace.gobin.binary import GoBinary
 from gotrace.gobin.image import Image
@@ -28,8 +28,7 @@ def go_tool(version: str, *arguments: object, **options: object) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("version", PARSED_VERSIONS)
+@pytest.mark.parametrize(("version", "variant"), parsed_builds(*VARIANTS))
 def test_inlined_calls_equal_the_program_s_own_frames(version: str, variant: str) -> None:
     binary = open_binary("symbols", version, variant)
     lines = subprocess.run(
@@ -96,23 +95,21 @@ def test_lines_equal_go_tool_addr2line(version: str) -> None:
             assert place.endswith((":0", ":-1")), hex(address)
 
 
-@pytest.mark.parametrize("version", PARSED_VERSIONS)
-def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str) -> None:
+@pytest.mark.parametrize(("version", "variant"), parsed_builds("plain", "cgo"))
+def test_a_probe_sits_where_go_tool_objdump_has_an_instruction(version: str, variant: str) -> None:
     from gotrace.plan.makeplan import make_plan
 
-    for variant in ("plain", "cgo"):
-        binary = open_binary("selftimed", version, variant)
-        for probe in make_plan(binary).probes:
-            text = go_tool(version, "objdump", "-s", f"^{re.escape(probe.symbol)}(.abi0)?$", binary.image.name)
-            found = re.search(rf"{probe.site.address:#x}\s+([0-9a-f]+)\s+(\S+)", text)
-            assert found, f"{probe.symbol}: no instruction at {probe.site.address:#x}"
-            assert probe.site.prologue.endswith(bytes.fromhex(found.group(1))), found.group(0)
-            # The arguments of a call are in their registers where it is made.
-            assert probe.site.kind in (("call", "jcc", "jmp", "push") if probe.role in ("create", "pause") else ("jcc", "jmp", "push"))
+    binary = open_binary("selftimed", version, variant)
+    for probe in make_plan(binary).probes:
+        text = go_tool(version, "objdump", "-s", f"^{re.escape(probe.symbol)}(.abi0)?$", binary.image.name)
+        found = re.search(rf"{probe.site.address:#x}\s+([0-9a-f]+)\s+(\S+)", text)
+        assert found, f"{probe.symbol}: no instruction at {probe.site.address:#x}"
+        assert probe.site.prologue.endswith(bytes.fromhex(found.group(1))), found.group(0)
+        # The arguments of a call are in their registers where it is made.
+        assert probe.site.kind in (("call", "jcc", "jmp", "push") if probe.role in ("create", "pause") else ("jcc", "jmp", "push"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("version", PARSED_VERSIONS)
+@pytest.mark.parametrize(("version", "variant"), parsed_builds(*VARIANTS))
 def test_stack_deltas_grow_with_pushes(version: str, variant: str) -> None:
     binary = open_binary("symbols", version, variant)
     function, _ = binary.function("main.deep")

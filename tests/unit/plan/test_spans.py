@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import unavailable
-from gobuild import GO_VERSIONS, build, go_command, go_environment
+from gobuild import PARSED_VERSIONS, build, go_command, go_environment, parsed_builds
 from spanned import follow
 
 from gotrace.cli.parameters import BAND
@@ -27,13 +27,15 @@ from gotrace.plan.probes import SpanFunction, SpanKind
 from gotrace.plan.spans import MOST_SPANS, Spans, find_spans
 from gotrace.run.options import AttachOptions, check_mode
 
-VERSIONS = [version for version in GO_VERSIONS if version.startswith(("1.19", "1.21", "1.24", "1.27"))]
+VERSIONS = [version for version in PARSED_VERSIONS if version.startswith(("1.19", "1.21", "1.24", "1.27"))]
 NEWEST = VERSIONS[-1]
 HTTP = "net/http.serverHandler.ServeHTTP"
 RPC = "net/rpc.(*service).call"
 NAMED = ("main.direct", "main.describe", "main.first", "main.fast.work", "main.hooked", "main.quits")
 every_go = pytest.mark.parametrize("version", VERSIONS)
-everywhere = pytest.mark.parametrize("variant", ["plain", "stripped", "pie"])
+every_build = pytest.mark.parametrize(
+    ("version", "variant"), [one for one in parsed_builds("plain", "stripped", "pie") if one[0] in VERSIONS]
+)
 
 
 def open_binary(path: Path) -> GoBinary:
@@ -48,9 +50,7 @@ def by_name(spans: Spans) -> dict[str, SpanFunction]:
     return {span.name: span for span in spans.functions}
 
 
-@pytest.mark.complete("plain", "stripped", "1.27.3")
-@every_go
-@everywhere
+@every_build
 def test_servers_are_found(version: str, variant: str) -> None:
     binary = spanned(version, variant)
     spans = find_spans(binary, servers=True)
@@ -96,8 +96,7 @@ def test_without_spans_a_plan_has_none(version: str) -> None:
     assert not AttachOptions(pids=(1,)).spans and AttachOptions(pids=(1,)).requests
 
 
-@every_go
-@everywhere
+@every_build
 def test_the_plan_has_the_bytes_of_the_file(version: str, variant: str) -> None:
     binary = spanned(version, variant)
     for site in make_plan(binary, requests=True, spans=NAMED).span_sites:
@@ -167,8 +166,7 @@ def test_calls_are_those_of_go_tool_objdump(version: str) -> None:
     ("main.direct", "behind its"), ("main.quits", "behind its"), ("main.fast.work", "as a method of its type"),
     ("main.hooked", "by its address in data"), ("main.describe", "behind its"),
 ])
-@every_go
-@everywhere
+@every_build
 def test_what_else_leads_to_a_function_decides(version: str, variant: str, name: str, how: str) -> None:
     span, = find_spans(spanned(version, variant), servers=False, named=[name]).functions
     assert how in span.how, span.how
@@ -199,8 +197,7 @@ def test_what_can_t_be_a_span_is_refused(name: str, why: str, hint: str) -> None
     assert hint in (refused.value.hint or "")
 
 
-@every_go
-@everywhere
+@every_build
 def test_inlined_copies_are_known_in_every_build(version: str, variant: str) -> None:
     table = spanned(version, variant).table
     copies = {name: [copy.name for copy in table.inlined_anywhere(f"main.{name}")] for name in ("small", "sometimes", "direct", "main")}

@@ -24,6 +24,7 @@ from webs import Web, put_target
 
 from gotrace.common.errors import GotraceError, UsageError
 from gotrace.export.pprof import render_pprof
+from gotrace.proc.pods import Whereabouts
 from gotrace.serve.push.bodies import SAMPLE_LABELS, body_of, trimmed
 from gotrace.serve.push.options import Endpoint, PushOptions, check_kept, push_options
 from gotrace.serve.push.requests import Client, Outcome, judged
@@ -372,23 +373,29 @@ def traced_at(tmp_path: Path) -> Traced:
     finally:
         web.close()
     traced.container, traced.pod = "c" * 64, "1234-pod"
+    (tmp_path / "log/containers").mkdir(parents=True)
+    (tmp_path / f"log/containers/api-7f9_shop_web-{traced.container}.log").touch()
+    traced.where = Whereabouts(traced.container, traced.pod, str(tmp_path / "log"))
     return traced
 
 
 def test_what_names_a_process(tmp_path: Path) -> None:
     declared = {
         "service.name": "check\x1bout", "service.version": "1.2", "process.pid": "1", "container.id": "forged", "__name__": "x",
+        "k8s.pod.name": "forged",
         "deployment.environment.name": "prod", "host-name": "h", "host.name": "other",
     }
     found = resource_of(traced_at(tmp_path), declared)
     assert found.attributes == {
         "process.pid": os.getpid(), "process.executable.name": "api", "process.executable.path": "/bin/api", "process.runtime.name": "go",
         "process.runtime.version": "go1.27.3", "container.id": "c" * 64, "k8s.pod.uid": "1234-pod", "service.name": r"check\x1bout",
+        "k8s.namespace.name": "shop", "k8s.pod.name": "api-7f9", "k8s.container.name": "web",
         "service.version": "1.2", "__name__": "x", "deployment.environment.name": "prod", "host-name": "h", "host.name": "other",
     }
     assert found.labels() == {
         "service_name": r"check\x1bout", "process_executable_name": "api", "process_runtime_name": "go",
         "process_runtime_version": "go1.27.3", "container_id": "c" * 64, "k8s_pod_uid": "1234-pod", "service_version": "1.2",
+        "k8s_namespace_name": "shop", "k8s_pod_name": "api-7f9", "k8s_container_name": "web",
         "deployment_environment_name": "prod", "host_name": "h",
     }
     assert Resource("api").labels() == {"service_name": "api"} and Resource("").labels() == {"service_name": "unknown_service"}
@@ -397,7 +404,7 @@ def test_what_names_a_process(tmp_path: Path) -> None:
 def test_names_are_bounded(tmp_path: Path) -> None:
     declared = {f"k{number}": "v" * 5000 for number in range(60)} | {"service.name": "x"}
     found = resource_of(traced_at(tmp_path), declared)
-    assert len(found.attributes) == 7 + MOST_DECLARED and found.dropped == 61 - MOST_DECLARED and found.attributes["service.name"] == "x"
+    assert len(found.attributes) == 10 + MOST_DECLARED and found.dropped == 61 - MOST_DECLARED and found.attributes["service.name"] == "x"
     assert max(len(str(value)) for value in found.attributes.values()) == 256
     assert len(found.labels()) <= 26
 
