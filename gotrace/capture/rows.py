@@ -128,7 +128,7 @@ class CaptureRows:
         )
 
     def _insert(self, stack: StackStat) -> int:
-        frames = _ENCODE([self._frame(frame) for frame in stack.frames])
+        frames = f"[{','.join([str(self._frame(frame)) for frame in stack.frames])}]"
         labels = json.dumps({plain_text(key): plain_text(value) for key, value in stack.labels}) if stack.labels else None
         cursor = self._db.execute(
             _INSERT, (

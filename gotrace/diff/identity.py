@@ -17,7 +17,6 @@ is new.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from enum import Enum
 
 from gotrace.common.vocabulary import FrameKind
@@ -104,4 +103,4 @@ class Places:
                 package = package_of(name) if package_of(name) in ("sync", "syscall") else ""
         name = name if self._exact else stable_name(name)
         number = self._numbers.setdefault((name, frame.kind.value), len(self._numbers))
-        return frame, kind, number, replace(frame, name=name), package
+        return frame, kind, number, frame._replace(name=name), package

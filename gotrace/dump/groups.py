@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gotrace.common.vocabulary import FrameKind
@@ -122,7 +122,7 @@ def without_descriptor(frame: Frame) -> Frame:
     """The frame without the file that its name mentions: ``read``."""
     if frame.kind is not FrameKind.SYSCALL or "(" not in frame.name:
         return frame
-    return replace(frame, name=frame.name.split("(", 1)[0])
+    return frame._replace(name=frame.name.split("(", 1)[0])
 
 
 def described(kind: str, address: str | None, detail: dict[str, object]) -> str:

@@ -19,6 +19,8 @@ _WHAT = _U32 & ~3
 """Of a record's tail: what a `PartRecord` says besides that it is one."""
 _WRITERS = 64
 """So many of the last records of a CPU may still be being written."""
+_TAIL, _KINDS = 8 * _WORDS - 8, bytes(byte & 3 for byte in range(256))
+"""The byte of a record that has its kind, and what kind by that byte."""
 _AFTER_A_GAP = 5
 """Parts of one interval, which are recorded in a row when the last of them has ended."""
 
@@ -113,11 +115,15 @@ class Happened:
         self._but.update((len(self._segments), place) for place in but)
         self._of = None
         # Not a view of a whole chunk, of which most was taken before.
-        self._segments.append(memoryview(bytes(words)).cast("Q"))
-        for place, tail in enumerate(words[5::_WORDS].tolist()):
-            if tail & 3 == HAPPENED_REQUEST and place not in but:
-                start_ns, duration_ns, goid, request, bucket = words[place * _WORDS : place * _WORDS + 5].tolist()
+        kept = memoryview(bytes(words))
+        self._segments.append(kept.cast("Q"))
+        kinds = kept[_TAIL :: 8 * _WORDS].tobytes().translate(_KINDS)
+        place = kinds.find(HAPPENED_REQUEST)
+        while place >= 0:
+            if place not in but:
+                start_ns, duration_ns, goid, request, bucket, tail = words[place * _WORDS : (place + 1) * _WORDS].tolist()
                 requests.append(Completed(start_ns, duration_ns, goid, request, bucket, (tail & _U32) >> 2))
+            place = kinds.find(HAPPENED_REQUEST, place + 1)
         self.count += len(words) // _WORDS
 
 
@@ -149,15 +155,18 @@ class HistoryReader:
         self.lost += at - self._next[cpu]
         while at < head:
             words = self._segment(cpu, at, head)
-            tails = words[5::_WORDS].tolist()
-            wrong = [place for place, tail in enumerate(tails) if tail >> 32 != at + place + 1 & _U32]
-            end = next((place for place in wrong if at + place > head - _WRITERS and at + place != self._unwritten[cpu]), len(tails))
+            numbers = words.cast("B").cast("I")[2 * _WORDS - 1 :: 2 * _WORDS].tolist()
+            wrong: list[int] = []
+            first = at + 1 & _U32
+            if numbers != list(range(first, first + len(numbers))):
+                wrong = [place for place, number in enumerate(numbers) if number != at + place + 1 & _U32]
+            end = next((place for place in wrong if at + place > head - _WRITERS and at + place != self._unwritten[cpu]), len(numbers))
             over = {place for place in wrong if place < end}  # overwritten meanwhile
             self.lost += len(over)
             gap = self._pass_gaps(words, end, over, gap)
             happened.take(words[: end * _WORDS], requests, over)
             at += end
-            if end < len(tails):
+            if end < len(numbers):
                 self._unwritten[cpu] = at  # being written: the next time
                 break
         if gap:

@@ -46,8 +46,9 @@ def parse_events(raw: bytes) -> list[KernelEvent]:
     ]
 
 
-def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
-    """Parses an element of the map of intervals; what its key names in other maps is not filled in."""
+def parse_row(raw_key: bytes, raw: memoryview, before: IntervalRow | None = None) -> IntervalRow:
+    """Parses an element of the map of intervals. What its key names in other maps is that of the same row `before`; else it is not filled
+    in."""
     count, total, maximum, low, high, in_progress, stopped, halted, late, *rest = _FIGURES.unpack_from(raw)
     long_runs, long_run_max, margin, variance = rest
     # A row fills a few adjacent buckets: the zeros before and after them are not checked one by one.
@@ -58,11 +59,12 @@ def parse_row(raw_key: bytes, raw: memoryview) -> IntervalRow:
     # A program from an older compiler, or for an older kernel, can lose the largest value in a race (compare_and_swap in bpf/record.c).
     if bucket_of(maximum) < top:
         maximum = bucket_range(top)[0]
+    if before is None:
+        before = IntervalRow(RowKey(*_KEY.unpack(raw_key)), NO_STACK)
     return IntervalRow(
-        RowKey(*_KEY.unpack(raw_key)), NO_STACK, count=count, total_ns=total, max_ns=maximum,
-        squares=low + (high << 32), in_progress=in_progress, stopped_ns=stopped, halted_ns=halted, late_ns=late, long_runs=long_runs,
-        long_run_max_ns=long_run_max, margin_ns=margin, variance=variance,
-        histogram={bucket: number for bucket, number in enumerate(filled, first) if number},
+        before.key, before.stack, before.kernel_stack, before.waker, before.object, before.cases,
+        count, total, maximum, low + (high << 32), in_progress, stopped, halted, late, long_runs, long_run_max, margin, variance,
+        {bucket: number for bucket, number in enumerate(filled, first) if number}, before.labels,
     )
 
 

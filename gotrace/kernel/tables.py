@@ -85,6 +85,15 @@ _UNSEEN = slice(Goroutine.unseen_ns.offset, Goroutine.unseen_ns.offset + 8)
 _INTERVALS = ("intervals", "more_intervals")
 
 
+def _is_resolved(row: IntervalRow) -> bool:
+    """Whether all stacks and labels that its key names are there. (What an object is not known to be stays unknown.)"""
+    key = row.key
+    return (
+        row.stack is not NO_STACK and (row.waker is not None or not key.waker)
+        and (row.kernel_stack is not None or not key.kernel_stack) and UNREAD not in row.labels
+    )
+
+
 class Tables:
     """The maps of one trace, given by name, as records. `writer` adds to them, `earlier` adds what began before the window. The ring
     of what happened has `history_chunks` for each CPU. Times are CLOCK_MONOTONIC."""
@@ -96,7 +105,8 @@ class Tables:
         self.spans = SpanTables(self._maps)
         self.history = HistoryReader(self._maps, history_chunks)
         self._possible_cpus = possible_cpus()
-        self._seen: dict[bytes, int] = {}
+        self._seen: dict[bytes, tuple[int, IntervalRow]] = {}
+        """Of each row a hash of its figures, and how it was last."""
         self._pass: Iterator[IntervalRow] | None = None
         self._stacks: dict[int, RawStack] = {}
         self._objects: dict[int, KernelObject | None] = {}
@@ -126,12 +136,13 @@ class Tables:
     def _changed_rows(self) -> Iterator[IntervalRow]:
         for raw_key, raw in chain.from_iterable(self._maps.table(name, IntervalKey, IntervalValue) for name in _INTERVALS):
             # Count and total: a wait that continues after an interruption changes the total alone, one of length zero the count alone.
-            figures = hash(bytes(raw[:16]))
-            if self._seen.get(raw_key) == figures:
+            figures, seen = hash(bytes(raw[:16])), self._seen.get(raw_key)
+            if seen is not None and seen[0] == figures:
                 continue
-            self._seen[raw_key] = figures
-            row = parse_row(raw_key, raw)
-            self.resolve(row)
+            row = parse_row(raw_key, raw, seen[1] if seen is not None else None)
+            self._seen[raw_key] = figures, row
+            if seen is None or not _is_resolved(row):
+                self.resolve(row)
             yield row
 
     def resolve(self, row: IntervalRow) -> None:

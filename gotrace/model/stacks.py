@@ -94,7 +94,7 @@ _IN_KERNEL = frozenset((StartKind.SYSCALL, StartKind.FAULT, StartKind.STOPPED))
 IN_KERNEL = "[kernel]"
 """The boundary of a thread that sleeps in the kernel outside system calls, where its kernel stack does not tell why."""
 VFORK = "(vfork)"
-_REMEMBERED = 1024
+_REMEMBERED, _MOST_CALLERS = 1024, 1 << 16
 """How many results of each kind are kept: 10 MB if all stacks are 128 frames deep."""
 _VOLUNTARY = frozenset(("runtime.Gosched", "runtime.goschedguarded", "runtime.goschedIfBusy"))
 _GIVES_UP = _VOLUNTARY | {"runtime.asyncPreempt2"}
@@ -128,6 +128,7 @@ class StackModel:
         self._kernel_names = lru_cache(_REMEMBERED)(self._find_kernel_names)
         self._called_morestack = lru_cache(_REMEMBERED)(self._find_called_morestack)
         self._chains = Chains(binary, bias)
+        self._callers: dict[int, CodePoint] = {}  # by return address, of functions that no signal calls
 
     @property
     def frame_sizes(self) -> dict[int, int]:
@@ -199,7 +200,11 @@ class StackModel:
         points: list[CodePoint] = []
         exact = stack.exact or stack.in_transit
         of_thread = exact and stack.span
+        callers = self._callers
         for index, pc in enumerate(stack.pcs):
+            if index > 1 and not exact and (known := callers.get(pc)) is not None:
+                points.append(known)
+                continue
             if index == 1 and of_thread and not stack.first:
                 continue  # about to call duffzero or duffcopy: their frame is below the stack pointer, and nothing is above it yet
             if pc in NO_ADDRESSES or not table.text <= pc - bias < table.etext:
@@ -219,7 +224,12 @@ class StackModel:
                 points.append(CodePoint(stack.async_caller - bias))
             function = table.function_at(pc if exact else pc - 1)
             # Where a signal struck, the frame above asyncPreempt is the interrupted instruction (runtime/preempt.go).
-            exact = function is not None and function.name in INTERRUPTED
+            interrupted = function is not None and function.name in INTERRUPTED
+            if index > 1 and not exact and not interrupted:
+                if len(callers) >= _MOST_CALLERS:
+                    callers.clear()
+                callers[pc + bias] = points[-1]
+            exact = interrupted
         return self._with_async_caller(stack, tuple(points))
 
     def _with_async_caller(self, stack: RawStack, points: tuple[CodePoint, ...]) -> tuple[CodePoint, ...]:

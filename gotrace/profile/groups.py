@@ -103,5 +103,5 @@ class _Bare:
         shown, what = frame, ""
         if frame.kind is FrameKind.SYSCALL and "(" in frame.name:
             name, _, rest = frame.name.partition("(")
-            shown, what = replace(frame, name=name), rest.removesuffix(")")
+            shown, what = frame._replace(name=name), rest.removesuffix(")")
         return frame, shown, self._numbers.setdefault(shown, len(self._numbers)), what

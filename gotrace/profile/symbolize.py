@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gotrace.common.vocabulary import OUTSIDE_CODE, SANITIZER_CODE, FrameKind, StartKind
 from gotrace.kernel.kallsyms import KernelFunction, KernelSymbols
 from gotrace.kernel.placing import POLL_CALLBACK
@@ -72,7 +70,7 @@ class Symbolizer:
     def _of_waker(self, frame: Frame, file: str) -> Frame:
         known = self._of_wakers.get((frame, file))
         if known is None:
-            known = self._of_wakers[frame, file] = replace(frame, kind=FrameKind.WAKER, file=file)
+            known = self._of_wakers[frame, file] = frame._replace(kind=FrameKind.WAKER, file=file)
         return known
 
     def _kernel_frames(self, stack: RawStack) -> list[Frame]:
@@ -114,7 +112,7 @@ class Symbolizer:
                 )
                 if known and known[-1].inlined:
                     # It was inlined into a wrapper, which is left out: the next frame does not contain it.
-                    known = (*known[:-1], replace(known[-1], inlined=False))
+                    known = (*known[:-1], known[-1]._replace(inlined=False))
             elif point.pc in _OUTSIDE:
                 known = (Frame(_OUTSIDE[point.pc], kind=FrameKind.LOST),)
             else:

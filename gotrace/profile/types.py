@@ -23,18 +23,14 @@ KERNEL_PATH = "[kernel path]"
 """`Frame.file` of a waker's frames in the kernel: the way that the data took, below the function where it arrived."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One function of a stack. `file` is "" and `line` 0 where they are not known."""
+class Frame(NamedTuple):
+    """One function of a stack. `file` is "" and `line` 0 where they are not known. Stacks are keys, with all their frames."""
 
     name: str
     file: str = ""
     line: int = 0
     kind: FrameKind = FrameKind.GO
     inlined: bool = False
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.line))  # thousands of stacks are keys, with all their frames
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -107,5 +108,7 @@ async def _serve(service: Service, sock: socket.socket, guard: Guard, token_file
     finally:
         notify.stopping()
         server.stop()
+        gc.freeze()  # the end is not the time to search hundreds of megabytes for cycles
+        gc.disable()
         done = await loop.run_in_executor(None, service.finish, _END_S)
     return done and not work.busy  # the interpreter would wait for its threads

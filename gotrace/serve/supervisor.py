@@ -69,7 +69,7 @@ class Supervisor:
         self._wake.set()
         everyone = self.targets()
         for traced in everyone:
-            traced.stop()
+            traced.stop(at_exit=True)
         for traced in everyone:
             if traced.alive:
                 traced.join(max(0.0, deadline - time.monotonic()))

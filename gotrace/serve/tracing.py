@@ -107,7 +107,7 @@ class Traced:
         self.scheduler = SchedWatch(self.pid, totals, self.labels)
         self._session: Session | None = None
         self._wake = threading.Event()
-        self._over = threading.Event()
+        self._over, self._at_exit = threading.Event(), False
         self._lock = threading.Lock()
         self._dropped = self.ring.dropped_ns, self.ring.dropped_waits
         self._thread = threading.Thread(target=self._run, name=f"trace-{identity.pid}", daemon=True)
@@ -129,9 +129,10 @@ class Traced:
         """Begins to trace."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends it; does not wait."""
+    def stop(self, at_exit: bool = False) -> None:
+        """Ends it; does not wait. `at_exit`: gotrace ends as well, so that its memory need not be given back."""
         with self._lock:
+            self._at_exit |= at_exit
             self._over.set()
             self._wake.set()
             if self._session is not None and not self._session.stopping:
@@ -182,11 +183,11 @@ class Traced:
                 self._become(Condition.REFUSED, f"internal error: {type(error).__name__}: {error}")
                 self._say(self.why)
                 again_s = _AGAIN_MOST_S
-            gc.collect()  # a trace is full of cycles, and holds the whole executable
+            _free(self._at_exit)
             if again_s:
                 self._wake.wait(again_s)
                 self._wake.clear()
-        gc.collect()
+        _free(self._at_exit)
         if self.condition is not Condition.ENDED:
             self._become(Condition.STOPPED)
 
@@ -262,8 +263,7 @@ class Traced:
             more = dropped[0] - self._dropped[0], dropped[1] - self._dropped[1]
             self._totals.note(self.labels, dropped_ns=more[0], dropped_waits=more[1])
             self._dropped = dropped
-        recorder = self.recorder
-        if recorder is None:
+        if (recorder := self.recorder) is None:
             return
         if self._options.triggers:
             fired = self._judge.judge(self._now(step, recorder.ongoing))
@@ -277,3 +277,9 @@ class Traced:
     def _now(self, step: Step, ongoing: Sequence[StackStat]) -> Now:
         steps, _, _ = self.ring.since(step.end_ns - LONGEST_NS)
         return Now(step.end_ns, steps, ongoing, self.sched, self.scheduler.growth.ns, list(self.scheduler.throttled), self.deadlock)
+
+
+def _free(at_exit: bool) -> None:
+    """A trace is full of cycles, and holds the whole executable. The search for them takes long: not as gotrace ends."""
+    if not at_exit:
+        gc.collect()

@@ -186,12 +186,14 @@ class Tally:
 
     def _sum_up(self, stack: _Stack) -> None:
         stat, estimates = stack.stat, stack.sampled.estimates.values() if stack.sampled else ()
+        if len(stack.rows) == 1 and not estimates:
+            # Most of tens of thousands of stacks have one row, and share its histogram.
+            _take_figures(stat, next(iter(stack.rows.values())), self.inferred or self.sampled)
+            return
         late = variance = 0
         stat.in_progress = stat.stopped_ns = stat.halted_ns = stat.late_ns = stat.long_runs = stat.long_run_max_ns = 0
         distributions = [Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram) for row in stack.rows.values()]
-        distributions += [estimate.distribution for estimate in estimates]
-        # Most of tens of thousands of stacks have one row, and share its histogram.
-        stat.distribution = distributions[0] if len(distributions) == 1 and not estimates else _sum(distributions)
+        stat.distribution = _sum([*distributions, *(estimate.distribution for estimate in estimates)])
         for row in stack.rows.values():
             late += row.margin_ns
             variance += row.variance
@@ -236,6 +238,13 @@ class Tally:
             stack.stat.goroutines = len(of_rows | stack.sampled.goids if stack.sampled else of_rows)
             stack.stat.goroutines_there = len(counted_there.get(id(stack), ()))
         return len(set().union(*counted.values(), *(stack.sampled.goids for stack in self._stacks.values() if stack.sampled)))
+
+
+def _take_figures(stat: StackStat, row: IntervalRow, estimated: bool) -> None:
+    stat.distribution = Distribution(row.count, row.total_ns, row.max_ns, row.squares, row.histogram)
+    stat.in_progress, stat.stopped_ns, stat.halted_ns, stat.late_ns = row.in_progress, row.stopped_ns, row.halted_ns, row.late_ns
+    stat.long_runs, stat.long_run_max_ns = row.long_runs, row.long_run_max_ns
+    stat.margin_ns = row.margin_ns + round(_CONFIDENCE * 256 * math.sqrt(row.variance)) if estimated else None
 
 
 def _sum(distributions: Iterable[Distribution]) -> Distribution:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from gotrace.common.vocabulary import WOKEN_THROTTLED, FrameKind, State
 from gotrace.profile.frames import is_goroutine_root, is_program, waker_of, without_waker
@@ -40,7 +39,7 @@ class Causes:
         if stack is None:
             frames = (Frame(function),)
         elif step.how is How.RAN_UNTIL_WAKE:
-            frames = tuple(replace(frame, kind=kind_of(frame.name)) for frame in reversed(waker_of(stack.frames)))
+            frames = tuple(frame._replace(kind=kind_of(frame.name)) for frame in reversed(waker_of(stack.frames)))
         else:
             frames = without_waker(stack.frames)
             frames = tuple(frame for frame in frames if frame.kind not in (FrameKind.KERNEL, FrameKind.SYSCALL))

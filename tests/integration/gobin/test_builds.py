@@ -248,7 +248,7 @@ def test_thread_local_storage_of_c_is_large(version: str, mode: str, tmp_path: P
 
 
 @pytest.mark.complete("1.27.3")
-@pytest.mark.full("race-1.27.3")
+@pytest.mark.full
 @both
 @pytest.mark.parametrize("flag", ["race", "asan"])
 def test_a_thread_waits_for_a_cpu_inside_a_check(version: str, flag: str, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def changed(field: str, version: str = "1.27.3") -> Path:
 
 
 @pytest.mark.complete("startpc")
-@pytest.mark.full("startpc")
+@pytest.mark.full
 @pytest.mark.parametrize("field", list(MOVED))
 def test_fields_of_g_have_moved(field: str, tmp_path: Path) -> None:
     with Workload(changed(field)) as workload:

@@ -183,7 +183,7 @@ def test_of_very_many_goroutines_only_those_that_moved_are_looked_at(tmp_path: P
     assert not losses(summary)
 
 
-@pytest.mark.full("arguments0")
+@pytest.mark.full
 @pytest.mark.parametrize("arguments", [("--mode", "lean"), ("--probes", "schedule")])
 def test_where_there_are_no_windows_the_probes_are_given_up(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with Workload(build("pingpong", NEWEST, "stripped")) as workload:
@@ -216,6 +216,7 @@ def test_a_cap_that_no_window_can_keep_is_kept_by_looks(tmp_path: Path) -> None:
     assert not losses(summary)
 
 
+@pytest.mark.full
 def test_the_target_s_end_and_ours_in_the_midst_of_windows(tmp_path: Path, gotrace: Callable) -> None:
     capture = tmp_path / "x.gotrace"
     with Workload(build("paced", NEWEST, "stripped")) as workload:
@@ -257,6 +258,7 @@ def traced(request: pytest.FixtureRequest) -> Iterator[tuple[Workload, ProbedPro
             process.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("traced", ["pingpong"], indirect=True)
 def test_sampling_that_begins_in_the_midst_of_a_trace_is_unbiased(traced: tuple[Workload, ProbedProcess]) -> None:
     """Each goroutine's time in closed intervals is summed up in the kernel before it is decided which to keep, and intervals are
@@ -322,7 +324,7 @@ def test_pauses_leave_nothing_behind(traced: tuple[Workload, ProbedProcess]) -> 
     assert process.running_ns is None
 
 
-@pytest.mark.full("paced")
+@pytest.mark.full
 @pytest.mark.parametrize("traced", ["paced"], indirect=True)
 def test_totals_are_the_program_s_own_with_one_probe_and_with_none(traced: tuple[Workload, ProbedProcess]) -> None:
     """The same goroutine sleeps as large a part of the time as it says, whichever way it is watched."""

@@ -97,6 +97,7 @@ def test_goroutine_structs_of_garbage(gotrace, tmp_path: Path) -> None:
         rounds_go_on(workload)
 
 
+@pytest.mark.full
 def test_goroutine_structs_of_garbage_without_probes(gotrace, tmp_path: Path) -> None:
     """Whoever looks from outside, again and again, does so at garbage and at what it was before."""
     path, arguments = program()

@@ -60,7 +60,7 @@ def test_assembly_that_breaks_the_frame_pointer(version: str, left: str) -> None
 
 
 @pytest.mark.complete("1.27.3")
-@pytest.mark.full("1.27.3-astray")
+@pytest.mark.full
 @pytest.mark.parametrize("computing", ["counting", "framed", "astray"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_assembly_that_computes_in_the_frame_pointer(version: str, computing: str) -> None:

@@ -29,6 +29,7 @@ def connections(profile: Profile) -> set[str]:
     return {name.partition("→ ")[2].removesuffix(")") for name in names if "→ tcp" in name and "listening" not in name}
 
 
+@pytest.mark.full
 def test_connections_that_differ_in_their_client_s_port_alone_are_one() -> None:
     """The program asks itself, half of the time on a new connection, of which each end waits."""
     with Workload(build("faulty", "1.27.3", "stripped")) as workload:

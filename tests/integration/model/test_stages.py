@@ -322,6 +322,7 @@ def test_system_calls_by_uprobes(version: str, tmp_path: Path) -> None:
     assert "runqueue" not in summary["totals"]["by_state"]  # that is the kernel's to tell
 
 
+@pytest.mark.full
 def test_stages_can_be_left_out(tmp_path: Path) -> None:
     with Workload(build("stages", GO_VERSIONS[-1], "stripped")) as workload:
         with Attached(workload.pid, "-d", "0", "--json", "--no-kernel", "--no-wakers", "-o", tmp_path / "x.gotrace") as trace:
@@ -333,7 +334,7 @@ def test_stages_can_be_left_out(tmp_path: Path) -> None:
     assert summary["totals"]["running_ns"] is None
 
 
-@pytest.mark.full("service-1.27.3")
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "version"), [("churn", GO_VERSIONS[0]), ("churn", GO_VERSIONS[-1]), ("service", GO_VERSIONS[-1])])
 def test_the_books_balance(name: str, version: str) -> None:
     with Workload(build(name, version, "stripped")) as workload:

@@ -167,7 +167,7 @@ def test_one_trap_per_interval_in_mode_lean(version: str, tmp_path: Path) -> Non
     assert losses.get("start_unseen", 0) < 0.05 * summary["totals"]["intervals"]
 
 
-@pytest.mark.full("1.27.3")
+@pytest.mark.full
 @pytest.mark.parametrize("version", ["1.21.13", "1.27.3"])
 def test_goroutines_in_structs_of_others_that_have_ended(version: str, tmp_path: Path) -> None:
     """Where a window ends, a hundred wait for their first turn, mostly. What the ones before them did is no wait of theirs."""

@@ -49,6 +49,7 @@ def stalling() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.full
 def test_the_fixture_s_own_tests() -> None:
     go = go_command(GO_VERSIONS[-1])
     done = subprocess.run([go, "test", "./..."], cwd=ROOT / "tests/fixtures/load", env=go_environment(), capture_output=True, text=True)

@@ -47,6 +47,7 @@ def test_compare_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spent["start_park"] > 0 and spent["end_execute"] > 0
 
 
+@pytest.mark.full
 def test_bench_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     from benchmarks.untimed import WORKLOADS, measure_untimed

@@ -228,6 +228,7 @@ def test_the_target_is_stopped_for_a_while(churn: Workload, tmp_path: Path) -> N
     is_complete(capture)
 
 
+@pytest.mark.full
 def test_the_trace_ends_while_the_target_is_stopped(churn: Workload, tmp_path: Path) -> None:
     capture = tmp_path / "x.gotrace"
     try:
@@ -261,6 +262,7 @@ def test_a_clock_of_its_own(churn: Workload, tmp_path: Path) -> None:
     one_line(result, "clock", "nsenter --time")
 
 
+@pytest.mark.full
 def test_a_target_with_a_clock_of_its_own(tmp_path: Path) -> None:
     """Go's own stamps are a day off there; no interval is longer than the window for it."""
     capture = tmp_path / "x.gotrace"
@@ -388,6 +390,7 @@ def test_whoever_reads_goes_away(churn: Workload, tmp_path: Path) -> None:
 # -- neighbours --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_two_traces_of_one_target(churn: Workload, tmp_path: Path) -> None:
     """Each counts for itself, and the end of one takes nothing from the other."""
     first, second = tmp_path / "1.gotrace", tmp_path / "2.gotrace"

@@ -14,7 +14,7 @@ PARKS = "sleep,timer,chan receive,chan send,select,mutex,rwmutex,cond,waitgroup,
 CALLS = "read,c read,c sleep,sleep"
 
 
-@pytest.mark.full("calls")
+@pytest.mark.full
 @pytest.mark.parametrize("only", [PARKS, CALLS], ids=["parks", "calls"])
 def test_waits_of_one_sort_balance(tmp_path: Path, only: str) -> None:
     traced = run(build("mixture", GO_VERSIONS[-1], "cgo"), 7, tmp_path / "mixture.gotrace", "exact", 2.0, "-only", only)

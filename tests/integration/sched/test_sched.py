@@ -282,7 +282,10 @@ def test_it_ends_with_the_process_or_at_ctrl_c(gotrace) -> None:
     for how in ("ends", "ctrl-c"):
         with Workload(build("scheduled", "1.27.3", "stripped")) as workload:
             command = [sys.executable, "-m", "gotrace", "sched", str(workload.pid), "--every", "50ms", "--json"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background job ignores it
+            ) as process:
                 for _ in range(3):
                     assert json.loads(process.stdout.readline())["gomaxprocs"]
                 if how == "ends":
@@ -400,6 +403,7 @@ def test_the_probes_are_where_goroutines_become_runnable_and_run(gotrace, versio
     assert found == dict.fromkeys(starts, "start") | {"execute": "end"}
 
 
+@pytest.mark.full
 def test_what_a_cap_gave_up_of_the_waits_to_run_is_said(gotrace) -> None:
     with Workload(build_text("crowd", "crowd", CROWD, GO_VERSIONS[-1], "stripped")) as workload:
         done = gotrace("sched", workload.pid, "--latency", "-d", "2s", "--max-overhead", "0.05")

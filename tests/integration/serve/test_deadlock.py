@@ -17,6 +17,7 @@ from zoo import CYCLES
 pytestmark = [pytest.mark.bpf, pytest.mark.beside]
 
 
+@pytest.mark.full
 def test_a_deadlock_is_caught_and_its_repaired_twin_is_left_alone(tmp_path: Path) -> None:
     name = f"stuck{os.getpid()}"
     shutil.copy(build("deadlocks", "1.27.3", "stripped"), tmp_path / name)

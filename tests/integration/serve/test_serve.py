@@ -232,6 +232,7 @@ def test_it_follows_processes_and_signals(serving: Serving, faulty: Faulty, serv
         assert took_s < 6 and not probes_of(third.pid) and not probes_of(service.pid)
 
 
+@pytest.mark.full
 def test_a_fault_is_caught_whatever_the_governor_gives_up(faulty: Faulty, tmp_path: Path) -> None:
     """It may do without probes, but there are no pauses in which nothing is seen."""
     flags = ["--name", f"^{faulty.name}$", "--trigger", "max(reason~Mutex) > 500ms", "--after", "1s", "--max-overhead", "0.01"]
@@ -251,6 +252,7 @@ def test_a_fault_is_caught_whatever_the_governor_gives_up(faulty: Faulty, tmp_pa
         serving.end()
 
 
+@pytest.mark.full
 def test_a_process_whose_main_thread_has_ended_is_traced(tmp_path: Path) -> None:
     """Through a thread that lives; and it goes on if that happens while it is traced."""
     name = f"hosting{os.getpid()}"

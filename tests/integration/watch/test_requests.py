@@ -301,6 +301,7 @@ def test_without_requests_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert not traced.summary.get("requests")
 
 
+@pytest.mark.full
 def test_the_time_of_requests_ends_where_a_cap_gives_them_up(tmp_path: Path) -> None:
     traced = traced_load(build("requests", "1.27.3", "plain"), tmp_path, "sleep:1:6000", "--max-overhead", "0.05")
     report, span, duration = traced.summary["overhead"]["governor"], traced.span(), traced.summary["window"]["duration_ns"]
@@ -313,6 +314,7 @@ def test_the_time_of_requests_ends_where_a_cap_gives_them_up(tmp_path: Path) -> 
 LENGTHS = {"worker": 2, "mutex": 10, "sleep": 40, "group": 90, "chain": 150}
 
 
+@pytest.mark.full
 def test_requests_are_seen_whole_in_windows_the_long_as_often_as_the_short(tmp_path: Path) -> None:
     """Under a cap: a window takes those that begin in it, and follows them to their ends. So of each kind it sees as many as come, with
     their causes."""

@@ -164,6 +164,7 @@ def test_sampling_is_unbiased(tmp_path: Path) -> None:
     assert totals["sampled"][1]["traps_per_interval"] > 5 * totals["exact"][1]["traps_per_interval"]
 
 
+@pytest.mark.full
 def test_a_real_server(tmp_path: Path) -> None:
     """Debian's etcd under its own client's load."""
     with running_etcd(tmp_path) as etcd:

@@ -43,7 +43,7 @@ def copied(path: Path) -> Profile:
 def many(writer: CaptureWriter, number: int) -> None:
     """Commits hundreds of stacks of `number` ms each."""
     frames = shop()[0].frames
-    writer.put_stacks([stat([replace(frame, name=f"{frame.name}{n}") for frame in frames], [number * MS], reason="many") for n in range(300)])
+    writer.put_stacks([stat([frame._replace(name=f"{frame.name}{n}") for frame in frames], [number * MS], reason="many") for n in range(300)])
     writer.commit(UNFINISHED)
 
 
@@ -333,7 +333,7 @@ def test_a_commit_that_fails_half_way_is_made_again(tmp_path: Path) -> None:
     writer.put_intervals(4242, [SingleInterval(1, 0, S, UNFINISHED.stacks[0].key)])
     pages, = writer._db.execute("PRAGMA page_count").fetchone()
     writer._db.execute(f"PRAGMA max_page_count = {pages}")
-    many = [stat([replace(frame, name=f"{frame.name}{n}") for frame in shop()[0].frames], [MS], reason="many") for n in range(300)]
+    many = [stat([frame._replace(name=f"{frame.name}{n}") for frame in shop()[0].frames], [MS], reason="many") for n in range(300)]
     writer.put_stacks(many)
     with pytest.raises(GotraceError, match="full"):
         writer.commit(UNFINISHED)

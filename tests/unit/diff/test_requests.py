@@ -94,7 +94,7 @@ def test_causes_match_without_descriptors() -> None:
 def test_closures_match_across_builds() -> None:
     after = requests_profile()
     after.targets = [replace(item, build_id="another") for item in after.targets]
-    renamed = replace(FSYNC_CAUSE, frames=tuple(replace(f, name=f.name.replace("func1", "func2")) for f in FSYNC_CAUSE.frames))
+    renamed = replace(FSYNC_CAUSE, frames=tuple(f._replace(name=f.name.replace("func1", "func2")) for f in FSYNC_CAUSE.frames))
     for bucket in after.requests[0].buckets.values():
         bucket.causes = {renamed if cause == FSYNC_CAUSE else cause: ns for cause, ns in bucket.causes.items()}
     assert len(compare(requests_profile(), after).requests[0].bands[0].causes) == 4

@@ -20,7 +20,7 @@ MUTEX = Waited("mutex", 0xC000012345)
 def made() -> Profile:
     """All waits for one mutex, that a hostile function held."""
     stacks = [replace(stack, waited=MUTEX if stack.state.value == "waiting" else None) for stack in layers()]
-    frames = (replace(stacks[0].frames[-1], name="main.<b>hold</b>"),)
+    frames = (stacks[0].frames[-1]._replace(name="main.<b>hold</b>"),)
     holder = Holder(frames, 30 * MS, 30 * MS, 3, False, [HolderWait("fsync of <i>wal</i>", 20 * MS)])
     return replace(profile(stacks), locks=[LockHolders(MUTEX, 4242, 40 * MS, 30 * MS, [holder])])
 
