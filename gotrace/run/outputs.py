@@ -154,7 +154,11 @@ class Talk(Sink):
         self._started = started
         self._progress = progress
         self._notice = notice
-        self.shows_progress = progress is not None
+
+    @property
+    def shows_progress(self) -> bool:
+        """Only if somebody does."""
+        return self._progress is not None
 
     def opened(self, profile: Profile) -> None:
         """The window is open."""

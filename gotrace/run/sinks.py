@@ -49,8 +49,11 @@ class Sink:
     bounds its own memory. `name` is its name in messages."""
 
     name = ""
-    shows_progress = False
-    """Whether `show` does anything."""
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether `show` does anything."""
+        return type(self).show is not Sink.show
 
     def opened(self, profile: Profile) -> None:
         """The windows are open; the profile has targets, missing stages and notes."""

@@ -33,7 +33,7 @@ class LiveView(Sink):
     """Keeps the figures of one process. `changed` is called about once a second, when there is something new to show; `screen` may be
     called from another thread."""
 
-    name, shows_progress = "the live view", True
+    name = "the live view"
 
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
         self._changed = changed
