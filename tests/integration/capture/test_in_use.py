@@ -136,10 +136,13 @@ def test_the_one_file_after_a_kill(churn: Workload, tmp_path: Path) -> None:
     capture = tmp_path / "x.gotrace"
     with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
         wait_for_stacks(capture)
+        while not copy_of(capture).stacks:
+            time.sleep(0.1)  # until the first commit has been folded into the file
         trace.process.kill()
         trace.process.wait()
     whole, alone = read_capture(capture), copy_of(capture)
-    assert alone.stacks and not alone.complete and alone.window == whole.window
+    # It may have been killed between a commit and its folding.
+    assert alone.stacks and not alone.complete and 0 <= whole.window.duration_ns - alone.window.duration_ns < 5_000_000_000
 
 
 # The way in, and what it is a wait for.
