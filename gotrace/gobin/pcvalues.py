@@ -12,7 +12,7 @@ from gotrace.gobin.image import Image
 
 _MAX_PCVALUE_STEPS = 1 << 15
 _USUAL_BYTES, _MOST_BYTES = 1 << 10, 1 << 16
-_MOST_RUNS, _MOST_TABLES = 1 << 20, 1 << 14
+_MOST_RUNS, _MOST_TABLES = 1 << 18, 1 << 12
 """Of the tables that are kept."""
 
 

@@ -52,7 +52,7 @@ class Handing:
 
     def show(self, now: float) -> None:
         """Shows where the run stands at `now` (time.monotonic)."""
-        if self.sinks.show_progress:
+        if self.sinks.shows_progress:
             self.sinks.show(self._accounting.progress(now))
 
     def profile(self, complete: bool) -> Profile:

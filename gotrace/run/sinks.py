@@ -92,8 +92,8 @@ class Sinks(Sink):
         self._sinks.append(sink)
 
     @property
-    def show_progress(self) -> bool:
-        """Whether anybody shows it."""
+    def shows_progress(self) -> bool:
+        """Whether any of them does."""
         return any(sink.shows_progress for sink in self._sinks)
 
     def _each(self, what: Callable[[Sink], None]) -> None:

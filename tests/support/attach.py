@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 
 
 class Attached:
@@ -45,12 +46,17 @@ class Attached:
         self.said += err
         return out
 
-    def wait_until_said(self, text: str) -> None:
+    def wait_until_said(self, text: str, timeout: float = 180) -> None:
         """Returns once it has said that on its stderr."""
-        while text not in self.said:
-            line = self.process.stderr.readline()
-            assert line, f"it ended without a word of {text!r}: {self.said}"
-            self.said += line
+        limit = threading.Timer(timeout, self.process.kill)
+        limit.start()
+        try:
+            while text not in self.said:
+                line = self.process.stderr.readline()
+                assert line, f"it ended without a word of {text!r}: {self.said}"
+                self.said += line
+        finally:
+            limit.cancel()
 
     def result_json(self, timeout: float = 180) -> dict:
         """Waits for a trace that ends by itself; the summary (give --json)."""

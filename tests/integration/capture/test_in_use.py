@@ -136,7 +136,8 @@ def test_the_one_file_after_a_kill(churn: Workload, tmp_path: Path) -> None:
     capture = tmp_path / "x.gotrace"
     with Attached(churn.pid, "-d", "0", "-o", capture) as trace:
         wait_for_stacks(capture)
-        while not copy_of(capture).stacks:
+        deadline = time.monotonic() + 60
+        while not copy_of(capture).stacks and time.monotonic() < deadline:
             time.sleep(0.1)  # until the first commit has been folded into the file
         trace.process.kill()
         trace.process.wait()

@@ -1,12 +1,10 @@
-"""What is written when a trigger fires, and how much of it; the sums for /metrics."""
+"""What is written when a trigger fires, and how much of it."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -16,58 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import options, stack, step, traced_with
 from prerequisites import unavailable
 from profiles import durations
 
 from gotrace.capture.reader import read_capture
 from gotrace.common.errors import GotraceError
-from gotrace.common.histogram import bucket_of
-from gotrace.common.vocabulary import State
-from gotrace.host.choice import Wanted
-from gotrace.profile.types import Distribution, Frame, Pause, StackStat, Target
-from gotrace.sched.types import Snapshot
 from gotrace.serve.evidence import Evidence
 from gotrace.serve.jobs import Job
-from gotrace.serve.metrics import Metrics
-from gotrace.serve.options import ServeOptions
-from gotrace.serve.recorder import Recorder
 from gotrace.serve.ring import Ring
-from gotrace.serve.scheduler import SchedWatch
-from gotrace.serve.slices import Known
-from gotrace.serve.steps import Calls, Step, Wait
-from gotrace.serve.supervisor import Supervisor
-from gotrace.serve.totals import MOST_REASONS, MOST_TARGETS, OTHER, Labels, Totals
-from gotrace.serve.tracing import Traced, identity_of
+from gotrace.serve.steps import Step, Wait
+from gotrace.serve.tracing import Traced
 from gotrace.serve.writing import LOG
 
 S = 1_000_000_000
 MS = 1_000_000
-
-
-def stack(reason: str = "sync.Mutex.Lock", state: State = State.WAITING) -> StackStat:
-    return StackStat((Frame("main.<b>take"),), state, reason, Distribution(), pid=os.getpid())
-
-
-def step(*waits: tuple[StackStat, list[int]]) -> Step:
-    now = time.monotonic_ns()
-    return Step(now - S, now, now - S, [Wait(one, durations(lengths), (0, 0, 0, 0), 0, None) for one, lengths in waits], attached_ns=S)
-
-
-def options(folder: Path, **named: Any) -> ServeOptions:
-    return ServeOptions(Wanted(name="x"), folder=folder / "captures", kill_file=folder / "off", **named)
-
-
-def traced_with(chosen: ServeOptions, *steps: Step) -> Traced:
-    """A process of which something is kept, and that is not traced any more."""
-    identity = identity_of(os.getpid())
-    assert identity is not None
-    traced = Traced(identity, chosen, Totals(), lambda _traced, _fired: None)
-    traced.name = "a/../b\x1b[31m"
-    traced.recorder = Recorder(traced.ring, lambda _: None)
-    traced.recorder.known = Known(Target(traced.pid, "/bin/x", "x", "go1.27.3", "", "", True, False, False, "amd64"), "exact")
-    for one in steps:
-        traced.ring.add(one)
-    return traced
 
 
 def written(evidence: Evidence, *jobs: Job) -> None:
@@ -271,127 +232,6 @@ def test_nothing_is_kept_yet(tmp_path: Path) -> None:
     assert "nothing is recorded" in lines[0]["error"]
 
 
-# -- sums ----------------------------------------------------------------------------------------------------------------
-
-
-def metrics_of(totals: Totals, folder: Path) -> str:
-    evidence = Evidence(options(folder), lambda _: None)
-    supervisor = Supervisor(options(folder), totals, lambda _traced, _fired: None, lambda _: None)
-    return Metrics(totals, supervisor, evidence).text("")[0].decode()
-
-
-def test_sums_go_on_when_a_process_is_started_again(tmp_path: Path) -> None:
-    totals = Totals()
-    for _ in range(2):
-        totals.add(Labels("api", "0123456789ab"), step((stack(), [S, 2 * S]), (stack("ready", State.RUNNABLE), [1000, 3_000_000])))
-    text = metrics_of(totals, tmp_path)
-    labels = 'container="0123456789ab",reason="sync.Mutex.Lock",state="waiting",target="api"'
-    assert f"gotrace_offcpu_seconds_total{{{labels}}} 6.0" in text and f"gotrace_waits_total{{{labels}}} 4.0" in text
-    assert 'gotrace_runnable_latency_seconds_bucket{container="0123456789ab",le="4e-06",target="api"} 2.0' in text
-    assert 'gotrace_runnable_latency_seconds_count{container="0123456789ab",target="api"} 4.0' in text
-
-
-def test_a_control_group_is_counted_once(tmp_path: Path) -> None:
-    """Its processes, which are not read at once, have the same name; one that is started again goes on."""
-    totals = Totals()
-    watches = [SchedWatch(pid, totals, Labels("api", "")) for pid in (7, 8)]
-    for one, group, throttled_ns in ((0, 1, 100), (1, 1, 101), (0, 1, 100), (1, 1, 4 * S), (0, 1, 5 * S), (0, 2, 9 * S), (0, 2, 11 * S)):
-        watches[one]._take(Snapshot("", throttled_ns=throttled_ns), (0, group))
-    SchedWatch(9, totals, Labels("api", ""))._take(Snapshot("", throttled_ns=6 * S), (0, 1))
-    assert dict(totals.read())[Labels("api", "")].throttled_ns == 6 * S - 100 + 2 * S
-    assert 'gotrace_throttled_seconds_total{container="",target="api"} 7.9999999' in metrics_of(totals, tmp_path)
-    for group in range(1000):
-        totals.note_throttled(Labels("api", ""), (1, group), 5)
-    assert len(totals._sums[Labels("api", "")].throttled) < 100
-
-
-def test_values_of_labels_are_limited(tmp_path: Path) -> None:
-    totals = Totals()
-    for number in range(MOST_TARGETS + 10):
-        totals.add(Labels(f"t{number}", ""), step((stack(), [1000])))
-    totals.add(Labels("t0", ""), step(*[(stack(f"reason {number}"), [1000]) for number in range(MOST_REASONS + 5)]))
-    assert len(totals.read()) == MOST_TARGETS + 1 and totals.capped == {"target": 10, "reason": 6, "span": 0}
-    assert 'gotrace_labels_capped_total{label="target"} 10.0' in metrics_of(totals, tmp_path)
-    assert dict(totals.read())[Labels(OTHER, "")].waits[State.WAITING, "sync.Mutex.Lock"] == (10, 10_000)
-
-
-def test_counters_never_go_down(tmp_path: Path) -> None:
-    """A wait of 1 ms that went on is moved to where 100 ms are; an estimate becomes less."""
-    totals = Totals()
-    evidence = Evidence(options(tmp_path), lambda _: None)
-    metrics = Metrics(totals, Supervisor(options(tmp_path), totals, lambda _traced, _fired: None, lambda _: None), evidence)
-
-    def buckets() -> list[float]:
-        lines = metrics.text("")[0].decode().splitlines()
-        return [float(line.split()[-1]) for line in lines if line.startswith("gotrace_runnable_latency_seconds")]
-
-    ready = stack("ready", State.RUNNABLE)
-    totals.add(Labels("api", ""), step((ready, [MS, MS])))
-    found = [buckets()]
-    long = durations([100 * MS])
-    moved = Distribution(0, long.total_ns - MS, long.max_ns, 0, {**long.histogram, bucket_of(MS): -1})
-    for gained in (moved, Distribution(-1, -50 * MS, 0, 0, {bucket_of(MS): -1}), durations([MS, MS])):
-        more = step((ready, []))
-        more.waits = [Wait(ready, gained, (0, 0, 0, 0), 0, None)]
-        totals.add(Labels("api", ""), more)
-        found.append(buckets())
-    assert len(found[0]) == 17  # with +Inf, the count and the sum
-    for before, after in itertools.pairwise(found):
-        assert all(one <= other for one, other in zip(before, after, strict=True))
-    assert found[-1][:15] == sorted(found[-1][:15]) and found[-1][14] == 3
-
-
-def test_an_estimate_that_goes_down_and_up_is_counted_once(tmp_path: Path) -> None:
-    totals = Totals()
-    supervisor = Supervisor(options(tmp_path), totals, lambda _traced, _fired: None, lambda _: None)
-    metrics, found = Metrics(totals, supervisor, Evidence(options(tmp_path), lambda _: None)), []
-    for count, seconds in ((4, 10), (-3, -6), (2, 5), (2, 3)):
-        more = step((stack(), []))
-        more.waits = [Wait(stack(), Distribution(count, seconds * S), (0, 0, 0, 0), 0, 1)]
-        totals.add(Labels("api", ""), more)
-        lines = metrics.text("")[0].decode().splitlines()
-        found.append([float(one.split()[-1]) for one in lines if one.startswith(("gotrace_offcpu_seconds_total", "gotrace_waits_total"))])
-    assert found == [[10, 4], [10, 4], [10, 4], [12, 5]]
-
-
-def test_targets_that_are_long_gone_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container that is started again has another id."""
-    totals, now = Totals(), time.monotonic()
-    for number in range(MOST_TARGETS):
-        totals.add(Labels("api", f"{number:012x}"), step((stack("ready", State.RUNNABLE), [1000])))
-    monkeypatch.setattr("gotrace.serve.totals.time.monotonic", lambda: now + 4000)
-    totals.add(Labels("api", "f" * 12), step((stack(), [1000])))
-    totals.add(Labels("api", "0" * 12), step((stack("ready", State.RUNNABLE), [1000])))  # the first was forgotten: it begins again
-    assert len(totals.read()) == MOST_TARGETS and not totals.capped["target"] and Labels(OTHER, "") not in dict(totals.read())
-    assert f'gotrace_runnable_latency_seconds_count{{container="{"0" * 12}",target="api"}} 1.0' in metrics_of(totals, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["a\udcff", "a" * 100_000])
-def test_a_name_is_short_text(tmp_path: Path, name: str) -> None:
-    """A file's name may have any bytes, a symbol may be megabytes: neither keeps the others from being scraped."""
-    totals = Totals()
-    one = step((stack(name), [1000]))
-    one.calls, one.pauses = [Calls(f"main.{name}", durations([5000]), {})], [Pause(name, 0, 1000, 7)]
-    totals.add(Labels(name, ""), one)
-    totals.note(Labels(name, ""), traces=1)
-    text = metrics_of(totals, tmp_path)
-    assert max(map(len, text.splitlines())) < 1000 and len(totals.read()) == 1
-
-
-def test_promtool_takes_hostile_names(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        unavailable("needs promtool (remedy: apt-get install prometheus)")
-    totals = Totals()
-    one = step((stack('a"b\\c\nd} 1\n# EOF'), [1000]))
-    one.calls = [Calls('main.\x1b[2J"\n{}', durations([5000]), {})]
-    one.pauses = [Pause("GC", 0, 1000, 7)]
-    totals.add(Labels('x"\n', ""), one)
-    totals.note(Labels('x"\n', ""), 1, 6, 7)
-    done = subprocess.run([promtool, "check", "metrics"], input=metrics_of(totals, tmp_path), text=True, capture_output=True, timeout=180)
-    assert done.returncode == 0 and not done.stderr + done.stdout, done.stderr + done.stdout
-
-
 @pytest.mark.parametrize("size", [0, 1])
 def test_a_large_log_begins_again(tmp_path: Path, size: int) -> None:
     log = tmp_path / "captures" / LOG
@@ -510,6 +350,15 @@ def test_a_cascade_dumps_at_once_and_shows_the_time_of_its_triggers(tmp_path: Pa
         assert abs(start_ns + profile.window.duration_ns - due_ns) < 0.1e9
 
 
+def write_late(evidence: Evidence, late: Job, lines: list[dict[str, Any]]) -> None:
+    evidence.start()
+    evidence.ask(late)
+    deadline = time.monotonic() + 30
+    while not lines and time.monotonic() < deadline:
+        time.sleep(0.01)
+    evidence.finish(30)
+
+
 def test_a_capture_that_is_too_late_for_its_beginning_says_so(tmp_path: Path) -> None:
     chosen = options(tmp_path, keep_ns=10 * S)
     traced = traced_with(chosen)
@@ -522,12 +371,7 @@ def test_a_capture_that_is_too_late_for_its_beginning_says_so(tmp_path: Path) ->
     late.due_ns = late.fired_ns = now - 8 * S
     lines: list[dict[str, Any]] = []
     evidence = Evidence(chosen, lines.append)
-    evidence.start()
-    evidence.ask(late)
-    deadline = time.monotonic() + 30
-    while not lines and time.monotonic() < deadline:
-        time.sleep(0.01)
-    evidence.finish(30)
+    write_late(evidence, late, lines)
     assert evidence.counts["late"] == 1 and evidence.counts["written"] == 1
     notes = read_capture(Path(lines[0]["files"][0])).notes
     assert any(re.search(r"written late, as others came first: \d s of its beginning", note) for note in notes)
@@ -542,11 +386,6 @@ def test_a_capture_of_which_nothing_is_kept_any_more_has_what_there_is(tmp_path:
     late.due_ns = late.fired_ns = time.monotonic_ns() - 30 * S
     lines: list[dict[str, Any]] = []
     evidence = Evidence(chosen, lines.append)
-    evidence.start()
-    evidence.ask(late)
-    deadline = time.monotonic() + 30
-    while not lines and time.monotonic() < deadline:
-        time.sleep(0.01)
-    evidence.finish(30)
+    write_late(evidence, late, lines)
     assert evidence.counts["written"] == evidence.counts["late"] == 1 and len(lines[0]["files"]) == 2
     assert any("written late" in note for note in read_capture(Path(lines[0]["files"][0])).notes)
