@@ -116,3 +116,15 @@ def test_one_that_is_written_anew_meanwhile_is_no_record_of_its_own(rings: Rings
     read = ends(reader.read()[0])
     assert read == [100, 101, *range(103, 300)] and reader.lost == 1
     assert 103 <= reader.known_since_ns < 110
+
+
+@pytest.mark.parametrize("before", [(1 << 32) - 5, (1 << 33) + 7])
+def test_records_are_numbered_with_32_bits(rings: Rings, before: int) -> None:
+    """More than four billion of one CPU are nothing special."""
+    reader = HistoryReader(rings, CHUNKS)
+    rings.heads[0] = reader._next[0] = before
+    for end in range(100, 110):
+        rings.write(0, end, what=HAPPENED_REQUEST if end % 2 else HAPPENED_INTERVAL)
+    happened, requests = reader.read()
+    assert ends(happened) == [100, 102, 104, 106, 108] and reader.lost == 0
+    assert [request.start_ns + request.duration_ns for request in requests] == [101, 103, 105, 107, 109]
